@@ -1,0 +1,2 @@
+//! `neoxc`: the command line.
+fn main() {}
