@@ -1,0 +1,127 @@
+//! Diagnostics as data: a code, a message, a labelled span for each side of a conflict, a hint.
+//!
+//! Nothing here draws: only the command line renders. A diagnostic *kind* is one [`Kind`]
+//! constant in a file of its own, so that `neoxc explain CODE` and the docs read the same text.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A diagnostic kind: stable code and the long text that `neoxc explain CODE` prints.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// Stable code such as `NX0101`; never reused.
+    pub code: &'static str,
+    /// One line: what is wrong, without names.
+    pub title: &'static str,
+    /// Paragraphs: cause, example, remedy.
+    pub explanation: &'static str,
+}
+
+/// How bad a diagnostic is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Compilation goes on.
+    Warning,
+    /// Compilation stops after all problems were collected.
+    Error,
+}
+
+/// A place in a source file; lines and columns count from 1, columns in characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Span {
+    /// File name as the user gave it (`--set` values use `"--set"`).
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column, from 1.
+    pub column: u32,
+    /// Length in characters, at least 1.
+    pub length: u32,
+}
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file, self.line, self.column)
+    }
+}
+
+/// One marked place with what is to be said of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Label {
+    /// Where.
+    pub span: Span,
+    /// What is said of it.
+    pub text: String,
+}
+
+/// One problem found in what the user gave.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// What kind of problem.
+    pub kind: &'static Kind,
+    /// Error or warning.
+    pub severity: Severity,
+    /// The sentence with the names and numbers of this case.
+    pub message: String,
+    /// Marked places; the first is the primary one.
+    pub labels: Vec<Label>,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Diagnostic {
+    /// An error of `kind`.
+    pub fn error(kind: &'static Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            severity: Severity::Error,
+            message: message.into(),
+            labels: vec![],
+            hint: None,
+        }
+    }
+
+    /// A warning of `kind`.
+    pub fn warning(kind: &'static Kind, message: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, ..Self::error(kind, message) }
+    }
+
+    /// Adds a labelled place.
+    #[must_use]
+    pub fn label(mut self, span: &Span, text: impl Into<String>) -> Self {
+        self.labels.push(Label { span: span.clone(), text: text.into() });
+        self
+    }
+
+    /// Sets the hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// The text of the files that spans point into, for rendering.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    files: Vec<(Arc<str>, Arc<str>)>,
+}
+
+impl Sources {
+    /// Adds a file and returns its name as spans use it.
+    pub fn add(&mut self, name: &str, text: &str) -> Arc<str> {
+        let name: Arc<str> = name.into();
+        self.files.push((name.clone(), text.into()));
+        name
+    }
+
+    /// The text of the file called `name`.
+    pub fn text(&self, name: &str) -> Option<&str> {
+        self.files.iter().find(|(n, _)| &**n == name).map(|(_, t)| &**t)
+    }
+
+    /// Line `line` (from 1) of the file called `name`.
+    pub fn line(&self, name: &str, line: u32) -> Option<&str> {
+        self.text(name)?.lines().nth(line.checked_sub(1)? as usize)
+    }
+}

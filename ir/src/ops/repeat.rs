@@ -1,0 +1,164 @@
+//! `neox.repeat`: a loop whose body is another function (a scan).
+//!
+//! Layers, micro-batches and chunks are loops, so no pass ever sees them unrolled.
+
+use super::call::{body_cost, callee};
+use crate::attrs::Attrs;
+use crate::build::Builder;
+use crate::eval::Tensor;
+use crate::module::ValueId;
+use crate::op::*;
+use crate::types::{Dim, TensorType};
+
+/// `neox.repeat`.
+pub struct Repeat;
+
+const fn attr(name: &'static str, kind: AttrKind, doc: &'static str) -> AttrSpec {
+    AttrSpec { name, kind, required: true, doc }
+}
+
+const ATTRS: &[AttrSpec] = &[
+    attr("callee", AttrKind::Symbol, "the body"),
+    attr("count", AttrKind::Int, "iterations"),
+    attr("carried", AttrKind::Int, "number of carried values"),
+    attr("sliced", AttrKind::Int, "number of sliced operands"),
+    attr("dim", AttrKind::Str, "leading dim of sliced operands and stacked results"),
+    AttrSpec { name: "reverse", kind: AttrKind::Bool, required: false, doc: "last slice first" },
+];
+
+/// How the operands and results of a repeat divide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Number of iterations.
+    pub count: usize,
+    /// Operands (and results) handed from one iteration to the next; they come first.
+    pub carried: usize,
+    /// Operands that each iteration sees one slice of; they come second.
+    pub sliced: usize,
+}
+
+/// Reads the attributes.
+pub fn shape(cx: &RuleCx<'_>) -> Result<Shape, OpError> {
+    let at = |name| -> Result<usize, OpError> {
+        usize::try_from(cx.int(name)?).map_err(|_| OpError::new(format!("`{name}` is negative")))
+    };
+    let s = Shape { count: cx.size("count")?, carried: at("carried")?, sliced: at("sliced")? };
+    if s.carried + s.sliced > cx.operands.len() {
+        return Err(OpError::new("has fewer operands than `carried` and `sliced` say"));
+    }
+    Ok(s)
+}
+
+impl OpDef for Repeat {
+    fn name(&self) -> &'static str {
+        "repeat"
+    }
+
+    fn doc(&self) -> &'static str {
+        "Calls `callee` `count` times. Operands: `carried` values handed on, then `sliced` values of \
+         which iteration i sees slice i of the leading dim `dim`, then invariants. The callee \
+         returns the carried values and per-step values; the latter come out stacked along `dim`. \
+         `reverse` walks from the last slice to the first."
+    }
+
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("args", Arity::Variadic)],
+            results: &[("results", Arity::Variadic)],
+            attrs: ATTRS,
+        }
+    }
+
+    fn class(&self) -> Class {
+        Class::Call
+    }
+
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let f = callee(cx)?;
+        let s = shape(cx)?;
+        let dim = cx.str("dim")?;
+        if f.params.len() != cx.operands.len() || f.results.len() < s.carried {
+            return Err(OpError::new(format!("operands do not fit @{}", f.name)));
+        }
+        for (i, (p, have)) in f.params.iter().zip(cx.operands).enumerate() {
+            let want = f.ty(*p);
+            let sliced = (s.carried..s.carried + s.sliced).contains(&i);
+            let fits =
+                if sliced { have == &want.stacked(Dim::new(dim, s.count)) } else { have == want };
+            if !fits {
+                return Err(OpError::new(format!(
+                    "operand {i} is {have}, @{} takes {want}",
+                    f.name
+                )));
+            }
+        }
+        let mut out = vec![];
+        for (i, r) in f.results.iter().enumerate() {
+            let ty = f.ty(*r);
+            if i >= s.carried {
+                out.push(ty.stacked(Dim::new(dim, s.count)));
+            } else if ty == &cx.operands[i] {
+                out.push(ty.clone());
+            } else {
+                return Err(OpError::new(format!("carried value {i} changes its type to {ty}")));
+            }
+        }
+        Ok(out)
+    }
+
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("loops are differentiated by the gradient pass, which builds the twin"))
+    }
+
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::whole(cx)
+    }
+
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        let body = body_cost(cx);
+        let count = shape(cx).map_or(0, |s| s.count) as f64;
+        Cost { flops: body.flops * count, bytes: body.bytes * count }
+    }
+
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let f = callee(&cx.rule)?;
+        let s = shape(&cx.rule)?;
+        let module = cx.rule.module.ok_or_else(|| OpError::new("loops need a module"))?;
+        let mut carried: Vec<Tensor> =
+            cx.operands[..s.carried].iter().map(|t| (*t).clone()).collect();
+        let mut stacked: Vec<Tensor> = cx.rule.results[s.carried..]
+            .iter()
+            .map(|t| Tensor::fill(t.clone(), f64::NAN))
+            .collect();
+        for step in 0..s.count {
+            let i = if cx.rule.attrs.flag("reverse") { s.count - 1 - step } else { step };
+            let mut inputs = carried;
+            for (n, t) in cx.operands.iter().enumerate().skip(s.carried) {
+                inputs.push(if n < s.carried + s.sliced {
+                    let ty = f.ty(f.params[n]).clone();
+                    let size = ty.elements();
+                    Tensor::new(ty, t.data[i * size..(i + 1) * size].to_vec())
+                } else {
+                    (*t).clone()
+                });
+            }
+            let mut results = crate::eval::run_function(module, f, &inputs)?;
+            for (out, part) in stacked.iter_mut().zip(results.drain(s.carried..)) {
+                let size = part.data.len();
+                out.data[i * size..(i + 1) * size].copy_from_slice(&part.data);
+            }
+            carried = results;
+        }
+        carried.extend(stacked);
+        Ok(carried)
+    }
+
+    fn decompose(
+        &self,
+        _b: &mut Builder<'_>,
+        _operands: &[ValueId],
+        _attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        Ok(Decomposition::Primitive)
+    }
+}

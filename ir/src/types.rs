@@ -1,0 +1,192 @@
+//! Tensor types: a dtype and *named* dims. A dim is a tensor's; an axis is the mesh's.
+//!
+//! Invariant: dim names are unique within one type, so an op can speak of `"embed"` and never of
+//! "dimension 2". The layout (`shard`) maps dims to mesh axes; it is empty on a single device.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Element type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum DType {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary64.
+    F64,
+    /// bfloat16.
+    Bf16,
+    /// IEEE binary16.
+    F16,
+    /// 32-bit integer: token ids, counters.
+    I32,
+}
+
+impl DType {
+    /// All dtypes.
+    pub const ALL: [DType; 5] = [DType::F32, DType::F64, DType::Bf16, DType::F16, DType::I32];
+
+    /// The name in IR text.
+    pub fn name(self) -> &'static str {
+        match self {
+            DType::F32 => "f32",
+            DType::F64 => "f64",
+            DType::Bf16 => "bf16",
+            DType::F16 => "f16",
+            DType::I32 => "i32",
+        }
+    }
+
+    /// Bytes per element.
+    pub fn bytes(self) -> usize {
+        match self {
+            DType::F64 => 8,
+            DType::F32 | DType::I32 => 4,
+            DType::Bf16 | DType::F16 => 2,
+        }
+    }
+
+    /// Whether gradients flow through it.
+    pub fn is_float(self) -> bool {
+        self != DType::I32
+    }
+}
+
+/// A named dim and its size.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Dim {
+    /// `batch seq embed heads head_dim ffn vocab layer …`
+    pub name: Arc<str>,
+    /// Number of elements along it, at least 1.
+    pub size: usize,
+}
+
+impl Dim {
+    /// A dim.
+    pub fn new(name: &str, size: usize) -> Self {
+        Self { name: name.into(), size }
+    }
+}
+
+/// dtype + named dims (+ layout).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct TensorType {
+    /// Element type.
+    pub dtype: DType,
+    /// Dims from the slowest to the fastest in memory (row-major, contiguous).
+    pub dims: Vec<Dim>,
+    /// Per dim the mesh axes it is divided over, as `"data"` or `"data,tensor"`; empty when
+    /// nothing is divided.
+    pub shard: Vec<Arc<str>>,
+}
+
+impl TensorType {
+    /// An undivided tensor.
+    pub fn new(dtype: DType, dims: Vec<Dim>) -> Self {
+        Self { dtype, dims, shard: vec![] }
+    }
+
+    /// An undivided f32 tensor from `(name, size)` pairs.
+    pub fn f32(dims: &[(&str, usize)]) -> Self {
+        Self::new(DType::F32, dims.iter().map(|(n, s)| Dim::new(n, *s)).collect())
+    }
+
+    /// A scalar.
+    pub fn scalar(dtype: DType) -> Self {
+        Self::new(dtype, vec![])
+    }
+
+    /// Number of elements.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().map(|d| d.size).product()
+    }
+
+    /// Bytes of the contiguous tensor.
+    pub fn bytes(&self) -> usize {
+        self.elements() * self.dtype.bytes()
+    }
+
+    /// Position of the dim called `name`.
+    pub fn position(&self, name: &str) -> Option<usize> {
+        self.dims.iter().position(|d| &*d.name == name)
+    }
+
+    /// Size of the dim called `name`.
+    pub fn size(&self, name: &str) -> Option<usize> {
+        self.position(name).map(|i| self.dims[i].size)
+    }
+
+    /// Whether a dim called `name` exists.
+    pub fn has(&self, name: &str) -> bool {
+        self.position(name).is_some()
+    }
+
+    /// Row-major strides in elements.
+    pub fn strides(&self) -> Vec<usize> {
+        let mut strides = vec![1; self.dims.len()];
+        for i in (1..self.dims.len()).rev() {
+            strides[i - 1] = strides[i] * self.dims[i].size;
+        }
+        strides
+    }
+
+    /// The same tensor with another dtype.
+    #[must_use]
+    pub fn with_dtype(&self, dtype: DType) -> Self {
+        Self { dtype, ..self.clone() }
+    }
+
+    /// Without the dim called `name`.
+    #[must_use]
+    pub fn without(&self, name: &str) -> Self {
+        let keep: Vec<usize> =
+            (0..self.dims.len()).filter(|i| &*self.dims[*i].name != name).collect();
+        Self {
+            dtype: self.dtype,
+            dims: keep.iter().map(|i| self.dims[*i].clone()).collect(),
+            shard: if self.shard.is_empty() {
+                vec![]
+            } else {
+                keep.iter().map(|i| self.shard[*i].clone()).collect()
+            },
+        }
+    }
+
+    /// With `dim` put in front (as a loop's stacked results have).
+    #[must_use]
+    pub fn stacked(&self, dim: Dim) -> Self {
+        let mut dims = vec![dim];
+        dims.extend(self.dims.iter().cloned());
+        let shard = if self.shard.is_empty() {
+            vec![]
+        } else {
+            std::iter::once("".into()).chain(self.shard.iter().cloned()).collect()
+        };
+        Self { dtype: self.dtype, dims, shard }
+    }
+}
+
+impl fmt::Display for TensorType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("tensor<")?;
+        for d in &self.dims {
+            write!(f, "{}x", d.size)?;
+        }
+        f.write_str(self.dtype.name())?;
+        if !self.dims.is_empty() {
+            f.write_str(", {dims = [")?;
+            for (i, d) in self.dims.iter().enumerate() {
+                write!(f, "{}\"{}\"", if i > 0 { ", " } else { "" }, d.name)?;
+            }
+            f.write_str("]")?;
+            if !self.shard.is_empty() {
+                f.write_str(", shard = [")?;
+                for (i, s) in self.shard.iter().enumerate() {
+                    write!(f, "{}\"{}\"", if i > 0 { ", " } else { "" }, s)?;
+                }
+                f.write_str("]")?;
+            }
+            f.write_str("}")?;
+        }
+        f.write_str(">")
+    }
+}
