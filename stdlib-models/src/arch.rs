@@ -1,0 +1,93 @@
+//! What a model file needs to know: sizes, switches, initial distributions, and the YAML line
+//! that each came from.
+
+use std::collections::BTreeMap;
+
+use neoxc_ir::Loc;
+
+/// How positions enter the model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Positions {
+    /// Rotary embedding of the first `dims` elements of each head, with frequency base `base`.
+    Rotary {
+        /// Rotary dims per head, even.
+        dims: usize,
+        /// Frequency base.
+        base: f64,
+    },
+    /// A learned table of `rows` positions added to the token embedding.
+    Learned {
+        /// Rows of the table (`max_position_embeddings`).
+        rows: usize,
+    },
+    /// None.
+    None,
+}
+
+/// A GPT-NeoX architecture and one micro-batch's shape.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Arch {
+    /// Sequences per micro-batch.
+    pub batch: usize,
+    /// Micro-batches per optimizer step on one rank.
+    pub grad_accum: usize,
+    /// Tokens per sequence.
+    pub seq: usize,
+    /// Layers.
+    pub layers: usize,
+    /// Model width.
+    pub embed: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of a head; `heads * head_dim == embed`.
+    pub head_dim: usize,
+    /// Width of the MLP.
+    pub ffn: usize,
+    /// Rows of the embedding, padding included.
+    pub vocab: usize,
+    /// Positions.
+    pub positions: Positions,
+    /// Layer-norm epsilon.
+    pub eps: f64,
+    /// `x + attn(ln1(x)) + mlp(ln2(x))` instead of the sequential form.
+    pub parallel_residual: bool,
+    /// One norm for both branches of the parallel form.
+    pub shared_norm: bool,
+    /// tanh form of GELU instead of erf.
+    pub gelu_tanh: bool,
+    /// Norms have biases.
+    pub norm_bias: bool,
+    /// Attention projections have biases.
+    pub attention_bias: bool,
+    /// MLP projections have biases.
+    pub mlp_bias: bool,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// Standard deviation of initial weights.
+    pub init_std: f64,
+    /// Standard deviation of the initial weights that write into the residual stream.
+    pub output_init_std: f64,
+    /// Layers per activation-checkpointing group; `None` keeps all activations.
+    pub checkpoint: Option<usize>,
+    /// AdamW's first decay rate.
+    pub beta1: f64,
+    /// AdamW's second decay rate.
+    pub beta2: f64,
+    /// AdamW's epsilon.
+    pub adam_eps: f64,
+    /// Decoupled weight decay of matrices and embeddings.
+    pub weight_decay: f64,
+    /// Global gradient-norm limit; 0 means none.
+    pub clip: f64,
+    /// Configuration key → place.
+    pub locs: BTreeMap<String, Loc>,
+}
+
+impl Arch {
+    /// The place of `key`; where the key has a default, the place of the number of layers, which
+    /// every configuration gives.
+    pub fn loc(&self, key: &str) -> Loc {
+        let at = |k: &str| self.locs.get(k).cloned();
+        at(key).or_else(|| at("num_layers")).unwrap_or_default()
+    }
+}

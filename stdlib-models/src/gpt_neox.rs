@@ -1,0 +1,373 @@
+//! GPT-NeoX (Black et al. 2022, arXiv:2204.06745; Pythia uses the same family).
+//!
+//! [`build`] gives the Model phase: `@loss` (one micro-batch), `@logits` (one sequence, one
+//! position), `@block` and `@logits.block` (one layer), `@setup` (rotary tables).
+
+use neoxc_ir::op::OpError;
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+
+use crate::arch::{Arch, Positions};
+use crate::layers;
+
+type Result<T> = std::result::Result<T, OpError>;
+
+/// Initial distribution of a parameter.
+#[derive(Clone, Copy)]
+enum Init {
+    Zeros,
+    Ones,
+    Weight,
+    OutputWeight,
+}
+
+/// One parameter: its name (within the layer for per-layer ones), dims, and treatment.
+struct Param {
+    name: &'static str,
+    dims: Vec<Dim>,
+    init: Init,
+}
+
+impl Param {
+    fn new(name: &'static str, dims: &[(&str, usize)], init: Init) -> Self {
+        Self { name, dims: dims.iter().map(|(n, s)| Dim::new(n, *s)).collect(), init }
+    }
+
+    /// NeoX's rule: norms and biases are not decayed.
+    fn decays(&self) -> bool {
+        !self.name.contains("norm") && !self.name.ends_with("bias")
+    }
+
+    fn ty(&self) -> TensorType {
+        TensorType::new(DType::F32, self.dims.clone())
+    }
+
+    /// The name of the function parameter: `attention.dense.weight` → `attention_dense_weight`.
+    fn short(&self) -> String {
+        self.name.replace('.', "_")
+    }
+
+    fn attrs(&self, a: &Arch, full_name: &str) -> Attrs {
+        let init = match self.init {
+            Init::Zeros => "zeros".to_string(),
+            Init::Ones => "ones".to_string(),
+            Init::Weight => format!("normal:{:?}", a.init_std),
+            Init::OutputWeight => format!("normal:{:?}", a.output_init_std),
+        };
+        Attrs::new()
+            .with("neox.param", Attr::Str(full_name.to_string()))
+            .with("neox.init", Attr::Str(init))
+            .with("neox.decay", Attr::Bool(self.decays()))
+    }
+}
+
+fn block_params(a: &Arch) -> Vec<Param> {
+    let (e, h, d, f) =
+        (("embed", a.embed), ("heads", a.heads), ("head_dim", a.head_dim), ("ffn", a.ffn));
+    let qkv = ("qkv", 3);
+    let mut p = vec![];
+    let norm = |p: &mut Vec<Param>, weight, bias| {
+        p.push(Param::new(weight, &[e], Init::Ones));
+        if a.norm_bias {
+            p.push(Param::new(bias, &[e], Init::Zeros));
+        }
+    };
+    norm(&mut p, "input_layernorm.weight", "input_layernorm.bias");
+    if !a.shared_norm {
+        norm(&mut p, "post_attention_layernorm.weight", "post_attention_layernorm.bias");
+    }
+    p.push(Param::new("attention.query_key_value.weight", &[h, qkv, d, e], Init::Weight));
+    if a.attention_bias {
+        p.push(Param::new("attention.query_key_value.bias", &[h, qkv, d], Init::Zeros));
+    }
+    p.push(Param::new("attention.dense.weight", &[e, h, d], Init::OutputWeight));
+    if a.attention_bias {
+        p.push(Param::new("attention.dense.bias", &[e], Init::Zeros));
+    }
+    p.push(Param::new("mlp.dense_h_to_4h.weight", &[f, e], Init::Weight));
+    if a.mlp_bias {
+        p.push(Param::new("mlp.dense_h_to_4h.bias", &[f], Init::Zeros));
+    }
+    p.push(Param::new("mlp.dense_4h_to_h.weight", &[e, f], Init::OutputWeight));
+    if a.mlp_bias {
+        p.push(Param::new("mlp.dense_4h_to_h.bias", &[e], Init::Zeros));
+    }
+    p
+}
+
+fn outer_params(a: &Arch) -> Vec<Param> {
+    let (e, v) = (("embed", a.embed), ("vocab", a.vocab));
+    let mut p = vec![Param::new("gpt_neox.embed_in.weight", &[v, e], Init::Weight)];
+    if let Positions::Learned { rows } = a.positions {
+        p.push(Param::new("gpt_neox.embed_pos.weight", &[("position", rows), e], Init::Weight));
+    }
+    p.push(Param::new("gpt_neox.final_layer_norm.weight", &[e], Init::Ones));
+    if a.norm_bias {
+        p.push(Param::new("gpt_neox.final_layer_norm.bias", &[e], Init::Zeros));
+    }
+    if !a.tied {
+        p.push(Param::new("embed_out.weight", &[v, e], Init::Weight));
+    }
+    p
+}
+
+/// Parameters of a function under construction, found by name.
+struct Values(Vec<(&'static str, ValueId)>);
+
+impl Values {
+    fn get(&self, name: &str) -> Option<ValueId> {
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| *v)
+    }
+
+    fn need(&self, name: &str) -> Result<ValueId> {
+        self.get(name).ok_or_else(|| OpError::new(format!("the model has no `{name}`")))
+    }
+}
+
+/// cos and sin: [seq, rot].
+fn table_types(a: &Arch) -> Vec<(&'static str, TensorType)> {
+    match a.positions {
+        Positions::Rotary { dims, .. } => {
+            let ty = TensorType::f32(&[("seq", a.seq), ("rot", dims / 2)]);
+            vec![("rotary_cos", ty.clone()), ("rotary_sin", ty)]
+        }
+        _ => vec![],
+    }
+}
+
+/// One layer for sequences of shape [`batch`, seq].
+fn block(a: &Arch, name: &str, batch: usize) -> Result<Function> {
+    let mut f = Function::new(name);
+    let stream = TensorType::f32(&[("batch", batch), ("seq", a.seq), ("embed", a.embed)]);
+    let x = f.add_param("x", stream, Attrs::new());
+    let params = block_params(a);
+    let p = Values(
+        params.iter().map(|p| (p.name, f.add_param(&p.short(), p.ty(), Attrs::new()))).collect(),
+    );
+    let tables: Vec<ValueId> =
+        table_types(a).into_iter().map(|(n, ty)| f.add_param(n, ty, Attrs::new())).collect();
+    let b = &mut Builder::new(&mut f);
+
+    b.at(&a.loc("layernorm_epsilon"));
+    let norm = |b: &mut Builder<'_>, x, which: &str| {
+        let weight = p.need(&format!("{which}.weight"))?;
+        layers::layer_norm(b, x, weight, p.get(&format!("{which}.bias")), "embed", a.eps)
+    };
+    let normal = norm(b, x, "input_layernorm")?;
+
+    b.at(&a.loc("num_attention_heads"));
+    let weight = p.need("attention.query_key_value.weight")?;
+    let bias = p.get("attention.query_key_value.bias");
+    let qkv = layers::linear(b, normal, weight, bias, &["embed"])?;
+    let split = b.named("qkv_split", &[qkv], Attrs::new())?;
+    let (mut q, mut k, v) = (split[0], split[1], split[2]);
+    if let [cos, sin] = tables[..] {
+        b.at(&a.loc("rotary_pct"));
+        q = b.one("rotary", &[q, cos, sin], Attrs::new())?;
+        k = b.one("rotary", &[k, cos, sin], Attrs::new())?;
+    }
+    b.at(&a.loc("num_attention_heads"));
+    let mixed = layers::attention(b, q, k, v, 1.0 / (a.head_dim as f64).sqrt())?;
+    let weight = p.need("attention.dense.weight")?;
+    let bias = p.get("attention.dense.bias");
+    let attended = layers::linear(b, mixed, weight, bias, &["heads", "head_dim"])?;
+
+    b.at(&a.loc("gpt_j_residual"));
+    let middle = if a.parallel_residual { x } else { b.add(x, attended)? };
+    b.at(&a.loc("layernorm_epsilon"));
+    let normal = if a.shared_norm { normal } else { norm(b, middle, "post_attention_layernorm")? };
+
+    b.at(&a.loc("intermediate_size"));
+    let weight = p.need("mlp.dense_h_to_4h.weight")?;
+    let wide = layers::linear(b, normal, weight, p.get("mlp.dense_h_to_4h.bias"), &["embed"])?;
+    b.at(&a.loc("activation"));
+    let form = if a.gelu_tanh { "tanh" } else { "none" };
+    let attrs = Attrs::new().with("approximate", Attr::Str(form.into()));
+    let active = b.one("gelu", &[wide], attrs)?;
+    b.at(&a.loc("intermediate_size"));
+    let weight = p.need("mlp.dense_4h_to_h.weight")?;
+    let out = layers::linear(b, active, weight, p.get("mlp.dense_4h_to_h.bias"), &["ffn"])?;
+
+    b.at(&a.loc("gpt_j_residual"));
+    let branches = if a.parallel_residual { b.add(out, attended)? } else { out };
+    let y = b.add(branches, middle)?;
+    f.results = vec![y];
+    Ok(f)
+}
+
+/// Everything up to the last layer's output: [`batch`, seq, embed].
+fn trunk(
+    a: &Arch,
+    b: &mut Builder<'_>,
+    p: &Values,
+    stacked: &[ValueId],
+    tables: &[ValueId],
+    tokens: ValueId,
+    callee: &str,
+) -> Result<ValueId> {
+    b.at(&a.loc("hidden_size"));
+    let table = p.need("gpt_neox.embed_in.weight")?;
+    let mut x = b.one("gather", &[table, tokens], Attrs::new())?;
+    if matches!(a.positions, Positions::Learned { .. }) {
+        b.at(&a.loc("pos_emb"));
+        let slice = Attrs::new()
+            .with("dim", Attr::Str("position".into()))
+            .with("start", Attr::Int(0))
+            .with("size", Attr::Int(a.seq as i64));
+        let rows = b.one("slice", &[p.need("gpt_neox.embed_pos.weight")?], slice)?;
+        let rename = Attrs::new()
+            .with("from", Attr::Str("position".into()))
+            .with("to", Attr::Str("seq".into()));
+        let rows = b.one("rename", &[rows], rename)?;
+        x = b.add(x, rows)?;
+    }
+    b.at(&a.loc("num_layers"));
+    let operands = [&[x], stacked, tables].concat();
+    let mut attrs = Attrs::new()
+        .with("callee", Attr::Symbol(callee.into()))
+        .with("count", Attr::Int(a.layers as i64))
+        .with("carried", Attr::Int(1))
+        .with("sliced", Attr::Int(stacked.len() as i64))
+        .with("dim", Attr::Str("layer".into()));
+    if let Some(group) = a.checkpoint {
+        attrs.set("neox.checkpoint", Attr::Int(group as i64));
+    }
+    b.one("repeat", &operands, attrs)
+}
+
+/// Declares all parameters; returns the outer ones by name and the stacked ones in block order.
+fn declare(a: &Arch, f: &mut Function) -> (Values, Vec<ValueId>) {
+    let outer = outer_params(a)
+        .iter()
+        .map(|p| {
+            let short = p.short().replace("gpt_neox_", "");
+            (p.name, f.add_param(&short, p.ty(), p.attrs(a, p.name)))
+        })
+        .collect();
+    let stacked = block_params(a)
+        .iter()
+        .map(|p| {
+            let full = format!("gpt_neox.layers.{{layer}}.{}", p.name);
+            let ty = p.ty().stacked(Dim::new("layer", a.layers));
+            f.add_param(&format!("layers_{}", p.short()), ty, p.attrs(a, &full))
+        })
+        .collect();
+    (Values(outer), stacked)
+}
+
+fn batch_param(f: &mut Function, name: &str, ty: TensorType) -> ValueId {
+    let attrs = Attrs::new()
+        .with("neox.role", Attr::Str("batch".into()))
+        .with("neox.name", Attr::Str(name.into()));
+    f.add_param(name, ty, attrs)
+}
+
+fn declare_tables(a: &Arch, f: &mut Function) -> Vec<ValueId> {
+    table_types(a)
+        .into_iter()
+        .map(|(name, ty)| {
+            let attrs = Attrs::new()
+                .with("neox.role", Attr::Str("const".into()))
+                .with("neox.name", Attr::Str(name.into()));
+            f.add_param(name, ty, attrs)
+        })
+        .collect()
+}
+
+fn final_norm(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId) -> Result<ValueId> {
+    b.at(&a.loc("layernorm_epsilon"));
+    let weight = p.need("gpt_neox.final_layer_norm.weight")?;
+    layers::layer_norm(b, x, weight, p.get("gpt_neox.final_layer_norm.bias"), "embed", a.eps)
+}
+
+fn head(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId) -> Result<ValueId> {
+    b.at(&a.loc("no_weight_tying"));
+    let weight = if a.tied { "gpt_neox.embed_in.weight" } else { "embed_out.weight" };
+    let weight = p.need(weight)?;
+    b.matmul(x, weight, &["embed"])
+}
+
+/// `@loss`: sum(loss · mask) / sum(mask) over one micro-batch; 0 where everything is masked.
+fn loss(a: &Arch, module: &Module) -> Result<Function> {
+    let mut f = Function::new("loss");
+    for (name, value) in [
+        ("neox.beta1", a.beta1),
+        ("neox.beta2", a.beta2),
+        ("neox.eps", a.adam_eps),
+        ("neox.weight_decay", a.weight_decay),
+        ("neox.clip", a.clip),
+    ] {
+        f.attrs.set(name, Attr::Float(value));
+    }
+    f.attrs.set("neox.grad_accum", Attr::Int(a.grad_accum as i64));
+    let (p, stacked) = declare(a, &mut f);
+    let dims = vec![Dim::new("batch", a.batch), Dim::new("seq", a.seq)];
+    let ids = TensorType::new(DType::I32, dims.clone());
+    let tokens = batch_param(&mut f, "tokens", ids.clone());
+    let labels = batch_param(&mut f, "labels", ids);
+    let mask = batch_param(&mut f, "mask", TensorType::new(DType::F32, dims));
+    let tables = declare_tables(a, &mut f);
+    let b = &mut Builder::with_module(&mut f, module);
+    let x = trunk(a, b, &p, &stacked, &tables, tokens, "block")?;
+    let x = final_norm(a, b, &p, x)?;
+    let logits = head(a, b, &p, x)?;
+    b.at(&a.loc("seq_length"));
+    let dim = Attrs::new().with("dim", Attr::Str("vocab".into()));
+    let losses = b.named("cross_entropy", &[logits, labels], dim)?[0];
+    let masked = b.mul(losses, mask)?;
+    let total = b.reduce_sum(masked, &["batch", "seq"])?;
+    let count = b.reduce_sum(mask, &["batch", "seq"])?;
+    let one = b.scalar(1.0)?;
+    let count = b.one("maximum", &[count, one], Attrs::new())?;
+    let mean = b.div(total, count)?;
+    f.results = vec![mean];
+    Ok(f)
+}
+
+/// `@logits`: one sequence, the logits at position `last`: [pick = 1, vocab].
+fn logits(a: &Arch, module: &Module) -> Result<Function> {
+    let mut f = Function::new("logits");
+    let (p, stacked) = declare(a, &mut f);
+    let ids = |dims: Vec<Dim>| TensorType::new(DType::I32, dims);
+    let tokens =
+        batch_param(&mut f, "tokens", ids(vec![Dim::new("batch", 1), Dim::new("seq", a.seq)]));
+    let last = batch_param(&mut f, "last", ids(vec![Dim::new("pick", 1)]));
+    let tables = declare_tables(a, &mut f);
+    let b = &mut Builder::with_module(&mut f, module);
+    let x = trunk(a, b, &p, &stacked, &tables, tokens, "logits.block")?;
+    let rows = b.reshape(x, &[Dim::new("seq", a.seq), Dim::new("embed", a.embed)])?;
+    let row = b.one("gather", &[rows, last], Attrs::new())?;
+    let row = final_norm(a, b, &p, row)?;
+    let out = head(a, b, &p, row)?;
+    f.results = vec![out];
+    Ok(f)
+}
+
+/// `@setup`: the rotary tables.
+fn setup(a: &Arch, dims: usize, base: f64) -> Result<Function> {
+    let mut f = Function::new("setup");
+    let b = &mut Builder::new(&mut f);
+    b.at(&a.loc("rotary_pct"));
+    let attrs = Attrs::new()
+        .with("seq_size", Attr::Int(a.seq as i64))
+        .with("rot", Attr::Int(dims as i64))
+        .with("base", Attr::Float(base));
+    f.results = b.named("rotary_table", &[], attrs)?;
+    Ok(f)
+}
+
+/// The Model phase of a GPT-NeoX architecture.
+pub fn build(a: &Arch) -> Result<Module> {
+    let mut module = Module::new();
+    module.insert(block(a, "block", a.batch)?);
+    let mut single = block(a, "logits.block", 1)?;
+    single.attrs.set("neox.forward_only", Attr::Bool(true));
+    module.insert(single);
+    let f = loss(a, &module)?;
+    module.insert(f);
+    let f = logits(a, &module)?;
+    module.insert(f);
+    if let Positions::Rotary { dims, base } = a.positions {
+        module.insert(setup(a, dims, base)?);
+    }
+    Ok(module)
+}
