@@ -44,7 +44,14 @@ impl fmt::Display for Attr {
             Attr::Int(i) => write!(f, "{i}"),
             // A NaN or infinity has no decimal form in MLIR; its bit pattern does.
             Attr::Float(x) if !x.is_finite() => write!(f, "0x{:016X} : f64", x.to_bits()),
-            Attr::Float(x) => write!(f, "{x:?}").and_then(|()| write!(f, " : f64")),
+            Attr::Float(x) => {
+                // MLIR wants a decimal point before the exponent; Rust leaves it out.
+                let text = format!("{x:?}");
+                match text.split_once('e') {
+                    Some((m, e)) if !m.contains('.') => write!(f, "{m}.0e{e} : f64"),
+                    _ => write!(f, "{text} : f64"),
+                }
+            }
             Attr::Str(s) => write_quoted(f, s),
             Attr::Symbol(s) => write!(f, "@{s}"),
             Attr::Array(items) => {

@@ -4,17 +4,111 @@
 
 use crate::op::{OpDef, OpKind};
 
+pub mod docs;
 pub mod pointwise;
 
-mod add;
-mod call;
-mod matmul;
-mod reduce_sum;
-mod repeat;
+mod decomposed;
+mod prelude;
+mod rows;
 
-/// Every op.
-pub static ALL: &[&dyn OpDef] =
-    &[&add::Add, &call::Call, &matmul::Matmul, &reduce_sum::ReduceSum, &repeat::Repeat];
+mod adamw;
+mod add;
+pub mod attention;
+mod attention_grad;
+pub mod call;
+pub mod cast;
+mod causal_mask;
+mod cross_entropy;
+mod cross_entropy_grad;
+mod div;
+pub mod erf;
+mod exp;
+pub mod fill;
+mod gather;
+pub mod gelu;
+mod gelu_grad;
+mod layer_norm;
+mod layer_norm_grad;
+mod linear_cross_entropy;
+mod linear_cross_entropy_grad;
+mod linear_cross_entropy_train;
+mod log;
+pub mod matmul;
+mod maximum;
+mod minimum;
+mod mul;
+mod neg;
+mod pad;
+mod qkv_merge;
+pub mod qkv_split;
+mod reduce_max;
+mod reduce_sum;
+mod rename;
+pub mod repeat;
+mod reshape;
+mod rotary;
+mod rotary_table;
+mod rsqrt;
+mod scatter_add;
+mod slice;
+mod softmax;
+mod sqrt;
+mod step;
+mod sub;
+mod sum_squares;
+mod tanh;
+mod transpose;
+
+/// Every op, by name.
+pub static ALL: &[&dyn OpDef] = &[
+    &adamw::AdamW,
+    &add::Add,
+    &attention::Attention,
+    &attention_grad::AttentionGrad,
+    &call::Call,
+    &cast::Cast,
+    &causal_mask::CausalMask,
+    &cross_entropy::CrossEntropy,
+    &cross_entropy_grad::CrossEntropyGrad,
+    &div::Div,
+    &erf::Erf,
+    &exp::Exp,
+    &fill::Fill,
+    &gather::Gather,
+    &gelu::Gelu,
+    &gelu_grad::GeluGrad,
+    &layer_norm::LayerNorm,
+    &layer_norm_grad::LayerNormGrad,
+    &linear_cross_entropy::LinearCrossEntropy,
+    &linear_cross_entropy_grad::LinearCrossEntropyGrad,
+    &linear_cross_entropy_train::LinearCrossEntropyTrain,
+    &log::Log,
+    &matmul::Matmul,
+    &maximum::Maximum,
+    &minimum::Minimum,
+    &mul::Mul,
+    &neg::Neg,
+    &pad::Pad,
+    &qkv_merge::QkvMerge,
+    &qkv_split::QkvSplit,
+    &reduce_max::ReduceMax,
+    &reduce_sum::ReduceSum,
+    &rename::Rename,
+    &repeat::Repeat,
+    &reshape::Reshape,
+    &rotary::Rotary,
+    &rotary_table::RotaryTable,
+    &rsqrt::Rsqrt,
+    &scatter_add::ScatterAdd,
+    &slice::Slice,
+    &softmax::Softmax,
+    &sqrt::Sqrt,
+    &step::Step,
+    &sub::Sub,
+    &sum_squares::SumSquares,
+    &tanh::Tanh,
+    &transpose::Transpose,
+];
 
 /// The op called `name` (without dialect).
 pub fn find(name: &str) -> Option<OpKind> {

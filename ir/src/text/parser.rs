@@ -173,13 +173,13 @@ impl Parser {
         if !self.is("}") {
             let mut results = self.values(&names)?;
             self.expect(":")?;
-            for i in 0..results.len() {
+            for (i, result) in results.iter().enumerate() {
                 if i > 0 {
                     self.expect(",")?;
                 }
                 let ty = self.ty()?;
-                if &ty != f.ty(results[i]) {
-                    return self.fail(format!("returned value has type {}", f.ty(results[i])));
+                if &ty != f.ty(*result) {
+                    return self.fail(format!("returned value has type {}", f.ty(*result)));
                 }
             }
             f.results.append(&mut results);
@@ -219,13 +219,13 @@ impl Parser {
         let attrs = if self.is("{") { self.attrs()? } else { Attrs::new() };
         self.expect(":")?;
         self.expect("(")?;
-        for i in 0..operands.len() {
+        for (i, operand) in operands.iter().enumerate() {
             if i > 0 {
                 self.expect(",")?;
             }
             let ty = self.ty()?;
-            if &ty != f.ty(operands[i]) {
-                return self.fail(format!("operand {i} has type {}", f.ty(operands[i])));
+            if &ty != f.ty(*operand) {
+                return self.fail(format!("operand {i} has type {}", f.ty(*operand)));
             }
         }
         self.expect(")")?;

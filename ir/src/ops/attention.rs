@@ -1,0 +1,137 @@
+//! `neox.attention`: causal attention without a stored score matrix (Dao et al. 2022,
+//! arXiv:2205.14135, for the streaming form that kernels use).
+
+use super::prelude::*;
+use super::qkv_split::PART;
+
+/// What later keys' scores become in the decomposition.
+pub const MASKED: f64 = -1e30;
+
+/// The op of this file.
+pub struct Attention;
+
+impl OpDef for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+    fn doc(&self) -> &'static str {
+        "Causal `softmax(q kᵀ·scale) v`; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq]."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("q", Arity::One), ("k", Arity::One), ("v", Arity::One)],
+            results: &[("out", Arity::One), ("lse", Arity::One)],
+            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores")] },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let q = &cx.operands[0];
+        if !q.dims.iter().map(|d| &*d.name).eq(PART) || cx.operands.iter().any(|t| t != q) {
+            return Err(OpError::new("q, k and v must be [batch, heads, seq, head_dim] alike"));
+        }
+        let d = &q.dims;
+        let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
+        Ok(vec![TensorType::new(q.dtype, out), q.without("head_dim")])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        if cx.cotangents[1].is_some() {
+            return Ok(Gradient::None("the log-sum-exp is only for the backward pass"));
+        }
+        let dy = cx.dy()?;
+        let operands =
+            [cx.operand(0), cx.operand(1), cx.operand(2), cx.result(0), cx.result(1), dy];
+        let d = cx.b.named("attention_grad", &operands, cx.op.attrs.clone())?;
+        grads(&d)
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::by_dim(cx, |dim| match dim {
+            "batch" | "heads" => ShardEffect::Parallel,
+            _ => ShardEffect::Whole,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        // Two products over the causal half, and an exponential per score.
+        let q = &cx.operands[0];
+        let scores = q.elements() as f64 * q.size("seq").unwrap_or(1) as f64 / 2.0;
+        let exps = scores / q.size("head_dim").unwrap_or(1) as f64;
+        Cost::streaming(cx, 4.0 * scores + 12.0 * exps)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let [q, k, v] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
+        let scale = cx.rule.float("scale")?;
+        let size = |n| q.ty.size(n).unwrap_or(1);
+        let (batch, heads, seq, width) =
+            (size("batch"), size("heads"), size("seq"), size("head_dim"));
+        let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
+        let mut lse = Tensor::fill(cx.rule.results[1].clone(), 0.0);
+        for b in 0..batch {
+            for h in 0..heads {
+                for i in 0..seq {
+                    let row = |t: &Tensor, s: usize, d: usize| {
+                        t.data[((b * heads + h) * seq + s) * width + d]
+                    };
+                    let scores: Vec<f64> = (0..=i)
+                        .map(|j| {
+                            scale * (0..width).map(|d| row(q, i, d) * row(k, j, d)).sum::<f64>()
+                        })
+                        .collect();
+                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                    lse.data[(b * heads + h) * seq + i] = max + sum.ln();
+                    for d in 0..width {
+                        let mixed: f64 = scores
+                            .iter()
+                            .enumerate()
+                            .map(|(j, s)| (s - max).exp() * row(v, j, d))
+                            .sum();
+                        out.data[((b * seq + i) * heads + h) * width + d] = mixed / sum;
+                    }
+                }
+            }
+        }
+        Ok(vec![out, lse])
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+        let (scores, v) = scores(b, operands, scale)?;
+        let max =
+            b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
+        let centred = b.sub(scores, max)?;
+        let e = b.unary("exp", centred)?;
+        let sum = b.reduce_sum(e, &["kv_seq"])?;
+        let p = b.div(e, sum)?;
+        let mixed = b.matmul(p, v, &["kv_seq"])?;
+        let out = b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])?;
+        let log = b.unary("log", sum)?;
+        let lse = b.add(max, log)?;
+        Ok(Decomposition::Values(vec![out, lse]))
+    }
+}
+
+/// Masked scores [batch, heads, seq, kv_seq], and the values with their sequence renamed.
+pub fn scores(
+    b: &mut Builder<'_>,
+    qkv: &[ValueId],
+    scale: f64,
+) -> Result<(ValueId, ValueId), OpError> {
+    let to_kv =
+        Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
+    let k = b.one("rename", &[qkv[1]], to_kv.clone())?;
+    let v = b.one("rename", &[qkv[2]], to_kv)?;
+    let s = b.matmul(qkv[0], k, &["head_dim"])?;
+    let scale = b.scalar(scale)?;
+    let s = b.mul(s, scale)?;
+    let mask = Attrs::new()
+        .with("query", Attr::Str("seq".into()))
+        .with("key", Attr::Str("kv_seq".into()))
+        .with("value", Attr::Float(MASKED));
+    Ok((b.one("causal_mask", &[s], mask)?, v))
+}

@@ -1,0 +1,127 @@
+//! `neox.attention_grad`: gradient of attention, recomputing the weights from the log-sum-exp.
+
+use super::attention::scores;
+use super::prelude::*;
+
+/// The op of this file.
+pub struct AttentionGrad;
+
+impl OpDef for AttentionGrad {
+    fn name(&self) -> &'static str {
+        "attention_grad"
+    }
+    fn doc(&self) -> &'static str {
+        "With p = exp(q kᵀ·scale - lse), δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[
+                ("q", Arity::One),
+                ("k", Arity::One),
+                ("v", Arity::One),
+                ("out", Arity::One),
+                ("lse", Arity::One),
+                ("dout", Arity::One),
+            ],
+            results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
+            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores")] },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let q = &cx.operands[0];
+        if cx.operands[1..3].iter().any(|t| t != q) || cx.operands[3] != cx.operands[5] {
+            return Err(OpError::new("operands are not those of an attention"));
+        }
+        Ok(vec![q.clone(), q.clone(), q.clone()])
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("second derivatives are not needed for training"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::by_dim(cx, |dim| match dim {
+            "batch" | "heads" => ShardEffect::Parallel,
+            _ => ShardEffect::Whole,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        let q = &cx.operands[0];
+        let scores = q.elements() as f64 * q.size("seq").unwrap_or(1) as f64 / 2.0;
+        let exps = scores / q.size("head_dim").unwrap_or(1) as f64;
+        Cost::streaming(cx, 10.0 * scores + 12.0 * exps)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let [q, k, v, out, lse, dout] = cx.operands[..] else {
+            return Err(OpError::new("takes six operands"));
+        };
+        let scale = cx.rule.float("scale")?;
+        let size = |n| q.ty.size(n).unwrap_or(1);
+        let (batch, heads, seq, width) =
+            (size("batch"), size("heads"), size("seq"), size("head_dim"));
+        let zero = Tensor::fill(q.ty.clone(), 0.0);
+        let (mut dq, mut dk, mut dv) = (zero.clone(), zero.clone(), zero);
+        for b in 0..batch {
+            for h in 0..heads {
+                let at = |s: usize| ((b * heads + h) * seq + s) * width;
+                let at_out = |s: usize| ((b * seq + s) * heads + h) * width;
+                for i in 0..seq {
+                    let delta: f64 = (0..width)
+                        .map(|d| out.data[at_out(i) + d] * dout.data[at_out(i) + d])
+                        .sum();
+                    for j in 0..=i {
+                        let dot = |x: &[f64], y: &[f64]| -> f64 {
+                            x.iter().zip(y).map(|(a, b)| a * b).sum()
+                        };
+                        let (qi, kj) =
+                            (&q.data[at(i)..at(i) + width], &k.data[at(j)..at(j) + width]);
+                        let doi = &dout.data[at_out(i)..at_out(i) + width];
+                        let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();
+                        let ds = p * (dot(doi, &v.data[at(j)..at(j) + width]) - delta) * scale;
+                        for d in 0..width {
+                            dq.data[at(i) + d] += ds * kj[d];
+                            dk.data[at(j) + d] += ds * qi[d];
+                            dv.data[at(j) + d] += p * doi[d];
+                        }
+                    }
+                }
+            }
+        }
+        Ok(vec![dq, dk, dv])
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+        let [q, _, _, out, lse, dout] = operands[..] else {
+            return Err(OpError::new("takes six operands"));
+        };
+        let order = ["batch", "heads", "seq", "head_dim"];
+        let (s, v) = scores(b, operands, scale)?;
+        let centred = b.sub(s, lse)?;
+        let p = b.unary("exp", centred)?;
+        let (out, dout) = (b.transpose_to(out, &order)?, b.transpose_to(dout, &order)?);
+        let product = b.mul(out, dout)?;
+        let delta = b.reduce_sum(product, &["head_dim"])?;
+        let dv = b.matmul(p, dout, &["seq"])?;
+        let dp = b.matmul(dout, v, &["head_dim"])?;
+        let centred = b.sub(dp, delta)?;
+        let ds = b.mul(p, centred)?;
+        let factor = b.scalar(scale)?;
+        let ds = b.mul(ds, factor)?;
+        let rename = |b: &mut Builder<'_>, x, from: &str, to: &str| {
+            let attrs =
+                Attrs::new().with("from", Attr::Str(from.into())).with("to", Attr::Str(to.into()));
+            b.one("rename", &[x], attrs)
+        };
+        let k = rename(b, operands[1], "seq", "kv_seq")?;
+        let dq = b.matmul(ds, k, &["kv_seq"])?;
+        let dk = b.matmul(ds, q, &["seq"])?;
+        let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
+        Ok(Decomposition::Values(vec![dq, dk, dv]))
+    }
+}

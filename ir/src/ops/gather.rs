@@ -1,0 +1,72 @@
+//! `neox.gather`: rows of a table (embedding look-up).
+
+use super::prelude::*;
+
+/// The op of this file.
+pub struct Gather;
+
+impl OpDef for Gather {
+    fn name(&self) -> &'static str {
+        "gather"
+    }
+    fn doc(&self) -> &'static str {
+        "Row `ids[i]` of `table`, whose first dim is indexed: [rows, rest..] and [idx..] give [idx.., rest..]."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("table", Arity::One), ("ids", Arity::One)],
+            results: &[("y", Arity::One)],
+            attrs: &[],
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let (table, ids) = (&cx.operands[0], &cx.operands[1]);
+        if table.dims.is_empty() || ids.dtype != DType::I32 {
+            return Err(OpError::new("needs a table with rows and i32 ids"));
+        }
+        let dims = [&ids.dims[..], &table.dims[1..]].concat();
+        Ok(vec![TensorType::new(table.dtype, dims)])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        let dy = cx.dy()?;
+        let ids = cx.operand(1);
+        let rows = cx.b.ty(cx.operand(0)).dims[0].clone();
+        let attrs = Attrs::new()
+            .with("dim", Attr::Str(rows.name.to_string()))
+            .with("size", Attr::Int(rows.size as i64));
+        let dt = cx.b.one("scatter_add", &[ids, dy], attrs)?;
+        Ok(Gradient::Operands(vec![Some(dt), None]))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        // A divided table gives zero rows for ids of other ranks: a partial sum.
+        let rows = cx.operands[0].dims[0].name.clone();
+        ShardRule::by_dim(cx, |dim| match *dim == *rows {
+            true => ShardEffect::Partial,
+            false => ShardEffect::Parallel,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost {
+            flops: 0.0,
+            bytes: 2.0 * cx.results[0].bytes() as f64 + cx.operands[1].bytes() as f64,
+        }
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (table, ids) = (cx.operands[0], cx.operands[1]);
+        let rows = table.ty.dims[0].size;
+        let row = table.ty.elements() / rows;
+        let mut data = Vec::with_capacity(ids.data.len() * row);
+        for id in &ids.data {
+            let id = *id as usize;
+            if id >= rows {
+                return Err(OpError::new(format!("id {id} is outside the table's {rows} rows")));
+            }
+            data.extend_from_slice(&table.data[id * row..(id + 1) * row]);
+        }
+        Ok(vec![Tensor::new(cx.rule.results[0].clone(), data)])
+    }
+    primitive!();
+}

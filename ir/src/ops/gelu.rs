@@ -1,0 +1,97 @@
+//! `neox.gelu`: Gaussian error linear unit (Hendrycks & Gimpel 2016, arXiv:1606.08415).
+
+use super::erf::erf64;
+use super::pointwise;
+use super::prelude::*;
+
+/// The op of this file.
+pub struct Gelu;
+
+/// Whether `approximate` asks for the tanh form.
+pub fn is_tanh(attrs: &Attrs) -> Result<bool, OpError> {
+    match attrs.str("approximate") {
+        Some("tanh") => Ok(true),
+        Some("none") => Ok(false),
+        _ => Err(OpError::new("`approximate` is \"none\" or \"tanh\"")),
+    }
+}
+
+/// √(2/π), the factor of the tanh form.
+pub const TANH_SCALE: f64 = 0.797_884_560_802_865_4;
+/// The cubic coefficient of the tanh form.
+pub const TANH_CUBIC: f64 = 0.044715;
+
+/// The shared attribute list of gelu and its gradient.
+pub const ATTRS: &[AttrSpec] = &[required(
+    "approximate",
+    AttrKind::Str,
+    "`none`: x/2·(1 + erf(x/√2)); `tanh`: x/2·(1 + tanh(√(2/π)(x + 0.044715x³)))",
+)];
+
+impl OpDef for Gelu {
+    fn name(&self) -> &'static str {
+        "gelu"
+    }
+    fn doc(&self) -> &'static str {
+        "Gaussian error linear unit, exact (erf) or in its tanh form."
+    }
+    fn signature(&self) -> Signature {
+        Signature { operands: &[("x", Arity::One)], results: &[("y", Arity::One)], attrs: ATTRS }
+    }
+    fn class(&self) -> Class {
+        Class::Pointwise
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        is_tanh(cx.attrs)?;
+        pointwise::infer(cx)
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        let dy = cx.dy()?;
+        let (x, attrs) = (cx.operand(0), cx.op.attrs.clone());
+        let dx = cx.b.one("gelu_grad", &[x, dy], attrs)?;
+        grads(&[dx])
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::parallel(cx)
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        pointwise::cost(cx, 24.0)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        if is_tanh(cx.rule.attrs)? {
+            pointwise::evaluate(cx, |x| {
+                let x = x[0];
+                0.5 * x * (1.0 + (TANH_SCALE * (x + TANH_CUBIC * x * x * x)).tanh())
+            })
+        } else {
+            pointwise::evaluate(cx, |x| {
+                0.5 * x[0] * (1.0 + erf64(x[0] * std::f64::consts::FRAC_1_SQRT_2))
+            })
+        }
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let x = operands[0];
+        let bell = if is_tanh(attrs)? {
+            let (cubic, scale) = (b.scalar(TANH_CUBIC)?, b.scalar(TANH_SCALE)?);
+            let square = b.mul(x, x)?;
+            let cube = b.mul(square, x)?;
+            let cube = b.mul(cube, cubic)?;
+            let inner = b.add(x, cube)?;
+            let inner = b.mul(inner, scale)?;
+            b.unary("tanh", inner)?
+        } else {
+            let scale = b.scalar(std::f64::consts::FRAC_1_SQRT_2)?;
+            let inner = b.mul(x, scale)?;
+            b.unary("erf", inner)?
+        };
+        let (one, half) = (b.scalar(1.0)?, b.scalar(0.5)?);
+        let shifted = b.add(bell, one)?;
+        let halved = b.mul(x, half)?;
+        Ok(Decomposition::Values(vec![b.mul(halved, shifted)?]))
+    }
+}

@@ -1,0 +1,103 @@
+//! `neox.gelu_grad`: `gelu'(x) · dy`.
+
+use super::gelu::{ATTRS, TANH_CUBIC, TANH_SCALE, is_tanh};
+use super::pointwise;
+use super::prelude::*;
+
+/// The op of this file.
+pub struct GeluGrad;
+
+/// 1/√(2π), the height of the normal density.
+const DENSITY: f64 = 0.398_942_280_401_432_7;
+
+impl OpDef for GeluGrad {
+    fn name(&self) -> &'static str {
+        "gelu_grad"
+    }
+    fn doc(&self) -> &'static str {
+        "Gradient of gelu: erf form `(Φ(x) + x·φ(x))·dy` with the normal distribution Φ and density φ; \
+         tanh form by the chain rule."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("x", Arity::One), ("dy", Arity::One)],
+            results: &[("dx", Arity::One)],
+            attrs: ATTRS,
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Pointwise
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        is_tanh(cx.attrs)?;
+        pointwise::infer(cx)
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("second derivatives are not needed for training"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::parallel(cx)
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        pointwise::cost(cx, 40.0)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        if is_tanh(cx.rule.attrs)? {
+            pointwise::evaluate(cx, |v| {
+                let (x, dy) = (v[0], v[1]);
+                let t = (TANH_SCALE * (x + TANH_CUBIC * x * x * x)).tanh();
+                let inner = TANH_SCALE * (1.0 + 3.0 * TANH_CUBIC * x * x);
+                dy * (0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * inner)
+            })
+        } else {
+            pointwise::evaluate(cx, |v| {
+                let (x, dy) = (v[0], v[1]);
+                let phi = 0.5 * (1.0 + super::erf::erf64(x * std::f64::consts::FRAC_1_SQRT_2));
+                dy * (phi + x * DENSITY * (-0.5 * x * x).exp())
+            })
+        }
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let (x, dy) = (operands[0], operands[1]);
+        let (one, half) = (b.scalar(1.0)?, b.scalar(0.5)?);
+        let square = b.mul(x, x)?;
+        let slope = if is_tanh(attrs)? {
+            let (cubic, cubic3) = (b.scalar(TANH_CUBIC)?, b.scalar(3.0 * TANH_CUBIC)?);
+            let scale = b.scalar(TANH_SCALE)?;
+            let cubed = b.mul(square, x)?;
+            let cubed = b.mul(cubed, cubic)?;
+            let inner = b.add(x, cubed)?;
+            let inner = b.mul(inner, scale)?;
+            let t = b.unary("tanh", inner)?;
+            let first = b.add(t, one)?;
+            let t2 = b.mul(t, t)?;
+            let minus = b.unary("neg", t2)?;
+            let sech2 = b.add(minus, one)?;
+            let poly = b.mul(square, cubic3)?;
+            let poly = b.add(poly, one)?;
+            let poly = b.mul(poly, scale)?;
+            let second = b.mul(sech2, poly)?;
+            let second = b.mul(second, x)?;
+            let sum = b.add(first, second)?;
+            b.mul(sum, half)?
+        } else {
+            let (scale, density) = (b.scalar(std::f64::consts::FRAC_1_SQRT_2)?, b.scalar(DENSITY)?);
+            let inner = b.mul(x, scale)?;
+            let e = b.unary("erf", inner)?;
+            let phi = b.add(e, one)?;
+            let phi = b.mul(phi, half)?;
+            let minus_half = b.scalar(-0.5)?;
+            let exponent = b.mul(square, minus_half)?;
+            let bell = b.unary("exp", exponent)?;
+            let bell = b.mul(bell, density)?;
+            let tail = b.mul(bell, x)?;
+            b.add(phi, tail)?
+        };
+        Ok(Decomposition::Values(vec![b.mul(slope, dy)?]))
+    }
+}

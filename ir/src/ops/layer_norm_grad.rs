@@ -1,0 +1,97 @@
+//! `neox.layer_norm_grad`: gradient of a layer norm's input.
+
+use super::prelude::*;
+use super::rows::rows;
+
+/// The op of this file.
+pub struct LayerNormGrad;
+
+impl OpDef for LayerNormGrad {
+    fn name(&self) -> &'static str {
+        "layer_norm_grad"
+    }
+    fn doc(&self) -> &'static str {
+        "With n = (x - mean)·rstd and g = dy·weight: `rstd·(g - mean(g) - n·mean(g·n))` over `dim`."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[
+                ("x", Arity::One),
+                ("weight", Arity::One),
+                ("mean", Arity::One),
+                ("rstd", Arity::One),
+                ("dy", Arity::One),
+            ],
+            results: &[("dx", Arity::One)],
+            attrs: const { &[required("dim", AttrKind::Str, "the dim that was normalised")] },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let (x, dy) = (&cx.operands[0], &cx.operands[4]);
+        let dim = cx.str("dim")?;
+        if x != dy || !x.has(dim) || cx.operands[2] != x.without(dim) {
+            return Err(OpError::new(format!("operands do not fit {x} normalised over `{dim}`")));
+        }
+        Ok(vec![x.clone()])
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("second derivatives are not needed for training"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        let along = cx.attrs.str("dim").unwrap_or_default();
+        ShardRule::by_dim(cx, |dim| match dim == along {
+            true => ShardEffect::Whole,
+            false => ShardEffect::Parallel,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, 12.0 * cx.operands[0].elements() as f64)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let [x, weight, mean, rstd, dy] = cx.operands[..] else {
+            return Err(OpError::new("takes five operands"));
+        };
+        let (bases, at) = rows(&x.ty, cx.rule.str("dim")?)?;
+        let n = at.len() as f64;
+        let mut dx = x.clone();
+        for (row, base) in bases.into_iter().enumerate() {
+            let normal = |o: usize| (x.data[base + o] - mean.data[row]) * rstd.data[row];
+            let g = |i: usize, o: usize| dy.data[base + o] * weight.data[i];
+            let pairs = || at.iter().copied().enumerate();
+            let mean_g = pairs().map(|(i, o)| g(i, o)).sum::<f64>() / n;
+            let mean_gn = pairs().map(|(i, o)| g(i, o) * normal(o)).sum::<f64>() / n;
+            for (i, o) in pairs() {
+                dx.data[base + o] = rstd.data[row] * (g(i, o) - mean_g - normal(o) * mean_gn);
+            }
+        }
+        Ok(vec![dx])
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let [x, weight, mean, rstd, dy] = operands[..] else {
+            return Err(OpError::new("takes five operands"));
+        };
+        let dim = attrs.str("dim").unwrap_or_default();
+        let n = b.ty(x).size(dim).unwrap_or(1);
+        let inverse = b.scalar(1.0 / n as f64)?;
+        let centred = b.sub(x, mean)?;
+        let normal = b.mul(centred, rstd)?;
+        let g = b.mul(dy, weight)?;
+        let sum = b.reduce_sum(g, &[dim])?;
+        let mean_g = b.mul(sum, inverse)?;
+        let product = b.mul(g, normal)?;
+        let sum = b.reduce_sum(product, &[dim])?;
+        let mean_gn = b.mul(sum, inverse)?;
+        let part = b.mul(normal, mean_gn)?;
+        let d = b.sub(g, mean_g)?;
+        let d = b.sub(d, part)?;
+        Ok(Decomposition::Values(vec![b.mul(d, rstd)?]))
+    }
+}

@@ -1,0 +1,88 @@
+//! `neox.linear_cross_entropy`: head and loss in one, without storing all logits.
+
+use super::prelude::*;
+
+/// Checks x, w and labels; gives the type of a row value.
+pub fn row_type(cx: &RuleCx<'_>) -> Result<TensorType, OpError> {
+    let (x, w, labels) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);
+    let rows = x.without("embed");
+    let fits = w.dims.len() == 2
+        && w.size("embed") == x.size("embed")
+        && x.has("embed")
+        && w.has("vocab")
+        && labels.dims == rows.dims
+        && labels.dtype == DType::I32;
+    if fits { Ok(rows) } else { Err(OpError::new(format!("{x}, {w} and {labels} do not fit"))) }
+}
+
+/// FLOPs of one product of x and w.
+pub fn product_flops(cx: &RuleCx<'_>) -> f64 {
+    2.0 * cx.operands[0].elements() as f64 * cx.operands[1].size("vocab").unwrap_or(1) as f64
+}
+
+/// The attributes of the cross-entropy inside.
+pub fn over_vocab() -> Attrs {
+    Attrs::new().with("dim", Attr::Str("vocab".into()))
+}
+
+/// Which dims may be divided: rows are parallel, the vocabulary and width must be whole here.
+pub fn shard(cx: &RuleCx<'_>) -> ShardRule {
+    ShardRule::by_dim(cx, |dim| match dim {
+        "vocab" | "embed" => ShardEffect::Whole,
+        _ => ShardEffect::Parallel,
+    })
+}
+
+/// The op of this file.
+pub struct LinearCrossEntropy;
+
+impl OpDef for LinearCrossEntropy {
+    fn name(&self) -> &'static str {
+        "linear_cross_entropy"
+    }
+    fn doc(&self) -> &'static str {
+        "`cross_entropy(x wᵀ, labels)`: x [.., embed], w [vocab, embed], labels [..]; gives loss and log-sum-exp [..]."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("x", Arity::One), ("w", Arity::One), ("labels", Arity::One)],
+            results: &[("loss", Arity::One), ("lse", Arity::One)],
+            attrs: &[],
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let row = row_type(cx)?;
+        Ok(vec![row.clone(), row])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        if cx.cotangents[1].is_some() {
+            return Ok(Gradient::None("the log-sum-exp is only for the backward pass"));
+        }
+        let dy = cx.dy()?;
+        let operands = [cx.operand(0), cx.operand(1), cx.operand(2), cx.result(1), dy];
+        let d = cx.b.named("linear_cross_entropy_grad", &operands, Attrs::new())?;
+        Ok(Gradient::Operands(vec![Some(d[0]), Some(d[1]), None]))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        shard(cx)
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, product_flops(cx))
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        super::decomposed::evaluate(&LinearCrossEntropy, cx)
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        _attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let logits = b.matmul(operands[0], operands[1], &["embed"])?;
+        let out = b.named("cross_entropy", &[logits, operands[2]], over_vocab())?;
+        Ok(Decomposition::Values(out))
+    }
+}

@@ -1,0 +1,67 @@
+//! `neox.linear_cross_entropy_grad`: gradients of the head's input and weight.
+
+use super::linear_cross_entropy::{over_vocab, product_flops, row_type, shard};
+use super::prelude::*;
+
+/// The op of this file.
+pub struct LinearCrossEntropyGrad;
+
+impl OpDef for LinearCrossEntropyGrad {
+    fn name(&self) -> &'static str {
+        "linear_cross_entropy_grad"
+    }
+    fn doc(&self) -> &'static str {
+        "With dlogits = cross_entropy_grad(x wᵀ, labels, lse, dloss): `dx = dlogits w`, `dw = dlogitsᵀ x`."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[
+                ("x", Arity::One),
+                ("w", Arity::One),
+                ("labels", Arity::One),
+                ("lse", Arity::One),
+                ("dloss", Arity::One),
+            ],
+            results: &[("dx", Arity::One), ("dw", Arity::One)],
+            attrs: &[],
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let row = row_type(cx)?;
+        if cx.operands[3] != row || cx.operands[4] != row {
+            return Err(OpError::new(format!("lse and dloss must be {row}")));
+        }
+        Ok(vec![cx.operands[0].clone(), cx.operands[1].clone()])
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("second derivatives are not needed for training"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        shard(cx)
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, 3.0 * product_flops(cx))
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        super::decomposed::evaluate(&LinearCrossEntropyGrad, cx)
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        _attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let [x, w, labels, lse, dloss] = operands[..] else {
+            return Err(OpError::new("takes five operands"));
+        };
+        let logits = b.matmul(x, w, &["embed"])?;
+        let d = b.one("cross_entropy_grad", &[logits, labels, lse, dloss], over_vocab())?;
+        let dx = b.matmul(d, w, &["vocab"])?;
+        let rows: Vec<String> = b.ty(labels).dims.iter().map(|d| d.name.to_string()).collect();
+        let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
+        Ok(Decomposition::Values(vec![dx, b.matmul(d, x, &rows)?]))
+    }
+}

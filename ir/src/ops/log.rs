@@ -1,0 +1,13 @@
+//! `neox.log`.
+
+use super::prelude::*;
+
+pointwise_op! {
+    Log, "log", "Natural logarithm of `x`.", ["x"], flops 14.0,
+    eval |x| x[0].ln(),
+    grad |cx, dy| {
+        let x = cx.operand(0);
+        let dx = cx.b.div(dy, x)?;
+        grads(&[dx])
+    }
+}

@@ -1,0 +1,20 @@
+//! `neox.minimum`.
+
+use super::prelude::*;
+
+pointwise_op! {
+    Minimum, "minimum", "Element-wise smaller of `a` and `b`, broadcasting by dim name; where they are equal the gradient goes to `b`.",
+    ["a", "b"], flops 1.0,
+    eval |x| x[0].min(x[1]),
+    grad |cx, dy| {
+        let (a, b) = (cx.operand(0), cx.operand(1));
+        let [left, right] = [b, a];
+        let difference = cx.b.sub(left, right)?;
+        let to_a = cx.b.unary("step", difference)?;
+        let da_full = cx.b.mul(dy, to_a)?;
+        let da = to_operand(cx, 0, da_full)?;
+        let rest = cx.b.sub(dy, da_full)?;
+        let db = to_operand(cx, 1, rest)?;
+        grads(&[da, db])
+    }
+}

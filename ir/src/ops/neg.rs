@@ -1,0 +1,12 @@
+//! `neox.neg`.
+
+use super::prelude::*;
+
+pointwise_op! {
+    Neg, "neg", "`-x`.", ["x"], flops 1.0,
+    eval |x| -x[0],
+    grad |cx, dy| {
+        let dx = cx.b.unary("neg", dy)?;
+        grads(&[dx])
+    }
+}

@@ -1,0 +1,88 @@
+//! What every op file imports, and the macros that keep op files to their rules.
+
+pub use crate::attrs::{Attr, Attrs};
+pub use crate::build::Builder;
+pub use crate::eval::Tensor;
+pub use crate::module::ValueId;
+pub use crate::op::*;
+pub use crate::types::{DType, Dim, TensorType};
+
+/// Declares a pointwise op: name, documentation, operands, FLOPs per element, f64 evaluation, and
+/// gradient as a function of the context and the result's gradient.
+macro_rules! pointwise_op {
+    ($ty:ident, $name:literal, $doc:literal, [$($operand:literal),+], flops $flops:literal,
+     eval $eval:expr, grad $grad:expr) => {
+        /// The op of this file.
+        pub struct $ty;
+
+        impl OpDef for $ty {
+            fn name(&self) -> &'static str {
+                $name
+            }
+            fn doc(&self) -> &'static str {
+                $doc
+            }
+            fn signature(&self) -> Signature {
+                Signature {
+                    operands: &[$(($operand, Arity::One)),+],
+                    results: &[("y", Arity::One)],
+                    attrs: &[],
+                }
+            }
+            fn class(&self) -> Class {
+                Class::Pointwise
+            }
+            fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+                $crate::ops::pointwise::infer(cx)
+            }
+            fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+                let dy = cx.dy()?;
+                let rule: fn(&mut GradCx<'_, '_>, ValueId) -> Result<Gradient, OpError> = $grad;
+                rule(cx, dy)
+            }
+            fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+                ShardRule::parallel(cx)
+            }
+            fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+                $crate::ops::pointwise::cost(cx, $flops)
+            }
+            fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+                let f: fn(&[f64]) -> f64 = $eval;
+                $crate::ops::pointwise::evaluate(cx, f)
+            }
+            primitive!();
+        }
+    };
+}
+
+/// The decomposition of a primitive: none.
+macro_rules! primitive {
+    () => {
+        fn decompose(
+            &self,
+            _b: &mut Builder<'_>,
+            _operands: &[ValueId],
+            _attrs: &Attrs,
+        ) -> Result<Decomposition, OpError> {
+            Ok(Decomposition::Primitive)
+        }
+    };
+}
+
+pub(super) use {pointwise_op, primitive};
+
+/// A required attribute.
+pub const fn required(name: &'static str, kind: AttrKind, doc: &'static str) -> AttrSpec {
+    AttrSpec { name, kind, required: true, doc }
+}
+
+/// One operand's gradient.
+pub fn grads(values: &[ValueId]) -> Result<Gradient, OpError> {
+    Ok(Gradient::Operands(values.iter().copied().map(Some).collect()))
+}
+
+/// `dy` times the derivative, summed back to the operand's own dims.
+pub fn to_operand(cx: &mut GradCx<'_, '_>, i: usize, d: ValueId) -> Result<ValueId, OpError> {
+    let ty = cx.b.ty(cx.operand(i)).clone();
+    cx.b.sum_to(d, &ty)
+}

@@ -1,0 +1,58 @@
+//! `neox.rename`.
+
+use super::prelude::*;
+
+/// The op of this file.
+pub struct Rename;
+
+impl OpDef for Rename {
+    fn name(&self) -> &'static str {
+        "rename"
+    }
+    fn doc(&self) -> &'static str {
+        "`x` with the dim `from` called `to`."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("x", Arity::One)],
+            results: &[("y", Arity::One)],
+            attrs: const {
+                &[
+                    required("from", AttrKind::Str, "old name"),
+                    required("to", AttrKind::Str, "new name"),
+                ]
+            },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::View
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let (from, to) = (cx.str("from")?, cx.str("to")?);
+        let mut ty = cx.operands[0].clone();
+        let p =
+            ty.position(from).ok_or_else(|| OpError::new(format!("{ty} has no dim `{from}`")))?;
+        if ty.has(to) {
+            return Err(OpError::new(format!("{ty} already has a dim `{to}`")));
+        }
+        ty.dims[p].name = to.into();
+        Ok(vec![ty])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        let dy = cx.dy()?;
+        let at = |name| Attr::Str(cx.op.attrs.str(name).unwrap_or_default().to_string());
+        let attrs = Attrs::new().with("from", at("to")).with("to", at("from"));
+        let dx = cx.b.one("rename", &[dy], attrs)?;
+        grads(&[dx])
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::parallel(cx)
+    }
+    fn cost(&self, _cx: &RuleCx<'_>) -> Cost {
+        Cost::free()
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        Ok(vec![Tensor::new(cx.rule.results[0].clone(), cx.operands[0].data.clone())])
+    }
+    primitive!();
+}

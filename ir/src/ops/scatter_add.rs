@@ -1,0 +1,73 @@
+//! `neox.scatter_add`: sums rows by id (gradient of a look-up).
+
+use super::prelude::*;
+
+/// The op of this file.
+pub struct ScatterAdd;
+
+impl OpDef for ScatterAdd {
+    fn name(&self) -> &'static str {
+        "scatter_add"
+    }
+    fn doc(&self) -> &'static str {
+        "Adds row i of `updates` into row `ids[i]` of a zero tensor [dim = size, rest..], in the order of i."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("ids", Arity::One), ("updates", Arity::One)],
+            results: &[("y", Arity::One)],
+            attrs: const {
+                &[
+                    required("dim", AttrKind::Str, "name of the rows"),
+                    required("size", AttrKind::Int, "number of rows"),
+                ]
+            },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let (ids, updates) = (&cx.operands[0], &cx.operands[1]);
+        let n = ids.dims.len();
+        if ids.dtype != DType::I32 || updates.dims.len() < n || updates.dims[..n] != ids.dims[..] {
+            return Err(OpError::new(format!("{updates} does not start with the dims of {ids}")));
+        }
+        let mut dims = vec![Dim::new(cx.str("dim")?, cx.size("size")?)];
+        dims.extend_from_slice(&updates.dims[n..]);
+        Ok(vec![TensorType::new(updates.dtype, dims)])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        let dy = cx.dy()?;
+        let ids = cx.operand(0);
+        let du = cx.b.one("gather", &[dy, ids], Attrs::new())?;
+        Ok(Gradient::Operands(vec![None, Some(du)]))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        let ids = cx.operands[0].clone();
+        ShardRule::by_dim(cx, |dim| match ids.has(dim) {
+            true => ShardEffect::Partial,
+            false => ShardEffect::Parallel,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, cx.operands[1].elements() as f64)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (ids, updates) = (cx.operands[0], cx.operands[1]);
+        let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
+        let rows = out.ty.dims[0].size;
+        let row = out.ty.elements() / rows;
+        for (i, id) in ids.data.iter().enumerate() {
+            let id = *id as usize;
+            if id >= rows {
+                return Err(OpError::new(format!("id {id} is outside the {rows} rows")));
+            }
+            for j in 0..row {
+                out.data[id * row + j] += updates.data[i * row + j];
+            }
+        }
+        Ok(vec![out])
+    }
+    primitive!();
+}

@@ -1,0 +1,370 @@
+//! Every op of the registry: gradient against central differences, decomposition against
+//! evaluation, text round trip. An op without a case fails `every_op_has_a_case`.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use neoxc_ir::eval::{Tensor, run_function};
+use neoxc_ir::op::{Decomposition, GradCx, Gradient, RuleCx};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ops, text};
+
+/// Deterministic values in [-1, 1) without repeats (splitmix64).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f64 {
+        (self.next() >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+    }
+
+    fn size(&mut self) -> usize {
+        1 + (self.next() % 5) as usize
+    }
+}
+
+/// One use of an op: operand types, attributes, values for integer operands below `ids`, offset
+/// that keeps operands inside the op's domain.
+struct Case {
+    op: &'static str,
+    operands: Vec<TensorType>,
+    attrs: Attrs,
+    ids: usize,
+    shift: f64,
+}
+
+fn case(op: &'static str, operands: Vec<TensorType>, attrs: Attrs) -> Case {
+    Case { op, operands, attrs, ids: 1, shift: 0.0 }
+}
+
+fn s(v: &str) -> Attr {
+    Attr::Str(v.into())
+}
+
+fn i32s(dims: &[(&str, usize)]) -> TensorType {
+    TensorType::new(DType::I32, dims.iter().map(|(n, s)| Dim::new(n, *s)).collect())
+}
+
+/// Cases with fresh sizes; calls and loops are tested through whole functions elsewhere.
+fn cases(r: &mut Random) -> Vec<Case> {
+    let (b, q, e, h) = (r.size(), 1 + r.size(), r.size() + 1, r.size());
+    let f = TensorType::f32;
+    let x = f(&[("batch", b), ("seq", q), ("embed", e)]);
+    let row = f(&[("batch", b), ("seq", q)]);
+    let w = f(&[("embed", e)]);
+    let scalar = f(&[]);
+    let none = Attrs::new;
+    let mut out = vec![];
+    for op in ["add", "sub", "mul", "maximum", "minimum"] {
+        out.push(case(op, vec![x.clone(), w.clone()], none()));
+        out.push(case(op, vec![row.clone(), x.clone()], none()));
+    }
+    out.push(Case { shift: 2.5, ..case("div", vec![x.clone(), w.clone()], none()) });
+    for op in ["neg", "exp", "tanh", "erf", "step"] {
+        out.push(case(op, vec![x.clone()], none()));
+    }
+    for op in ["log", "sqrt", "rsqrt"] {
+        out.push(Case { shift: 2.0, ..case(op, vec![x.clone()], none()) });
+    }
+    for form in ["none", "tanh"] {
+        out.push(case("gelu", vec![x.clone()], none().with("approximate", s(form))));
+        let two = vec![x.clone(), x.clone()];
+        out.push(case("gelu_grad", two, none().with("approximate", s(form))));
+    }
+    out.push(case("cast", vec![x.clone()], none().with("dtype", s("f64"))));
+    let fill = neoxc_ir::build::dims_attrs(&x.dims);
+    out.push(case("fill", vec![], fill.with("value", Attr::Float(1.5)).with("dtype", s("f32"))));
+    let over = |d: &[&str]| none().with("dims", Attr::strs(d));
+    out.push(case("reduce_sum", vec![x.clone()], over(&["batch", "embed"])));
+    out.push(case("reduce_max", vec![x.clone()], over(&["embed"])));
+    out.push(case("softmax", vec![x.clone()], none().with("dim", s("seq"))));
+    let square = f(&[("heads", h), ("seq", q), ("kv_seq", q)]);
+    let mask = none().with("query", s("seq")).with("key", s("kv_seq"));
+    out.push(case("causal_mask", vec![square], mask.with("value", Attr::Float(-3.0))));
+    let flat = neoxc_ir::build::dims_attrs(&[Dim::new("all", b * q), Dim::new("embed", e)]);
+    out.push(case("reshape", vec![x.clone()], flat));
+    out.push(case("rename", vec![x.clone()], none().with("from", s("seq")).with("to", s("t"))));
+    out.push(case("transpose", vec![x.clone()], over(&["embed", "batch", "seq"])));
+    let slice = none().with("dim", s("seq")).with("start", Attr::Int(1));
+    out.push(case("slice", vec![x.clone()], slice.with("size", Attr::Int(q as i64 - 1))));
+    let pad = none().with("dim", s("seq")).with("before", Attr::Int(2));
+    out.push(case("pad", vec![x.clone()], pad.with("after", Attr::Int(1))));
+    let contract = |d: &str| none().with("contract", s(d));
+    let wide = f(&[("ffn", h), ("embed", e)]);
+    out.push(case("matmul", vec![x.clone(), wide.clone()], contract("embed")));
+    let k = f(&[("batch", b), ("kv_seq", h), ("embed", e)]);
+    out.push(case("matmul", vec![x.clone(), k], contract("embed")));
+    out.push(case("matmul", vec![x.clone(), x.without("embed")], contract("batch,seq")));
+    let ids = i32s(&[("batch", b), ("seq", q)]);
+    let table = f(&[("vocab", 7), ("embed", e)]);
+    out.push(Case { ids: 7, ..case("gather", vec![table.clone(), ids.clone()], none()) });
+    let rows = none().with("dim", s("vocab")).with("size", Attr::Int(7));
+    out.push(Case { ids: 7, ..case("scatter_add", vec![ids.clone(), x.clone()], rows) });
+    let norm = none().with("dim", s("embed")).with("eps", Attr::Float(1e-5));
+    out.push(case("layer_norm", vec![x.clone(), w.clone(), w.clone()], norm.clone()));
+    out.push(case("layer_norm", vec![x.clone(), w.clone()], norm));
+    let operands = vec![x.clone(), w.clone(), row.clone(), row.clone(), x.clone()];
+    out.push(case("layer_norm_grad", operands, none().with("dim", s("embed"))));
+    let table_attrs = none().with("seq_size", Attr::Int(5)).with("rot", Attr::Int(4));
+    out.push(case("rotary_table", vec![], table_attrs.with("base", Attr::Float(1e4))));
+    for extra in [0, 3] {
+        let x = f(&[("heads", h), ("seq", q), ("head_dim", 4 + extra)]);
+        let t = f(&[("seq", q), ("rot", 2)]);
+        out.push(case("rotary", vec![x, t.clone(), t], none()));
+    }
+    let fused = f(&[("batch", b), ("seq", q), ("heads", h), ("qkv", 3), ("head_dim", e)]);
+    out.push(case("qkv_split", vec![fused], none()));
+    let part = f(&[("batch", b), ("heads", h), ("seq", q), ("head_dim", e)]);
+    let three = vec![part.clone(), part.clone(), part.clone()];
+    out.push(case("qkv_merge", three.clone(), none()));
+    let scale = none().with("scale", Attr::Float(0.6));
+    out.push(case("attention", three.clone(), scale.clone()));
+    let y = f(&[("batch", b), ("seq", q), ("heads", h), ("head_dim", e)]);
+    let lse = part.without("head_dim");
+    let six = [three, vec![y.clone(), lse, y]].concat();
+    out.push(case("attention_grad", six, scale));
+    let logits = f(&[("batch", b), ("seq", q), ("vocab", 7)]);
+    let over_vocab = none().with("dim", s("vocab"));
+    let two = vec![logits.clone(), ids.clone()];
+    out.push(Case { ids: 7, ..case("cross_entropy", two, over_vocab.clone()) });
+    let four = vec![logits, ids.clone(), row.clone(), row.clone()];
+    out.push(Case { ids: 7, ..case("cross_entropy_grad", four, over_vocab) });
+    let lce = vec![x.clone(), table.clone(), ids.clone()];
+    out.push(Case { ids: 7, ..case("linear_cross_entropy", lce.clone(), none()) });
+    let with = |more: usize| [lce.clone(), vec![row.clone(); more]].concat();
+    out.push(Case { ids: 7, ..case("linear_cross_entropy_grad", with(2), none()) });
+    out.push(Case { ids: 7, ..case("linear_cross_entropy_train", with(1), none()) });
+    out.push(case("sum_squares", vec![x.clone()], none()));
+    let adam = [vec![x.clone(); 4], vec![scalar; 4]].concat();
+    let rates = none()
+        .with("beta1", Attr::Float(0.9))
+        .with("beta2", Attr::Float(0.95))
+        .with("eps", Attr::Float(1e-8))
+        .with("weight_decay", Attr::Float(0.1));
+    out.push(Case { shift: 2.0, ..case("adamw", adam, rates) });
+    out
+}
+
+fn function(c: &Case) -> Function {
+    let mut f = Function::new("f");
+    let params: Vec<_> = c
+        .operands
+        .iter()
+        .enumerate()
+        .map(|(i, t)| f.add_param(&format!("p{i}"), t.clone(), Attrs::new()))
+        .collect();
+    f.results = Builder::new(&mut f)
+        .named(c.op, &params, c.attrs.clone())
+        .unwrap_or_else(|e| panic!("{}: {e}", c.op));
+    f
+}
+
+fn inputs(c: &Case, r: &mut Random) -> Vec<Tensor> {
+    c.operands
+        .iter()
+        .map(|t| match t.dtype {
+            DType::I32 => Tensor::from_fn(t.clone(), |_| (r.next() % c.ids as u64) as f64),
+            _ => Tensor::from_fn(t.clone(), |_| r.unit() + c.shift),
+        })
+        .collect()
+}
+
+fn close(a: f64, b: f64, tolerance: f64) -> bool {
+    (a - b).abs() <= tolerance * (1.0 + a.abs().max(b.abs()))
+}
+
+#[test]
+fn every_op_has_a_case() {
+    let cases = cases(&mut Random(1));
+    for op in ops::ALL {
+        let covered = cases.iter().any(|c| c.op == op.name());
+        assert!(covered || ["call", "repeat"].contains(&op.name()), "{} has no case", op.name());
+    }
+    assert!(ops::ALL.windows(2).all(|w| w[0].name() < w[1].name()), "registry is sorted");
+}
+
+#[test]
+fn decompositions_compute_the_same() {
+    let mut r = Random(2);
+    for c in (0..4).flat_map(|_| cases(&mut r)).collect::<Vec<_>>() {
+        let f = function(&c);
+        let mut g = Function { results: vec![], ops: vec![], ..f.clone() };
+        g.values.truncate(g.params.len());
+        let params = g.params.clone();
+        let kind = ops::find(c.op).unwrap();
+        match kind.0.decompose(&mut Builder::new(&mut g), &params, &c.attrs).unwrap() {
+            Decomposition::Primitive => continue,
+            Decomposition::Values(values) => g.results = values,
+        }
+        let x = inputs(&c, &mut r);
+        let module = Module::new();
+        let (want, got) = (run_function(&module, &f, &x), run_function(&module, &g, &x));
+        for (a, b) in want.unwrap().iter().zip(&got.unwrap()) {
+            assert_eq!(a.ty, b.ty, "{}", c.op);
+            let same = a.data.iter().zip(&b.data).all(|(a, b)| close(*a, *b, 1e-12));
+            assert!(same, "{}: {:?} {:?}", c.op, a.data, b.data);
+        }
+    }
+}
+
+/// Sum of results weighted with `weights`.
+fn objective(f: &Function, x: &[Tensor], weights: &[Tensor]) -> f64 {
+    let y = run_function(&Module::new(), f, x).unwrap();
+    y.iter().zip(weights).flat_map(|(y, w)| y.data.iter().zip(&w.data)).map(|(y, w)| y * w).sum()
+}
+
+#[test]
+fn gradients_match_central_differences() {
+    let mut r = Random(3);
+    for c in (0..4).flat_map(|_| cases(&mut r)).collect::<Vec<_>>() {
+        let f = function(&c);
+        let x = inputs(&c, &mut r);
+        // Statistics that only serve the backward pass get no cotangent.
+        let secondary =
+            ["layer_norm", "attention", "cross_entropy", "linear_cross_entropy"].contains(&c.op);
+        let weights: Vec<Tensor> = f
+            .results
+            .iter()
+            .enumerate()
+            .map(|(i, v)| {
+                let zero = secondary && i > 0;
+                Tensor::from_fn(f.ty(*v).clone(), |_| if zero { 0.0 } else { r.unit() })
+            })
+            .collect();
+        let mut g = f.clone();
+        let op = g.ops[0].clone();
+        let cotangents: Vec<_> = weights
+            .iter()
+            .enumerate()
+            .map(|(i, w)| {
+                (!(secondary && i > 0))
+                    .then(|| g.add_param(&format!("dy{i}"), w.ty.clone(), Attrs::new()))
+            })
+            .collect();
+        // Parameters of a function are numbered first in text only; values may come in any order.
+        let rule = op.kind.0.gradient(&mut GradCx {
+            op: &op,
+            cotangents: &cotangents,
+            b: &mut Builder::new(&mut g),
+        });
+        let Gradient::Operands(grads) = rule.unwrap() else { continue };
+        assert_eq!(grads.len(), c.operands.len(), "{}", c.op);
+        g.results = grads.iter().flatten().copied().collect();
+        let mut all = x.clone();
+        all.extend(
+            weights.iter().zip(&cotangents).filter(|(_, c)| c.is_some()).map(|(w, _)| w.clone()),
+        );
+        let got =
+            run_function(&Module::new(), &g, &all).unwrap_or_else(|e| panic!("{}: {e}", c.op));
+        let mut got = got.iter();
+        for (i, grad) in grads.iter().enumerate() {
+            if grad.is_none() {
+                continue;
+            }
+            let d = got.next().unwrap();
+            assert_eq!(d.ty, c.operands[i], "{} operand {i}", c.op);
+            for e in 0..d.data.len() {
+                let h = 1e-5;
+                let mut moved = x.clone();
+                moved[i].data[e] += h;
+                let up = objective(&f, &moved, &weights);
+                moved[i].data[e] -= 2.0 * h;
+                let down = objective(&f, &moved, &weights);
+                let want = (up - down) / (2.0 * h);
+                assert!(close(d.data[e], want, 1e-6), "{} operand {i}: {} {want}", c.op, d.data[e]);
+            }
+        }
+    }
+}
+
+#[test]
+fn text_round_trips_and_the_verifier_agrees() {
+    let mut r = Random(4);
+    for c in (0..4).flat_map(|_| cases(&mut r)).collect::<Vec<_>>() {
+        let mut f = function(&c);
+        f.ops[0].loc = neoxc_ir::Loc::file("a \"b\".yml", 3, 7);
+        let module = Module { attrs: Attrs::new(), functions: vec![f] };
+        neoxc_ir::verify(&module).unwrap();
+        let printed = text::print(&module);
+        let parsed = text::parse(&printed).unwrap_or_else(|e| panic!("{e}\n{printed}"));
+        assert_eq!(parsed, module);
+        assert_eq!(text::print(&parsed), printed);
+    }
+}
+
+#[test]
+fn the_verifier_refuses_a_wrong_type() {
+    for c in cases(&mut Random(5)) {
+        let mut f = function(&c);
+        let result = f.results[0];
+        f.values[result.index()].ty.dims.push(Dim::new("extra", 2));
+        let module = Module { attrs: Attrs::new(), functions: vec![f] };
+        assert!(neoxc_ir::verify(&module).is_err(), "{}", c.op);
+    }
+}
+
+#[test]
+fn costs_and_sharding_rules_cover_all_dims() {
+    for c in cases(&mut Random(6)) {
+        let f = function(&c);
+        let results: Vec<_> = f.results.iter().map(|v| f.ty(*v).clone()).collect();
+        let cx = RuleCx { operands: &c.operands, results: &results, attrs: &c.attrs, module: None };
+        let kind = ops::find(c.op).unwrap();
+        let rule = kind.0.sharding(&cx);
+        for d in c.operands.iter().chain(&results).flat_map(|t| &t.dims) {
+            assert!(rule.effect(&d.name).is_some(), "{} says nothing of {}", c.op, d.name);
+        }
+        let cost = kind.0.cost(&cx);
+        assert!(cost.flops >= 0.0 && cost.bytes >= 0.0, "{}", c.op);
+    }
+}
+
+#[test]
+fn the_ops_page_is_up_to_date() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ops.md");
+    let want = ops::docs::markdown();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(path, &want).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(path).unwrap_or_default(), want, "run with UPDATE=1");
+}
+
+/// MLIR itself reads every op of ours through the generated dialect, and refuses a wrong one.
+#[test]
+fn mlir_opt_accepts_every_op() {
+    let Ok(version) = std::process::Command::new("mlir-opt-22").arg("--version").output() else {
+        eprintln!("skipped: mlir-opt-22 is not installed");
+        return;
+    };
+    assert!(version.status.success());
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::write(at("neox.irdl.mlir"), neoxc_ir::dialect::irdl()).unwrap();
+    let run = |text: &str| {
+        std::fs::write(at("m.mlir"), text).unwrap();
+        std::process::Command::new("mlir-opt-22")
+            .arg(format!("--irdl-file={}", at("neox.irdl.mlir").display()))
+            .arg(at("m.mlir"))
+            .output()
+            .unwrap()
+    };
+    let mut functions = vec![];
+    for (i, c) in cases(&mut Random(7)).iter().enumerate() {
+        let mut f = function(c);
+        f.name = format!("f{i}");
+        f.ops[0].loc = neoxc_ir::Loc::Fused(vec![
+            neoxc_ir::Loc::file("a.yml", 1, 2),
+            neoxc_ir::Loc::file("b.yml", 3, 4),
+        ]);
+        functions.push(f);
+    }
+    let text = text::print(&Module { attrs: Attrs::new(), functions });
+    let out = run(&text);
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(!run(&text.replace("neox.softmax", "neox.softmin")).status.success());
+    assert!(!run(&text.replace("scale = ", "scales = ")).status.success());
+}
