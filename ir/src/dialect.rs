@@ -11,11 +11,14 @@ pub fn irdl() -> String {
     for op in ops::ALL.iter().filter(|op| op.name() != "call") {
         let s = op.signature();
         let _ = writeln!(out, "    irdl.operation @{} {{", op.name());
-        out.push_str("      %any = irdl.any\n");
+        // Two uses of one IRDL constraint must be the same type, so each value has its own.
+        let mut constraints = 0;
+        let mut any = |out: &mut String| {
+            constraints += 1;
+            let _ = writeln!(out, "      %any{constraints} = irdl.any");
+            format!("%any{constraints}")
+        };
         for (what, list) in [("operands", s.operands), ("results", s.results)] {
-            if list.is_empty() {
-                continue;
-            }
             let items: Vec<String> = list
                 .iter()
                 .map(|(name, arity)| {
@@ -24,16 +27,18 @@ pub fn irdl() -> String {
                         Arity::Optional => "optional ",
                         Arity::Variadic => "variadic ",
                     };
-                    format!("{name}: {prefix}%any")
+                    format!("{name}: {prefix}{}", any(&mut out))
                 })
                 .collect();
-            let _ = writeln!(out, "      irdl.{what}({})", items.join(", "));
+            if !items.is_empty() {
+                let _ = writeln!(out, "      irdl.{what}({})", items.join(", "));
+            }
         }
         let required: Vec<String> = s
             .attrs
             .iter()
             .filter(|a| a.required)
-            .map(|a| format!("\"{}\" = %any", a.name))
+            .map(|a| format!("\"{}\" = {}", a.name, any(&mut out)))
             .collect();
         if !required.is_empty() {
             let _ = writeln!(out, "      irdl.attributes {{ {} }}", required.join(", "));
