@@ -1,0 +1,1 @@
+//! Scheduled IR and compiled kernels → a plan.

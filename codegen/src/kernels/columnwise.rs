@@ -1,0 +1,144 @@
+//! Sums over the outer group of dims, leaving the inner one: gradients of biases and norm weights.
+//!
+//! A task owns a block of columns and walks all rows, so the sum has one order whatever the number
+//! of threads. Pointwise ops before and after the sum are computed on the way.
+
+use std::collections::HashMap;
+
+use neoxc_ir::ValueId;
+
+use super::space::Space;
+use super::{Body, Shape, expr};
+use crate::CodegenError;
+use crate::emit::{Emit, Ty, Val};
+
+/// Emits the kernel.
+pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
+    let space = Space::of(b.f).ok_or_else(|| b.fail("its values do not share one index space"))?;
+    let [rows, width] = space.sizes[..] else {
+        return Err(
+            b.fail(format!("has {} groups of dims, not rows and columns", space.sizes.len()))
+        );
+    };
+    let sums: Vec<neoxc_ir::Op> =
+        b.f.ops.iter().filter(|op| op.kind.is("reduce_sum")).cloned().collect();
+    for op in &sums {
+        let (x, y) = (op.operands[0], op.results[0]);
+        if !space.has(x, 1) || !space.has(y, 1) || space.has(y, 0) {
+            return Err(b.fail("reduces other dims than the rows"));
+        }
+    }
+    let lanes = b.lanes;
+    let tasks = width.div_ceil(lanes);
+    b.tasks(|b, t| {
+        let column = b.k.scale(t, lanes);
+        let mask = (!width.is_multiple_of(lanes)).then(|| {
+            let ids = b.k.lane_ids(lanes);
+            let left = b.k.int(width as i64);
+            let left = b.k.sub(left, column);
+            let left = b.k.narrow(left);
+            let left = b.k.splat(left, lanes);
+            b.k.cmp("slt", ids, left)
+        });
+        let zero = b.k.float(0.0, Ty::Vec(lanes));
+        let init = vec![zero; sums.len()];
+        let (lo, hi, step) = (b.k.int(0), b.k.int(rows as i64), b.k.int(1));
+        let mut outcome = Ok(());
+        let mut k = std::mem::replace(&mut b.k, Emit::new(""));
+        let totals = k.for_(lo, hi, step, &init, |k, row, acc| {
+            std::mem::swap(&mut b.k, k);
+            let at = At { space: &space, row: Some(row), column, mask };
+            let mut known = HashMap::new();
+            let mut out = vec![];
+            for (op, a) in sums.iter().zip(acc) {
+                match at.value(b, op.operands[0], &mut known) {
+                    Ok(v) => {
+                        let v = b.k.splat(v, lanes);
+                        out.push(b.k.add(*a, v));
+                    }
+                    Err(e) => {
+                        outcome = Err(e);
+                        out.push(*a);
+                    }
+                }
+            }
+            std::mem::swap(&mut b.k, k);
+            out
+        });
+        b.k = k;
+        outcome?;
+        let at = At { space: &space, row: None, column, mask };
+        let mut known: HashMap<ValueId, Val> =
+            sums.iter().zip(totals).map(|(op, v)| (op.results[0], v)).collect();
+        let mut ready = vec![];
+        for (i, r) in b.f.results.clone().into_iter().enumerate() {
+            let v = at.value(b, r, &mut known)?;
+            ready.push((i, b.k.splat(v, lanes)));
+        }
+        for (i, v) in ready {
+            let pointer = b.result(i);
+            let p = b.k.element(pointer, column);
+            match mask {
+                None => b.k.store(v, p),
+                Some(mask) => b.k.store_masked(v, p, mask),
+            }
+        }
+        Ok(())
+    })?;
+    Ok(Shape { tasks, scratch_floats: 0 })
+}
+
+/// A place in the index space; after the sum there is no row.
+struct At<'a> {
+    space: &'a Space,
+    row: Option<Val>,
+    column: Val,
+    mask: Option<Val>,
+}
+
+impl At<'_> {
+    fn value(
+        &self,
+        b: &mut Body<'_>,
+        v: ValueId,
+        known: &mut HashMap<ValueId, Val>,
+    ) -> Result<Val, CodegenError> {
+        if let Some(x) = known.get(&v) {
+            return Ok(*x);
+        }
+        let x = if let Some(pointer) = b.param(v) {
+            let strides = self.space.strides(v);
+            let mut at = b.k.int(0);
+            if strides[0] > 0 {
+                let row = self.row.ok_or_else(|| b.fail("uses a row after the sum"))?;
+                at = b.k.scale(row, strides[0]);
+            }
+            if strides[1] > 0 {
+                let at = b.k.add(at, self.column);
+                let p = b.k.element(pointer, at);
+                match self.mask {
+                    None => b.k.load(Ty::Vec(b.lanes), p),
+                    Some(mask) => b.k.load_masked(p, mask),
+                }
+            } else {
+                let p = b.k.element(pointer, at);
+                b.k.load(Ty::F32, p)
+            }
+        } else {
+            let op =
+                b.f.ops
+                    .iter()
+                    .find(|op| op.results.contains(&v))
+                    .cloned()
+                    .ok_or_else(|| b.fail("uses a value that nothing defines"))?;
+            let mut args = vec![];
+            for o in &op.operands {
+                args.push(self.value(b, *o, known)?);
+            }
+            expr::pointwise(&mut b.k, &op, &args)
+                .ok_or_else(|| b.fail(format!("`{}` is not pointwise", op.kind.name())))?
+        };
+        known.insert(v, x);
+        Ok(x)
+    }
+}

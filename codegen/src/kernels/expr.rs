@@ -1,0 +1,35 @@
+//! One pointwise primitive on kernel values.
+
+use neoxc_ir::Op;
+
+use crate::emit::{Emit, Ty, Val, math};
+
+/// Emits `op` on `args`; scalars are spread to the lanes of the widest argument.
+/// `None` where `op` is not a pointwise primitive.
+pub fn pointwise(k: &mut Emit, op: &Op, args: &[Val]) -> Option<Val> {
+    let lanes = args.iter().map(|a| a.ty.lanes()).max().unwrap_or(1);
+    let args: Vec<Val> = args.iter().map(|a| k.splat(*a, lanes)).collect();
+    let x = args.first().copied();
+    Some(match (op.kind.name(), x) {
+        ("fill", _) => k.float(op.attrs.float("value")?, Ty::F32),
+        ("add", Some(a)) => k.add(a, args[1]),
+        ("sub", Some(a)) => k.sub(a, args[1]),
+        ("mul", Some(a)) => k.mul(a, args[1]),
+        ("div", Some(a)) => k.div(a, args[1]),
+        ("maximum", Some(a)) => k.max(a, args[1]),
+        ("minimum", Some(a)) => k.min(a, args[1]),
+        ("neg", Some(a)) => k.neg(a),
+        ("exp", Some(a)) => math::exp(k, a),
+        ("log", Some(a)) => math::log(k, a),
+        ("tanh", Some(a)) => math::tanh(k, a),
+        ("erf", Some(a)) => math::erf(k, a),
+        ("sqrt", Some(a)) => k.sqrt(a),
+        ("rsqrt", Some(a)) => math::rsqrt(k, a),
+        ("step", Some(a)) => {
+            let (zero, one) = (k.float(0.0, a.ty), k.float(1.0, a.ty));
+            let positive = k.cmp("ogt", a, zero);
+            k.select(positive, one, zero)
+        }
+        _ => return None,
+    })
+}

@@ -1,0 +1,168 @@
+//! Kernel families: from a kernel function of the IR to MLIR.
+//!
+//! A family is one file that owns its schedule. All kernels have one signature,
+//! `NAME(ptr args, i64 begin, i64 end, ptr scratch)`; see `docs/design/contracts.md`.
+
+mod attention;
+mod attention_grad;
+mod columnwise;
+mod copy;
+mod cross_entropy;
+mod expr;
+mod matmul;
+mod pack;
+mod qkv;
+mod rows;
+mod rowwise;
+mod simplify;
+mod space;
+
+use neoxc_ir::target::Target;
+use neoxc_ir::{Function, Loc, Module, ValueId};
+
+use crate::CodegenError;
+use crate::emit::{Emit, Ty, Val};
+
+/// A kernel ready to be compiled.
+#[derive(Debug, Clone)]
+pub struct Kernel {
+    /// Name of the kernel function and of the symbol.
+    pub symbol: String,
+    /// The MLIR module.
+    pub mlir: String,
+    /// Number of independent tasks.
+    pub tasks: u64,
+    /// Private scratch per thread.
+    pub scratch_bytes: u64,
+}
+
+/// What a family gives back besides the emitted body.
+pub(crate) struct Shape {
+    tasks: usize,
+    scratch_floats: usize,
+}
+
+/// A kernel under construction.
+pub(crate) struct Body<'a> {
+    /// The kernel function, composites expanded.
+    f: &'a Function,
+    /// The builder.
+    k: Emit,
+    /// Pointers of parameters, then results.
+    pointers: Vec<Val>,
+    begin: Val,
+    end: Val,
+    scratch: Val,
+    /// f32 lanes of the target.
+    lanes: usize,
+}
+
+impl Body<'_> {
+    fn fail(&self, message: impl Into<String>) -> CodegenError {
+        CodegenError::kernel(&self.f.name, message)
+    }
+
+    /// Pointer of parameter `v`.
+    fn param(&self, v: ValueId) -> Option<Val> {
+        self.f.params.iter().position(|p| *p == v).map(|i| self.pointers[i])
+    }
+
+    /// Pointer of result number `i`.
+    fn result(&self, i: usize) -> Val {
+        self.pointers[self.f.params.len() + i]
+    }
+
+    /// The task loop.
+    fn tasks(
+        &mut self,
+        body: impl FnOnce(&mut Self, Val) -> Result<(), CodegenError>,
+    ) -> Result<(), CodegenError> {
+        let (begin, end) = (self.begin, self.end);
+        let mut outcome = Ok(());
+        let mut this = std::mem::replace(&mut self.k, Emit::new(""));
+        this.loop_(begin, end, 1, |k, t| {
+            std::mem::swap(&mut self.k, k);
+            outcome = body(self, t);
+            std::mem::swap(&mut self.k, k);
+        });
+        self.k = this;
+        outcome
+    }
+}
+
+/// Builds the kernel of a kernel function for an x86 target.
+pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
+    let family = f
+        .attrs
+        .str("neox.kernel")
+        .ok_or_else(|| CodegenError::kernel(&f.name, "is not a kernel function"))?
+        .to_string();
+    let keep: &[&str] = match family.as_str() {
+        "matmul" | "rowwise" | "columnwise" => &[],
+        _ => &["*"],
+    };
+    let simple = simplify::primitives(module, f, keep)?;
+    let mut k = Emit::new("");
+    let args = k.argument(Ty::Ptr);
+    let (begin, end) = (k.argument(Ty::I64), k.argument(Ty::I64));
+    let scratch = k.argument(Ty::Ptr);
+    k.at(&location(f));
+    let count = simple.params.len() + simple.results.len();
+    let pointers = (0..count)
+        .map(|i| {
+            let slot = k.def(
+                Ty::Ptr,
+                &format!("llvm.getelementptr {args}[{i}] : (!llvm.ptr) -> !llvm.ptr, !llvm.ptr"),
+            );
+            k.load(Ty::Ptr, slot)
+        })
+        .collect();
+    let lanes = crate::x86::lanes(target);
+    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes };
+    let shape = match family.as_str() {
+        "matmul" => matmul::emit(&mut body),
+        "rowwise" => rowwise::emit(&mut body),
+        "columnwise" => columnwise::emit(&mut body),
+        "attention" => attention::emit(&mut body),
+        "attention_grad" => attention_grad::emit(&mut body),
+        "cross_entropy" => cross_entropy::emit(&mut body),
+        "gather_rows" => rows::gather(&mut body),
+        "scatter_rows" => rows::scatter(&mut body),
+        "qkv_split" => qkv::split(&mut body),
+        "qkv_merge" => qkv::merge(&mut body),
+        "copy" => copy::emit(&mut body),
+        other => Err(CodegenError::kernel(&f.name, format!("no family `{other}`"))),
+    }?;
+    let text = format!(
+        "module {{\n  func.func @{}({args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr) \
+         {{\n{}    return\n  }}\n}}\n",
+        f.name,
+        body.k.finish(),
+    );
+    Ok(Kernel {
+        symbol: f.name.clone(),
+        mlir: text,
+        tasks: shape.tasks as u64,
+        scratch_bytes: (shape.scratch_floats * 4) as u64,
+    })
+}
+
+/// The location of a kernel as MLIR text: the places of its ops.
+fn location(f: &Function) -> String {
+    let loc = Loc::fuse(f.ops.iter().map(|op| &op.loc));
+    fn text(loc: &Loc) -> String {
+        match loc {
+            Loc::Unknown => String::new(),
+            Loc::File { file, line, column } => {
+                let mut s = String::new();
+                let _ = neoxc_ir::attrs::write_quoted(&mut s, file);
+                format!("{s}:{line}:{column}")
+            }
+            Loc::Fused(inner) => {
+                let parts: Vec<String> = inner.iter().map(text).collect();
+                format!("fused[{}]", parts.join(", "))
+            }
+        }
+    }
+    text(&loc)
+}

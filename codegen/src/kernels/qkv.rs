@@ -1,0 +1,178 @@
+//! Fused projections to queries, keys and values with rotary embedding, and back.
+//!
+//! A task is one token; the rotation works on the two halves of the rotary dims as vectors.
+
+use neoxc_ir::ValueId;
+
+use super::{Body, Shape};
+use crate::CodegenError;
+use crate::emit::{Emit, Ty, Val};
+
+struct Sizes {
+    seq: usize,
+    heads: usize,
+    width: usize,
+    tokens: usize,
+}
+
+/// What happens to one of the three parts.
+#[derive(Clone, Copy)]
+struct Rotation {
+    cos: Val,
+    sin: Val,
+    half: usize,
+    /// Backward: the rotation is by the negative angle.
+    back: bool,
+}
+
+fn vector(n: usize) -> Ty {
+    if n == 1 { Ty::F32 } else { Ty::Vec(n) }
+}
+
+/// Copies `width` elements, rotating the first `2·half`; moves at most `lanes` at a time.
+fn part(
+    k: &mut Emit,
+    from: Val,
+    to: Val,
+    width: usize,
+    position: Val,
+    r: Option<Rotation>,
+    lanes: usize,
+) {
+    let chunks = |n: usize| (0..n).step_by(lanes).map(move |i| (i, lanes.min(n - i)));
+    let mut done = 0;
+    if let Some(r) = r {
+        let at = k.scale(position, r.half);
+        let (cos, sin) = (k.element(r.cos, at), k.element(r.sin, at));
+        for (i, n) in chunks(r.half) {
+            let ty = vector(n);
+            let load = |k: &mut Emit, base, at| {
+                let p = k.element_at(base, at);
+                k.load(ty, p)
+            };
+            let (x1, x2) = (load(k, from, i), load(k, from, r.half + i));
+            let (c, s) = (load(k, cos, i), load(k, sin, i));
+            let s = if r.back { k.neg(s) } else { s };
+            let (a, b) = (k.mul(x1, c), k.mul(x2, s));
+            let y1 = k.sub(a, b);
+            let (a, b) = (k.mul(x2, c), k.mul(x1, s));
+            let y2 = k.add(a, b);
+            let p = k.element_at(to, i);
+            k.store(y1, p);
+            let p = k.element_at(to, r.half + i);
+            k.store(y2, p);
+        }
+        done = 2 * r.half;
+    }
+    for (i, n) in chunks(width - done) {
+        let p = k.element_at(from, done + i);
+        let v = k.load(vector(n), p);
+        let p = k.element_at(to, done + i);
+        k.store(v, p);
+    }
+}
+
+/// Walks token × head, giving offsets of the fused part 0 and of the separate row.
+fn walk(
+    b: &mut Body<'_>,
+    s: &Sizes,
+    body: impl Fn(&mut Emit, Val, Val, Val),
+) -> Result<Shape, CodegenError> {
+    b.tasks(|b, token| {
+        let k = &mut b.k;
+        let seq = k.int(s.seq as i64);
+        let (batch, position) = (k.div(token, seq), k.rem(token, seq));
+        k.count(s.heads, |k, head| {
+            let at = k.scale(token, s.heads);
+            let at = k.add(at, head);
+            let fused = k.scale(at, 3 * s.width);
+            let at = k.scale(batch, s.heads);
+            let at = k.add(at, head);
+            let at = k.scale(at, s.seq);
+            let at = k.add(at, position);
+            let single = k.scale(at, s.width);
+            body(k, fused, single, position);
+        });
+        Ok(())
+    })?;
+    Ok(Shape { tasks: s.tokens, scratch_floats: 0 })
+}
+
+fn sizes(b: &Body<'_>, part: ValueId) -> Result<Sizes, CodegenError> {
+    let ty = b.f.ty(part);
+    let size = |n| ty.size(n).ok_or_else(|| b.fail(format!("no `{n}`")));
+    Ok(Sizes {
+        seq: size("seq")?,
+        heads: size("heads")?,
+        width: size("head_dim")?,
+        tokens: size("batch")? * size("seq")?,
+    })
+}
+
+/// The rotation that `op` (a `rotary`) does; its sine may be negated in the body.
+fn rotation(b: &Body<'_>, op: &neoxc_ir::Op) -> Result<Rotation, CodegenError> {
+    let half = b.f.ty(op.operands[1]).size("rot").unwrap_or(0);
+    let sin = op.operands[2];
+    let negated = b.f.ops.iter().find(|o| o.kind.is("neg") && o.results[0] == sin);
+    let source = negated.map_or(sin, |o| o.operands[0]);
+    let pointer = |v| b.param(v).ok_or_else(|| b.fail("rotary tables must be operands"));
+    Ok(Rotation {
+        cos: pointer(op.operands[1])?,
+        sin: pointer(source)?,
+        half,
+        back: negated.is_some(),
+    })
+}
+
+/// `qkv_split`, then rotary of queries and keys if the body has it.
+pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
+    let op = b.f.ops.iter().find(|op| op.kind.is("qkv_split")).cloned();
+    let op = op.ok_or_else(|| b.fail("has no qkv_split"))?;
+    let s = sizes(b, op.results[0])?;
+    let from = b.param(op.operands[0]).ok_or_else(|| b.fail("lost an operand"))?;
+    let mut parts = vec![];
+    for r in &op.results {
+        let turn = b.f.ops.iter().find(|o| o.kind.is("rotary") && o.operands[0] == *r);
+        let (value, how) = match turn {
+            Some(t) => (t.results[0], Some(rotation(b, t)?)),
+            None => (*r, None),
+        };
+        let at = b.f.results.iter().position(|x| *x == value);
+        parts.push((b.result(at.ok_or_else(|| b.fail("does not return a part"))?), how));
+    }
+    let lanes = b.lanes;
+    walk(b, &s, |k, fused, single, position| {
+        for (i, (to, how)) in parts.iter().enumerate() {
+            let source = k.element(from, fused);
+            let source = k.element_at(source, i * s.width);
+            let to = k.element(*to, single);
+            part(k, source, to, s.width, position, *how, lanes);
+        }
+    })
+}
+
+/// Rotary of the first two parts if the body has it, then `qkv_merge`.
+pub(super) fn merge(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
+    let op = b.f.ops.iter().find(|op| op.kind.is("qkv_merge")).cloned();
+    let op = op.ok_or_else(|| b.fail("has no qkv_merge"))?;
+    let s = sizes(b, op.operands[0])?;
+    let mut parts = vec![];
+    for o in &op.operands {
+        let turn = b.f.ops.iter().find(|t| t.kind.is("rotary") && t.results[0] == *o);
+        let (value, how) = match turn {
+            Some(t) => (t.operands[0], Some(rotation(b, t)?)),
+            None => (*o, None),
+        };
+        parts.push((b.param(value).ok_or_else(|| b.fail("lost a part"))?, how));
+    }
+    let to = b.result(0);
+    let lanes = b.lanes;
+    walk(b, &s, |k, fused, single, position| {
+        for (i, (from, how)) in parts.iter().enumerate() {
+            let from = k.element(*from, single);
+            let target = k.element(to, fused);
+            let target = k.element_at(target, i * s.width);
+            part(k, from, target, s.width, position, *how, lanes);
+        }
+    })
+}

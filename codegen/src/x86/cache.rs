@@ -1,0 +1,76 @@
+//! The kernel cache: a folder of files named by what they were made from.
+//!
+//! An entry is its payload followed by the payload's SHA-256, so a torn or damaged one is a miss.
+//! Writing goes through a temporary name and a rename; a cache that cannot be written is only slow.
+
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+/// A cache folder for one machine description.
+pub struct Cache {
+    folder: PathBuf,
+    machine: String,
+}
+
+impl Cache {
+    /// The cache in `folder` for `machine` (CPU name and features).
+    pub fn new(folder: &Path, machine: &str) -> Self {
+        Self { folder: folder.join("objects"), machine: machine.to_string() }
+    }
+
+    /// Key of one kernel's text.
+    pub fn key(&self, text: &str) -> String {
+        let mut h = Sha256::new();
+        for part in [env!("CARGO_PKG_VERSION"), "llvm-22", &self.machine, text] {
+            h.update((part.len() as u64).to_le_bytes());
+            h.update(part);
+        }
+        hex(&h.finalize())
+    }
+
+    /// Key of a linked set of objects.
+    pub fn key_of_all(&self, objects: &[Vec<u8>]) -> String {
+        let mut h = Sha256::new();
+        for o in objects {
+            h.update((o.len() as u64).to_le_bytes());
+            h.update(o);
+        }
+        hex(&h.finalize())
+    }
+
+    fn path(&self, key: &str) -> PathBuf {
+        self.folder.join(&key[..2]).join(key)
+    }
+
+    /// The entry, if it is there and whole.
+    pub fn get(&self, key: &str) -> Option<Vec<u8>> {
+        let mut bytes = std::fs::read(self.path(key)).ok()?;
+        let at = bytes.len().checked_sub(32)?;
+        let whole = Sha256::digest(&bytes[..at])[..] == bytes[at..];
+        bytes.truncate(at);
+        whole.then_some(bytes)
+    }
+
+    /// Keeps an entry; failures only cost time later, so they are logged, not raised.
+    pub fn put(&self, key: &str, payload: &[u8]) {
+        let write = || -> std::io::Result<()> {
+            let path = self.path(key);
+            let folder = path.parent().unwrap_or(&self.folder);
+            std::fs::create_dir_all(folder)?;
+            let mut file = tempfile::NamedTempFile::new_in(folder)?;
+            std::io::Write::write_all(&mut file, payload)?;
+            std::io::Write::write_all(&mut file, &Sha256::digest(payload))?;
+            file.persist(path)?;
+            Ok(())
+        };
+        if let Err(e) = write() {
+            tracing::warn!("kernel cache {}: {e}", self.folder.display());
+        }
+    }
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}

@@ -1,0 +1,31 @@
+//! Objects → one shared object, with LLVM's linker, or the C compiler where that is missing.
+
+use std::process::Command;
+
+use crate::CodegenError;
+
+/// Links `objects`.
+pub fn shared_object(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
+    let folder = tempfile::tempdir().map_err(|e| CodegenError::Link(e.to_string()))?;
+    let io = |path: &std::path::Path, source| CodegenError::Io { path: path.to_path_buf(), source };
+    let mut inputs = vec![];
+    for (i, bytes) in objects.iter().enumerate() {
+        let path = folder.path().join(format!("{i}.o"));
+        std::fs::write(&path, bytes).map_err(|e| io(&path, e))?;
+        inputs.push(path);
+    }
+    let out = folder.path().join("kernels.so");
+    let mut failures = vec![];
+    for (linker, first) in [("ld.lld-22", "-shared"), ("ld.lld", "-shared"), ("cc", "-shared")] {
+        // No build id, no dates: the same objects give the same bytes.
+        let run = Command::new(linker).arg(first).arg("-o").arg(&out).args(&inputs).output();
+        match run {
+            Ok(o) if o.status.success() => {
+                return std::fs::read(&out).map_err(|e| io(&out, e));
+            }
+            Ok(o) => failures.push(format!("{linker}: {}", String::from_utf8_lossy(&o.stderr))),
+            Err(e) => failures.push(format!("{linker}: {e}")),
+        }
+    }
+    Err(CodegenError::Link(failures.join("; ")))
+}

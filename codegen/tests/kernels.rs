@@ -1,0 +1,424 @@
+//! Every kernel family against the reference evaluator: odd sizes, tails, poisoned outputs, and
+//! task ranges split in different ways with the same bits as the result.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use neoxc_codegen::kernels;
+use neoxc_ir::eval::{Tensor, run_function};
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn unit(&mut self) -> f64 {
+        f64::from(((self.next() >> 40) as f32) / (1u64 << 23) as f32 - 1.0)
+    }
+}
+
+type Dims<'a> = &'a [(&'a str, usize)];
+
+/// A kernel function from its operands and a closure that builds its body.
+fn kernel(
+    name: &str,
+    family: &str,
+    params: &[(Dims<'_>, DType)],
+    body: impl FnOnce(&mut Builder<'_>, &[ValueId]) -> Vec<ValueId>,
+) -> Function {
+    let mut f = Function::new(name);
+    f.attrs.set("neox.kernel", Attr::Str(family.into()));
+    let ids: Vec<ValueId> = params
+        .iter()
+        .enumerate()
+        .map(|(i, (dims, dtype))| {
+            let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
+            f.add_param(&format!("p{i}"), TensorType::new(*dtype, dims), Attrs::new())
+        })
+        .collect();
+    f.results = body(&mut Builder::new(&mut f), &ids);
+    f
+}
+
+/// Bytes of a tensor as the kernel sees it.
+fn bytes(t: &Tensor) -> Vec<u8> {
+    match t.ty.dtype {
+        DType::I32 => t.data.iter().flat_map(|x| (*x as i32).to_le_bytes()).collect(),
+        _ => t.data.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
+    }
+}
+
+fn inputs(f: &Function, ids: usize, r: &mut Random) -> Vec<Tensor> {
+    f.params
+        .iter()
+        .map(|p| {
+            let ty = f.ty(*p).clone();
+            let int = ty.dtype == DType::I32;
+            Tensor::from_fn(ty, |_| if int { (r.next() % ids as u64) as f64 } else { r.unit() })
+        })
+        .collect()
+}
+
+type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
+
+/// Runs the compiled kernel over `cuts` of its task range.
+fn run(
+    so: &libloading::Library,
+    k: &kernels::Kernel,
+    f: &Function,
+    x: &[Tensor],
+    pieces: u64,
+) -> Vec<Vec<f32>> {
+    let mut buffers: Vec<Vec<u8>> = x.iter().map(bytes).collect();
+    for r in &f.results {
+        // Poison: NaN in every element.
+        buffers.push(f32::NAN.to_le_bytes().repeat(f.ty(*r).elements()));
+    }
+    let pointers: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr()).collect();
+    let mut scratch = vec![0xffu8; k.scratch_bytes as usize + 64];
+    // SAFETY: the symbol has the kernel ABI; buffers have the sizes of the kernel function's types.
+    unsafe {
+        let entry: libloading::Symbol<Entry> = so.get(k.symbol.as_bytes()).unwrap();
+        for i in 0..pieces {
+            let (lo, hi) = (k.tasks * i / pieces, k.tasks * (i + 1) / pieces);
+            entry(pointers.as_ptr(), lo as i64, hi as i64, scratch.as_mut_ptr());
+        }
+    }
+    buffers[x.len()..]
+        .iter()
+        .map(|b| b.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect())
+        .collect()
+}
+
+fn check(functions: &[(Function, usize)], tolerance: f64) {
+    let target = Target::X86Native;
+    let module = Module::new();
+    let built: Vec<kernels::Kernel> =
+        functions.iter().map(|(f, _)| kernels::build(&module, f, target).unwrap()).collect();
+    for f in functions {
+        assert_eq!(built.iter().filter(|k| k.symbol == f.0.name).count(), 1);
+    }
+    let compiled = neoxc_codegen::x86::compile(&built, target, None).unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".so").unwrap();
+    std::fs::write(file.path(), &compiled.so).unwrap();
+    // SAFETY: the library was just made from kernels, which have no initialisers.
+    let so = unsafe { libloading::Library::new(file.path()).unwrap() };
+    let mut r = Random(11);
+    for (k, (f, ids)) in built.iter().zip(functions) {
+        let x = inputs(f, *ids, &mut r);
+        let want = run_function(&module, f, &x).unwrap();
+        let got = run(&so, k, f, &x, 1);
+        for (i, (w, g)) in want.iter().zip(&got).enumerate() {
+            let size = w.data.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+            for (e, (a, b)) in w.data.iter().zip(g).enumerate() {
+                let error = (a - f64::from(*b)).abs() / size;
+                assert!(error < tolerance, "{} result {i}[{e}]: {a} but {b}", f.name);
+            }
+        }
+        for pieces in [2, 3, 7] {
+            let again = run(&so, k, f, &x, pieces);
+            let same = got
+                .iter()
+                .flatten()
+                .map(|x| x.to_bits())
+                .eq(again.iter().flatten().map(|x| x.to_bits()));
+            assert!(same, "{} depends on the split into {pieces}", f.name);
+        }
+    }
+}
+
+const F: DType = DType::F32;
+
+fn matmul(name: &str, a: Dims<'_>, b: Dims<'_>, contract: &[&str]) -> (Function, usize) {
+    (
+        kernel(name, "matmul", &[(a, F), (b, F)], |k, p| {
+            vec![k.matmul(p[0], p[1], contract).unwrap()]
+        }),
+        1,
+    )
+}
+
+#[test]
+fn matmuls_in_every_layout() {
+    let mut cases = vec![];
+    let sizes =
+        [(1, 1, 1), (3, 5, 7), (17, 33, 65), (64, 100, 130), (130, 49, 600), (40, 200, 1100)];
+    for (i, (m, n, k)) in sizes.into_iter().enumerate() {
+        let (a, at) = ([("m", m), ("k", k)], [("k", k), ("m", m)]);
+        let (b, bt) = ([("k", k), ("n", n)], [("n", n), ("k", k)]);
+        cases.push(matmul(&format!("nn{i}"), &a, &b, &["k"]));
+        cases.push(matmul(&format!("nt{i}"), &a, &bt, &["k"]));
+        cases.push(matmul(&format!("tn{i}"), &at, &b, &["k"]));
+        cases.push(matmul(&format!("tt{i}"), &at, &bt, &["k"]));
+    }
+    let (a, b) = ([("b", 3), ("m", 9), ("k", 20)], [("b", 3), ("n", 35), ("k", 20)]);
+    cases.push(matmul("batched", &a, &b, &["k"]));
+    let (x, w) = ([("batch", 2), ("seq", 13), ("h", 3), ("d", 8)], [("e", 24), ("h", 3), ("d", 8)]);
+    cases.push(matmul("many_dims", &x, &w, &["h", "d"]));
+    check(&cases, 1e-5);
+}
+
+#[test]
+fn matmul_epilogues() {
+    let x = [("batch", 2), ("seq", 37), ("embed", 24)];
+    let y = [("batch", 2), ("seq", 37), ("ffn", 50)];
+    let (w, bias) = ([("ffn", 50), ("embed", 24)], [("ffn", 50)]);
+    let mut cases = vec![];
+    for form in ["none", "tanh"] {
+        let name = format!("bias_gelu_{form}");
+        let form = Attrs::new().with("approximate", Attr::Str(form.into()));
+        let attrs = form.clone();
+        cases.push((
+            kernel(&name, "matmul", &[(&x, F), (&w, F), (&bias, F)], |k, p| {
+                let m = k.matmul(p[0], p[1], &["embed"]).unwrap();
+                let pre = k.add(m, p[2]).unwrap();
+                vec![pre, k.one("gelu", &[pre], attrs).unwrap()]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("{name}_grad"), "matmul", &[(&x, F), (&w, F), (&y, F)], |k, p| {
+                let m = k.matmul(p[0], p[1], &["embed"]).unwrap();
+                vec![k.one("gelu_grad", &[p[2], m], form).unwrap()]
+            }),
+            1,
+        ));
+    }
+    let v = [("batch", 2), ("seq", 37), ("embed2", 50)];
+    let acc = [("ffn", 50), ("embed", 24)];
+    cases.push((
+        kernel("accumulate", "matmul", &[(&y, F), (&x, F), (&acc, F)], |k, p| {
+            let m = k.matmul(p[0], p[1], &["batch", "seq"]).unwrap();
+            vec![k.add(p[2], m).unwrap()]
+        }),
+        1,
+    ));
+    let _ = v;
+    check(&cases, 1e-5);
+}
+
+#[test]
+fn rows_and_columns() {
+    let mut cases = vec![];
+    for (i, (rows, width)) in [(1, 1), (5, 3), (7, 16), (9, 40), (33, 129)].into_iter().enumerate()
+    {
+        let x = [("batch", 1), ("seq", rows), ("embed", width)];
+        let row = [("batch", 1), ("seq", rows)];
+        let w = [("embed", width)];
+        let norm = Attrs::new().with("dim", Attr::Str("embed".into()));
+        let attrs = norm.clone().with("eps", Attr::Float(1e-5));
+        cases.push((
+            kernel(&format!("norm{i}"), "rowwise", &[(&x, F), (&w, F), (&w, F)], |k, p| {
+                k.named("layer_norm", p, attrs).unwrap()
+            }),
+            1,
+        ));
+        let grad = [(&x[..], F), (&w[..], F), (&row[..], F), (&row[..], F), (&x[..], F)];
+        cases.push((
+            kernel(&format!("norm_grad{i}"), "rowwise", &grad, |k, p| {
+                vec![k.one("layer_norm_grad", p, norm).unwrap()]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("columns{i}"), "columnwise", &[(&x, F), (&row, F), (&w, F)], |k, p| {
+                let y = k.mul(p[0], p[1]).unwrap();
+                let s = k.reduce_sum(y, &["batch", "seq"]).unwrap();
+                vec![k.add(p[2], s).unwrap()]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("squares{i}"), "rowwise", &[(&x, F)], |k, p| {
+                vec![k.one("sum_squares", &[p[0]], Attrs::new()).unwrap()]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("mixed{i}"), "rowwise", &[(&x, F), (&row, F), (&w, F)], |k, p| {
+                let a = k.add(p[0], p[1]).unwrap();
+                let b = k.mul(a, p[2]).unwrap();
+                let c = k.unary("tanh", b).unwrap();
+                let d = k.unary("erf", c).unwrap();
+                vec![k.unary("exp", d).unwrap(), c]
+            }),
+            1,
+        ));
+    }
+    let big = [("x", 70_001)];
+    cases.push((
+        kernel("big_sum", "rowwise", &[(&big, F)], |k, p| {
+            vec![k.one("sum_squares", &[p[0]], Attrs::new()).unwrap()]
+        }),
+        1,
+    ));
+    let rates = Attrs::new()
+        .with("beta1", Attr::Float(0.9))
+        .with("beta2", Attr::Float(0.95))
+        .with("eps", Attr::Float(1e-2))
+        .with("weight_decay", Attr::Float(0.1));
+    let adam: Vec<(Dims<'_>, DType)> =
+        std::iter::repeat_n((&big[..], F), 4).chain(std::iter::repeat_n((&[][..], F), 4)).collect();
+    cases.push((
+        kernel("adamw", "rowwise", &adam, |k, p| {
+            // v, and the corrections, must be positive.
+            let v = k.mul(p[3], p[3]).unwrap();
+            let one = k.scalar(1.5).unwrap();
+            let (c1, c2) = (k.add(p[5], one).unwrap(), k.add(p[6], one).unwrap());
+            k.named("adamw", &[p[0], p[1], p[2], v, p[4], c1, c2, p[7]], rates).unwrap()
+        }),
+        1,
+    ));
+    cases.push((
+        kernel("scalars", "rowwise", &[(&[], F), (&[], F)], |k, p| {
+            let s = k.mul(p[0], p[0]).unwrap();
+            let r = k.unary("sqrt", s).unwrap();
+            let one = k.scalar(1.0).unwrap();
+            let d = k.add(r, one).unwrap();
+            let q = k.div(p[1], d).unwrap();
+            vec![k.one("minimum", &[q, one], Attrs::new()).unwrap(), r]
+        }),
+        1,
+    ));
+    check(&cases, 2e-6);
+}
+
+#[test]
+fn attention_forward_and_backward() {
+    let mut cases = vec![];
+    let sizes = [(1, 1, 1, 4), (2, 3, 13, 24), (1, 2, 64, 32), (2, 1, 131, 16), (1, 1, 200, 72)];
+    for (i, (b, h, s, d)) in sizes.into_iter().enumerate() {
+        let q = [("batch", b), ("heads", h), ("seq", s), ("head_dim", d)];
+        let out = [("batch", b), ("seq", s), ("heads", h), ("head_dim", d)];
+        let scale = Attrs::new().with("scale", Attr::Float(1.0 / (d as f64).sqrt()));
+        let attrs = scale.clone();
+        cases.push((
+            kernel(&format!("attention{i}"), "attention", &[(&q, F), (&q, F), (&q, F)], |k, p| {
+                k.named("attention", p, attrs).unwrap()
+            }),
+            1,
+        ));
+        let lse = [("batch", b), ("heads", h), ("seq", s)];
+        let six =
+            [(&q[..], F), (&q[..], F), (&q[..], F), (&out[..], F), (&lse[..], F), (&out[..], F)];
+        cases.push((
+            kernel(&format!("attention_grad{i}"), "attention_grad", &six, |k, p| {
+                k.named("attention_grad", p, scale).unwrap()
+            }),
+            1,
+        ));
+    }
+    check(&cases, 1e-5);
+}
+
+#[test]
+fn rows_of_tables_and_losses() {
+    let mut cases = vec![];
+    for (i, (rows, width, classes)) in
+        [(1, 1, 2), (5, 33, 61), (20, 16, 128)].into_iter().enumerate()
+    {
+        let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
+        let x = [("batch", 1), ("seq", rows), ("embed", width)];
+        let logits = [("batch", 1), ("seq", rows), ("vocab", classes)];
+        cases.push((
+            kernel(
+                &format!("gather{i}"),
+                "gather_rows",
+                &[(&table, F), (&ids, DType::I32)],
+                |k, p| vec![k.one("gather", p, Attrs::new()).unwrap()],
+            ),
+            classes,
+        ));
+        let to = Attrs::new()
+            .with("dim", Attr::Str("vocab".into()))
+            .with("size", Attr::Int(classes as i64));
+        let three = [(&ids[..], DType::I32), (&x[..], F), (&table[..], F)];
+        cases.push((
+            kernel(&format!("scatter{i}"), "scatter_rows", &three, |k, p| {
+                let s = k.one("scatter_add", &p[..2], to).unwrap();
+                vec![k.add(p[2], s).unwrap()]
+            }),
+            classes,
+        ));
+        let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
+        let three = [(&logits[..], F), (&ids[..], DType::I32), (&ids[..], F)];
+        cases.push((
+            kernel(&format!("loss{i}"), "cross_entropy", &three, |k, p| {
+                let l = k.named("cross_entropy", &p[..2], over.clone()).unwrap();
+                let d = k.one("cross_entropy_grad", &[p[0], p[1], l[1], p[2]], over).unwrap();
+                vec![l[0], l[1], d]
+            }),
+            classes,
+        ));
+    }
+    check(&cases, 2e-6);
+}
+
+#[test]
+fn projections_split_and_merge() {
+    let mut cases = vec![];
+    for (i, (b, s, h, d, half)) in
+        [(1, 1, 1, 2, 1), (2, 5, 3, 24, 3), (1, 7, 2, 32, 4), (1, 3, 2, 40, 20)]
+            .into_iter()
+            .enumerate()
+    {
+        let fused = [("batch", b), ("seq", s), ("heads", h), ("qkv", 3), ("head_dim", d)];
+        let part = [("batch", b), ("heads", h), ("seq", s), ("head_dim", d)];
+        let table = [("seq", s), ("rot", half)];
+        cases.push((
+            kernel(
+                &format!("split{i}"),
+                "qkv_split",
+                &[(&fused, F), (&table, F), (&table, F)],
+                |k, p| {
+                    let parts = k.named("qkv_split", &p[..1], Attrs::new()).unwrap();
+                    let turn = |k: &mut Builder<'_>, x| {
+                        k.one("rotary", &[x, p[1], p[2]], Attrs::new()).unwrap()
+                    };
+                    vec![turn(k, parts[0]), turn(k, parts[1]), parts[2]]
+                },
+            ),
+            1,
+        ));
+        let five =
+            [(&part[..], F), (&part[..], F), (&part[..], F), (&table[..], F), (&table[..], F)];
+        cases.push((
+            kernel(&format!("merge{i}"), "qkv_merge", &five, |k, p| {
+                let back = k.unary("neg", p[4]).unwrap();
+                let turn = |k: &mut Builder<'_>, x| {
+                    k.one("rotary", &[x, p[3], back], Attrs::new()).unwrap()
+                };
+                let (q, key) = (turn(k, p[0]), turn(k, p[1]));
+                vec![k.one("qkv_merge", &[q, key, p[2]], Attrs::new()).unwrap()]
+            }),
+            1,
+        ));
+    }
+    let x = [("a", 3), ("b", 5), ("c", 7)];
+    let movement = |name: &str, op: &str, attrs: Attrs| {
+        (kernel(name, "copy", &[(&x, F)], |k, p| vec![k.one(op, p, attrs).unwrap()]), 1)
+    };
+    cases.push(movement(
+        "transpose",
+        "transpose",
+        Attrs::new().with("dims", Attr::strs(&["c", "a", "b"])),
+    ));
+    let along = Attrs::new().with("dim", Attr::Str("b".into()));
+    cases.push(movement(
+        "slice",
+        "slice",
+        along.clone().with("start", Attr::Int(1)).with("size", Attr::Int(3)),
+    ));
+    cases.push(movement(
+        "pad",
+        "pad",
+        along.with("before", Attr::Int(2)).with("after", Attr::Int(1)),
+    ));
+    check(&cases, 2e-6);
+}

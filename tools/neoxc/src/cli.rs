@@ -1,0 +1,297 @@
+//! The command line as clap sees it. Other tools rely on these names: they only grow.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Compile and run GPT-NeoX training configurations.
+#[derive(Debug, Parser)]
+#[command(name = "neoxc", version, about, long_about = None, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Shown under `--help` and in `docs/exit-codes.md`.
+pub const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  internal error: a bug in neoxc; the message names the file that replays it
+  2  the command line is wrong
+  3  the configuration or an input file is wrong (diagnostics on stderr)
+  4  the run failed: a non-finite loss, a kernel that cannot be loaded
+  5  a file or folder cannot be read or written";
+
+/// Subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Compile configuration files into a plan.
+    Compile(Compile),
+    /// Train: execute a plan, or compile configuration files first.
+    Run(Run),
+    /// Check configuration files and say all that is wrong with them.
+    Check(Check),
+    /// Print a phase of a plan's IR.
+    Dump(Dump),
+    /// Explain a diagnostic code, or a value of a plan.
+    Explain(Explain),
+    /// Run passes over an IR file and print the result.
+    Opt(Opt),
+    /// Print the `neox` dialect as IRDL.
+    Dialect,
+    /// Tokenizers.
+    #[command(subcommand)]
+    Tokenizer(Tokenizer),
+    /// Data sets.
+    #[command(subcommand)]
+    Data(Data),
+    /// Sample text from a trained model.
+    Generate(Generate),
+    /// Convert checkpoints to and from Hugging Face's GPTNeoXForCausalLM.
+    #[command(subcommand)]
+    Convert(Convert),
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, Args, Clone)]
+pub struct ConfigArgs {
+    /// Configuration files, merged from left to right (`.yml` may be left out).
+    #[arg(value_name = "CONFIG")]
+    pub configs: Vec<PathBuf>,
+    /// Folder that the configuration files are in.
+    #[arg(short = 'd', long = "dir", value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Override a key; dots reach into dictionaries (`optimizer.params.lr=0.001`).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
+}
+
+/// How to compile.
+#[derive(Debug, Args, Clone)]
+pub struct TargetArgs {
+    /// Targets, comma-separated; the first x86 one is what `run` uses.
+    #[arg(long, value_delimiter = ',', default_value = "x86-64-native", value_name = "TARGET")]
+    pub target: Vec<neoxc_ir::target::Target>,
+    /// Where compiled kernels are kept [default: $NEOXC_CACHE or ~/.cache/neoxc].
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+}
+
+/// `neoxc compile`.
+#[derive(Debug, Args)]
+pub struct Compile {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Target.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Where to write the plan [default: plan].
+    #[arg(short, long, value_name = "PLAN")]
+    pub output: Option<PathBuf>,
+    /// Print a phase's IR (`model`, …), or write every phase with `all=DIR`.
+    #[arg(long, value_name = "PHASE|all=DIR")]
+    pub dump: Option<String>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `run` takes besides the plan.
+#[derive(Debug, Args, Clone)]
+pub struct RunArgs {
+    /// Optimizer steps to end at [default: train_iters]; 0 only writes the initial checkpoint.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Folder for checkpoints [default: the configuration's `save`].
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
+    /// Append one JSON line per optimizer step to FILE.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// Go on from the latest checkpoint in the save folder.
+    #[arg(long)]
+    pub resume: bool,
+}
+
+/// `neoxc run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// The plan.
+    #[arg(long, value_name = "PLAN", conflicts_with_all = ["configs", "sets", "dir", "target"])]
+    pub plan: Option<PathBuf>,
+    /// Configuration, when no plan is given.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    /// Target.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Run options.
+    #[command(flatten)]
+    pub run: RunArgs,
+}
+
+/// `neoxc check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Configuration.
+    #[command(flatten)]
+    pub config: ConfigArgs,
+}
+
+/// `neoxc dump`.
+#[derive(Debug, Args)]
+pub struct Dump {
+    /// The plan.
+    #[arg(long, value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// model, rewritten, grad, sharded, fused, scheduled or kernels.
+    #[arg(long, value_name = "PHASE")]
+    pub phase: String,
+    /// Only this function (or kernel).
+    #[arg(long, value_name = "NAME")]
+    pub function: Option<String>,
+}
+
+/// `neoxc explain`.
+#[derive(Debug, Args)]
+pub struct Explain {
+    /// A diagnostic code such as NX0101, or with --plan a value such as %12 or @function%12.
+    #[arg(value_name = "CODE|%VALUE")]
+    pub what: String,
+    /// The plan that %VALUE belongs to.
+    #[arg(long, value_name = "PLAN")]
+    pub plan: Option<PathBuf>,
+}
+
+/// `neoxc opt`.
+#[derive(Debug, Args)]
+pub struct Opt {
+    /// IR text.
+    #[arg(value_name = "FILE.mlir")]
+    pub file: PathBuf,
+    /// Passes, comma-separated; `list` prints their names.
+    #[arg(long, value_delimiter = ',', value_name = "a,b,c")]
+    pub passes: Vec<String>,
+    /// Target that costs are taken from.
+    #[arg(long, default_value = "x86-64-native", value_name = "TARGET")]
+    pub target: neoxc_ir::target::Target,
+}
+
+/// `neoxc tokenizer`.
+#[derive(Debug, Subcommand)]
+pub enum Tokenizer {
+    /// Train a byte-level BPE tokenizer on jsonl text.
+    Train {
+        /// jsonl files with a `text` key.
+        #[arg(required = true, value_name = "JSONL")]
+        inputs: Vec<PathBuf>,
+        /// Number of tokens.
+        #[arg(long, default_value_t = 4096, value_name = "N")]
+        vocab_size: usize,
+        /// Where to write tokenizer.json.
+        #[arg(short, long, value_name = "FILE")]
+        output: PathBuf,
+        /// Replace an existing file.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `neoxc data`.
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Tokenize jsonl into PREFIX_text_document.bin and .idx.
+    Preprocess {
+        /// jsonl files with a `text` key.
+        #[arg(required = true, value_name = "JSONL")]
+        inputs: Vec<PathBuf>,
+        /// Kind of tokenizer, as `tokenizer_type`.
+        #[arg(long, default_value = "HFTokenizer", value_name = "TYPE")]
+        tokenizer_type: String,
+        /// Tokenizer file.
+        #[arg(long, value_name = "FILE")]
+        vocab_file: PathBuf,
+        /// Merges file, for GPT2BPETokenizer.
+        #[arg(long, value_name = "FILE")]
+        merge_file: Option<PathBuf>,
+        /// Put the end-of-document token after each document.
+        #[arg(long)]
+        append_eod: bool,
+        /// PREFIX of the files to write.
+        #[arg(short, long, value_name = "PREFIX")]
+        output_prefix: PathBuf,
+        /// Replace existing files.
+        #[arg(long)]
+        force: bool,
+    },
+}
+
+/// `neoxc generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// The plan; its save folder's latest checkpoint is used unless --checkpoint is given.
+    #[arg(long, value_name = "PLAN", required_unless_present = "checkpoint")]
+    pub plan: Option<PathBuf>,
+    /// A global_stepN folder (compiles the model in it when no plan is given).
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: Option<PathBuf>,
+    /// Text to go on from.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// 0 takes the likeliest token; higher is more random.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f32,
+    /// Only the K likeliest tokens (0: all).
+    #[arg(long, default_value_t = 0)]
+    pub top_k: usize,
+    /// Only the likeliest tokens that together have this probability (0: all).
+    #[arg(long, default_value_t = 0.0)]
+    pub top_p: f32,
+    /// Tokens to sample at most.
+    #[arg(long, default_value_t = 64)]
+    pub max_tokens: usize,
+    /// Seed of the sampling.
+    #[arg(long, default_value_t = 1234)]
+    pub seed: u64,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+}
+
+/// Storage dtype of converted weights.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Precision {
+    /// 32-bit floats.
+    Fp32,
+    /// bfloat16, rounded to nearest even.
+    Bf16,
+    /// IEEE half, rounded to nearest even.
+    Fp16,
+}
+
+/// `neoxc convert`.
+#[derive(Debug, Subcommand)]
+pub enum Convert {
+    /// A Hugging Face folder (config.json + safetensors) to a checkpoint.
+    HfToNeox {
+        /// The Hugging Face folder.
+        dir: PathBuf,
+        /// Folder to make.
+        out: PathBuf,
+    },
+    /// A global_stepN folder to a Hugging Face folder.
+    NeoxToHf {
+        /// The global_stepN folder.
+        checkpoint: PathBuf,
+        /// Folder to make.
+        out: PathBuf,
+        /// Storage dtype.
+        #[arg(long, value_enum, default_value = "fp32")]
+        precision: Precision,
+    },
+}
