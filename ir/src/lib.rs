@@ -37,4 +37,4 @@ pub use build::Builder;
 pub use module::{Function, Loc, Module, Op, Value, ValueId};
 pub use op::{OpDef, OpKind};
 pub use types::{DType, Dim, TensorType};
-pub use verifier::verify;
+pub use verifier::{VerifyError, verify};

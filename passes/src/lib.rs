@@ -1,1 +1,20 @@
-//! IR passes.
+//! Passes over the IR. Order lives only in [`pipeline`].
+//!
+//! Model → (rewrite) → Rewritten → (gradient, optimizer) → Grad → (layouts) → Sharded →
+//! (kernels) → Fused → (memory) → Scheduled. Each pass is a verb-noun file.
+
+pub mod assign_layouts;
+pub mod build_train_step;
+pub mod differentiate_loss;
+pub mod fuse_kernels;
+pub mod merge_loss_gradient;
+pub mod pass;
+pub mod pipeline;
+pub mod place_memory;
+pub mod rewrite_graph;
+pub mod rules;
+pub mod specialise_calls;
+pub mod split_cross_entropy;
+
+pub use pass::{PassCx, PassError, PassReport};
+pub use pipeline::Phase;

@@ -1,0 +1,374 @@
+//! `differentiate-loss`: reverse mode, driven only by the ops' own gradient rules.
+//!
+//! ```text
+//! @loss(params, tokens, …) -> loss        @micro_step(grads, tokens, …, params, …) -> (grads', loss)
+//!   %x = repeat @block                  ⇒   %x, saved… = repeat @block.fwd
+//!                                           …, grads' = repeat @block.bwd, reversed
+//! ```
+//! A gradient *starts* as its accumulator, so every contribution is an `add` that later phases do
+//! in place. `@block.fwd` returns what `@block.bwd` needs; views and constants are recomputed.
+//! With `neox.checkpoint` only the layer's input is kept and the backward twin runs the layer again.
+
+use std::collections::HashMap;
+
+use neoxc_ir::op::{Class, GradCx, Gradient, OpError, RuleCx};
+use neoxc_ir::ops::repeat;
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
+
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+
+/// The pass.
+pub const PASS: Pass =
+    Pass { name: "differentiate-loss", doc: "build @micro_step and @eval_step from @loss", run };
+
+fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
+    let loss = m
+        .function("loss")
+        .cloned()
+        .ok_or_else(|| PassError::Unsupported("there is no @loss".into()))?;
+    let mut d = Differentiator { module: m };
+    let step = d.micro_step(&loss)?;
+    m.insert(step);
+    if let Some(f) = m.function_mut("loss") {
+        f.name = "eval_step".into();
+    }
+    Ok(PassReport::default())
+}
+
+/// The twins of a loop body.
+struct Twin {
+    forward: String,
+    backward: String,
+    saved: Vec<TensorType>,
+    /// Which sliced operands the backward twin reads.
+    reads: Vec<bool>,
+    /// Which sliced operands have a gradient.
+    grads: Vec<bool>,
+}
+
+struct Differentiator<'m> {
+    module: &'m mut Module,
+}
+
+type Cotangents = HashMap<ValueId, ValueId>;
+
+impl Differentiator<'_> {
+    fn micro_step(&mut self, loss: &Function) -> Result<Function, PassError> {
+        let (mut f, twins) = self.with_forward_twins(loss, "micro_step")?;
+        let accum = loss.attrs.int("neox.grad_accum").unwrap_or(1).max(1);
+        let forward = f.ops.len();
+        let mut cotangents = Cotangents::new();
+        let mut carried = vec![];
+        let params: Vec<(ValueId, Attrs)> =
+            f.params.iter().copied().zip(f.param_attrs.clone()).collect();
+        for (p, attrs) in &params {
+            if attrs.get("neox.param").is_some() {
+                let name = format!("grad_{}", f.values[p.index()].name.as_deref().unwrap_or("p"));
+                let g = f.add_param(&name, f.ty(*p).clone(), Attrs::new());
+                cotangents.insert(*p, g);
+                carried.push(*p);
+            }
+        }
+        let grads = f.params[params.len()..].to_vec();
+        let result = f.results[0];
+        let mut b = Builder::with_module(&mut f, self.module);
+        let seed = b.scalar(1.0 / accum as f64)?;
+        cotangents.insert(result, seed);
+        self.reverse(&mut f, forward, &twins, &mut cotangents)?;
+        // Carried first, then what each micro-batch slices, then what all share.
+        let role = |a: &Attrs| a.str("neox.role").unwrap_or("param").to_string();
+        let of = |want: &str| -> Vec<(ValueId, Attrs)> {
+            params.iter().filter(|(_, a)| role(a) == want).cloned().collect()
+        };
+        let mut order: Vec<(ValueId, Attrs)> = grads.iter().map(|g| (*g, Attrs::new())).collect();
+        order.extend(of("batch"));
+        order.extend(of("param"));
+        order.extend(of("const"));
+        (f.params, f.param_attrs) = order.into_iter().unzip();
+        f.results = carried.iter().map(|p| cotangents[p]).chain([result]).collect();
+        f.remove_dead_ops();
+        Ok(f)
+    }
+
+    /// A copy of `f` whose loops call forward twins; the twins by index of their op.
+    fn with_forward_twins(
+        &mut self,
+        f: &Function,
+        name: &str,
+    ) -> Result<(Function, HashMap<usize, Twin>), PassError> {
+        let mut out = f.clone();
+        out.name = name.to_string();
+        let mut twins = HashMap::new();
+        for (i, op) in out.ops.clone().into_iter().enumerate() {
+            if op.kind.is("call") {
+                return Err(PassError::Unsupported("calls inside @loss have no gradient".into()));
+            }
+            if !op.kind.is("repeat") {
+                continue;
+            }
+            let twin = self.twin(&out, &op)?;
+            let count = op.attrs.int("count").unwrap_or(1) as usize;
+            let dim = op.attrs.str("dim").unwrap_or_default().to_string();
+            for ty in &twin.saved {
+                let v = out.add_value(ty.stacked(neoxc_ir::Dim::new(&dim, count)));
+                out.ops[i].results.push(v);
+            }
+            out.ops[i].attrs.set("callee", Attr::Symbol(twin.forward.clone()));
+            out.ops[i].attrs.0.remove("neox.checkpoint");
+            twins.insert(i, twin);
+        }
+        Ok((out, twins))
+    }
+
+    /// Builds the forward and backward twins of a loop's body.
+    fn twin(&mut self, f: &Function, op: &Op) -> Result<Twin, PassError> {
+        let name = op.attrs.symbol("callee").unwrap_or_default().to_string();
+        let body = self
+            .module
+            .function(&name)
+            .cloned()
+            .ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))?;
+        let operands: Vec<TensorType> = op.operands.iter().map(|o| f.ty(*o).clone()).collect();
+        let cx = RuleCx {
+            operands: &operands,
+            results: &[],
+            attrs: &op.attrs,
+            module: Some(self.module),
+        };
+        let shape = repeat::shape(&cx)?;
+        if body.results.len() != shape.carried {
+            return Err(PassError::Unsupported(format!("@{name} returns per-step values")));
+        }
+        let (mut joint, inner) = self.with_forward_twins(&body, &format!("{name}.bwd"))?;
+        let forward_ops = joint.ops.len();
+        let forward_fn = Function { name: format!("{name}.fwd"), ..joint.clone() };
+        let (params, results) = (joint.params.clone(), joint.results.clone());
+        let (carried, rest) = params.split_at(shape.carried);
+        let (sliced, invariant) = rest.split_at(shape.sliced);
+
+        let mut cotangents = Cotangents::new();
+        let mut dy = vec![];
+        for (i, r) in results.iter().enumerate() {
+            let d = joint.add_param(&format!("d{i}"), joint.ty(*r).clone(), Attrs::new());
+            cotangents.insert(*r, d);
+            dy.push(d);
+        }
+        let mut accumulators = vec![];
+        for p in sliced {
+            if joint.ty(*p).dtype.is_float() {
+                let name = joint.values[p.index()].name.clone().unwrap_or_default();
+                let g =
+                    joint.add_param(&format!("grad_{name}"), joint.ty(*p).clone(), Attrs::new());
+                cotangents.insert(*p, g);
+                accumulators.push(Some(g));
+            } else {
+                accumulators.push(None);
+            }
+        }
+        self.reverse(&mut joint, forward_ops, &inner, &mut cotangents)?;
+
+        let mut out: Vec<ValueId> = vec![];
+        for c in carried {
+            out.push(match cotangents.get(c) {
+                Some(d) => *d,
+                None => {
+                    let ty = joint.ty(*c).clone();
+                    Builder::new(&mut joint).fill(0.0, &ty)?
+                }
+            });
+        }
+        out.extend(sliced.iter().filter_map(|p| cotangents.get(p)));
+
+        // What the backward ops read of the forward ones.
+        let checkpoint = op.attrs.int("neox.checkpoint").is_some();
+        let mut forward_value = vec![false; joint.values.len()];
+        for r in joint.ops[..forward_ops].iter().flat_map(|o| &o.results) {
+            forward_value[r.index()] = true;
+        }
+        let defs = joint.definitions();
+        let (mut saved, mut recomputed) = (vec![], vec![]);
+        if checkpoint {
+            recomputed = (0..forward_ops).collect();
+            saved = carried.to_vec();
+        } else {
+            let backward = &joint.ops[forward_ops..];
+            let mut todo: Vec<ValueId> =
+                backward.iter().flat_map(|o| &o.operands).chain(&out).copied().collect();
+            let mut seen = vec![false; joint.values.len()];
+            while let Some(v) = todo.pop() {
+                if std::mem::replace(&mut seen[v.index()], true) {
+                    continue;
+                }
+                if carried.contains(&v) {
+                    saved.push(v);
+                } else if forward_value[v.index()]
+                    && let Some(i) = defs[v.index()]
+                {
+                    let def = &joint.ops[i];
+                    if def.kind.0.class() == Class::View || def.kind.is("fill") {
+                        recomputed.push(i);
+                        todo.extend(&def.operands);
+                    } else {
+                        saved.push(v);
+                    }
+                }
+            }
+            saved.sort();
+            recomputed.sort_unstable();
+            recomputed.dedup();
+        }
+
+        let mut fwd = forward_fn;
+        fwd.results.extend(&saved);
+        let saved_types: Vec<TensorType> = saved.iter().map(|v| joint.ty(*v).clone()).collect();
+
+        let mut bwd = joint;
+        let backward: Vec<Op> = bwd.ops.split_off(forward_ops);
+        let kept: Vec<Op> = recomputed.iter().map(|i| bwd.ops[*i].clone()).collect();
+        bwd.ops = [kept, backward].concat();
+        bwd.results = out;
+        let used: Vec<bool> = {
+            let mut used = vec![false; bwd.values.len()];
+            bwd.ops.iter().flat_map(|o| &o.operands).for_each(|o| used[o.index()] = true);
+            used
+        };
+        let reads: Vec<bool> = sliced.iter().map(|p| used[p.index()]).collect();
+        let read_slices: Vec<ValueId> =
+            sliced.iter().zip(&reads).filter(|(_, r)| **r).map(|(p, _)| *p).collect();
+        for v in &saved {
+            if bwd.values[v.index()].name.is_none() {
+                bwd.values[v.index()].name = Some(format!("saved{}", v.0).into());
+            }
+        }
+        let grads: Vec<bool> = accumulators.iter().map(Option::is_some).collect();
+        bwd.params = [
+            dy,
+            read_slices,
+            saved,
+            accumulators.into_iter().flatten().collect(),
+            invariant.to_vec(),
+        ]
+        .concat();
+        bwd.param_attrs = vec![Attrs::new(); bwd.params.len()];
+        bwd.remove_dead_ops();
+        fwd.remove_dead_ops();
+        let (forward, backward) = (fwd.name.clone(), bwd.name.clone());
+        self.module.insert(fwd);
+        self.module.insert(bwd);
+        Ok(Twin { forward, backward, saved: saved_types, reads, grads })
+    }
+
+    /// Appends the backward ops of the first `forward` ops of `f`.
+    fn reverse(
+        &mut self,
+        f: &mut Function,
+        forward: usize,
+        twins: &HashMap<usize, Twin>,
+        cotangents: &mut Cotangents,
+    ) -> Result<(), PassError> {
+        for i in (0..forward).rev() {
+            let op = f.ops[i].clone();
+            let d: Vec<Option<ValueId>> =
+                op.results.iter().map(|r| cotangents.get(r).copied()).collect();
+            if d.iter().all(Option::is_none) {
+                continue;
+            }
+            if let Some(twin) = twins.get(&i) {
+                self.reverse_loop(f, &op, twin, cotangents)?;
+                continue;
+            }
+            let mut b = Builder::with_module(f, self.module);
+            b.at(&op.loc);
+            let rule = op.kind.0.gradient(&mut GradCx { op: &op, cotangents: &d, b: &mut b })?;
+            let grads = match rule {
+                Gradient::Operands(grads) => grads,
+                Gradient::None(why) => {
+                    return Err(PassError::Unsupported(format!(
+                        "{} at {} has no gradient: {why}",
+                        op.kind.full_name(),
+                        op.loc
+                    )));
+                }
+            };
+            for (o, g) in op.operands.iter().zip(grads) {
+                if let Some(g) = g {
+                    accumulate(&mut b, cotangents, *o, g)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn reverse_loop(
+        &mut self,
+        f: &mut Function,
+        op: &Op,
+        twin: &Twin,
+        cotangents: &mut Cotangents,
+    ) -> Result<(), PassError> {
+        let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
+        let (carried, sliced) = (at("carried"), at("sliced"));
+        let body = self
+            .module
+            .function(&twin.backward)
+            .ok_or_else(|| OpError::new("the backward twin is missing"))?
+            .clone();
+        let mut b = Builder::with_module(f, self.module);
+        b.at(&op.loc);
+        let mut operands = vec![];
+        for r in &op.results[..carried] {
+            operands.push(match cotangents.get(r) {
+                Some(d) => *d,
+                None => {
+                    let ty = b.ty(*r).clone();
+                    b.fill(0.0, &ty)?
+                }
+            });
+        }
+        let slices = &op.operands[carried..carried + sliced];
+        operands.extend(slices.iter().zip(&twin.reads).filter(|(_, r)| **r).map(|(p, _)| *p));
+        operands.extend(&op.results[carried..]);
+        let with_grad: Vec<ValueId> =
+            slices.iter().zip(&twin.grads).filter(|(_, g)| **g).map(|(p, _)| *p).collect();
+        for p in &with_grad {
+            operands.push(match cotangents.get(p) {
+                Some(g) => *g,
+                None => {
+                    let ty = b.ty(*p).clone();
+                    b.fill(0.0, &ty)?
+                }
+            });
+        }
+        let sliced = operands.len() - carried;
+        operands.extend(&op.operands[carried + slices.len()..]);
+        if operands.len() != body.params.len() {
+            return Err(OpError::new("the backward twin takes other operands").into());
+        }
+        let mut attrs = op.attrs.clone();
+        attrs.set("callee", Attr::Symbol(twin.backward.clone()));
+        attrs.set("sliced", Attr::Int(sliced as i64));
+        attrs.set("reverse", Attr::Bool(!op.attrs.flag("reverse")));
+        let out = b.named("repeat", &operands, attrs)?;
+        for (o, d) in op.operands[..carried].iter().zip(&out) {
+            accumulate(&mut b, cotangents, *o, *d)?;
+        }
+        for (p, g) in with_grad.iter().zip(&out[carried..]) {
+            cotangents.insert(*p, *g);
+        }
+        Ok(())
+    }
+}
+
+fn accumulate(
+    b: &mut Builder<'_>,
+    cotangents: &mut Cotangents,
+    v: ValueId,
+    g: ValueId,
+) -> Result<(), PassError> {
+    let sum = match cotangents.get(&v) {
+        Some(old) => b.add(*old, g)?,
+        None => g,
+    };
+    cotangents.insert(v, sum);
+    Ok(())
+}

@@ -1,0 +1,450 @@
+//! `fuse-kernels`: every op into a kernel function.
+//!
+//! ```text
+//! %0 = matmul(%x, %w); %1 = add(%0, %bias); %2 = gelu(%1)
+//!   ⇒ %0:2 = call @matmul_3(%x, %w, %bias)      @matmul_3 {neox.kernel = "matmul"}: those three ops
+//! ```
+//! Greedy and deterministic: reductions pull in the pointwise ops that only they use; pointwise ops
+//! join the latest kernel that makes one of their operands, if all others are older; constants are
+//! copied into each kernel. Views, calls and loops stay. Equal kernels become one.
+
+use std::collections::HashMap;
+
+use neoxc_ir::op::Class;
+use neoxc_ir::{Attr, Attrs, Builder, Function, Loc, Module, Op, ValueId, text};
+
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+
+/// The pass.
+pub const PASS: Pass =
+    Pass { name: "fuse-kernels", doc: "partition every function into kernel functions", run };
+
+fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
+    let mut kernels = Kernels::default();
+    let functions = std::mem::take(&mut m.functions);
+    let mut fused = vec![];
+    for f in functions {
+        if f.name == "setup" || f.attrs.get("neox.kernel").is_some() {
+            fused.push(f);
+        } else {
+            fused.push(fuse(&f, &mut kernels)?);
+        }
+    }
+    let count = kernels.list.len();
+    m.functions = kernels.list;
+    m.functions.append(&mut fused);
+    Ok(PassReport { notes: vec![format!("{count} distinct kernels")] })
+}
+
+/// Distinct kernel functions so far.
+#[derive(Default)]
+struct Kernels {
+    list: Vec<Function>,
+    by_text: HashMap<String, String>,
+}
+
+impl Kernels {
+    /// The name of a kernel equal to `f`, which is added if it is new.
+    fn name_of(&mut self, mut f: Function, family: &str) -> String {
+        // Two uses from other lines of the YAML are one kernel: the first one's places stay.
+        let mut bare = f.clone();
+        bare.ops.iter_mut().for_each(|op| op.loc = Loc::Unknown);
+        for p in &bare.params {
+            bare.values[p.index()].name = None;
+        }
+        let key = text::print_function(&bare);
+        if let Some(name) = self.by_text.get(&key) {
+            return name.clone();
+        }
+        let number =
+            self.list.iter().filter(|k| k.attrs.str("neox.kernel") == Some(family)).count();
+        let name = format!("{family}_{number}");
+        f.name.clone_from(&name);
+        self.by_text.insert(key, name.clone());
+        self.list.push(f);
+        name
+    }
+}
+
+/// Ops that become one kernel.
+struct Group {
+    family: &'static str,
+    ops: Vec<usize>,
+}
+
+fn family(op: &Op) -> Option<&'static str> {
+    Some(match op.kind.name() {
+        "matmul" => "matmul",
+        "attention" => "attention",
+        "attention_grad" => "attention_grad",
+        "cross_entropy" => "cross_entropy",
+        "gather" => "gather_rows",
+        "scatter_add" => "scatter_rows",
+        "qkv_split" => "qkv_split",
+        "qkv_merge" => "qkv_merge",
+        "transpose" | "slice" | "pad" => "copy",
+        "layer_norm" | "layer_norm_grad" | "sum_squares" | "adamw" | "softmax" => "rowwise",
+        _ => return None,
+    })
+}
+
+/// Whether the reduced dims of `op` are the innermost ones, the outermost ones, or neither.
+fn reduction_family(f: &Function, op: &Op) -> Option<&'static str> {
+    let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
+    let kept: Vec<bool> = x.dims.iter().map(|d| y.has(&d.name)).collect();
+    let first_reduced = kept.iter().position(|k| !k)?;
+    if kept[first_reduced..].iter().all(|k| !k) {
+        return Some("rowwise");
+    }
+    let first_kept = kept.iter().position(|k| *k)?;
+    kept[first_kept..].iter().all(|k| *k).then_some("columnwise")
+}
+
+struct Fusing<'a> {
+    f: &'a Function,
+    defs: Vec<Option<usize>>,
+    uses: Vec<usize>,
+    groups: Vec<Group>,
+    /// Group of each op; `None` for structural ops and constants.
+    of: Vec<Option<usize>>,
+}
+
+impl Fusing<'_> {
+    fn new_group(&mut self, family: &'static str, op: usize) -> usize {
+        self.groups.push(Group { family, ops: vec![op] });
+        self.of[op] = Some(self.groups.len() - 1);
+        self.groups.len() - 1
+    }
+
+    fn def(&self, v: ValueId) -> Option<usize> {
+        self.defs[v.index()]
+    }
+
+    /// Moves the pointwise producers that only this group uses into it.
+    fn pull(&mut self, group: usize, op: usize, allow: &dyn Fn(&Op) -> bool) {
+        for o in self.f.ops[op].operands.clone() {
+            let Some(d) = self.def(o) else { continue };
+            let producer = &self.f.ops[d];
+            let only = producer.results.iter().map(|r| self.uses[r.index()]).sum::<usize>() == 1;
+            if !only || !allow(producer) || self.of[d] == Some(group) {
+                continue;
+            }
+            let taken = match self.of[d] {
+                None => vec![d],
+                // The producer's whole group moves, if nothing else reads what it makes.
+                Some(g) if self.serves_only(g, d, allow) => std::mem::take(&mut self.groups[g].ops),
+                Some(_) => continue,
+            };
+            for d in taken {
+                self.of[d] = Some(group);
+                self.groups[group].ops.push(d);
+                self.pull(group, d, allow);
+            }
+        }
+    }
+
+    /// Whether group `g` exists only to make the result of op `last`.
+    fn serves_only(&self, g: usize, last: usize, allow: &dyn Fn(&Op) -> bool) -> bool {
+        let ops = &self.groups[g].ops;
+        let inner = |v: &ValueId| {
+            !self.f.results.contains(v)
+                && self
+                    .f
+                    .ops
+                    .iter()
+                    .enumerate()
+                    .all(|(j, o)| ops.contains(&j) || !o.operands.contains(v))
+        };
+        ops.iter().all(|i| {
+            let op = &self.f.ops[*i];
+            allow(op) && (*i == last || op.results.iter().all(inner))
+        })
+    }
+
+    /// Whether `op` may join `group` as an epilogue.
+    fn joins(&self, group: usize, op: usize) -> bool {
+        let (f, g) = (self.f, &self.groups[group]);
+        if g.ops.is_empty() {
+            return false;
+        }
+        let result = f.ty(f.ops[op].results[0]);
+        let fits = match g.family {
+            "matmul" => {
+                let product = g.ops.iter().find(|o| f.ops[**o].kind.is("matmul"));
+                product.is_some_and(|o| f.ty(f.ops[*o].results[0]).dims == result.dims)
+            }
+            "rowwise" => g.ops.iter().any(|o| {
+                let r = &f.ops[*o];
+                r.results.iter().any(|v| f.ty(*v).dims == result.dims)
+            }),
+            "columnwise" => g.ops.iter().any(|o| {
+                let r = &f.ops[*o];
+                r.kind.is("reduce_sum") && f.ty(r.results[0]).dims == result.dims
+            }),
+            "scatter_rows" => f.ops[op].kind.is("add") && g.ops.len() == 1,
+            _ => false,
+        };
+        // Operands must be older than the group, constants, or its own.
+        fits && f.ops[op].operands.iter().all(|o| match self.def(*o) {
+            None => true,
+            Some(d) if f.ops[d].kind.is("fill") => true,
+            Some(d) => match self.of[d] {
+                Some(other) => other <= group,
+                None => d < g.ops.iter().copied().min().unwrap_or(0),
+            },
+        }) && self.factors_stay(group, op)
+    }
+
+    /// A matmul's own factors cannot be read again tile by tile.
+    fn factors_stay(&self, group: usize, op: usize) -> bool {
+        let g = &self.groups[group];
+        g.family != "matmul"
+            || g.ops.iter().filter(|o| self.f.ops[**o].kind.is("matmul")).all(|o| {
+                let factors = &self.f.ops[*o].operands;
+                self.f.ops[op].operands.iter().all(|v| !factors.contains(v))
+            })
+    }
+}
+
+fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
+    let mut s = Fusing {
+        f,
+        defs: f.definitions(),
+        uses: f.use_counts(),
+        groups: vec![],
+        of: vec![None; f.ops.len()],
+    };
+    let pointwise = |op: &Op| op.kind.0.class() == Class::Pointwise && !op.kind.is("fill");
+    for (i, op) in f.ops.iter().enumerate() {
+        match op.kind.0.class() {
+            Class::View | Class::Call => continue,
+            Class::Reduction => {
+                let family = reduction_family(f, op).filter(|_| op.kind.is("reduce_sum"));
+                let family = family.ok_or_else(|| unsupported(f, op))?;
+                let g = s.new_group(family, i);
+                s.pull(g, i, &pointwise);
+            }
+            Class::Pointwise if op.kind.is("fill") => {}
+            Class::Pointwise if op.kind.is("causal_mask") => return Err(unsupported(f, op)),
+            Class::Pointwise => {
+                let candidates = op.operands.iter().filter_map(|o| s.def(*o).and_then(|d| s.of[d]));
+                match candidates.max().filter(|g| s.joins(*g, i)) {
+                    Some(g) => {
+                        s.of[i] = Some(g);
+                        s.groups[g].ops.push(i);
+                    }
+                    None => {
+                        s.new_group("rowwise", i);
+                    }
+                }
+            }
+            _ if op.kind.is("rotary") => {
+                let from = s.def(op.operands[0]).filter(|d| f.ops[*d].kind.is("qkv_split"));
+                match from.and_then(|d| s.of[d]) {
+                    Some(g) => {
+                        s.of[i] = Some(g);
+                        s.groups[g].ops.push(i);
+                    }
+                    // Backward: pulled in by the merge that follows.
+                    None => {
+                        s.new_group("qkv_merge", i);
+                    }
+                }
+            }
+            _ if op.kind.is("cross_entropy_grad") => {
+                let from = s.def(op.operands[2]).filter(|d| f.ops[*d].kind.is("cross_entropy"));
+                let g = from.and_then(|d| s.of[d]).ok_or_else(|| unsupported(f, op))?;
+                s.of[i] = Some(g);
+                s.groups[g].ops.push(i);
+            }
+            _ => {
+                let family = family(op).ok_or_else(|| unsupported(f, op))?;
+                let g = s.new_group(family, i);
+                if op.kind.is("qkv_merge") {
+                    s.pull(g, i, &|op| op.kind.is("rotary") || op.kind.is("neg"));
+                }
+            }
+        }
+    }
+    Ok(s)
+}
+
+fn unsupported(f: &Function, op: &Op) -> PassError {
+    PassError::Unsupported(format!(
+        "@{}: no kernel family takes {} at {}",
+        f.name,
+        op.kind.full_name(),
+        op.loc
+    ))
+}
+
+fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
+    let s = partition(f)?;
+    let mut out = Function::new(&f.name);
+    out.attrs = f.attrs.clone();
+    let mut map: Vec<Option<ValueId>> = vec![None; f.values.len()];
+    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+        let name = f.values[p.index()].name.clone();
+        let v = out.add_param(name.as_deref().unwrap_or(""), f.ty(*p).clone(), attrs.clone());
+        out.values[v.index()].name = name;
+        map[p.index()] = Some(v);
+    }
+    // A constant that a structural op, or the caller, needs is a kernel of its own.
+    let mut constants = HashMap::new();
+    for (i, op) in f.ops.iter().enumerate().filter(|(_, op)| op.kind.is("fill")) {
+        let v = op.results[0];
+        let structural =
+            f.ops.iter().enumerate().any(|(j, o)| s.of[j].is_none() && o.operands.contains(&v));
+        if structural || f.results.contains(&v) {
+            constants.insert(i, Group { family: "rowwise", ops: vec![i] });
+        }
+    }
+    // A group runs where its first op stands, but after what it reads: groups keep their order.
+    let mut first = HashMap::new();
+    for (g, group) in s.groups.iter().enumerate().filter(|(_, g)| !g.ops.is_empty()) {
+        let anchor = group.ops[0];
+        first.insert(anchor, g);
+    }
+    for (i, op) in f.ops.iter().enumerate() {
+        if let Some(group) = constants.get(&i) {
+            emit(f, group, kernels, &mut out, &mut map)?;
+        }
+        if let Some(g) = first.get(&i) {
+            emit(f, &s.groups[*g], kernels, &mut out, &mut map)?;
+        }
+        if s.of[i].is_none() && !op.kind.is("fill") {
+            let operands = lookup(f, &map, &op.operands)?;
+            let results: Vec<ValueId> =
+                op.results.iter().map(|r| out.add_value(f.ty(*r).clone())).collect();
+            for (old, new) in op.results.iter().zip(&results) {
+                map[old.index()] = Some(*new);
+            }
+            out.ops.push(Op { operands, results, ..op.clone() });
+        }
+    }
+    out.results = lookup(f, &map, &f.results)?;
+    Ok(out)
+}
+
+fn lookup(
+    f: &Function,
+    map: &[Option<ValueId>],
+    ids: &[ValueId],
+) -> Result<Vec<ValueId>, PassError> {
+    ids.iter()
+        .map(|v| {
+            map[v.index()].ok_or_else(|| {
+                PassError::Unsupported(format!(
+                    "@{}: fusion reordered a value before its use",
+                    f.name
+                ))
+            })
+        })
+        .collect()
+}
+
+/// Makes the kernel function of `group`, and the call of it.
+fn emit(
+    f: &Function,
+    group: &Group,
+    kernels: &mut Kernels,
+    out: &mut Function,
+    map: &mut [Option<ValueId>],
+) -> Result<(), PassError> {
+    let mut inside = group.ops.clone();
+    let defs = f.definitions();
+    for i in group.ops.clone() {
+        for o in &f.ops[i].operands {
+            if let Some(d) = defs[o.index()]
+                && f.ops[d].kind.is("fill")
+                && !inside.contains(&d)
+            {
+                inside.push(d);
+            }
+        }
+    }
+    inside.sort_unstable();
+    let made: Vec<ValueId> = inside.iter().flat_map(|i| f.ops[*i].results.clone()).collect();
+    let mut params: Vec<ValueId> = vec![];
+    for o in inside.iter().flat_map(|i| &f.ops[*i].operands) {
+        if !made.contains(o) && !params.contains(o) {
+            params.push(*o);
+        }
+    }
+    let outside = |v: &ValueId| {
+        f.results.contains(v)
+            || f.ops
+                .iter()
+                .enumerate()
+                .any(|(j, op)| !inside.contains(&j) && op.operands.contains(v))
+    };
+    let fill = |v: &ValueId| defs[v.index()].is_some_and(|d| f.ops[d].kind.is("fill"));
+    let results: Vec<ValueId> = made
+        .iter()
+        .copied()
+        .filter(|v| {
+            outside(v)
+                && (!fill(v)
+                    || group.ops.len() == 1
+                        && !params.contains(v)
+                        && f.ops[group.ops[0]].results.contains(v))
+        })
+        .collect();
+    let mut k = Function::new("kernel");
+    let mut inner: HashMap<ValueId, ValueId> = HashMap::new();
+    for (i, p) in params.iter().enumerate() {
+        inner.insert(*p, k.add_param(&format!("p{i}"), f.ty(*p).clone(), Attrs::new()));
+    }
+    for i in &inside {
+        let op = &f.ops[*i];
+        let operands: Vec<ValueId> = op.operands.iter().map(|o| inner[o]).collect();
+        let mut b = Builder::new(&mut k);
+        b.at(&op.loc);
+        let r = b.op(op.kind, &operands, op.attrs.clone())?;
+        inner.extend(op.results.iter().copied().zip(r));
+    }
+    k.results = results.iter().map(|r| inner[r]).collect();
+    k.attrs.set("neox.kernel", Attr::Str(group.family.into()));
+    let pairs = in_place(&k, group.family);
+    if !pairs.is_empty() {
+        k.attrs.set("neox.inplace", Attr::ints(&pairs));
+    }
+    let loc = Loc::fuse(k.ops.iter().map(|op| &op.loc));
+    let name = kernels.name_of(k, group.family);
+    let operands = lookup(f, map, &params)?;
+    let new: Vec<ValueId> = results.iter().map(|r| out.add_value(f.ty(*r).clone())).collect();
+    for (old, new) in results.iter().zip(&new) {
+        map[old.index()] = Some(*new);
+    }
+    let call =
+        neoxc_ir::ops::find("call").ok_or_else(|| PassError::Unsupported("no call op".into()))?;
+    let attrs = Attrs::new().with("callee", Attr::Symbol(name));
+    out.ops.push(Op { kind: call, operands, results: new, attrs, loc });
+    Ok(())
+}
+
+/// Pairs (result, operand) that may share a buffer: the kernel reads the operand's element before it
+/// writes the result's, and nowhere else.
+fn in_place(k: &Function, family: &str) -> Vec<i64> {
+    let factors: Vec<ValueId> =
+        k.ops.iter().filter(|op| op.kind.is("matmul")).flat_map(|op| op.operands.clone()).collect();
+    let mut pairs = vec![];
+    for (i, r) in k.results.iter().enumerate() {
+        for (j, p) in k.params.iter().enumerate() {
+            let allowed = match family {
+                "matmul" => !factors.contains(p),
+                "rowwise" => true,
+                "columnwise" => true,
+                "scatter_rows" => {
+                    k.ops.iter().any(|op| op.kind.is("add") && op.operands.contains(p))
+                }
+                "cross_entropy" => k.ops[0].operands[0] == *p,
+                _ => false,
+            };
+            if allowed && k.ty(*r) == k.ty(*p) {
+                pairs.extend([i as i64, j as i64]);
+            }
+        }
+    }
+    pairs
+}

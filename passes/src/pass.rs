@@ -1,0 +1,44 @@
+//! What a pass is: a name, a function on modules, a report.
+
+use neoxc_ir::op::OpError;
+use neoxc_ir::target::Target;
+use neoxc_ir::{Module, VerifyError};
+
+/// What a pass may know besides the module.
+#[derive(Debug, Clone, Copy)]
+pub struct PassCx {
+    /// Whose rates the cost model uses.
+    pub target: Target,
+}
+
+/// What a pass has to say: lines for `-v`, `explain` and logs.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PassReport {
+    /// One finding each.
+    pub notes: Vec<String>,
+}
+
+/// Why a pass failed. The pipeline adds the pass's name and keeps its input for replay.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PassError {
+    /// An op's rule refused.
+    #[error("{0}")]
+    Op(#[from] OpError),
+    /// The module was broken before or after the pass.
+    #[error("{0}")]
+    Verify(#[from] VerifyError),
+    /// The pass does not handle what it met.
+    #[error("{0}")]
+    Unsupported(String),
+}
+
+/// A pass.
+#[derive(Clone, Copy)]
+pub struct Pass {
+    /// verb-noun, as `neoxc opt --passes` takes it.
+    pub name: &'static str,
+    /// One line for the list of passes.
+    pub doc: &'static str,
+    /// Changes the module.
+    pub run: fn(&mut Module, &PassCx) -> Result<PassReport, PassError>,
+}

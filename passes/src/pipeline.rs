@@ -1,0 +1,113 @@
+//! The order of all passes, grouped by the phase they end in. The only place that knows it.
+
+use neoxc_ir::{Module, text, verify};
+
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::{
+    assign_layouts, build_train_step, differentiate_loss, fuse_kernels, merge_loss_gradient,
+    place_memory, rewrite_graph, specialise_calls, split_cross_entropy,
+};
+
+/// Stages of compilation whose IR can be dumped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Phase {
+    /// As the model file wrote it.
+    Model,
+    /// Fused forms found.
+    Rewritten,
+    /// Gradient and optimizer added.
+    Grad,
+    /// Layouts assigned.
+    Sharded,
+    /// Every op in a kernel function.
+    Fused,
+    /// Every value at an address.
+    Scheduled,
+    /// MLIR of each kernel.
+    Kernels,
+}
+
+impl Phase {
+    /// All phases, in order.
+    pub const ALL: [Phase; 7] = [
+        Phase::Model,
+        Phase::Rewritten,
+        Phase::Grad,
+        Phase::Sharded,
+        Phase::Fused,
+        Phase::Scheduled,
+        Phase::Kernels,
+    ];
+
+    /// Name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Model => "model",
+            Phase::Rewritten => "rewritten",
+            Phase::Grad => "grad",
+            Phase::Sharded => "sharded",
+            Phase::Fused => "fused",
+            Phase::Scheduled => "scheduled",
+            Phase::Kernels => "kernels",
+        }
+    }
+
+    /// The phase called `name`.
+    pub fn parse(name: &str) -> Option<Phase> {
+        Phase::ALL.into_iter().find(|p| p.name() == name)
+    }
+}
+
+/// Passes in order, with the phase each belongs to.
+pub static PASSES: &[(Phase, Pass)] = &[
+    (Phase::Rewritten, rewrite_graph::PASS),
+    (Phase::Grad, differentiate_loss::PASS),
+    (Phase::Grad, build_train_step::PASS),
+    (Phase::Grad, merge_loss_gradient::PASS),
+    (Phase::Sharded, assign_layouts::PASS),
+    (Phase::Fused, split_cross_entropy::PASS),
+    (Phase::Fused, specialise_calls::PASS),
+    (Phase::Fused, fuse_kernels::PASS),
+    (Phase::Scheduled, place_memory::PASS),
+];
+
+/// A pass failed: which, on what, and why.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("pass {pass}: {error}")]
+pub struct PipelineError {
+    /// The pass.
+    pub pass: &'static str,
+    /// Text of the module it was given, to replay it.
+    pub input: String,
+    /// Why.
+    pub error: PassError,
+}
+
+/// Runs one pass between verifier runs.
+pub fn run_pass(m: &mut Module, pass: &Pass, cx: &PassCx) -> Result<PassReport, PipelineError> {
+    let before = m.clone();
+    let run = |m: &mut Module| -> Result<PassReport, PassError> {
+        let report = (pass.run)(m, cx)?;
+        verify(m)?;
+        Ok(report)
+    };
+    run(m).map_err(|error| PipelineError { pass: pass.name, input: text::print(&before), error })
+}
+
+/// Runs all passes of `phase`.
+pub fn run_phase(
+    m: &mut Module,
+    phase: Phase,
+    cx: &PassCx,
+) -> Result<Vec<(&'static str, PassReport)>, PipelineError> {
+    PASSES
+        .iter()
+        .filter(|(p, _)| *p == phase)
+        .map(|(_, pass)| run_pass(m, pass, cx).map(|r| (pass.name, r)))
+        .collect()
+}
+
+/// The pass called `name`.
+pub fn find(name: &str) -> Option<Pass> {
+    PASSES.iter().map(|(_, p)| *p).find(|p| p.name == name)
+}

@@ -1,0 +1,157 @@
+//! `place-memory`: an address for every value.
+//!
+//! ```text
+//! %3 = call @matmul_1(…)   ⇒   %3 = call @matmul_1(…) {neox.place = ["arena+4096+layer*65536"]}
+//! ```
+//! The program is walked in its order, loops once; a value lives from where it is made to its last
+//! use, and one that lives into a loop lives to the loop's end. Lives that do not overlap share
+//! bytes. Carried values, accumulators and stacked results are made in their final place; where that
+//! would overwrite something still needed, a copy is inserted instead.
+//!
+//! Invariant (checked by `check`): no read sees bytes of another value.
+
+mod check;
+mod intervals;
+mod walk;
+
+use neoxc_ir::{Attr, Attrs, Function, Module};
+
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::specialise_calls::ENTRIES;
+
+/// The pass.
+pub const PASS: Pass = Pass { name: "place-memory", doc: "give every value a fixed address", run };
+
+/// Alignment of every buffer, bytes: a cache line, and a full vector.
+pub const ALIGN: u64 = 64;
+
+/// An address: segment, byte offset, and a stride per enclosing loop (by the loop's dim).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Place {
+    /// Segment name.
+    pub segment: String,
+    /// Bytes.
+    pub offset: u64,
+    /// (loop dim, bytes per iteration), outermost first.
+    pub strides: Vec<(String, u64)>,
+}
+
+impl Place {
+    /// The place of slice `dim` of this stacked place.
+    #[must_use]
+    pub fn slice(&self, dim: &str, stride: u64) -> Place {
+        let mut p = self.clone();
+        p.strides.push((dim.to_string(), stride));
+        p
+    }
+
+    /// Reads `segment+offset+dim*stride…`.
+    pub fn parse(text: &str) -> Option<Place> {
+        let mut parts = text.split('+');
+        let segment = parts.next()?.to_string();
+        let offset = parts.next()?.parse().ok()?;
+        let strides = parts
+            .map(|p| {
+                let (dim, stride) = p.split_once('*')?;
+                Some((dim.to_string(), stride.parse().ok()?))
+            })
+            .collect::<Option<_>>()?;
+        Some(Place { segment, offset, strides })
+    }
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}+{}", self.segment, self.offset)?;
+        for (dim, stride) in &self.strides {
+            write!(f, "+{dim}*{stride}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Rounds up to the alignment.
+pub fn aligned(bytes: u64) -> u64 {
+    bytes.div_ceil(ALIGN) * ALIGN
+}
+
+/// Fixed places of an entry's parameters, by role.
+fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
+    let mut next = std::collections::BTreeMap::<&'static str, u64>::new();
+    let mut out = vec![];
+    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+        let segment = match (attrs.get("neox.param"), attrs.str("neox.role")) {
+            (Some(_), _) => "params",
+            (_, Some("adam_m")) => "adam_m",
+            (_, Some("adam_v")) => "adam_v",
+            (_, Some("batch" | "scalar")) => "io",
+            (_, Some("const")) => "consts",
+            _ => {
+                return Err(PassError::Unsupported(format!(
+                    "@{}: a parameter has no role",
+                    f.name
+                )));
+            }
+        };
+        let at = next.entry(segment).or_default();
+        out.push(Place { segment: segment.into(), offset: *at, strides: vec![] });
+        *at += aligned(f.ty(*p).bytes() as u64);
+    }
+    Ok(out)
+}
+
+/// Bytes of `io` that an entry's parameters take; its results come behind them.
+fn io_bytes(f: &Function, places: &[Place]) -> u64 {
+    f.params
+        .iter()
+        .zip(places)
+        .filter(|(_, p)| p.segment == "io")
+        .map(|(v, p)| p.offset + aligned(f.ty(*v).bytes() as u64))
+        .max()
+        .unwrap_or(0)
+}
+
+fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
+    let mut report = PassReport::default();
+    let mut arena = 0;
+    let mut saved = 0;
+    for entry in ENTRIES {
+        let Some(f) = m.function(entry).cloned() else { continue };
+        let params = entry_places(&f)?;
+        let mut out_at = io_bytes(&f, &params);
+        let states = |role: &str| -> Vec<Place> {
+            f.params
+                .iter()
+                .zip(&params)
+                .filter(|(_, p)| p.segment == role)
+                .map(|(_, p)| p.clone())
+                .collect()
+        };
+        let mut targets: Vec<Place> = if entry == "train_step" {
+            [states("params"), states("adam_m"), states("adam_v")].concat()
+        } else {
+            vec![]
+        };
+        for r in &f.results[targets.len()..] {
+            targets.push(Place { segment: "io".into(), offset: out_at, strides: vec![] });
+            out_at += aligned(f.ty(*r).bytes() as u64);
+        }
+        let placed = walk::place(m, entry, params, targets)?;
+        report.notes.push(format!(
+            "@{entry}: arena {} bytes, {} saved for backward",
+            placed.arena, placed.saved
+        ));
+        arena = arena.max(placed.arena);
+        saved = saved.max(placed.saved);
+        check::check(m, entry)?;
+    }
+    m.attrs.set("neox.arena", Attr::Int(arena as i64));
+    m.attrs.set("neox.saved", Attr::Int(saved as i64));
+    Ok(report)
+}
+
+/// Records a value's place on the op or parameter that makes it.
+fn note(attrs: &mut Attrs, places: &[Place]) {
+    let text: Vec<String> = places.iter().map(Place::to_string).collect();
+    attrs.set("neox.place", Attr::strs(&text));
+}

@@ -1,0 +1,212 @@
+//! An independent check of a placed program: it is executed with loops cut to at most three
+//! iterations on *versions* instead of numbers, and every read must see the version that the
+//! producer wrote. Shares nothing with the walk that chose the places.
+
+use std::collections::{BTreeMap, HashMap};
+
+use neoxc_ir::op::Class;
+use neoxc_ir::{Function, Module, ValueId};
+
+use super::Place;
+use crate::pass::PassError;
+
+type Version = u64;
+
+/// Bytes of one segment as ranges that hold one version: start → (end, version, offset in it).
+#[derive(Default)]
+struct Memory {
+    segments: HashMap<String, BTreeMap<u64, (u64, Version)>>,
+    next: Version,
+}
+
+impl Memory {
+    fn write(&mut self, segment: &str, lo: u64, hi: u64) -> Version {
+        self.next += 1;
+        let version = self.next;
+        let map = self.segments.entry(segment.to_string()).or_default();
+        let hit: Vec<u64> =
+            map.range(..hi).filter(|(_, (end, _))| *end > lo).map(|(start, _)| *start).collect();
+        for start in hit {
+            if let Some((end, v)) = map.remove(&start) {
+                if start < lo {
+                    map.insert(start, (lo, v));
+                }
+                if end > hi {
+                    map.insert(hi, (end, v));
+                }
+            }
+        }
+        map.insert(lo, (hi, version));
+        version
+    }
+
+    /// Versions found in a range, in order.
+    fn read(&self, segment: &str, lo: u64, hi: u64) -> Vec<(u64, u64, Version)> {
+        let Some(map) = self.segments.get(segment) else { return vec![] };
+        map.range(..hi)
+            .filter(|(_, (end, _))| *end > lo)
+            .map(|(start, (end, v))| ((*start).max(lo) - lo, (*end).min(hi) - lo, *v))
+            .collect()
+    }
+}
+
+/// What a value should look like: the versions of its bytes.
+type Image = Vec<(u64, u64, Version)>;
+
+struct Check<'m> {
+    module: &'m Module,
+    memory: Memory,
+    index: HashMap<String, u64>,
+}
+
+/// Checks the program of `entry`.
+pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
+    let mut c = Check { module: m, memory: Memory::default(), index: HashMap::new() };
+    let f = function(m, entry)?;
+    let mut images = vec![];
+    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+        let place = place_of(attrs, 0, entry)?;
+        let (lo, hi) = c.range(&place, f.ty(*p).bytes());
+        c.memory.write(&place.segment, lo, hi);
+        images.push(c.memory.read(&place.segment, lo, hi));
+    }
+    c.run(f, &images)?;
+    Ok(())
+}
+
+fn function<'m>(m: &'m Module, name: &str) -> Result<&'m Function, PassError> {
+    m.function(name).ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))
+}
+
+fn place_of(attrs: &neoxc_ir::Attrs, i: usize, who: &str) -> Result<Place, PassError> {
+    attrs
+        .strs("neox.place")
+        .and_then(|p| Place::parse(p.get(i)?))
+        .ok_or_else(|| PassError::Unsupported(format!("@{who}: a value has no place")))
+}
+
+impl Check<'_> {
+    fn range(&self, p: &Place, bytes: usize) -> (u64, u64) {
+        let moved: u64 =
+            p.strides.iter().map(|(dim, s)| self.index.get(dim).copied().unwrap_or(0) * s).sum();
+        (p.offset + moved, p.offset + moved + bytes as u64)
+    }
+
+    /// Runs `f`; gives the images of its results.
+    fn run(&mut self, f: &Function, params: &[Image]) -> Result<Vec<Image>, PassError> {
+        let mut image: HashMap<ValueId, Image> = HashMap::new();
+        let mut places: HashMap<ValueId, Place> = HashMap::new();
+        for ((p, attrs), i) in f.params.iter().zip(&f.param_attrs).zip(params) {
+            image.insert(*p, i.clone());
+            places.insert(*p, place_of(attrs, 0, &f.name)?);
+        }
+        for op in &f.ops {
+            for o in &op.operands {
+                self.expect(f, *o, &places[o], &image[o], op)?;
+            }
+            for (i, r) in op.results.iter().enumerate() {
+                places.insert(*r, place_of(&op.attrs, i, &f.name)?);
+            }
+            if op.kind.0.class() == Class::View {
+                let same = image[&op.operands[0]].clone();
+                image.insert(op.results[0], same);
+            } else if op.kind.is("repeat") {
+                let operands: Vec<Image> = op.operands.iter().map(|o| image[o].clone()).collect();
+                self.repeat(f, op, operands)?;
+                for r in &op.results {
+                    let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
+                    let now = self.memory.read(&places[r].segment, lo, hi);
+                    image.insert(*r, now);
+                }
+            } else {
+                // In-place pairs may overlap; anything else written must not touch an operand.
+                let callee = function(self.module, op.attrs.symbol("callee").unwrap_or_default())?;
+                let pairs = callee.attrs.ints("neox.inplace").unwrap_or_default();
+                for (i, r) in op.results.iter().enumerate() {
+                    let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
+                    for (j, o) in op.operands.iter().enumerate() {
+                        let (a, b) = self.range(&places[o], f.ty(*o).bytes());
+                        let overlap = places[o].segment == places[r].segment && a < hi && lo < b;
+                        let allowed = (a, b) == (lo, hi)
+                            && pairs.chunks(2).any(|p| p == [i as i64, j as i64]);
+                        if overlap && !allowed {
+                            return Err(self.broken(f, op, "overwrites an operand it still reads"));
+                        }
+                    }
+                    self.memory.write(&places[r].segment, lo, hi);
+                }
+                for r in &op.results {
+                    let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
+                    let now = self.memory.read(&places[r].segment, lo, hi);
+                    image.insert(*r, now);
+                }
+            }
+        }
+        for r in &f.results {
+            let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
+            if self.memory.read(&places[r].segment, lo, hi) != image[r] {
+                return Err(PassError::Unsupported(format!(
+                    "@{}: a result is overwritten before the end",
+                    f.name
+                )));
+            }
+        }
+        Ok(f.results.iter().map(|r| image[r].clone()).collect())
+    }
+
+    fn broken(&self, f: &Function, op: &neoxc_ir::Op, what: &str) -> PassError {
+        PassError::Unsupported(format!(
+            "@{}: {:?} at {} {what}",
+            f.name,
+            op.attrs.symbol("callee").unwrap_or(op.kind.name()),
+            op.loc
+        ))
+    }
+
+    fn expect(
+        &self,
+        f: &Function,
+        v: ValueId,
+        place: &Place,
+        image: &Image,
+        op: &neoxc_ir::Op,
+    ) -> Result<(), PassError> {
+        let (lo, hi) = self.range(place, f.ty(v).bytes());
+        if &self.memory.read(&place.segment, lo, hi) == image {
+            return Ok(());
+        }
+        Err(self.broken(f, op, "reads bytes of another value"))
+    }
+
+    fn repeat(
+        &mut self,
+        f: &Function,
+        op: &neoxc_ir::Op,
+        operands: Vec<Image>,
+    ) -> Result<(), PassError> {
+        let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
+        let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
+        let dim = op.attrs.str("dim").unwrap_or_default().to_string();
+        let callee = function(self.module, op.attrs.symbol("callee").unwrap_or_default())?.clone();
+        let mut images = operands.clone();
+        let all: Vec<usize> = if count <= 3 { (0..count).collect() } else { vec![0, 1, count - 1] };
+        let order: Vec<usize> =
+            if op.attrs.flag("reverse") { all.into_iter().rev().collect() } else { all };
+        for i in order {
+            self.index.insert(dim.clone(), i as u64);
+            for n in carried..carried + sliced {
+                let bytes = (f.ty(op.operands[n]).bytes() / count) as u64;
+                let lo = i as u64 * bytes;
+                images[n] = operands[n]
+                    .iter()
+                    .filter(|(a, b, _)| *b > lo && *a < lo + bytes)
+                    .map(|(a, b, v)| ((*a).max(lo) - lo, (*b).min(lo + bytes) - lo, *v))
+                    .collect();
+            }
+            let out = self.run(&callee, &images)?;
+            images[..carried].clone_from_slice(&out[..carried]);
+        }
+        self.index.remove(&dim);
+        Ok(())
+    }
+}

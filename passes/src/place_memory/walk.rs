@@ -1,0 +1,448 @@
+//! The walk that decides which values share a buffer, and when each buffer lives.
+
+use std::collections::HashMap;
+
+use neoxc_ir::op::Class;
+use neoxc_ir::{Attr, Attrs, Function, Module, Op, ValueId, ops};
+
+use super::intervals::{Buffer, assign};
+use super::{Place, aligned, note};
+use crate::pass::PassError;
+
+/// What placing an entry gave.
+pub struct Placed {
+    /// Bytes of the arena.
+    pub arena: u64,
+    /// Bytes of it that hold values saved for the backward pass.
+    pub saved: u64,
+}
+
+/// A place during the walk: arena buffers have no offset yet.
+#[derive(Debug, Clone, PartialEq)]
+enum Spot {
+    Fixed(Place),
+    Buffer { id: usize, strides: Vec<(String, u64)> },
+}
+
+impl Spot {
+    fn slice(&self, dim: &str, stride: u64) -> Spot {
+        match self {
+            Spot::Fixed(p) => Spot::Fixed(p.slice(dim, stride)),
+            Spot::Buffer { id, strides } => {
+                let mut strides = strides.clone();
+                strides.push((dim.to_string(), stride));
+                Spot::Buffer { id: *id, strides }
+            }
+        }
+    }
+}
+
+struct Walk<'m> {
+    module: &'m mut Module,
+    buffers: Vec<Buffer>,
+    saved: Vec<usize>,
+    now: usize,
+    grads: u64,
+    /// Spots of parameters and of each op's results, per function, written out at the end.
+    spots: Vec<(String, Vec<Spot>, Vec<Vec<Spot>>)>,
+}
+
+/// Places everything reachable from `entry`.
+pub fn place(
+    m: &mut Module,
+    entry: &str,
+    params: Vec<Place>,
+    targets: Vec<Place>,
+) -> Result<Placed, PassError> {
+    let mut w = Walk { module: m, buffers: vec![], saved: vec![], now: 0, grads: 0, spots: vec![] };
+    let params = params.into_iter().map(Spot::Fixed).collect();
+    let targets = targets.into_iter().map(|p| Some(Spot::Fixed(p))).collect();
+    w.function(entry, params, targets)?;
+    let (offsets, arena) = assign(&w.buffers);
+    let saved = w.saved.iter().map(|b| w.buffers[*b].size).sum();
+    let resolve = |s: &Spot| match s {
+        Spot::Fixed(p) => p.clone(),
+        Spot::Buffer { id, strides } => {
+            Place { segment: "arena".into(), offset: offsets[*id], strides: strides.clone() }
+        }
+    };
+    let spots = std::mem::take(&mut w.spots);
+    for (name, params, results) in spots {
+        let Some(f) = m.function_mut(&name) else { continue };
+        for (attrs, s) in f.param_attrs.iter_mut().zip(&params) {
+            note(attrs, &[resolve(s)]);
+        }
+        for (op, s) in f.ops.iter_mut().zip(&results) {
+            note(&mut op.attrs, &s.iter().map(resolve).collect::<Vec<_>>());
+        }
+        f.renumber();
+    }
+    Ok(Placed { arena, saved })
+}
+
+impl Walk<'_> {
+    fn new_buffer(&mut self, bytes: usize) -> Spot {
+        let b = Buffer { size: aligned(bytes.max(1) as u64), first: self.now, last: self.now };
+        self.buffers.push(b);
+        Spot::Buffer { id: self.buffers.len() - 1, strides: vec![] }
+    }
+
+    fn touch(&mut self, spot: &Spot) {
+        if let Spot::Buffer { id, .. } = spot {
+            self.buffers[*id].last = self.buffers[*id].last.max(self.now);
+        }
+    }
+
+    /// Walks one function; its results end up at `targets` where given.
+    fn function(
+        &mut self,
+        name: &str,
+        params: Vec<Spot>,
+        targets: Vec<Option<Spot>>,
+    ) -> Result<Vec<Spot>, PassError> {
+        let mut f = self
+            .module
+            .function(name)
+            .cloned()
+            .ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))?;
+        let wanted = self.settle_results(&mut f, &params, &targets)?;
+        let mut at: HashMap<ValueId, Spot> = HashMap::new();
+        for (p, s) in f.params.iter().zip(&params) {
+            at.insert(*p, s.clone());
+        }
+        let mut results: Vec<Vec<Spot>> = vec![];
+        for i in 0..f.ops.len() {
+            self.now += 1;
+            let op = f.ops[i].clone();
+            let operands: Vec<Spot> = op.operands.iter().map(|o| at[o].clone()).collect();
+            operands.iter().for_each(|s| self.touch(s));
+            let spots = match op.kind.0.class() {
+                Class::View => vec![operands[0].clone()],
+                Class::Call if op.kind.is("repeat") => {
+                    self.repeat(&f, i, &op, &operands, &wanted, &targets)?
+                }
+                _ => self.kernel(&f, i, &op, &operands, &wanted)?,
+            };
+            spots.iter().for_each(|s| self.touch(s));
+            for (r, s) in op.results.iter().zip(&spots) {
+                at.insert(*r, s.clone());
+            }
+            results.push(spots);
+        }
+        self.now += 1;
+        let out: Vec<Spot> = f.results.iter().map(|r| at[r].clone()).collect();
+        out.iter().for_each(|s| self.touch(s));
+        for (s, t) in out.iter().zip(&targets) {
+            if t.as_ref().is_some_and(|t| t != s) {
+                return Err(PassError::Unsupported(format!("@{name}: a result missed its place")));
+            }
+        }
+        self.spots.push((name.to_string(), params, results));
+        *self.module.function_mut(name).ok_or_else(|| PassError::Unsupported("lost".into()))? = f;
+        Ok(out)
+    }
+
+    /// The value behind views.
+    fn root(f: &Function, mut v: ValueId) -> ValueId {
+        while let Some(op) = f.ops.iter().find(|op| op.results.contains(&v)) {
+            if op.kind.0.class() != Class::View {
+                break;
+            }
+            v = op.operands[0];
+        }
+        v
+    }
+
+    /// Decides which value is made at which target; inserts copies where a result cannot be.
+    fn settle_results(
+        &mut self,
+        f: &mut Function,
+        params: &[Spot],
+        targets: &[Option<Spot>],
+    ) -> Result<HashMap<ValueId, Spot>, PassError> {
+        let mut wanted: HashMap<ValueId, Spot> = HashMap::new();
+        // Parameters that are returned first: their copies come before anything overwrites them.
+        let from_param = |f: &Function, n: usize| f.params.contains(&Self::root(f, f.results[n]));
+        let (early, late): (Vec<usize>, Vec<usize>) =
+            (0..targets.len()).partition(|n| from_param(f, *n));
+        for n in early.into_iter().chain(late) {
+            let Some(target) = &targets[n] else { continue };
+            let result = f.results[n];
+            let root = Self::root(f, result);
+            let is_param = f.params.contains(&root);
+            let already = is_param
+                && f.params.iter().position(|p| *p == root).map(|i| &params[i]) == Some(target);
+            if already {
+                continue;
+            }
+            if !is_param
+                && !wanted.contains_key(&root)
+                && Self::may_take(f, root, params, target, self.module)
+            {
+                wanted.insert(root, target.clone());
+                continue;
+            }
+            let copy = self.copy_of(f, result)?;
+            f.results[n] = copy;
+            wanted.insert(copy, target.clone());
+        }
+        Ok(wanted)
+    }
+
+    /// Whether `v` may be made at `target`: every parameter that lives there has been read for the
+    /// last time, or the op that makes `v` may overwrite it.
+    fn may_take(f: &Function, v: ValueId, params: &[Spot], target: &Spot, m: &Module) -> bool {
+        let Some(i) = f.ops.iter().position(|op| op.results.contains(&v)) else { return false };
+        let op = &f.ops[i];
+        for (p, s) in f.params.iter().zip(params) {
+            if s != target {
+                continue;
+            }
+            let uses_it = |v: &ValueId| Self::root(f, *v) == *p;
+            if f.ops[i + 1..].iter().any(|o| o.operands.iter().any(uses_it))
+                || f.results.iter().any(|r| uses_it(r))
+            {
+                return false;
+            }
+            let here: Vec<usize> =
+                (0..op.operands.len()).filter(|n| uses_it(&op.operands[*n])).collect();
+            let result = op.results.iter().position(|r| *r == v).unwrap_or(0);
+            let fine = match here[..] {
+                [] => true,
+                [n] => Self::in_place(m, op, result, n),
+                _ => false,
+            };
+            if !fine {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether `op` may write `result` over `operand`.
+    fn in_place(m: &Module, op: &Op, result: usize, operand: usize) -> bool {
+        if op.kind.is("repeat") {
+            // The body sees to it, copying where it must; slices must correspond.
+            let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
+            let (carried, sliced) = (at("carried"), at("sliced"));
+            let stacked = result >= carried && (carried..carried + sliced).contains(&operand);
+            return stacked || (result < carried && operand == result);
+        }
+        let Some(callee) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
+            return false;
+        };
+        let pairs = callee.attrs.ints("neox.inplace").unwrap_or_default();
+        pairs.chunks(2).any(|p| p == [result as i64, operand as i64])
+    }
+
+    /// Appends a copy of `v` and returns it.
+    fn copy_of(&mut self, f: &mut Function, v: ValueId) -> Result<ValueId, PassError> {
+        let ty = f.ty(v).clone();
+        let name = format!(
+            "copy_{}x{}",
+            ty.elements(),
+            ty.dims.iter().map(|d| format!("{}{}", d.name, d.size)).collect::<Vec<_>>().join("_")
+        );
+        if self.module.function(&name).is_none() {
+            let mut k = Function::new(&name);
+            let p = k.add_param("p0", ty.clone(), Attrs::new());
+            k.results = vec![p];
+            k.attrs.set("neox.kernel", Attr::Str("rowwise".into()));
+            self.module.functions.insert(0, k);
+        }
+        let out = f.add_value(ty);
+        let loc = f.ops.iter().find(|o| o.results.contains(&v)).map(|o| o.loc.clone());
+        let at = if f.params.contains(&v) { 0 } else { f.ops.len() };
+        let copy = Op {
+            kind: ops::find("call").ok_or_else(|| PassError::Unsupported("no call op".into()))?,
+            operands: vec![v],
+            results: vec![out],
+            attrs: Attrs::new().with("callee", Attr::Symbol(name)),
+            loc: loc.unwrap_or_default(),
+        };
+        f.ops.insert(at, copy);
+        Ok(out)
+    }
+
+    /// Whether nothing after op `i` reads any value that shares `v`'s buffer.
+    fn dies(f: &Function, v: ValueId, i: usize) -> bool {
+        let root = Self::root(f, v);
+        !f.params.contains(&root)
+            && !f.results.iter().any(|r| Self::root(f, *r) == root)
+            && !f.ops[i + 1..].iter().any(|o| o.operands.iter().any(|x| Self::root(f, *x) == root))
+    }
+
+    fn kernel(
+        &mut self,
+        f: &Function,
+        i: usize,
+        op: &Op,
+        operands: &[Spot],
+        wanted: &HashMap<ValueId, Spot>,
+    ) -> Result<Vec<Spot>, PassError> {
+        let mut taken: Vec<usize> = vec![];
+        let mut out = vec![];
+        for (n, r) in op.results.iter().enumerate() {
+            if let Some(s) = wanted.get(r) {
+                out.push(s.clone());
+                continue;
+            }
+            if let Some(s) = self.gradient_spot(f, *r) {
+                out.push(s);
+                continue;
+            }
+            // Over an operand that nobody needs any more, if the kernel can.
+            let reuse = (0..op.operands.len()).find(|o| {
+                let alone = op
+                    .operands
+                    .iter()
+                    .filter(|x| Self::root(f, **x) == Self::root(f, op.operands[*o]))
+                    .count()
+                    == 1;
+                let whole =
+                    matches!(&operands[*o], Spot::Buffer { strides, .. } if strides.is_empty());
+                alone
+                    && whole
+                    && !taken.contains(o)
+                    && Self::in_place(self.module, op, n, *o)
+                    && Self::dies(f, op.operands[*o], i)
+                    && f.ty(op.operands[*o]).bytes() == f.ty(*r).bytes()
+            });
+            match reuse {
+                Some(o) => {
+                    taken.push(o);
+                    out.push(operands[o].clone());
+                }
+                None => out.push(self.new_buffer(f.ty(*r).bytes())),
+            }
+        }
+        Ok(out)
+    }
+
+    /// Accumulators of the whole step have a segment of their own, so that the runtime can name them.
+    fn gradient_spot(&mut self, f: &Function, v: ValueId) -> Option<Spot> {
+        let carrier = f.ops.iter().find(|o| {
+            let carried = o.attrs.int("carried").unwrap_or(0) as usize;
+            o.kind.is("repeat")
+                && o.attrs.str("dim") == Some("micro")
+                && o.operands[..carried].contains(&v)
+        })?;
+        let _ = carrier;
+        let at = self.grads;
+        self.grads += aligned(f.ty(v).bytes() as u64);
+        Some(Spot::Fixed(Place { segment: "grads".into(), offset: at, strides: vec![] }))
+    }
+
+    #[allow(clippy::too_many_arguments)] // one loop's whole surroundings
+    fn repeat(
+        &mut self,
+        f: &Function,
+        i: usize,
+        op: &Op,
+        operands: &[Spot],
+        wanted: &HashMap<ValueId, Spot>,
+        targets: &[Option<Spot>],
+    ) -> Result<Vec<Spot>, PassError> {
+        let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
+        let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
+        let dim = op.attrs.str("dim").unwrap_or_default().to_string();
+        let callee = op.attrs.symbol("callee").unwrap_or_default().to_string();
+        let start = self.now;
+        let mut results = vec![];
+        let mut params = operands.to_vec();
+        for n in 0..carried {
+            let v = op.operands[n];
+            let here = operands[n].clone();
+            let target = wanted.get(&op.results[n]).cloned();
+            // A parameter whose place some result takes over is this function's to overwrite.
+            let given = f.params.contains(&v) && targets.iter().flatten().any(|t| *t == here);
+            let unused =
+                !f.results.contains(&v) && !f.ops[i + 1..].iter().any(|o| o.operands.contains(&v));
+            let free = (Self::dies(f, v, i) || given && unused)
+                && op.operands.iter().filter(|x| **x == v).count() == 1;
+            let spot = match target {
+                Some(t) if t == here => t,
+                None if free => here,
+                // The value is needed afterwards, or belongs elsewhere: the caller made it so.
+                _ => {
+                    return Err(PassError::Unsupported(format!(
+                        "@{}: the carried value {n} of @{callee} would have to be copied",
+                        f.name
+                    )));
+                }
+            };
+            params[n] = spot.clone();
+            results.push(spot);
+        }
+        for n in carried..carried + sliced {
+            let bytes = (f.ty(op.operands[n]).bytes() / count.max(1)) as u64;
+            params[n] = operands[n].slice(&dim, bytes);
+        }
+        let mut targets: Vec<Option<Spot>> = results.iter().cloned().map(Some).collect();
+        for r in &op.results[carried..] {
+            let spot = match wanted.get(r) {
+                Some(s) => s.clone(),
+                None => {
+                    // Over the sliced operand of the same shape that dies here: accumulators.
+                    let own = self.accumulator(f, i, op, *r, operands, carried, sliced);
+                    match own {
+                        Some(s) => s,
+                        None => {
+                            let s = self.new_buffer(f.ty(*r).bytes());
+                            if dim == "layer"
+                                && let Spot::Buffer { id, .. } = &s
+                            {
+                                self.saved.push(*id);
+                            }
+                            s
+                        }
+                    }
+                }
+            };
+            let bytes = (f.ty(*r).bytes() / count.max(1)) as u64;
+            targets.push(Some(spot.slice(&dim, bytes)));
+            results.push(spot);
+        }
+        self.function(&callee, params, targets)?;
+        // What was alive before the loop and used in it is needed in every iteration.
+        let now = self.now;
+        for b in &mut self.buffers {
+            if b.first <= start && b.last > start {
+                b.last = now;
+            }
+        }
+        for s in operands.iter().chain(&results) {
+            self.touch(s);
+        }
+        Ok(results)
+    }
+
+    #[allow(clippy::too_many_arguments)] // one loop's whole surroundings
+    fn accumulator(
+        &self,
+        f: &Function,
+        i: usize,
+        op: &Op,
+        result: ValueId,
+        operands: &[Spot],
+        carried: usize,
+        sliced: usize,
+    ) -> Option<Spot> {
+        let callee = op.attrs.symbol("callee").and_then(|c| self.module.function(c))?;
+        let n = op.results.iter().position(|r| *r == result)?;
+        let made = callee.results.get(n)?;
+        // The body's result is an update of one of its own parameters.
+        let maker = callee.ops.iter().find(|o| o.results.contains(made))?;
+        let slot = maker.results.iter().position(|r| r == made)?;
+        (carried..carried + sliced).find_map(|k| {
+            let p = callee.params[k];
+            let updates = maker
+                .operands
+                .iter()
+                .position(|o| *o == p)
+                .is_some_and(|o| Self::in_place(self.module, maker, slot, o));
+            let fits = f.ty(op.operands[k]) == f.ty(result) && Self::dies(f, op.operands[k], i);
+            (updates && fits).then(|| operands[k].clone())
+        })
+    }
+}

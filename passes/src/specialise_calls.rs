@@ -1,0 +1,51 @@
+//! `specialise-calls`: a copy of each callee per call site, so that every function has one place in
+//! time and its values can get fixed addresses.
+//!
+//! ```text
+//! @train_step calls @block.fwd, @eval_step calls @block  ⇒  @train_step…, @eval_step.block
+//! ```
+//! Nothing is unrolled: the number of copies is that of call sites in the text.
+
+use neoxc_ir::{Attr, Function, Module};
+
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+
+/// The pass.
+pub const PASS: Pass =
+    Pass { name: "specialise-calls", doc: "give every call site a callee of its own", run };
+
+/// Entry functions: what a plan has programs for.
+pub const ENTRIES: [&str; 3] = ["train_step", "eval_step", "logits"];
+
+fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
+    let old = std::mem::take(&mut m.functions);
+    let source = Module { attrs: m.attrs.clone(), functions: old };
+    for f in &source.functions {
+        if ENTRIES.contains(&f.name.as_str()) {
+            clone_into(m, &source, f, &f.name)?;
+        }
+    }
+    if let Some(setup) = source.function("setup") {
+        m.functions.push(setup.clone());
+    }
+    Ok(PassReport::default())
+}
+
+/// Copies `f` as `name` into `m`, callees first.
+fn clone_into(m: &mut Module, source: &Module, f: &Function, name: &str) -> Result<(), PassError> {
+    let entry = name.split('.').next().unwrap_or(name).to_string();
+    let mut copy = f.clone();
+    copy.name = name.to_string();
+    for op in &mut copy.ops {
+        let Some(callee) = op.attrs.symbol("callee").map(str::to_string) else { continue };
+        let g = source
+            .function(&callee)
+            .ok_or_else(|| PassError::Unsupported(format!("there is no @{callee}")))?;
+        let short = callee.strip_prefix(&format!("{entry}.")).unwrap_or(&callee);
+        let fresh = m.fresh_name(&format!("{entry}.{short}"));
+        clone_into(m, source, g, &fresh)?;
+        op.attrs.set("callee", Attr::Symbol(fresh));
+    }
+    m.functions.push(copy);
+    Ok(())
+}

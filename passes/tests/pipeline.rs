@@ -1,0 +1,247 @@
+//! Whole models through all phases: every phase computes what the one before it did, the gradient
+//! is the derivative, and the optimizer is AdamW.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::collections::BTreeMap;
+
+use neoxc_ir::eval::{Tensor, run};
+use neoxc_ir::target::Target;
+use neoxc_ir::{DType, Module, text, verify};
+use neoxc_models::arch::{Arch, Positions};
+use neoxc_passes::PassCx;
+use neoxc_passes::pipeline::{Phase, run_phase};
+
+fn arch() -> Arch {
+    Arch {
+        batch: 2,
+        grad_accum: 1,
+        seq: 5,
+        layers: 2,
+        embed: 6,
+        heads: 2,
+        head_dim: 3,
+        ffn: 7,
+        vocab: 11,
+        positions: Positions::Rotary { dims: 2, base: 10_000.0 },
+        eps: 1e-5,
+        parallel_residual: true,
+        shared_norm: false,
+        gelu_tanh: false,
+        norm_bias: true,
+        attention_bias: true,
+        mlp_bias: true,
+        tied: false,
+        init_std: 0.3,
+        output_init_std: 0.2,
+        checkpoint: None,
+        beta1: 0.9,
+        beta2: 0.95,
+        adam_eps: 1e-8,
+        weight_decay: 0.1,
+        clip: 0.5,
+        locs: BTreeMap::new(),
+    }
+}
+
+fn variants() -> Vec<(&'static str, Arch)> {
+    let a = arch();
+    vec![
+        ("parallel", a.clone()),
+        ("sequential", Arch { parallel_residual: false, gelu_tanh: true, ..a.clone() }),
+        ("tied", Arch { tied: true, ..a.clone() }),
+        ("shared_norm", Arch { shared_norm: true, ..a.clone() }),
+        ("learned", Arch { positions: Positions::Learned { rows: 8 }, ..a.clone() }),
+        ("none", Arch { positions: Positions::None, norm_bias: false, ..a.clone() }),
+        ("no_bias", Arch { attention_bias: false, mlp_bias: false, ..a.clone() }),
+        ("accumulate", Arch { grad_accum: 3, clip: 0.0, ..a.clone() }),
+        ("checkpoint", Arch { checkpoint: Some(1), layers: 3, ..a }),
+    ]
+}
+
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 >> 33
+    }
+    fn unit(&mut self) -> f64 {
+        self.next() as f64 / (1u64 << 30) as f64 - 1.0
+    }
+}
+
+/// Values for the parameters of @`name`: small weights, valid ids, a mask with holes.
+fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
+    let f = m.function(name).unwrap();
+    let tables = m.function("setup").map(|_| run(m, "setup", &[]).unwrap());
+    f.params
+        .iter()
+        .zip(&f.param_attrs)
+        .map(|(p, attrs)| {
+            let ty = f.ty(*p).clone();
+            let which = attrs.str("neox.name").unwrap_or_default();
+            match (attrs.str("neox.role"), which) {
+                (Some("const"), "rotary_cos") => tables.as_ref().unwrap()[0].clone(),
+                (Some("const"), _) => tables.as_ref().unwrap()[1].clone(),
+                (_, "mask") => Tensor::from_fn(ty, |_| f64::from(r.next() % 4 != 0)),
+                (_, "last") => Tensor::fill(ty, 3.0),
+                (Some("scalar"), "lr") => Tensor::fill(ty, 0.01),
+                (Some("scalar"), _) => Tensor::fill(ty, 0.4),
+                (Some("adam_v"), _) => Tensor::from_fn(ty, |_| r.unit().abs()),
+                _ if ty.dtype == DType::I32 => Tensor::from_fn(ty, |_| (r.next() % 11) as f64),
+                _ => Tensor::from_fn(ty, |_| 0.5 * r.unit()),
+            }
+        })
+        .collect()
+}
+
+fn same(a: &[Tensor], b: &[Tensor], what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    for (i, (x, y)) in a.iter().zip(b).enumerate() {
+        for (p, q) in x.data.iter().zip(&y.data) {
+            assert!((p - q).abs() < 1e-9 * (1.0 + p.abs()), "{what}: result {i}: {p} {q}");
+        }
+    }
+}
+
+const CX: PassCx = PassCx { target: Target::X86Native };
+
+fn through(m: &mut Module, phase: Phase) -> Vec<String> {
+    let reports = run_phase(m, phase, &CX).unwrap_or_else(|e| panic!("{e}"));
+    let printed = text::print(m);
+    let parsed = text::parse(&printed).unwrap();
+    assert!(&parsed == m, "{} does not round-trip", phase.name());
+    verify(&parsed).unwrap();
+    reports.into_iter().flat_map(|(_, r)| r.notes).collect()
+}
+
+#[test]
+fn fused_forms_are_found() {
+    for (name, a) in variants() {
+        let mut m = neoxc_models::build(&a).unwrap();
+        let mut r = Random(5);
+        let (x, y) = (inputs(&m, "loss", &mut r), inputs(&m, "logits", &mut r));
+        let (want, want_logits) = (run(&m, "loss", &x).unwrap(), run(&m, "logits", &y).unwrap());
+        let notes = through(&mut m, Phase::Rewritten);
+        let count =
+            |f: &str, op: &str| m.function(f).unwrap().ops.iter().filter(|o| o.kind.is(op)).count();
+        let norms = if a.shared_norm { 1 } else { 2 };
+        assert_eq!(count("block", "layer_norm"), norms, "{name}: {notes:?}");
+        assert_eq!(count("block", "attention"), 1, "{name}: {notes:?}");
+        assert_eq!(count("block", "softmax"), 0, "{name}");
+        assert_eq!(count("loss", "linear_cross_entropy"), 1, "{name}: {notes:?}");
+        same(&want, &run(&m, "loss", &x).unwrap(), name);
+        same(&want_logits, &run(&m, "logits", &y).unwrap(), name);
+    }
+}
+
+#[test]
+fn the_gradient_is_the_derivative() {
+    for (name, a) in variants() {
+        let mut m = neoxc_models::build(&Arch { grad_accum: 1, ..a }).unwrap();
+        through(&mut m, Phase::Rewritten);
+        through(&mut m, Phase::Grad);
+        let step = m.function("micro_step").unwrap().clone();
+        let mut r = Random(9);
+        let eval = m.function("eval_step").unwrap().clone();
+        let x = inputs(&m, "eval_step", &mut r);
+        let by_name = |f: &neoxc_ir::Function, i: usize| f.values[f.params[i].index()].name.clone();
+        let params: Vec<usize> = (0..eval.params.len())
+            .filter(|i| eval.param_attrs[*i].get("neox.param").is_some())
+            .collect();
+        let operands: Vec<Tensor> = (0..step.params.len())
+            .map(|i| {
+                let at = (0..eval.params.len()).find(|j| by_name(&eval, *j) == by_name(&step, i));
+                match at {
+                    Some(j) => x[j].clone(),
+                    None => Tensor::fill(step.ty(step.params[i]).clone(), 0.0),
+                }
+            })
+            .collect();
+        let out = run(&m, "micro_step", &operands).unwrap();
+        for (g, p) in out.iter().zip(&params) {
+            // A few elements of each tensor.
+            for _ in 0..4 {
+                let e = r.next() as usize % x[*p].data.len();
+                let mut moved = x.clone();
+                let h = 1e-5;
+                moved[*p].data[e] += h;
+                let up = run(&m, "eval_step", &moved).unwrap()[0].data[0];
+                moved[*p].data[e] -= 2.0 * h;
+                let down = run(&m, "eval_step", &moved).unwrap()[0].data[0];
+                let want = (up - down) / (2.0 * h);
+                let got = g.data[e];
+                assert!(
+                    (want - got).abs() < 1e-7 * (1.0 + want.abs()),
+                    "{name} {p} {e}: {want} {got}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn every_phase_computes_the_same_step() {
+    for (name, a) in variants() {
+        let mut m = neoxc_models::build(&a).unwrap();
+        through(&mut m, Phase::Rewritten);
+        through(&mut m, Phase::Grad);
+        let mut r = Random(21);
+        let x = inputs(&m, "train_step", &mut r);
+        let (e, l) = (inputs(&m, "eval_step", &mut r), inputs(&m, "logits", &mut r));
+        let want = run(&m, "train_step", &x).unwrap();
+        let (eval, logits) = (run(&m, "eval_step", &e).unwrap(), run(&m, "logits", &l).unwrap());
+        for phase in [Phase::Sharded, Phase::Fused, Phase::Scheduled] {
+            through(&mut m, phase);
+            let what = format!("{name} after {}", phase.name());
+            same(&want, &run(&m, "train_step", &x).unwrap(), &what);
+            same(&eval, &run(&m, "eval_step", &e).unwrap(), &what);
+            same(&logits, &run(&m, "logits", &l).unwrap(), &what);
+        }
+    }
+}
+
+#[test]
+fn the_optimizer_is_adamw_with_clipping() {
+    let mut m = neoxc_models::build(&arch()).unwrap();
+    through(&mut m, Phase::Rewritten);
+    through(&mut m, Phase::Grad);
+    let f = m.function("train_step").unwrap().clone();
+    let x = inputs(&m, "train_step", &mut Random(33));
+    let out = run(&m, "train_step", &x).unwrap();
+    let params: Vec<usize> =
+        (0..f.params.len()).filter(|i| f.param_attrs[*i].get("neox.param").is_some()).collect();
+    let n = params.len();
+    let norm = out[3 * n + 1].data[0];
+    let scale = (0.5 / (norm + 1e-6)).min(1.0);
+    // The gradient, recovered from the first moment: m' = 0.9 m + 0.1 g·scale.
+    let mut squares = 0.0;
+    for (k, i) in params.iter().enumerate() {
+        let decay = if f.param_attrs[*i].flag("neox.decay") { 0.1 } else { 0.0 };
+        for e in 0..x[*i].data.len() {
+            let (p, m0, v0) = (x[*i].data[e], x[n + k].data[e], x[2 * n + k].data[e]);
+            let m1 = out[n + k].data[e];
+            let g = (m1 - 0.9 * m0) / 0.1;
+            squares += (g / scale) * (g / scale);
+            let v1 = 0.95 * v0 + 0.05 * g * g;
+            assert!((out[2 * n + k].data[e] - v1).abs() < 1e-12);
+            let want = p * (1.0 - 0.01 * decay) - 0.01 * (m1 / 0.4) / ((v1 / 0.4).sqrt() + 1e-8);
+            assert!((out[k].data[e] - want).abs() < 1e-12, "{want} {}", out[k].data[e]);
+        }
+    }
+    assert!((squares.sqrt() - norm).abs() < 1e-9 * norm, "{} {norm}", squares.sqrt());
+}
+
+#[test]
+fn compile_time_does_not_grow_with_layers() {
+    let size = |layers| {
+        let mut m = neoxc_models::build(&Arch { layers, ..arch() }).unwrap();
+        for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused, Phase::Scheduled]
+        {
+            run_phase(&mut m, phase, &CX).unwrap();
+        }
+        m.functions.iter().map(|f| f.ops.len()).sum::<usize>()
+    };
+    assert_eq!(size(2), size(50));
+}
