@@ -1,1 +1,230 @@
-//! The plan: a versioned artifact.
+//! The plan: everything the runtime needs, as a folder of verified files. No compiler types.
+//!
+//! ```text
+//! plan/manifest.json            format version; size and SHA-256 of every other file
+//!      plan.json                segments, parameters, kernels, ports, memory, run settings
+//!      programs/<name>.txt      instruction lists, readable
+//!      consts.bin               initial bytes of the `consts` segment
+//!      kernels/<target>.so …    machine code
+//!      ir/<phase>.mlir          the IR of each phase, for `neoxc dump` and `explain`
+//! ```
+//! Invariant: a [`Plan`] that [`Plan::open`] returned is whole (every file as it was written) and
+//! valid (every address of every loop iteration lies inside its segment).
+
+mod program;
+mod store;
+mod validate;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+pub use program::{Address, Instr, ProgramError, parse_program, print_program};
+
+/// Version of the format; a plan of another version is refused.
+pub const FORMAT: u32 = 1;
+
+/// Why a plan was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanError {
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: std::path::PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not what was written.
+    #[error("{path}: {message}")]
+    Damaged {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// The parts do not fit together.
+    #[error("the plan is inconsistent: {0}")]
+    Invalid(String),
+    /// Writing would replace something that is not a plan.
+    #[error("{0}: exists and is not a plan; nothing was written")]
+    NotAPlan(std::path::PathBuf),
+}
+
+/// Memory of one rank, bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// Parameters.
+    pub parameters: u64,
+    /// Gradients.
+    pub gradients: u64,
+    /// Optimizer state.
+    pub optimizer: u64,
+    /// Values kept from the forward to the backward pass.
+    pub activations: u64,
+    /// The rest: temporary values, tables, inputs, scratch.
+    pub workspace: u64,
+    /// All of it together: what is allocated.
+    pub peak: u64,
+}
+
+/// One allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// `params grads adam_m adam_v arena consts io`.
+    pub name: String,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// How a parameter starts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// 0.
+    Zeros,
+    /// 1.
+    Ones,
+    /// Normal distribution around 0.
+    Normal(f64),
+}
+
+/// A parameter tensor, or the stack of one parameter of all layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Parameter {
+    /// Logical name; `{layer}` stands for the layer's number.
+    pub name: String,
+    /// Number of layers, if stacked.
+    pub layers: Option<u64>,
+    /// Shape of one layer's tensor as published checkpoints have it.
+    pub shape: Vec<u64>,
+    /// Start value.
+    pub init: Init,
+    /// Offset in `params` (and in `adam_m`, `adam_v`), bytes; layers follow each other.
+    pub offset: u64,
+    /// Offset in `grads`, bytes.
+    pub grad_offset: u64,
+}
+
+impl Parameter {
+    /// Elements of one layer's tensor.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+
+    /// Each tensor's logical name and byte offset from the start of the stack.
+    pub fn tensors(&self) -> Vec<(String, u64)> {
+        match self.layers {
+            None => vec![(self.name.clone(), 0)],
+            Some(n) => (0..n)
+                .map(|i| (self.name.replace("{layer}", &i.to_string()), i * self.elements() * 4))
+                .collect(),
+        }
+    }
+}
+
+/// A compiled kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kernel {
+    /// Symbol.
+    pub name: String,
+    /// Family, for profiles.
+    pub family: String,
+    /// Independent tasks.
+    pub tasks: u64,
+    /// Scratch per thread, bytes.
+    pub scratch: u64,
+    /// Bytes of each argument, operands before results.
+    pub args: Vec<u64>,
+    /// YAML places it came from.
+    pub loc: String,
+}
+
+/// A named input or output of a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// Name.
+    pub name: String,
+    /// `f32` or `i32`.
+    pub dtype: String,
+    /// Shape.
+    pub shape: Vec<u64>,
+    /// Segment and offset in bytes.
+    pub segment: String,
+    /// Offset, bytes.
+    pub offset: u64,
+}
+
+impl Port {
+    /// Number of elements.
+    pub fn elements(&self) -> u64 {
+        self.shape.iter().product()
+    }
+}
+
+/// One entry point.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Program {
+    /// `train_step`, `eval_step`, `logits`.
+    pub name: String,
+    /// Inputs the runtime fills.
+    pub inputs: Vec<Port>,
+    /// Outputs the runtime reads.
+    pub outputs: Vec<Port>,
+    /// Instructions.
+    pub body: Vec<Instr>,
+}
+
+/// The part of the plan that `plan.json` holds.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Tables {
+    /// Compiler version.
+    pub compiler: String,
+    /// Target of the kernels that `run` uses.
+    pub target: String,
+    /// Memory.
+    pub memory: Memory,
+    /// Parameters in all.
+    pub parameter_count: u64,
+    /// FLOPs of one optimizer step.
+    pub flops_per_step: f64,
+    /// Tokens of one optimizer step.
+    pub tokens_per_step: u64,
+    /// Allocations.
+    pub segments: Vec<Segment>,
+    /// Parameters.
+    pub parameters: Vec<Parameter>,
+    /// Kernels; launches name them by number.
+    pub kernels: Vec<Kernel>,
+    /// Ports of each program.
+    pub ports: BTreeMap<String, (Vec<Port>, Vec<Port>)>,
+    /// The resolved configuration, for people and for resuming.
+    pub config: serde_json::Value,
+    /// What the runtime reads of it.
+    pub run: serde_json::Value,
+}
+
+/// A plan.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Plan {
+    /// Tables.
+    pub tables: Tables,
+    /// Programs.
+    pub programs: Vec<Program>,
+    /// Initial bytes of the `consts` segment.
+    pub consts: Vec<u8>,
+    /// Further files by relative path: kernels and IR.
+    pub files: BTreeMap<String, Vec<u8>>,
+}
+
+impl Plan {
+    /// The program called `name`.
+    pub fn program(&self, name: &str) -> Option<&Program> {
+        self.programs.iter().find(|p| p.name == name)
+    }
+
+    /// Number of the segment called `name`.
+    pub fn segment(&self, name: &str) -> Option<usize> {
+        self.tables.segments.iter().position(|s| s.name == name)
+    }
+}

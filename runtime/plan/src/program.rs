@@ -1,0 +1,182 @@
+//! Instruction lists and their text.
+//!
+//! ```text
+//! loop layer 6
+//!   launch 4 rowwise_0 arena+4096 params+1024+layer*65536 -> arena+90112 ; 14M.yml:14:5
+//! end
+//! loop layer 6 reverse
+//! ```
+
+use std::fmt::Write;
+
+/// A byte address: segment, offset, and a stride for each enclosing loop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Segment number.
+    pub segment: usize,
+    /// Bytes.
+    pub offset: u64,
+    /// (depth of the loop from the outside, bytes per iteration).
+    pub strides: Vec<(usize, u64)>,
+}
+
+/// One instruction.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Instr {
+    /// Runs a kernel over all of its tasks.
+    Launch {
+        /// Number of the kernel.
+        kernel: usize,
+        /// Operands, then results.
+        args: Vec<Address>,
+        /// YAML place.
+        loc: String,
+    },
+    /// Runs a body `count` times.
+    Loop {
+        /// Name of the dim that is walked.
+        var: String,
+        /// Iterations.
+        count: u64,
+        /// From the last to the first.
+        reverse: bool,
+        /// What is repeated.
+        body: Vec<Instr>,
+    },
+}
+
+/// Where and why an instruction list cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {message}")]
+pub struct ProgramError {
+    /// Line, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub message: String,
+}
+
+/// Loops deeper than this are refused.
+const MAX_DEPTH: usize = 16;
+
+/// Prints instructions with segment and kernel names.
+pub fn print_program(body: &[Instr], segments: &[String], kernels: &[String]) -> String {
+    let mut out = String::new();
+    print_into(&mut out, body, segments, kernels, &mut vec![]);
+    out
+}
+
+fn print_into(
+    out: &mut String,
+    body: &[Instr],
+    segments: &[String],
+    kernels: &[String],
+    vars: &mut Vec<String>,
+) {
+    for instr in body {
+        let indent = "  ".repeat(vars.len());
+        match instr {
+            Instr::Launch { kernel, args, loc } => {
+                let name = kernels.get(*kernel).map_or("?", String::as_str);
+                let _ = write!(out, "{indent}launch {kernel} {name}");
+                for a in args {
+                    let segment = segments.get(a.segment).map_or("?", String::as_str);
+                    let _ = write!(out, " {segment}+{}", a.offset);
+                    for (depth, stride) in &a.strides {
+                        let var = vars.get(*depth).map_or("?", String::as_str);
+                        let _ = write!(out, "+{var}*{stride}");
+                    }
+                }
+                let _ = writeln!(out, " ; {loc}");
+            }
+            Instr::Loop { var, count, reverse, body } => {
+                let how = if *reverse { " reverse" } else { "" };
+                let _ = writeln!(out, "{indent}loop {var} {count}{how}");
+                vars.push(var.clone());
+                print_into(out, body, segments, kernels, vars);
+                vars.pop();
+                let _ = writeln!(out, "{indent}end");
+            }
+        }
+    }
+}
+
+/// Reads what [`print_program`] wrote.
+pub fn parse_program(
+    text: &str,
+    segments: &[String],
+    kernels: &[String],
+) -> Result<Vec<Instr>, ProgramError> {
+    // Each open loop: its instruction without body, and the body so far of the level outside it.
+    let mut open: Vec<(String, u64, bool, Vec<Instr>)> = vec![];
+    let mut body: Vec<Instr> = vec![];
+    for (n, line) in text.lines().enumerate() {
+        let fail = |message: &str| ProgramError { line: n + 1, message: message.to_string() };
+        let (code, loc) = match line.split_once(" ; ") {
+            Some((c, l)) => (c, l),
+            None => (line, ""),
+        };
+        let mut words = code.split_whitespace();
+        match words.next() {
+            Some("loop") => {
+                let var = words.next().ok_or_else(|| fail("a loop needs a name"))?.to_string();
+                let count: u64 = words
+                    .next()
+                    .and_then(|w| w.parse().ok())
+                    .filter(|c| *c > 0)
+                    .ok_or_else(|| fail("a loop needs a count"))?;
+                let reverse = match words.next() {
+                    None => false,
+                    Some("reverse") => true,
+                    Some(_) => return Err(fail("expected `reverse`")),
+                };
+                if open.len() == MAX_DEPTH || open.iter().any(|o| o.0 == var) {
+                    return Err(fail("loops are nested wrongly"));
+                }
+                open.push((var, count, reverse, std::mem::take(&mut body)));
+            }
+            Some("end") => {
+                let (var, count, reverse, outer) =
+                    open.pop().ok_or_else(|| fail("`end` without a loop"))?;
+                let inner = std::mem::replace(&mut body, outer);
+                body.push(Instr::Loop { var, count, reverse, body: inner });
+            }
+            Some("launch") => {
+                let kernel: usize = words
+                    .next()
+                    .and_then(|w| w.parse().ok())
+                    .filter(|k| *k < kernels.len())
+                    .ok_or_else(|| fail("there is no such kernel"))?;
+                if words.next() != Some(kernels[kernel].as_str()) {
+                    return Err(fail("number and name of the kernel differ"));
+                }
+                let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
+                let args = words
+                    .map(|w| address(w, segments, &vars).ok_or_else(|| fail("expected an address")))
+                    .collect::<Result<_, _>>()?;
+                body.push(Instr::Launch { kernel, args, loc: loc.to_string() });
+            }
+            _ => return Err(fail("expected launch, loop or end")),
+        }
+    }
+    if !open.is_empty() {
+        return Err(ProgramError {
+            line: text.lines().count(),
+            message: "a loop has no end".into(),
+        });
+    }
+    Ok(body)
+}
+
+fn address(word: &str, segments: &[String], vars: &[&str]) -> Option<Address> {
+    let mut parts = word.split('+');
+    let name = parts.next()?;
+    let segment = segments.iter().position(|s| s == name)?;
+    let offset = parts.next()?.parse().ok()?;
+    let strides = parts
+        .map(|p| {
+            let (var, stride) = p.split_once('*')?;
+            Some((vars.iter().position(|v| *v == var)?, stride.parse().ok()?))
+        })
+        .collect::<Option<_>>()?;
+    Some(Address { segment, offset, strides })
+}

@@ -1,0 +1,263 @@
+//! Writing and opening plans. What is written appears whole or not at all; what is opened was
+//! written so, byte for byte.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Component, Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::{FORMAT, Plan, PlanError, Program, Tables, parse_program, print_program, validate};
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    bytes: u64,
+    sha256: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    files: BTreeMap<String, Entry>,
+}
+
+/// The manifest with its own hash, so that no byte of it can change unnoticed.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    manifest: Manifest,
+    sha256: String,
+}
+
+fn hash(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, PlanError> {
+    let mut text = serde_json::to_vec_pretty(value)
+        .map_err(|e| PlanError::Invalid(format!("cannot be written as JSON: {e}")))?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+impl Plan {
+    fn names(&self) -> (Vec<String>, Vec<String>) {
+        let t = &self.tables;
+        (
+            t.segments.iter().map(|s| s.name.clone()).collect(),
+            t.kernels.iter().map(|k| k.name.clone()).collect(),
+        )
+    }
+
+    /// The text of a program.
+    pub fn disassemble(&self, program: &Program) -> String {
+        let (segments, kernels) = self.names();
+        print_program(&program.body, &segments, &kernels)
+    }
+
+    /// Writes the plan to `folder`, replacing an older plan but nothing else.
+    pub fn write(&self, folder: &Path) -> Result<(), PlanError> {
+        validate::validate(self)?;
+        let mut files: BTreeMap<String, Vec<u8>> = self.files.clone();
+        let mut tables = self.tables.clone();
+        tables.ports = self
+            .programs
+            .iter()
+            .map(|p| (p.name.clone(), (p.inputs.clone(), p.outputs.clone())))
+            .collect();
+        files.insert("plan.json".into(), json(&tables)?);
+        files.insert("consts.bin".into(), self.consts.clone());
+        for p in &self.programs {
+            files.insert(format!("programs/{}.txt", p.name), self.disassemble(p).into_bytes());
+        }
+        let manifest = Manifest {
+            format: FORMAT,
+            files: files
+                .iter()
+                .map(|(n, b)| (n.clone(), Entry { bytes: b.len() as u64, sha256: hash(b) }))
+                .collect(),
+        };
+        let seal = hash(&json(&manifest)?);
+        files.insert("manifest.json".into(), json(&Sealed { manifest, sha256: seal })?);
+
+        let io = |path: &Path| {
+            let path = path.to_path_buf();
+            move |source| PlanError::Io { path, source }
+        };
+        let parent =
+            folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        fs::create_dir_all(parent).map_err(io(parent))?;
+        if folder.exists() && !folder.join("manifest.json").is_file() {
+            let empty =
+                folder.is_dir() && fs::read_dir(folder).map_err(io(folder))?.next().is_none();
+            if !empty {
+                return Err(PlanError::NotAPlan(folder.to_path_buf()));
+            }
+        }
+        let name =
+            folder.file_name().map_or_else(|| "plan".into(), |n| n.to_string_lossy().into_owned());
+        let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
+        let _ = fs::remove_dir_all(&temporary);
+        for (name, bytes) in &files {
+            let path = temporary.join(name);
+            if let Some(p) = path.parent() {
+                fs::create_dir_all(p).map_err(io(p))?;
+            }
+            let mut f = File::create(&path).map_err(io(&path))?;
+            f.write_all(bytes).map_err(io(&path))?;
+            f.sync_all().map_err(io(&path))?;
+        }
+        if folder.exists() {
+            fs::remove_dir_all(folder).map_err(io(folder))?;
+        }
+        fs::rename(&temporary, folder).map_err(io(folder))?;
+        File::open(parent).and_then(|d| d.sync_all()).map_err(io(parent))
+    }
+
+    /// Opens and verifies the plan in `folder`.
+    pub fn open(folder: &Path) -> Result<Plan, PlanError> {
+        let damaged =
+            |name: &str, message: String| PlanError::Damaged { path: folder.join(name), message };
+        let read = |name: &str| -> Result<Vec<u8>, PlanError> {
+            let path = folder.join(name);
+            fs::read(&path).map_err(|source| PlanError::Io { path, source })
+        };
+        let text = read("manifest.json")?;
+        let sealed: Sealed = serde_json::from_slice(&text)
+            .map_err(|e| damaged("manifest.json", format!("is not a manifest: {e}")))?;
+        if sealed.manifest.format != FORMAT {
+            let found = sealed.manifest.format;
+            let message = format!("has format {found}; this program reads format {FORMAT}");
+            return Err(damaged("manifest.json", message));
+        }
+        if hash(&json(&sealed.manifest)?) != sealed.sha256 || json(&sealed)? != text {
+            return Err(damaged("manifest.json", "was changed after it was written".into()));
+        }
+        let mut files = BTreeMap::new();
+        for (name, entry) in &sealed.manifest.files {
+            let plain = Path::new(name).components().all(|c| matches!(c, Component::Normal(_)));
+            if !plain {
+                return Err(damaged("manifest.json", format!("names {name:?}, outside the plan")));
+            }
+            let path = folder.join(name);
+            let size = fs::metadata(&path)
+                .map_err(|source| PlanError::Io { path: path.clone(), source })?
+                .len();
+            if size != entry.bytes {
+                return Err(damaged(
+                    name,
+                    format!("has {size} bytes, {} were written", entry.bytes),
+                ));
+            }
+            let bytes = read(name)?;
+            if hash(&bytes) != entry.sha256 {
+                return Err(damaged(name, "was changed after it was written".into()));
+            }
+            files.insert(name.clone(), bytes);
+        }
+        let mut take = |name: &str| {
+            files.remove(name).ok_or_else(|| damaged(name, "is missing from the manifest".into()))
+        };
+        let tables: Tables = serde_json::from_slice(&take("plan.json")?)
+            .map_err(|e| damaged("plan.json", e.to_string()))?;
+        let consts = take("consts.bin")?;
+        let mut plan = Plan { tables, programs: vec![], consts, files: BTreeMap::new() };
+        let (segments, kernels) = plan.names();
+        for (name, (inputs, outputs)) in plan.tables.ports.clone() {
+            let file = format!("programs/{name}.txt");
+            let text = String::from_utf8(take(&file)?)
+                .map_err(|_| damaged(&file, "is not text".into()))?;
+            let body = parse_program(&text, &segments, &kernels)
+                .map_err(|e| damaged(&file, e.to_string()))?;
+            plan.programs.push(Program { name, inputs, outputs, body });
+        }
+        plan.files = files;
+        validate::validate(&plan)?;
+        Ok(plan)
+    }
+
+    /// The folder's manifest hash: names this very plan.
+    pub fn fingerprint(folder: &Path) -> Result<String, PlanError> {
+        let path: PathBuf = folder.join("manifest.json");
+        let text = fs::read(&path).map_err(|source| PlanError::Io { path, source })?;
+        Ok(hash(&text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Address, Instr, Kernel, Segment};
+
+    fn sample() -> Plan {
+        let kernel = Kernel {
+            name: "k".into(),
+            family: "rowwise".into(),
+            tasks: 3,
+            scratch: 0,
+            args: vec![16, 16],
+            loc: "a.yml:1:2".into(),
+        };
+        let a = |offset| Address { segment: 0, offset, strides: vec![(0, 64)] };
+        let launch = Instr::Launch { kernel: 0, args: vec![a(0), a(16)], loc: "a.yml:1:2".into() };
+        let body =
+            vec![Instr::Loop { var: "layer".into(), count: 3, reverse: true, body: vec![launch] }];
+        Plan {
+            tables: Tables {
+                segments: vec![
+                    Segment { name: "arena".into(), bytes: 192 },
+                    Segment { name: "consts".into(), bytes: 4 },
+                ],
+                kernels: vec![kernel],
+                ports: [("eval_step".to_string(), (vec![], vec![]))].into(),
+                ..Tables::default()
+            },
+            programs: vec![Program { name: "eval_step".into(), body, ..Program::default() }],
+            consts: vec![1, 2, 3, 4],
+            files: [("kernels/x.so".to_string(), vec![7; 100])].into(),
+        }
+    }
+
+    #[test]
+    fn plans_round_trip() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("p");
+        sample().write(&at).unwrap();
+        assert_eq!(Plan::open(&at).unwrap(), sample());
+        sample().write(&at).unwrap();
+        assert!(matches!(sample().write(folder.path()), Err(PlanError::NotAPlan(_))));
+    }
+
+    #[test]
+    fn every_flipped_byte_is_noticed() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path().join("p");
+        sample().write(&at).unwrap();
+        for name in
+            ["manifest.json", "plan.json", "consts.bin", "programs/eval_step.txt", "kernels/x.so"]
+        {
+            let path = at.join(name);
+            let whole = fs::read(&path).unwrap();
+            for i in 0..whole.len() {
+                let mut bytes = whole.clone();
+                bytes[i] ^= 1 << (i % 8);
+                fs::write(&path, &bytes).unwrap();
+                let e = Plan::open(&at).expect_err(&format!("{name} byte {i}"));
+                let told = e.to_string();
+                assert!(told.contains(name) || name == "manifest.json", "{told}");
+            }
+            fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+            assert!(Plan::open(&at).is_err());
+            fs::write(&path, &whole).unwrap();
+        }
+        assert!(Plan::open(&at).is_ok());
+    }
+
+    #[test]
+    fn addresses_outside_their_segment_are_refused() {
+        let mut plan = sample();
+        plan.tables.segments[0].bytes = 191 - 64 + 16;
+        assert!(matches!(validate::validate(&plan), Err(PlanError::Invalid(_))));
+    }
+}
