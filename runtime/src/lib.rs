@@ -1,1 +1,20 @@
-//! The runtime.
+//! The runtime: executes plans. Knows nothing of the compiler; needs no LLVM.
+//!
+//! - [`device`]: memory, threads and kernels of one machine.
+//! - [`data`]: Megatron's `.bin/.idx`, sample order, data sets.
+//! - [`text`]: tokenizers and preprocessing.
+//! - [`train`]: start values, learning rate, the training loop.
+//! - [`checkpoint`]: parameters and optimizer state by logical name.
+//! - [`generate`]: sampling.
+
+//pub mod checkpoint;
+//pub mod convert;
+pub mod data;
+pub mod device;
+pub mod error;
+pub mod files;
+//pub mod generate;
+pub mod text;
+//pub mod train;
+
+pub use error::RuntimeError;

@@ -1,1 +1,293 @@
 //! Scheduled IR and compiled kernels → a plan.
+//!
+//! The Scheduled phase says everything: addresses are attributes, loops are `neox.repeat`, kernels
+//! are called by name. Here it is only transcribed, entry by entry.
+
+use std::collections::HashMap;
+
+use neoxc_ir::eval;
+use neoxc_ir::op::Class;
+use neoxc_ir::{Function, Module, ValueId};
+use neoxc_plan::{Address, Init, Instr, Memory, Parameter, Plan, Port, Program, Segment, Tables};
+
+use crate::CodegenError;
+use crate::kernels::Kernel;
+
+/// Segments, in the order of their numbers.
+const SEGMENTS: [&str; 7] = ["params", "grads", "adam_m", "adam_v", "arena", "consts", "io"];
+
+fn bad(message: impl Into<String>) -> CodegenError {
+    CodegenError::Schedule(message.into())
+}
+
+/// Entries of a scheduled module.
+pub const ENTRIES: [&str; 3] = ["train_step", "eval_step", "logits"];
+
+/// Kernel functions of a module that its entries launch.
+pub fn kernel_functions(m: &Module) -> Vec<&Function> {
+    m.functions.iter().filter(|f| f.attrs.get("neox.kernel").is_some()).collect()
+}
+
+struct Emitter<'a> {
+    m: &'a Module,
+    kernels: HashMap<&'a str, usize>,
+    bytes: [u64; 7],
+}
+
+impl Emitter<'_> {
+    fn address(&mut self, text: &str, vars: &[String], bytes: u64, counts: &[u64]) -> Result<Address, CodegenError> {
+        let wrong = || bad(format!("`{text}` is not an address"));
+        let mut parts = text.split('+');
+        let segment = parts.next().ok_or_else(wrong)?;
+        let segment = SEGMENTS.iter().position(|s| *s == segment).ok_or_else(wrong)?;
+        let offset: u64 = parts.next().and_then(|o| o.parse().ok()).ok_or_else(wrong)?;
+        let mut end = offset + bytes;
+        let mut strides = vec![];
+        for p in parts {
+            let (var, stride) = p.split_once('*').ok_or_else(wrong)?;
+            let depth = vars.iter().position(|v| v == var).ok_or_else(wrong)?;
+            let stride: u64 = stride.parse().map_err(|_| wrong())?;
+            end += (counts[depth] - 1) * stride;
+            strides.push((depth, stride));
+        }
+        self.bytes[segment] = self.bytes[segment].max(end);
+        Ok(Address { segment, offset, strides })
+    }
+
+    fn places(attrs: &neoxc_ir::Attrs) -> Result<Vec<String>, CodegenError> {
+        let list = attrs.strs("neox.place").ok_or_else(|| bad("a value has no place"))?;
+        Ok(list.into_iter().map(str::to_string).collect())
+    }
+
+    fn body(&mut self, f: &Function, vars: &mut Vec<String>, counts: &mut Vec<u64>) -> Result<Vec<Instr>, CodegenError> {
+        let mut at: HashMap<ValueId, String> = HashMap::new();
+        for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+            let place = Self::places(attrs)?.pop().ok_or_else(|| bad("a parameter has no place"))?;
+            at.insert(*p, place);
+        }
+        let mut out = vec![];
+        for op in &f.ops {
+            for (r, place) in op.results.iter().zip(Self::places(&op.attrs)?) {
+                at.insert(*r, place);
+            }
+            let callee = op.attrs.symbol("callee");
+            match op.kind.0.class() {
+                Class::View => {}
+                Class::Call if op.kind.is("repeat") => {
+                    let g = callee.and_then(|c| self.m.function(c)).ok_or_else(|| bad("no body"))?;
+                    let count = op.attrs.int("count").unwrap_or(1) as u64;
+                    let var = op.attrs.str("dim").unwrap_or_default().to_string();
+                    vars.push(var.clone());
+                    counts.push(count);
+                    let body = self.body(g, vars, counts)?;
+                    vars.pop();
+                    counts.pop();
+                    let reverse = op.attrs.flag("reverse");
+                    out.push(Instr::Loop { var, count, reverse, body });
+                }
+                _ => {
+                    let kernel = callee
+                        .and_then(|c| self.kernels.get(c).copied())
+                        .ok_or_else(|| bad(format!("@{} has an op outside any kernel", f.name)))?;
+                    let mut args = vec![];
+                    for v in op.operands.iter().chain(&op.results) {
+                        let bytes = f.ty(*v).bytes() as u64;
+                        args.push(self.address(&at[v], vars, bytes, counts)?);
+                    }
+                    out.push(Instr::Launch { kernel, args, loc: op.loc.to_string() });
+                }
+            }
+        }
+        Ok(out)
+    }
+}
+
+fn port(name: &str, ty: &neoxc_ir::TensorType, place: &str) -> Result<Port, CodegenError> {
+    let (segment, offset) = place.split_once('+').ok_or_else(|| bad("a port has no place"))?;
+    Ok(Port {
+        name: name.to_string(),
+        dtype: ty.dtype.name().to_string(),
+        shape: ty.dims.iter().map(|d| d.size as u64).collect(),
+        segment: segment.to_string(),
+        offset: offset.parse().map_err(|_| bad("a port lies in a loop"))?,
+    })
+}
+
+/// The shape that published checkpoints have: outputs × inputs for matrices, flat otherwise.
+fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
+    let all: u64 = dims.iter().product();
+    if name.contains("query_key_value.weight") {
+        let inner = dims.last().copied().unwrap_or(1);
+        return vec![all / inner, inner];
+    }
+    if name.contains("attention.dense.weight") {
+        let outer = dims.first().copied().unwrap_or(1);
+        return vec![outer, all / outer];
+    }
+    if name.ends_with("bias") || name.contains("norm") {
+        return vec![all];
+    }
+    dims.to_vec()
+}
+
+fn parameters(f: &Function) -> Result<Vec<Parameter>, CodegenError> {
+    let mut out = vec![];
+    let mut grad = 0;
+    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+        let Some(name) = attrs.str("neox.param") else { continue };
+        let init = match attrs.str("neox.init").unwrap_or_default() {
+            "zeros" => Init::Zeros,
+            "ones" => Init::Ones,
+            other => {
+                let std = other.strip_prefix("normal:").and_then(|s| s.parse().ok());
+                Init::Normal(std.ok_or_else(|| bad(format!("{name}: no start value `{other}`")))?)
+            }
+        };
+        let dims: Vec<u64> = f.ty(*p).dims.iter().map(|d| d.size as u64).collect();
+        let (layers, dims) = match name.contains("{layer}") {
+            true => (dims.first().copied(), &dims[1..]),
+            false => (None, &dims[..]),
+        };
+        let place = Emitter::places(attrs)?.pop().unwrap_or_default();
+        let offset = place.split_once('+').and_then(|(_, o)| o.parse().ok());
+        out.push(Parameter {
+            name: name.to_string(),
+            layers,
+            shape: published_shape(name, dims),
+            init,
+            offset: offset.ok_or_else(|| bad("a parameter has no place"))?,
+            grad_offset: grad,
+        });
+        grad += (f.ty(*p).bytes() as u64).div_ceil(64) * 64;
+    }
+    Ok(out)
+}
+
+/// What the driver adds to a plan.
+pub struct Extras {
+    /// Compiler version.
+    pub compiler: String,
+    /// Target of the kernels `run` uses.
+    pub target: String,
+    /// Resolved configuration.
+    pub config: serde_json::Value,
+    /// Settings of the run.
+    pub run: serde_json::Value,
+    /// FLOPs of one step.
+    pub flops_per_step: f64,
+    /// Threads' scratch counts as this many copies.
+    pub threads: u64,
+}
+
+/// Transcribes a scheduled module.
+pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, CodegenError> {
+    let mut e = Emitter {
+        m,
+        kernels: kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect(),
+        bytes: [0; 7],
+    };
+    let mut programs = vec![];
+    for entry in ENTRIES {
+        let f = m.function(entry).ok_or_else(|| bad(format!("there is no @{entry}")))?;
+        let body = e.body(f, &mut vec![], &mut vec![])?;
+        let mut program = Program { name: entry.to_string(), body, ..Program::default() };
+        for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+            let place = Emitter::places(attrs)?.pop().unwrap_or_default();
+            e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
+            if matches!(attrs.str("neox.role"), Some("batch" | "scalar")) {
+                let name = attrs.str("neox.name").unwrap_or_default();
+                program.inputs.push(port(name, f.ty(*p), &place)?);
+            }
+        }
+        let names: &[&str] = match entry {
+            "train_step" => &["loss", "grad_norm"],
+            "eval_step" => &["loss"],
+            _ => &["logits"],
+        };
+        let first = f.results.len() - names.len();
+        let places: HashMap<ValueId, String> = f
+            .ops
+            .iter()
+            .flat_map(|op| op.results.iter().copied().zip(Emitter::places(&op.attrs).unwrap_or_default()))
+            .collect();
+        for (name, r) in names.iter().zip(&f.results[first..]) {
+            let place = places.get(r).ok_or_else(|| bad("an output has no place"))?;
+            program.outputs.push(port(name, f.ty(*r), place)?);
+        }
+        programs.push(program);
+    }
+    let arena = m.attrs.int("neox.arena").unwrap_or(0).max(0) as u64;
+    let saved = m.attrs.int("neox.saved").unwrap_or(0).max(0) as u64;
+    let mut bytes = e.bytes.map(|b| b.div_ceil(64) * 64);
+    bytes[4] = bytes[4].max(arena);
+    let mut consts = vec![0u8; bytes[5] as usize];
+    if m.function("setup").is_some() {
+        let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
+        let train = m.function("train_step").ok_or_else(|| bad("there is no @train_step"))?;
+        let roles = train.params.iter().zip(&train.param_attrs);
+        let tables = roles.filter(|(_, a)| a.str("neox.role") == Some("const"));
+        for ((_, attrs), value) in tables.zip(&values) {
+            let place = Emitter::places(attrs)?.pop().unwrap_or_default();
+            let at: usize = place.split_once('+').and_then(|(_, o)| o.parse().ok()).unwrap_or(0);
+            for (i, x) in value.data.iter().enumerate() {
+                let to = at + 4 * i;
+                consts[to..to + 4].copy_from_slice(&(*x as f32).to_le_bytes());
+            }
+        }
+    }
+    let train = m.function("train_step").ok_or_else(|| bad("there is no @train_step"))?;
+    let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0).div_ceil(64) * 64;
+    let gradients = bytes[1];
+    let memory = Memory {
+        parameters: bytes[0],
+        gradients,
+        optimizer: bytes[2] + bytes[3],
+        activations: saved.min(bytes[4]),
+        workspace: bytes[4] - saved.min(bytes[4]) + bytes[5] + bytes[6] + scratch * extras.threads,
+        peak: bytes.iter().sum::<u64>() + scratch * extras.threads,
+    };
+    let parameters = parameters(train)?;
+    let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
+    let parameter_count = parameters.iter().map(count).sum();
+    let tokens = programs[0].inputs.iter().find(|p| p.name == "tokens").map_or(0, Port::elements);
+    let functions: HashMap<&str, &Function> =
+        m.functions.iter().map(|f| (f.name.as_str(), f)).collect();
+    let table = kernels
+        .iter()
+        .map(|k| {
+            let f = functions[k.symbol.as_str()];
+            let size = |v: &ValueId| f.ty(*v).bytes() as u64;
+            neoxc_plan::Kernel {
+                name: k.symbol.clone(),
+                family: f.attrs.str("neox.kernel").unwrap_or_default().to_string(),
+                tasks: k.tasks,
+                scratch: k.scratch_bytes,
+                args: f.params.iter().chain(&f.results).map(size).collect(),
+                loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
+            }
+        })
+        .collect();
+    Ok(Plan {
+        tables: Tables {
+            compiler: extras.compiler,
+            target: extras.target,
+            memory,
+            parameter_count,
+            flops_per_step: extras.flops_per_step,
+            tokens_per_step: tokens,
+            segments: SEGMENTS
+                .iter()
+                .zip(bytes)
+                .map(|(n, b)| Segment { name: (*n).to_string(), bytes: b })
+                .collect(),
+            parameters,
+            kernels: table,
+            ports: Default::default(),
+            config: extras.config,
+            run: extras.run,
+        },
+        programs,
+        consts,
+        files: Default::default(),
+    })
+}

@@ -1,0 +1,198 @@
+//! Speed of single kernels on one core, beside the core's measured FMA peak.
+//!
+//! `cargo run --release -p neoxc-codegen --example kernel_bench [FILTER]` prints, for each kernel whose
+//! name contains FILTER, the time of one call over all tasks (best of several), GFLOP/s, the share of
+//! the peak, and what building and compiling it cost.
+
+use std::time::Instant;
+
+use neoxc_codegen::{CodegenError, kernels, x86};
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+
+type Error = Box<dyn std::error::Error>;
+type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
+type Dims<'a> = &'a [(&'a str, usize)];
+
+/// A kernel function and the floating-point operations of one call.
+struct Case {
+    f: Function,
+    flops: f64,
+}
+
+fn kernel(
+    name: &str,
+    family: &str,
+    params: &[Dims<'_>],
+    flops: f64,
+    body: impl FnOnce(&mut Builder<'_>, &[ValueId]) -> Result<Vec<ValueId>, Error>,
+) -> Result<Case, Error> {
+    let mut f = Function::new(name);
+    f.attrs.set("neox.kernel", Attr::Str(family.into()));
+    let ids: Vec<ValueId> = params
+        .iter()
+        .enumerate()
+        .map(|(i, dims)| {
+            let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
+            f.add_param(&format!("p{i}"), TensorType::new(DType::F32, dims), Attrs::new())
+        })
+        .collect();
+    f.results = body(&mut Builder::new(&mut f), &ids)?;
+    Ok(Case { f, flops })
+}
+
+/// Forward, data gradient and weight gradient of one linear layer of `t` tokens.
+fn linear(name: &str, t: usize, inputs: usize, outputs: usize) -> Result<Vec<Case>, Error> {
+    let x = [("seq", t), ("embed", inputs)];
+    let y = [("seq", t), ("ffn", outputs)];
+    let w = [("ffn", outputs), ("embed", inputs)];
+    let flops = 2.0 * (t * inputs * outputs) as f64;
+    let product = |suffix: &str, a: Dims<'_>, b: Dims<'_>, over: &str| {
+        kernel(&format!("{name}_{suffix}"), "matmul", &[a, b], flops, |k, p| {
+            Ok(vec![k.matmul(p[0], p[1], &[over])?])
+        })
+    };
+    Ok(vec![
+        product("forward", &x, &w, "embed")?,
+        product("dx", &y, &w, "ffn")?,
+        product("dw", &y, &x, "seq")?,
+    ])
+}
+
+fn attention(batch: usize, heads: usize, seq: usize, width: usize) -> Result<Vec<Case>, Error> {
+    let q = [("batch", batch), ("heads", heads), ("seq", seq), ("head_dim", width)];
+    let out = [("batch", batch), ("seq", seq), ("heads", heads), ("head_dim", width)];
+    let lse = [("batch", batch), ("heads", heads), ("seq", seq)];
+    let attrs = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
+    let grad = attrs.clone();
+    // Half of the products of the full square: the causal part.
+    let product = (batch * heads * seq * seq * width) as f64;
+    let name = format!("attention_{heads}x{width}_{seq}");
+    Ok(vec![
+        kernel(&name, "attention", &[&q, &q, &q], 2.0 * product, |k, p| {
+            Ok(k.named("attention", p, attrs)?)
+        })?,
+        kernel(
+            &format!("{name}_grad"),
+            "attention_grad",
+            &[&q, &q, &q, &out, &lse, &out],
+            5.0 * product,
+            |k, p| Ok(k.named("attention_grad", p, grad)?),
+        )?,
+    ])
+}
+
+/// A loop of independent multiply-adds: what the core can do at best.
+fn peak(lanes: usize) -> Result<f64, Error> {
+    let ty = format!("vector<{lanes}xf32>");
+    let n = 24;
+    let list = |f: &dyn Fn(usize) -> String| (0..n).map(f).collect::<Vec<_>>().join(", ");
+    let types = list(&|_| ty.clone());
+    let body: String = (0..n)
+        .map(|i| format!("%f{i} = llvm.intr.fma(%c, %x{i}, %c) : ({ty}, {ty}, {ty}) -> {ty}\n"))
+        .collect();
+    let total: String = (1..n)
+        .map(|i| {
+            let last = if i == 1 { "%r#0".to_string() } else { format!("%s{}", i - 1) };
+            format!("%s{i} = arith.addf {last}, %r#{i} : {ty}\n")
+        })
+        .collect();
+    let mlir = format!(
+        "module {{ func.func @peak(%a: !llvm.ptr, %begin: i64, %end: i64, %s: !llvm.ptr) {{
+        %p = llvm.load %a : !llvm.ptr -> !llvm.ptr
+        %c = llvm.load %p {{alignment = 4 : i64}} : !llvm.ptr -> {ty}
+        %one = arith.constant 1 : i64
+        %r:{n} = scf.for %i = %begin to %end step %one iter_args({}) -> ({types}) : i64 {{
+        {body} scf.yield {} : {types} }}
+        {total} llvm.store %s{}, %p {{alignment = 4 : i64}} : {ty}, !llvm.ptr
+        return }} }}",
+        list(&|i| format!("%x{i} = %c")),
+        list(&|i| format!("%f{i}")),
+        n - 1,
+    );
+    let k = kernels::Kernel { symbol: "peak".into(), mlir, tasks: 1_000_000, scratch_bytes: 0 };
+    let mut buffers = vec![Aligned::new(64)];
+    let seconds = time(&k, &mut buffers)?;
+    Ok((2 * n * lanes) as f64 * 1e6 / seconds)
+}
+
+/// Floats on a cache line's boundary.
+struct Aligned(Vec<f32>, usize);
+
+impl Aligned {
+    fn new(n: usize) -> Self {
+        // Values of both signs, small enough that sums stay finite.
+        let data: Vec<f32> = (0..n + 16).map(|i| ((i * 7 % 13) as f32 - 6.0) / 64.0).collect();
+        let at = data.as_ptr().align_offset(64);
+        Aligned(data, at)
+    }
+
+    fn pointer(&mut self) -> *mut u8 {
+        self.0[self.1..].as_mut_ptr().cast()
+    }
+}
+
+/// Seconds of one call over all tasks: the best of several.
+fn time(k: &kernels::Kernel, buffers: &mut [Aligned]) -> Result<f64, Error> {
+    let compiled = x86::compile(std::slice::from_ref(k), Target::X86Native, None)?;
+    let file = tempfile::NamedTempFile::with_suffix(".so")?;
+    std::fs::write(file.path(), &compiled.so)?;
+    let pointers: Vec<*mut u8> = buffers.iter_mut().map(Aligned::pointer).collect();
+    let mut scratch = Aligned::new(k.scratch_bytes as usize / 4 + 16);
+    let scratch = scratch.pointer();
+    let (mut best, mut spent, mut runs) = (f64::INFINITY, 0.0, 0);
+    // SAFETY: the symbol has the kernel ABI, and every buffer has the size of its tensor.
+    unsafe {
+        let so = libloading::Library::new(file.path())?;
+        let entry: libloading::Symbol<Entry> = so.get(k.symbol.as_bytes())?;
+        while runs < 3 || (spent < 0.6 && runs < 200) {
+            let start = Instant::now();
+            entry(pointers.as_ptr(), 0, k.tasks as i64, scratch);
+            let t = start.elapsed().as_secs_f64();
+            best = f64::min(best, t);
+            spent += t;
+            runs += 1;
+        }
+    }
+    Ok(best)
+}
+
+fn main() -> Result<(), Error> {
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let lanes = x86::lanes(Target::X86Native);
+    let peak = peak(lanes)?;
+    println!("one core, {lanes} lanes: {:.1} GFLOP/s of multiply-adds\n", peak / 1e9);
+    let mut cases = vec![];
+    for h in [128, 512, 768] {
+        let t = 2048;
+        cases.extend(linear(&format!("qkv_{h}"), t, h, 3 * h)?);
+        cases.extend(linear(&format!("dense_{h}"), t, h, h)?);
+        cases.extend(linear(&format!("up_{h}"), t, h, 4 * h)?);
+        cases.extend(linear(&format!("down_{h}"), t, 4 * h, h)?);
+        cases.extend(linear(&format!("head_{h}"), 512, h, 50304)?);
+    }
+    cases.extend(attention(4, 4, 512, 32)?);
+    cases.extend(attention(4, 8, 512, 64)?);
+    println!("{:26} {:>6} {:>9} {:>8} {:>6} {:>9}", "kernel", "tasks", "ms", "GFLOP/s", "peak", "compile");
+    for c in cases.iter().filter(|c| c.f.name.contains(&filter)) {
+        let start = Instant::now();
+        let k = kernels::build(&Module::new(), &c.f, Target::X86Native)?;
+        x86::compile(std::slice::from_ref(&k), Target::X86Native, None)
+            .map_err(|e: CodegenError| e)?;
+        let cost = start.elapsed().as_secs_f64();
+        let all = c.f.params.iter().chain(&c.f.results);
+        let mut buffers: Vec<Aligned> =
+            all.map(|v| Aligned::new(c.f.ty(*v).elements())).collect();
+        let seconds = time(&k, &mut buffers)?;
+        println!(
+            "{:26} {:6} {:9.3} {:8.1} {:5.1}% {:6.0} ms",
+            c.f.name,
+            k.tasks,
+            seconds * 1e3,
+            c.flops / seconds / 1e9,
+            100.0 * c.flops / seconds / peak,
+            cost * 1e3
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! Megatron's memory-mapped data set: `PREFIX.bin` holds tokens, `PREFIX.idx` says where sequences
+//! and documents are.
+//!
+//! `.idx`: `MMIDIDX\0\0`, u64 version 1, u8 dtype code, u64 sequences, u64 documents + 1, i32 sizes[],
+//! i64 byte pointers[], i64 document starts[]; little-endian. Everything is checked against the
+//! files' sizes when they are opened, so that reading a token cannot fail later.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use memmap2::Mmap;
+
+use crate::RuntimeError;
+use crate::files;
+
+const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
+const HEADER: usize = 9 + 8 + 1 + 8 + 8;
+
+/// Token dtypes that are read and written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenType {
+    /// For vocabularies below 65,500.
+    U16,
+    /// For larger ones.
+    I32,
+}
+
+impl TokenType {
+    /// NeoX's choice for a vocabulary.
+    pub fn for_vocab(size: usize) -> TokenType {
+        if size < 65_500 { TokenType::U16 } else { TokenType::I32 }
+    }
+
+    fn code(self) -> u8 {
+        match self {
+            TokenType::U16 => 8,
+            TokenType::I32 => 4,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            TokenType::U16 => 2,
+            TokenType::I32 => 4,
+        }
+    }
+}
+
+/// `PREFIX` + `.bin` or `.idx` (prefixes may contain dots).
+pub fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
+    let mut name = prefix.as_os_str().to_owned();
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// An opened pair of files.
+pub struct IndexedFile {
+    bin: Mmap,
+    bin_path: PathBuf,
+    dtype: TokenType,
+    sizes: Vec<i32>,
+    pointers: Vec<u64>,
+    documents: Vec<u64>,
+}
+
+impl IndexedFile {
+    /// Opens `PREFIX.bin` and `PREFIX.idx`.
+    pub fn open(prefix: &Path) -> Result<IndexedFile, RuntimeError> {
+        let (idx_path, bin_path) = (with_suffix(prefix, ".idx"), with_suffix(prefix, ".bin"));
+        let (idx, bin) = (map(&idx_path)?, map(&bin_path)?);
+        let bad = |m: String| RuntimeError::data(&idx_path, m);
+        if idx.len() < HEADER || &idx[..9] != MAGIC {
+            return Err(bad("is not a Megatron index (its magic bytes are missing)".into()));
+        }
+        let u64_at = |at: usize| -> u64 {
+            let mut b = [0; 8];
+            b.copy_from_slice(&idx[at..at + 8]);
+            u64::from_le_bytes(b)
+        };
+        if u64_at(9) != 1 {
+            return Err(bad(format!("has version {}, not 1", u64_at(9))));
+        }
+        let dtype = match idx[17] {
+            8 => TokenType::U16,
+            4 => TokenType::I32,
+            other => return Err(bad(format!("has token dtype {other}; u16 (8) and i32 (4) are read"))),
+        };
+        let (sequences, documents) = (u64_at(18), u64_at(26));
+        let want = sequences
+            .checked_mul(12)
+            .and_then(|s| s.checked_add(documents.checked_mul(8)?))
+            .and_then(|s| s.checked_add(HEADER as u64));
+        if want != Some(idx.len() as u64) {
+            return Err(bad(format!(
+                "is truncated or damaged: {} bytes for {sequences} sequences and {documents} document \
+                 boundaries",
+                idx.len()
+            )));
+        }
+        let n = sequences as usize;
+        let i32_at = |at: usize| {
+            let mut b = [0; 4];
+            b.copy_from_slice(&idx[at..at + 4]);
+            i32::from_le_bytes(b)
+        };
+        let sizes: Vec<i32> = (0..n).map(|i| i32_at(HEADER + 4 * i)).collect();
+        let pointers: Vec<u64> = (0..n).map(|i| u64_at(HEADER + 4 * n + 8 * i)).collect();
+        let documents: Vec<u64> =
+            (0..documents as usize).map(|i| u64_at(HEADER + 12 * n + 8 * i)).collect();
+        for (i, (size, pointer)) in sizes.iter().zip(&pointers).enumerate() {
+            let end = u64::try_from(*size)
+                .ok()
+                .and_then(|s| s.checked_mul(dtype.bytes() as u64)?.checked_add(*pointer));
+            if end.is_none_or(|e| e > bin.len() as u64) {
+                return Err(RuntimeError::data(
+                    &bin_path,
+                    format!("is truncated: sequence {i} ends behind its {} bytes", bin.len()),
+                ));
+            }
+        }
+        let ordered = documents.windows(2).all(|w| w[0] <= w[1]);
+        if !ordered || documents.last().is_some_and(|d| *d != sequences) {
+            return Err(bad("has document boundaries out of order".into()));
+        }
+        Ok(IndexedFile { bin, bin_path, dtype, sizes, pointers, documents })
+    }
+
+    /// Tokens of each sequence.
+    pub fn sizes(&self) -> &[i32] {
+        &self.sizes
+    }
+
+    /// Number of documents.
+    pub fn documents(&self) -> usize {
+        self.documents.len().saturating_sub(1)
+    }
+
+    /// The token file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.bin_path
+    }
+
+    /// Token `at` of sequence `sequence`; both must exist.
+    pub fn token(&self, sequence: usize, at: usize) -> i32 {
+        let p = self.pointers[sequence] as usize + at * self.dtype.bytes();
+        match self.dtype {
+            TokenType::U16 => i32::from(u16::from_le_bytes([self.bin[p], self.bin[p + 1]])),
+            TokenType::I32 => {
+                i32::from_le_bytes([self.bin[p], self.bin[p + 1], self.bin[p + 2], self.bin[p + 3]])
+            }
+        }
+    }
+}
+
+fn map(path: &Path) -> Result<Mmap, RuntimeError> {
+    let file = File::open(path).map_err(RuntimeError::io("open", path))?;
+    // SAFETY: the file is mapped read-only; data sets are not changed while they are used.
+    unsafe { Mmap::map(&file) }.map_err(RuntimeError::io("map", path))
+}
+
+/// Writes a pair of files; they appear when [`IndexedWriter::finish`] succeeds.
+pub struct IndexedWriter {
+    prefix: PathBuf,
+    temporary: PathBuf,
+    bin: BufWriter<File>,
+    dtype: TokenType,
+    sizes: Vec<i32>,
+    documents: Vec<u64>,
+}
+
+impl IndexedWriter {
+    /// Starts `PREFIX.bin` and `PREFIX.idx`; refuses to replace existing ones unless `overwrite`.
+    pub fn create(prefix: &Path, dtype: TokenType, overwrite: bool) -> Result<Self, RuntimeError> {
+        for suffix in [".bin", ".idx"] {
+            let path = with_suffix(prefix, suffix);
+            if path.exists() && !overwrite {
+                return Err(RuntimeError::Exists(path));
+            }
+        }
+        let folder = files::folder_of(prefix);
+        std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
+        let temporary = with_suffix(prefix, &format!(".bin.{}.tmp", std::process::id()));
+        let file = File::create(&temporary).map_err(RuntimeError::io("make", &temporary))?;
+        Ok(Self {
+            prefix: prefix.to_path_buf(),
+            temporary,
+            bin: BufWriter::new(file),
+            dtype,
+            sizes: vec![],
+            documents: vec![0],
+        })
+    }
+
+    /// Adds one document of one sequence.
+    pub fn document(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
+        let write = |w: &mut BufWriter<File>| -> std::io::Result<()> {
+            for t in tokens {
+                match self.dtype {
+                    TokenType::U16 => w.write_all(&(*t as u16).to_le_bytes())?,
+                    TokenType::I32 => w.write_all(&(*t as i32).to_le_bytes())?,
+                }
+            }
+            Ok(())
+        };
+        write(&mut self.bin).map_err(RuntimeError::io("write", &self.temporary))?;
+        let size = i32::try_from(tokens.len())
+            .map_err(|_| RuntimeError::data(&self.prefix, "a document has over 2^31 tokens"))?;
+        self.sizes.push(size);
+        self.documents.push(self.sizes.len() as u64);
+        Ok(())
+    }
+
+    /// Puts both files in place.
+    pub fn finish(self) -> Result<(), RuntimeError> {
+        let bin = with_suffix(&self.prefix, ".bin");
+        let file = self
+            .bin
+            .into_inner()
+            .map_err(|e| RuntimeError::io("write", &self.temporary)(e.into_error()))?;
+        file.sync_all().map_err(RuntimeError::io("sync", &self.temporary))?;
+        let mut pointer = 0u64;
+        let mut index = vec![];
+        index.extend_from_slice(MAGIC);
+        index.extend_from_slice(&1u64.to_le_bytes());
+        index.push(self.dtype.code());
+        index.extend_from_slice(&(self.sizes.len() as u64).to_le_bytes());
+        index.extend_from_slice(&(self.documents.len() as u64).to_le_bytes());
+        self.sizes.iter().for_each(|s| index.extend_from_slice(&s.to_le_bytes()));
+        for s in &self.sizes {
+            index.extend_from_slice(&pointer.to_le_bytes());
+            pointer += *s as u64 * self.dtype.bytes() as u64;
+        }
+        self.documents.iter().for_each(|d| index.extend_from_slice(&d.to_le_bytes()));
+        std::fs::rename(&self.temporary, &bin).map_err(RuntimeError::io("rename", &bin))?;
+        files::write_bytes(&with_suffix(&self.prefix, ".idx"), &index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes worked out by hand from the format's description.
+    #[test]
+    fn the_index_has_megatron_s_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("a.b");
+        let mut w = IndexedWriter::create(&prefix, TokenType::U16, false).unwrap();
+        w.document(&[1, 2, 3]).unwrap();
+        w.document(&[500]).unwrap();
+        w.finish().unwrap();
+        let bin = std::fs::read(with_suffix(&prefix, ".bin")).unwrap();
+        assert_eq!(bin, [1, 0, 2, 0, 3, 0, 0xf4, 1]);
+        let idx = std::fs::read(with_suffix(&prefix, ".idx")).unwrap();
+        let mut want = b"MMIDIDX\0\0".to_vec();
+        want.extend([1, 0, 0, 0, 0, 0, 0, 0, 8, 2, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0]);
+        want.extend([3, 0, 0, 0, 1, 0, 0, 0]);
+        for n in [0u64, 6, 0, 1, 2] {
+            want.extend(n.to_le_bytes());
+        }
+        assert_eq!(idx, want);
+        let f = IndexedFile::open(&prefix).unwrap();
+        assert_eq!((f.documents(), f.sizes(), f.token(1, 0)), (2, &[3, 1][..], 500));
+        assert!(matches!(
+            IndexedWriter::create(&prefix, TokenType::U16, false),
+            Err(RuntimeError::Exists(_))
+        ));
+    }
+
+    #[test]
+    fn damaged_files_are_refused_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("d");
+        assert!(IndexedFile::open(&prefix).is_err());
+        let mut w = IndexedWriter::create(&prefix, TokenType::I32, false).unwrap();
+        w.document(&[1, 2, 3]).unwrap();
+        w.finish().unwrap();
+        let (idx, bin) = (with_suffix(&prefix, ".idx"), with_suffix(&prefix, ".bin"));
+        let whole = std::fs::read(&idx).unwrap();
+        for i in 0..whole.len() {
+            std::fs::write(&idx, &whole[..i]).unwrap();
+            assert!(IndexedFile::open(&prefix).is_err(), "cut at {i}");
+            let mut bytes = whole.clone();
+            bytes[i] ^= 0x80;
+            std::fs::write(&idx, &bytes).unwrap();
+            let _ = IndexedFile::open(&prefix);
+        }
+        std::fs::write(&idx, &whole).unwrap();
+        std::fs::write(&bin, [0; 11]).unwrap();
+        let e = IndexedFile::open(&prefix).err().unwrap().to_string();
+        assert!(e.contains("d.bin") && e.contains("truncated"), "{e}");
+    }
+}

@@ -1,0 +1,188 @@
+//! The CPU: segments in memory, kernels from the plan's shared object, a pool of threads.
+
+use std::io::{Seek, Write};
+
+use neoxc_plan::{Address, Instr, Plan};
+
+use super::Device;
+use super::memory::Segment;
+use super::pool::{Entry, Pool};
+use crate::RuntimeError;
+
+/// A launch with everything resolved but the loop offsets.
+enum Step {
+    Launch { entry: Entry, tasks: u64, args: Vec<(usize, Vec<(usize, usize)>)>, name: u32 },
+    Loop { depth: usize, count: usize, reverse: bool, body: Vec<Step> },
+}
+
+/// The CPU of this machine.
+pub struct CpuDevice {
+    segments: Vec<Segment>,
+    programs: Vec<(String, Vec<Step>)>,
+    pool: Pool,
+    pointers: Vec<*mut u8>,
+    index: Vec<usize>,
+    /// Seconds per kernel when profiling.
+    profile: Option<Vec<(u64, f64)>>,
+    // Kept last: symbols point into it.
+    _library: libloading::Library,
+}
+
+impl CpuDevice {
+    /// Allocates the plan's segments and loads its kernels.
+    pub fn new(plan: &Plan, threads: usize) -> Result<CpuDevice, RuntimeError> {
+        let file = format!("kernels/{}.so", plan.tables.target);
+        let bytes = plan
+            .files
+            .get(&file)
+            .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
+        let library = load(bytes)?;
+        let segments = plan
+            .tables
+            .segments
+            .iter()
+            .map(|s| Segment::new(s.bytes))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut entries = vec![];
+        for k in &plan.tables.kernels {
+            // SAFETY: the symbol was compiled with the kernel ABI; the plan's hashes vouch for it.
+            let symbol = unsafe { library.get::<Entry>(k.name.as_bytes()) };
+            let entry = symbol.map_err(|e| RuntimeError::Kernels(format!("{}: {e}", k.name)))?;
+            entries.push((*entry, k.tasks));
+        }
+        let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
+        let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
+        let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
+        let programs = plan
+            .programs
+            .iter()
+            .map(|p| (p.name.clone(), resolve(&p.body, &entries, &bases, 0)))
+            .collect();
+        let mut device = CpuDevice {
+            segments,
+            programs,
+            pool: Pool::new(threads, scratch)?,
+            pointers: vec![std::ptr::null_mut(); most],
+            index: vec![0; 32],
+            profile: None,
+            _library: library,
+        };
+        if let Some(at) = plan.segment("consts") {
+            device.write(at, 0, &plan.consts);
+        }
+        Ok(device)
+    }
+
+    /// Starts to measure the time of each kernel.
+    pub fn profile(&mut self, kernels: usize) {
+        self.profile = Some(vec![(0, 0.0); kernels]);
+    }
+
+    /// Launches and seconds per kernel since [`CpuDevice::profile`].
+    pub fn profiled(&self) -> &[(u64, f64)] {
+        self.profile.as_deref().unwrap_or(&[])
+    }
+
+    /// Bytes of a segment, for checkpoints.
+    pub fn bytes(&self, segment: usize, offset: u64, len: usize) -> &[u8] {
+        self.segments[segment].slice(offset, len)
+    }
+
+    /// Bytes of a segment, to fill.
+    pub fn bytes_mut(&mut self, segment: usize, offset: u64, len: usize) -> &mut [u8] {
+        self.segments[segment].slice_mut(offset, len)
+    }
+}
+
+/// Loads a shared object from memory: what runs is what was verified.
+fn load(bytes: &[u8]) -> Result<libloading::Library, RuntimeError> {
+    let fail = |e: &dyn std::fmt::Display| RuntimeError::Kernels(format!("cannot be loaded: {e}"));
+    // SAFETY: memfd_create takes a C string and flags; the result is checked.
+    let fd = unsafe { libc::memfd_create(c"neoxc-kernels".as_ptr(), libc::MFD_CLOEXEC) };
+    if fd < 0 {
+        return Err(fail(&std::io::Error::last_os_error()));
+    }
+    // SAFETY: `fd` is a fresh descriptor that nobody else owns.
+    let mut file = unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
+    file.write_all(bytes).and_then(|()| file.rewind()).map_err(|e| fail(&e))?;
+    // SAFETY: the object has no initialisers; it was made by the compiler and verified by hash.
+    unsafe { libloading::Library::new(format!("/proc/self/fd/{fd}")) }.map_err(|e| fail(&e))
+}
+
+fn resolve(body: &[Instr], entries: &[(Entry, u64)], bases: &[usize], depth: usize) -> Vec<Step> {
+    let address = |a: &Address| {
+        let strides = a.strides.iter().map(|(d, s)| (*d, *s as usize)).collect();
+        (bases[a.segment] + a.offset as usize, strides)
+    };
+    body.iter()
+        .map(|instr| match instr {
+            Instr::Launch { kernel, args, .. } => {
+                let (entry, tasks) = entries[*kernel];
+                let args = args.iter().map(address).collect();
+                Step::Launch { entry, tasks, args, name: *kernel as u32 }
+            }
+            Instr::Loop { count, reverse, body, .. } => Step::Loop {
+                depth,
+                count: *count as usize,
+                reverse: *reverse,
+                body: resolve(body, entries, bases, depth + 1),
+            },
+        })
+        .collect()
+}
+
+fn execute(
+    steps: &[Step],
+    pool: &mut Pool,
+    pointers: &mut [*mut u8],
+    index: &mut [usize],
+    profile: &mut Option<Vec<(u64, f64)>>,
+) {
+    for step in steps {
+        match step {
+            Step::Launch { entry, tasks, args, name } => {
+                for (slot, (base, strides)) in pointers.iter_mut().zip(args) {
+                    let moved: usize = strides.iter().map(|(d, s)| index[*d] * s).sum();
+                    *slot = (base + moved) as *mut u8;
+                }
+                let start = profile.as_ref().map(|_| std::time::Instant::now());
+                // SAFETY: a validated plan keeps every argument inside its segment; the compiler
+                // checked that no kernel overwrites what it reads.
+                unsafe { pool.launch(*entry, pointers.as_ptr(), *tasks) };
+                if let (Some(p), Some(start)) = (profile.as_mut(), start) {
+                    let slot = &mut p[*name as usize];
+                    slot.0 += 1;
+                    slot.1 += start.elapsed().as_secs_f64();
+                }
+            }
+            Step::Loop { depth, count, reverse, body } => {
+                for i in 0..*count {
+                    index[*depth] = if *reverse { count - 1 - i } else { i };
+                    execute(body, pool, pointers, index, profile);
+                }
+            }
+        }
+    }
+}
+
+impl Device for CpuDevice {
+    fn run(&mut self, program: &str) -> Result<(), RuntimeError> {
+        let at = self.programs.iter().position(|(n, _)| n == program);
+        let at = at.ok_or_else(|| RuntimeError::Settings(format!("the plan has no {program}")))?;
+        let steps = &self.programs[at].1;
+        execute(steps, &mut self.pool, &mut self.pointers, &mut self.index, &mut self.profile);
+        Ok(())
+    }
+
+    fn write(&mut self, segment: usize, offset: u64, bytes: &[u8]) {
+        self.segments[segment].slice_mut(offset, bytes.len()).copy_from_slice(bytes);
+    }
+
+    fn read(&self, segment: usize, offset: u64, bytes: &mut [u8]) {
+        bytes.copy_from_slice(self.segments[segment].slice(offset, bytes.len()));
+    }
+
+    fn width(&self) -> usize {
+        self.pool.width()
+    }
+}

@@ -1,0 +1,22 @@
+//! A device: segments of memory, kernels, and the execution of instruction lists.
+
+mod cpu;
+mod memory;
+mod pool;
+
+pub use cpu::CpuDevice;
+pub use memory::Segment;
+
+use crate::RuntimeError;
+
+/// What the executor needs of a machine. Addresses are (segment, byte offset).
+pub trait Device {
+    /// Runs a program of the plan from its first to its last instruction.
+    fn run(&mut self, program: &str) -> Result<(), RuntimeError>;
+    /// Copies bytes into a segment.
+    fn write(&mut self, segment: usize, offset: u64, bytes: &[u8]);
+    /// Copies bytes out of a segment.
+    fn read(&self, segment: usize, offset: u64, bytes: &mut [u8]);
+    /// Number of threads or streams that share a launch.
+    fn width(&self) -> usize;
+}

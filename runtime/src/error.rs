@@ -1,0 +1,126 @@
+//! What can go wrong at run time. Every kind has a stable code, names the file or tensor it is
+//! about, and maps to a documented exit code.
+
+use std::path::{Path, PathBuf};
+
+/// A failure of the runtime.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A file cannot be read or written.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried: `read`, `write`, `rename`, ….
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A data set is damaged.
+    #[error("{path}: {message}")]
+    Data {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A file would be overwritten.
+    #[error("{0} exists already")]
+    Exists(PathBuf),
+    /// The plan was refused.
+    #[error(transparent)]
+    Plan(#[from] neoxc_plan::PlanError),
+    /// A checkpoint is damaged or belongs to another model.
+    #[error("{path}: {message}")]
+    Checkpoint {
+        /// The file or folder.
+        path: PathBuf,
+        /// What is wrong, with the tensor's name.
+        message: String,
+    },
+    /// Kernels cannot be loaded.
+    #[error("kernels: {0}")]
+    Kernels(String),
+    /// Settings that the run needs are missing or make no sense.
+    #[error("{0}")]
+    Settings(String),
+    /// A number that is not finite.
+    #[error("step {step}: {what} is {value}; first tensor that is not finite: {tensor}")]
+    NotFinite {
+        /// Optimizer step.
+        step: u64,
+        /// `loss` or `gradient norm`.
+        what: &'static str,
+        /// The value.
+        value: f32,
+        /// Logical name, with its kind.
+        tensor: String,
+    },
+    /// A tokenizer is damaged or does not fit.
+    #[error("{path}: {message}")]
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+impl RuntimeError {
+    /// Wraps an I/O error.
+    pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> RuntimeError {
+        let path = path.to_path_buf();
+        move |source| RuntimeError::Io { action, path, source }
+    }
+
+    /// A [`RuntimeError::Data`].
+    pub fn data(path: &Path, message: impl Into<String>) -> Self {
+        Self::Data { path: path.to_path_buf(), message: message.into() }
+    }
+
+    /// A [`RuntimeError::Checkpoint`].
+    pub fn checkpoint(path: &Path, message: impl Into<String>) -> Self {
+        Self::Checkpoint { path: path.to_path_buf(), message: message.into() }
+    }
+
+    /// A [`RuntimeError::Text`].
+    pub fn text(path: &Path, message: impl Into<String>) -> Self {
+        Self::Text { path: path.to_path_buf(), message: message.into() }
+    }
+
+    /// Stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            RuntimeError::Io { .. } => "NXR0001",
+            RuntimeError::Exists(_) => "NXR0002",
+            RuntimeError::Data { .. } => "NXR0101",
+            RuntimeError::Plan(_) => "NXR0201",
+            RuntimeError::Checkpoint { .. } => "NXR0301",
+            RuntimeError::Kernels(_) => "NXR0401",
+            RuntimeError::Settings(_) => "NXR0402",
+            RuntimeError::NotFinite { .. } => "NXR0403",
+            RuntimeError::Text { .. } => "NXR0501",
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            RuntimeError::Exists(_) => "give --force to replace it, or another name",
+            RuntimeError::Plan(_) => "compile the plan again",
+            RuntimeError::Checkpoint { .. } => "resume from an older global_step folder",
+            RuntimeError::NotFinite { .. } => "lower the learning rate; nothing was saved",
+            _ => return None,
+        })
+    }
+
+    /// Exit code, as `neoxc --help` documents it.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            RuntimeError::Io { .. } | RuntimeError::Exists(_) => 5,
+            RuntimeError::Plan(neoxc_plan::PlanError::Io { .. }) => 5,
+            RuntimeError::Kernels(_) | RuntimeError::NotFinite { .. } => 4,
+            _ => 3,
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::Path;
+
+use crate::RuntimeError;
+
+/// Makes `path` by running `fill` on a temporary file beside it.
+pub fn write_atomically(
+    path: &Path,
+    fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+) -> Result<(), RuntimeError> {
+    let folder = folder_of(path);
+    fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    let write = || -> std::io::Result<()> {
+        let mut out = BufWriter::new(File::create(&temporary)?);
+        fill(&mut out)?;
+        out.into_inner().map_err(|e| e.into_error())?.sync_all()
+    };
+    if let Err(e) = write() {
+        let _ = fs::remove_file(&temporary);
+        return Err(RuntimeError::io("write", path)(e));
+    }
+    fs::rename(&temporary, path).map_err(RuntimeError::io("rename", path))?;
+    sync_folder(folder)
+}
+
+/// Writes `bytes` to `path` in one go.
+pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
+    write_atomically(path, |f| f.write_all(bytes))
+}
+
+/// Makes renames in `folder` durable.
+pub fn sync_folder(folder: &Path) -> Result<(), RuntimeError> {
+    File::open(folder).and_then(|d| d.sync_all()).map_err(RuntimeError::io("sync", folder))
+}
+
+/// The folder that holds `path`.
+pub fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
