@@ -137,6 +137,9 @@ fn time(k: &kernels::Kernel, buffers: &mut [Aligned]) -> Result<f64, Error> {
     let compiled = x86::compile(std::slice::from_ref(k), Target::X86Native, None)?;
     let file = tempfile::NamedTempFile::with_suffix(".so")?;
     std::fs::write(file.path(), &compiled.so)?;
+    if let Ok(d) = std::env::var("KEEP") {
+        std::fs::write(format!("{d}/{}.so", k.symbol), &compiled.so)?;
+    }
     let pointers: Vec<*mut u8> = buffers.iter_mut().map(Aligned::pointer).collect();
     let mut scratch = Aligned::new(k.scratch_bytes as usize / 4 + 16);
     let scratch = scratch.pointer();
@@ -173,7 +176,10 @@ fn main() -> Result<(), Error> {
     }
     cases.extend(attention(4, 4, 512, 32)?);
     cases.extend(attention(4, 8, 512, 64)?);
-    println!("{:26} {:>6} {:>9} {:>8} {:>6} {:>9}", "kernel", "tasks", "ms", "GFLOP/s", "peak", "compile");
+    println!(
+        "{:26} {:>6} {:>9} {:>8} {:>6} {:>9}",
+        "kernel", "tasks", "ms", "GFLOP/s", "peak", "compile"
+    );
     for c in cases.iter().filter(|c| c.f.name.contains(&filter)) {
         let start = Instant::now();
         let k = kernels::build(&Module::new(), &c.f, Target::X86Native)?;
@@ -181,8 +187,7 @@ fn main() -> Result<(), Error> {
             .map_err(|e: CodegenError| e)?;
         let cost = start.elapsed().as_secs_f64();
         let all = c.f.params.iter().chain(&c.f.results);
-        let mut buffers: Vec<Aligned> =
-            all.map(|v| Aligned::new(c.f.ty(*v).elements())).collect();
+        let mut buffers: Vec<Aligned> = all.map(|v| Aligned::new(c.f.ty(*v).elements())).collect();
         let seconds = time(&k, &mut buffers)?;
         println!(
             "{:26} {:6} {:9.3} {:8.1} {:5.1}% {:6.0} ms",

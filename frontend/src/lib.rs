@@ -1,1 +1,40 @@
-//! YAML to a checked configuration.
+//! YAML → checked configuration.
+//!
+//! [`load`] reads GPT-NeoX files as GPT-NeoX does, merges them, checks every key and value, and
+//! returns a typed [`Config`] together with *all* problems found, each with its place.
+
+pub mod arguments;
+pub mod check;
+pub mod config;
+pub mod diagnostics;
+pub mod merge;
+pub mod yaml;
+
+use std::path::{Path, PathBuf};
+
+use neoxc_ir::diag::{Diagnostic, Severity, Sources};
+
+pub use config::Config;
+
+/// What loading gave.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The configuration, when there was no error.
+    pub config: Option<Config>,
+    /// All problems, errors first, each group by place.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Text of the files, for rendering.
+    pub sources: Sources,
+}
+
+/// Reads `files` (below `dir`, if given), applies `sets`, checks everything.
+pub fn load(files: &[PathBuf], dir: Option<&Path>, sets: &[String]) -> Loaded {
+    let mut sources = Sources::default();
+    let mut diagnostics = vec![];
+    let merged = merge::merge(files, dir, sets, &mut sources, &mut diagnostics);
+    let config = check::check(&merged, &mut diagnostics);
+    let key = |d: &Diagnostic| d.labels.first().map(|l| l.span.clone());
+    diagnostics.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| key(a).cmp(&key(b))));
+    let failed = diagnostics.iter().any(|d| d.severity == Severity::Error);
+    Loaded { config: config.filter(|_| !failed), diagnostics, sources }
+}

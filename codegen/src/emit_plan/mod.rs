@@ -35,7 +35,13 @@ struct Emitter<'a> {
 }
 
 impl Emitter<'_> {
-    fn address(&mut self, text: &str, vars: &[String], bytes: u64, counts: &[u64]) -> Result<Address, CodegenError> {
+    fn address(
+        &mut self,
+        text: &str,
+        vars: &[String],
+        bytes: u64,
+        counts: &[u64],
+    ) -> Result<Address, CodegenError> {
         let wrong = || bad(format!("`{text}` is not an address"));
         let mut parts = text.split('+');
         let segment = parts.next().ok_or_else(wrong)?;
@@ -59,10 +65,16 @@ impl Emitter<'_> {
         Ok(list.into_iter().map(str::to_string).collect())
     }
 
-    fn body(&mut self, f: &Function, vars: &mut Vec<String>, counts: &mut Vec<u64>) -> Result<Vec<Instr>, CodegenError> {
+    fn body(
+        &mut self,
+        f: &Function,
+        vars: &mut Vec<String>,
+        counts: &mut Vec<u64>,
+    ) -> Result<Vec<Instr>, CodegenError> {
         let mut at: HashMap<ValueId, String> = HashMap::new();
         for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
-            let place = Self::places(attrs)?.pop().ok_or_else(|| bad("a parameter has no place"))?;
+            let place =
+                Self::places(attrs)?.pop().ok_or_else(|| bad("a parameter has no place"))?;
             at.insert(*p, place);
         }
         let mut out = vec![];
@@ -74,7 +86,8 @@ impl Emitter<'_> {
             match op.kind.0.class() {
                 Class::View => {}
                 Class::Call if op.kind.is("repeat") => {
-                    let g = callee.and_then(|c| self.m.function(c)).ok_or_else(|| bad("no body"))?;
+                    let g =
+                        callee.and_then(|c| self.m.function(c)).ok_or_else(|| bad("no body"))?;
                     let count = op.attrs.int("count").unwrap_or(1) as u64;
                     let var = op.attrs.str("dim").unwrap_or_default().to_string();
                     vars.push(var.clone());
@@ -208,7 +221,9 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         let places: HashMap<ValueId, String> = f
             .ops
             .iter()
-            .flat_map(|op| op.results.iter().copied().zip(Emitter::places(&op.attrs).unwrap_or_default()))
+            .flat_map(|op| {
+                op.results.iter().copied().zip(Emitter::places(&op.attrs).unwrap_or_default())
+            })
             .collect();
         for (name, r) in names.iter().zip(&f.results[first..]) {
             let place = places.get(r).ok_or_else(|| bad("an output has no place"))?;

@@ -84,7 +84,9 @@ impl IndexedFile {
         let dtype = match idx[17] {
             8 => TokenType::U16,
             4 => TokenType::I32,
-            other => return Err(bad(format!("has token dtype {other}; u16 (8) and i32 (4) are read"))),
+            other => {
+                return Err(bad(format!("has token dtype {other}; u16 (8) and i32 (4) are read")));
+            }
         };
         let (sequences, documents) = (u64_at(18), u64_at(26));
         let want = sequences

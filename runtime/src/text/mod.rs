@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
-use tokenizers::{AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper, Tokenizer, TokenizerBuilder};
+use tokenizers::{
+    AddedToken, DecoderWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
+    Tokenizer, TokenizerBuilder,
+};
 
 use crate::RuntimeError;
 use crate::data::IndexedWriter;
@@ -24,10 +27,13 @@ pub enum TextTokenizer {
 
 impl TextTokenizer {
     /// Opens a tokenizer of kind `kind`.
-    pub fn open(kind: &str, vocab: Option<&Path>, merges: Option<&Path>) -> Result<Self, RuntimeError> {
-        let need = || {
-            vocab.ok_or_else(|| RuntimeError::Settings(format!("{kind} needs a vocab_file")))
-        };
+    pub fn open(
+        kind: &str,
+        vocab: Option<&Path>,
+        merges: Option<&Path>,
+    ) -> Result<Self, RuntimeError> {
+        let need =
+            || vocab.ok_or_else(|| RuntimeError::Settings(format!("{kind} needs a vocab_file")));
         match kind {
             "HFTokenizer" => {
                 let path = need()?;
@@ -52,7 +58,9 @@ impl TextTokenizer {
                 Ok(Self::HuggingFace(Box::new(t)))
             }
             "CharLevelTokenizer" => Ok(Self::Bytes),
-            other => Err(RuntimeError::Settings(format!("tokenizer_type {other} is not supported yet"))),
+            other => {
+                Err(RuntimeError::Settings(format!("tokenizer_type {other} is not supported yet")))
+            }
         }
     }
 
@@ -120,7 +128,12 @@ fn documents(
 }
 
 /// Trains a byte-level BPE tokenizer of `vocab` ids on the text of `inputs`.
-pub fn train(inputs: &[PathBuf], vocab: usize, output: &Path, force: bool) -> Result<usize, RuntimeError> {
+pub fn train(
+    inputs: &[PathBuf],
+    vocab: usize,
+    output: &Path,
+    force: bool,
+) -> Result<usize, RuntimeError> {
     if output.exists() && !force {
         return Err(RuntimeError::Exists(output.to_path_buf()));
     }

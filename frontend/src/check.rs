@@ -1,0 +1,663 @@
+//! Merged keys → [`Config`]: every key known, every value of its type and in its range, every rule
+//! of GPT-NeoX applied. All problems are collected before anything stops.
+
+use std::collections::BTreeMap;
+
+use neoxc_ir::diag::{Diagnostic, Kind as DiagKind, Span};
+
+use crate::arguments::{ARGUMENTS, Kind, Neutral, Status, find};
+use crate::config::{Config, Model, Optimizer, Run};
+use crate::diagnostics::{
+    conflict, file, impossible_value, missing_key, not_supported, unknown_key, without_effect,
+    wrong_type,
+};
+use crate::merge::Merged;
+use crate::yaml::{Key, Node, Value};
+
+/// Reads typed values and collects what is wrong.
+struct Reader<'a> {
+    keys: &'a Merged,
+    diagnostics: &'a mut Vec<Diagnostic>,
+}
+
+/// Checks everything; `None` where a value is missing that nothing can stand for.
+pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config> {
+    let mut r = Reader { keys, diagnostics };
+    r.every_key();
+    let model = r.model();
+    let optimizer = r.optimizer();
+    let run = r.run();
+    r.batch_arithmetic();
+    let places = keys
+        .iter()
+        .map(|(k, _)| (k.name.clone(), (k.span.file.to_string(), k.span.line, k.span.column)))
+        .collect::<BTreeMap<_, _>>();
+    Some(Config { model: model?, optimizer: optimizer?, run: run?, places })
+}
+
+fn number(v: &Value) -> Option<f64> {
+    match v {
+        Value::Int(i) => Some(*i as f64),
+        Value::Float(x) => Some(*x),
+        _ => None,
+    }
+}
+
+/// Edits between two words.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let change = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+impl Reader<'_> {
+    fn error(
+        &mut self,
+        kind: &'static DiagKind,
+        message: String,
+        span: &Span,
+        label: &str,
+        hint: &str,
+    ) {
+        let mut d = Diagnostic::error(kind, message).label(span, label);
+        if !hint.is_empty() {
+            d = d.hint(hint);
+        }
+        self.diagnostics.push(d);
+    }
+
+    fn every_key(&mut self) {
+        let mut idle: Vec<(&Key, &str)> = vec![];
+        for (key, node) in self.keys {
+            let Some(arg) = find(&key.name) else {
+                let near = ARGUMENTS.iter().min_by_key(|a| distance(a.name, &key.name));
+                let near = near.filter(|a| distance(a.name, &key.name) <= 3);
+                let hint = near.map(|a| format!("did you mean `{}`?", a.name)).unwrap_or_default();
+                let message = format!("unknown key `{}`", key.name);
+                self.error(
+                    &unknown_key::KIND,
+                    message,
+                    &key.span,
+                    "not an argument of GPT-NeoX",
+                    &hint,
+                );
+                continue;
+            };
+            let fits = match (&node.value, arg.kind) {
+                (Value::Null, _) | (_, Kind::Any) => true,
+                (Value::Int(_), Kind::Int | Kind::Float) | (Value::Float(_), Kind::Float) => true,
+                // Whole floats are taken as NeoX's own files use them (`lr-decay-iters: 143000.0`).
+                (Value::Float(x), Kind::Int) => x.fract() == 0.0 && x.abs() < 1e15,
+                (Value::Bool(_), Kind::Bool)
+                | (Value::Str(_), Kind::Str)
+                | (Value::List(_), Kind::List)
+                | (Value::Map(_), Kind::Dict) => true,
+                _ => false,
+            };
+            if !fits {
+                let hint = match &node.value {
+                    Value::Str(s) if s.replace('_', "").parse::<f64>().is_ok() => {
+                        let x: f64 = s.replace('_', "").parse().unwrap_or(0.0);
+                        format!("YAML 1.1 reads this as text; write {}", with_dot(x))
+                    }
+                    _ => String::new(),
+                };
+                let want = format!("{:?}", arg.kind).to_lowercase();
+                let message = format!("`{}` is {}, not {want}", key.name, node.value.describe());
+                self.error(
+                    &wrong_type::KIND,
+                    message,
+                    &node.span,
+                    &format!("expected {want}"),
+                    &hint,
+                );
+                continue;
+            }
+            match arg.status {
+                Status::Supported => {}
+                Status::WithoutEffect => idle.push((key, "no effect on a compiled plan")),
+                Status::Unread => idle.push((key, "nothing reads it in GPT-NeoX either")),
+                Status::NotYet => {
+                    let neutral = match (&node.value, arg.neutral) {
+                        (Value::Null, _) => true,
+                        (Value::Bool(a), Neutral::Bool(b)) => *a == b,
+                        (Value::Bool(a), Neutral::None) => !*a,
+                        (v, Neutral::Number(b)) => number(v) == Some(b),
+                        (Value::Str(a), Neutral::Text(b)) => a == b,
+                        (Value::List(l), _) => l.is_empty(),
+                        (Value::Map(m), _) => m.is_empty() || disabled(m),
+                        _ => false,
+                    };
+                    if !neutral {
+                        let message = format!("`{}`: not supported yet", key.name);
+                        let hint = match arg.neutral {
+                            Neutral::None => format!("remove it, or `--set {}=null`", key.name),
+                            Neutral::Bool(b) => format!("`--set {}={b}`", key.name),
+                            Neutral::Number(x) => format!("`--set {}={x}`", key.name),
+                            Neutral::Text(t) => format!("`--set {}=\"{t}\"`", key.name),
+                        };
+                        self.error(
+                            &not_supported::KIND,
+                            message,
+                            &key.span,
+                            "asked for here",
+                            &hint,
+                        );
+                    }
+                }
+            }
+        }
+        if let Some((first, _)) = idle.first() {
+            let names: Vec<&str> = idle.iter().map(|(k, _)| k.name.as_str()).collect();
+            let message = format!("known, but without effect here: {}", names.join(", "));
+            let mut d = Diagnostic::warning(&without_effect::KIND, message);
+            let label = idle[0].1;
+            d = d.label(&first.span, label);
+            self.diagnostics.push(d);
+        }
+    }
+
+    fn find(&self, name: &str) -> Option<&'_ (Key, Node)> {
+        self.keys.iter().find(|(k, n)| k.name == name && n.value != Value::Null)
+    }
+
+    fn int(&mut self, name: &str, low: i64, high: i64) -> Option<usize> {
+        let (_, node) = self.find(name)?;
+        let span = node.span.clone();
+        let value = match node.value {
+            Value::Int(i) => i,
+            Value::Float(x) => x as i64,
+            _ => return None,
+        };
+        if (low..=high).contains(&value) {
+            return usize::try_from(value).ok();
+        }
+        let message = format!("`{name}` is {value}; it must be from {low} to {high}");
+        self.error(&impossible_value::KIND, message, &span, "out of range", "");
+        None
+    }
+
+    fn float(&mut self, name: &str, default: f64, low: f64, high: f64) -> f64 {
+        let Some((_, node)) = self.find(name) else { return default };
+        let Some(value) = number(&node.value) else { return default };
+        let span = node.span.clone();
+        if !(low..=high).contains(&value) {
+            let message = format!("`{name}` is {value}; it must be from {low} to {high}");
+            self.error(&impossible_value::KIND, message, &span, "out of range", "");
+        }
+        value
+    }
+
+    fn bool(&self, name: &str, default: bool) -> bool {
+        match self.find(name).map(|(_, n)| &n.value) {
+            Some(Value::Bool(b)) => *b,
+            _ => default,
+        }
+    }
+
+    fn text(&self, name: &str) -> Option<String> {
+        match self.find(name).map(|(_, n)| &n.value) {
+            Some(Value::Str(s)) => Some(s.clone()),
+            _ => None,
+        }
+    }
+
+    fn required(&mut self, name: &str, low: i64, high: i64) -> Option<usize> {
+        if self.find(name).is_none() {
+            let d = Diagnostic::error(&missing_key::KIND, format!("`{name}` is missing"));
+            self.diagnostics.push(d.hint(format!("add it to a file, or `--set {name}=…`")));
+            return None;
+        }
+        self.int(name, low, high)
+    }
+
+    /// One of `choices`, each supported; anything else is not supported yet.
+    fn choice(&mut self, name: &str, default: &str, choices: &[&str]) -> String {
+        let Some((key, node)) = self.find(name) else { return default.to_string() };
+        let Value::Str(s) = &node.value else { return default.to_string() };
+        if choices.contains(&s.as_str()) {
+            return s.clone();
+        }
+        let (span, s, key) = (node.span.clone(), s.clone(), key.name.clone());
+        let message = format!("`{key}` {s:?}: not supported yet");
+        self.error(
+            &not_supported::KIND,
+            message,
+            &span,
+            "asked for here",
+            &format!("one of {}", choices.join(", ")),
+        );
+        default.to_string()
+    }
+
+    fn model(&mut self) -> Option<Model> {
+        let layers = self.required("num_layers", 1, 100_000);
+        let hidden = self.required("hidden_size", 1, 1 << 20);
+        let heads = self.required("num_attention_heads", 1, 1 << 16);
+        let seq = self.required("seq_length", 1, 1 << 24);
+        let positions = self.int("max_position_embeddings", 1, 1 << 24);
+        for (degree, most) in [("model_parallel_size", 1), ("pipe_parallel_size", 1)] {
+            if let Some(n) = self.int(degree, 0, 1 << 20)
+                && n > most
+            {
+                let span = self.find(degree).map(|(_, v)| v.span.clone())?;
+                let message = format!("`{degree}` {n}: not supported yet");
+                let hint = format!("`--set {degree}=1`");
+                self.error(
+                    &not_supported::KIND,
+                    message,
+                    &span,
+                    "this version plans one device",
+                    &hint,
+                );
+            }
+        }
+        self.choice("norm", "layernorm", &["layernorm"]);
+        self.choice("activation", "gelu", &["gelu"]);
+        self.choice("data_impl", "infer", &["infer", "mmap"]);
+        self.attention_kinds();
+        self.precision();
+        let pos_emb = self.choice("pos_emb", "learned", &["learned", "rotary", "none"]);
+        let pct = self.float("rotary_pct", 1.0, 0.0, 1.0);
+        let base = self.float("rotary_emb_base", 10_000.0, 1.0, 1e12);
+        let eps = self.float("layernorm_epsilon", 1e-5, 0.0, 1.0);
+        let std = self.float("init_method_std", 0.02, 0.0, 100.0);
+        let intermediate = self.int("intermediate_size", 1, 1 << 22);
+        let factor = self.float("expansion_factor", 4.0, 0.01, 1000.0);
+        let padded = self.int("padded_vocab_size", 1, 1 << 26);
+        let divisor = self.int("make_vocab_size_divisible_by", 1, 1 << 20).unwrap_or(128);
+        let group = self.int("checkpoint_num_layers", 1, 100_000).unwrap_or(1);
+        let vocab = self.vocabulary(padded);
+        let methods = ["normal", "scaled_normal", "small_init", "wang_init"];
+        let init = self.choice("init_method", "normal", &methods);
+        let output = self.choice("output_layer_init_method", "scaled_normal", &methods);
+        let (layers, hidden, heads, seq) = (layers?, hidden?, heads?, seq?);
+        if hidden % heads != 0 {
+            let message = format!("{heads} heads do not divide a hidden size of {hidden}");
+            self.both(message, "hidden_size", "num_attention_heads", "choose a multiple");
+            return None;
+        }
+        let head = hidden / heads;
+        let rotary = (head as f64 * pct) as usize;
+        if pos_emb == "rotary" && (rotary == 0 || rotary % 2 != 0) {
+            let message =
+                format!("{rotary} rotary dims per head: they must be even and at least 2");
+            self.both(
+                message,
+                "rotary_pct",
+                "num_attention_heads",
+                "head size × rotary_pct must be even",
+            );
+        }
+        if pos_emb == "learned" && positions.is_some_and(|p| p < seq) {
+            let message = format!("{seq} tokens do not fit {} positions", positions.unwrap_or(0));
+            self.both(
+                message,
+                "seq_length",
+                "max_position_embeddings",
+                "raise max_position_embeddings",
+            );
+        }
+        if group > 1 && layers % group != 0
+            || group > 1 && self.bool("checkpoint_activations", false)
+        {
+            if self.bool("checkpoint_activations", false) {
+                let span = self.find("checkpoint_num_layers").map(|(_, n)| n.span.clone())?;
+                let message = format!("`checkpoint_num_layers` {group}: not supported yet");
+                self.error(
+                    &not_supported::KIND,
+                    message,
+                    &span,
+                    "groups of several layers",
+                    "`--set checkpoint_num_layers=1`",
+                );
+            }
+        }
+        let sigma = |method: &str| match method {
+            "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),
+            "wang_init" => 2.0 / layers as f64 / (hidden as f64).sqrt(),
+            "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
+            _ => std,
+        };
+        let padded = padded.or(vocab.map(|v| v.div_ceil(divisor) * divisor))?;
+        Some(Model {
+            num_layers: layers,
+            hidden_size: hidden,
+            num_attention_heads: heads,
+            intermediate_size: intermediate.unwrap_or((hidden as f64 * factor) as usize),
+            seq_length: seq,
+            max_position_embeddings: positions.unwrap_or(seq),
+            vocab_size: vocab,
+            padded_vocab_size: padded,
+            pos_emb,
+            rotary_dims: rotary,
+            rotary_emb_base: base,
+            layernorm_epsilon: eps,
+            gpt_j_residual: self.bool("gpt_j_residual", false),
+            gpt_j_tied: self.bool("gpt_j_residual", false) && self.bool("gpt_j_tied", false),
+            gelu_tanh: self.bool("bias_gelu_fusion", false),
+            use_bias_in_norms: self.bool("use_bias_in_norms", true),
+            use_bias_in_attn_linear: self.bool("use_bias_in_attn_linear", true),
+            use_bias_in_mlp: self.bool("use_bias_in_mlp", true),
+            tied: !self.bool("no_weight_tying", false),
+            init_std: sigma(&init),
+            output_init_std: sigma(&output),
+            checkpoint: self.bool("checkpoint_activations", false).then_some(group),
+        })
+    }
+
+    /// A conflict between two keys, both shown where they are given.
+    fn both(&mut self, message: String, a: &str, b: &str, hint: &str) {
+        let mut d = Diagnostic::error(&conflict::KIND, message).hint(hint);
+        for name in [a, b] {
+            if let Some((_, n)) = self.find(name) {
+                d = d.label(&n.span, format!("`{name}`"));
+            }
+        }
+        self.diagnostics.push(d);
+    }
+
+    /// `attention_config`: global and flash are one thing here.
+    fn attention_kinds(&mut self) {
+        let Some((_, node)) = self.find("attention_config") else { return };
+        let mut stack = vec![node.clone()];
+        while let Some(n) = stack.pop() {
+            match n.value {
+                Value::List(l) => stack.extend(l),
+                Value::Str(s) if !["global", "flash", "all"].contains(&s.as_str()) => {
+                    let message = format!("attention {s:?}: not supported yet");
+                    self.error(
+                        &not_supported::KIND,
+                        message,
+                        &n.span,
+                        "asked for here",
+                        "`global` or `flash`",
+                    );
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Only f32 runs on these targets.
+    fn precision(&mut self) {
+        for name in ["fp16", "bf16"] {
+            let Some((key, node)) = self.find(name) else { continue };
+            if let Value::Map(m) = &node.value
+                && !disabled(m)
+            {
+                let message = format!("`{name}`: not supported yet; this version trains in f32");
+                let (span, hint) = (key.span.clone(), format!("`--set {name}.enabled=false`"));
+                self.error(&not_supported::KIND, message, &span, "asked for here", &hint);
+            }
+        }
+        self.choice("precision", "fp32", &["fp32"]);
+    }
+
+    /// Ids of the tokenizer, read off its file.
+    fn vocabulary(&mut self, padded: Option<usize>) -> Option<usize> {
+        let kind = self.text("tokenizer_type").unwrap_or_else(|| "GPT2BPETokenizer".into());
+        if kind == "CharLevelTokenizer" {
+            return Some(512);
+        }
+        let Some((_, node)) = self.find("vocab_file") else {
+            if padded.is_none() {
+                let message = "the size of the vocabulary is not known".to_string();
+                let d = Diagnostic::error(&missing_key::KIND, message);
+                self.diagnostics
+                    .push(d.hint("give `vocab_file`, or `--set padded_vocab_size=50304`"));
+            }
+            return None;
+        };
+        let (span, path) = (node.span.clone(), self.text("vocab_file")?);
+        match count_ids(&path) {
+            Ok(n) => Some(n),
+            Err(_) if padded.is_some() => None,
+            Err(e) => {
+                let message = format!("cannot count the ids of {path}: {e}");
+                self.error(
+                    &file::KIND,
+                    message,
+                    &span,
+                    "tokenizer file",
+                    "`--set padded_vocab_size=50304` does without it",
+                );
+                None
+            }
+        }
+    }
+
+    fn optimizer(&mut self) -> Option<Optimizer> {
+        let mut lr = self.find("lr").and_then(|(_, n)| number(&n.value));
+        let (mut betas, mut eps) = ((0.9, 0.999), 1e-8);
+        let mut decay = self.float("weight_decay", 0.1, 0.0, 100.0);
+        if let Some((_, node)) = self.find("optimizer").cloned()
+            && let Value::Map(pairs) = node.value
+        {
+            for (key, value) in pairs {
+                match (key.name.as_str(), &value.value) {
+                    ("type", Value::Str(s))
+                        if s.eq_ignore_ascii_case("adam") || s.eq_ignore_ascii_case("adamw") => {}
+                    ("type", v) => {
+                        let message = format!("optimizer {}: not supported yet", v.describe());
+                        self.error(
+                            &not_supported::KIND,
+                            message,
+                            &value.span,
+                            "asked for here",
+                            "Adam",
+                        );
+                    }
+                    ("params", Value::Map(params)) => {
+                        for (key, value) in params {
+                            match (key.name.as_str(), &value.value) {
+                                ("lr", v) if number(v).is_some() => lr = number(v),
+                                ("eps", v) if number(v).is_some() => eps = number(v).unwrap_or(eps),
+                                ("weight_decay", v) if number(v).is_some() => {
+                                    decay = number(v).unwrap_or(decay);
+                                }
+                                ("betas", Value::List(l)) if l.len() == 2 => {
+                                    if let (Some(a), Some(b)) =
+                                        (number(&l[0].value), number(&l[1].value))
+                                    {
+                                        betas = (a, b);
+                                    }
+                                }
+                                (name, v) => {
+                                    let message =
+                                        format!("optimizer parameter `{name}` is {}", v.describe());
+                                    self.error(
+                                        &wrong_type::KIND,
+                                        message,
+                                        &value.span,
+                                        "cannot be used",
+                                        "lr, betas, eps or weight_decay; floats need a dot",
+                                    );
+                                }
+                            }
+                        }
+                    }
+                    (name, _) => {
+                        let message = format!("unknown key `{name}` in `optimizer`");
+                        self.error(
+                            &unknown_key::KIND,
+                            message,
+                            &key.span,
+                            "not known",
+                            "type and params",
+                        );
+                    }
+                }
+            }
+        }
+        self.choice("optimizer_type", "adam", &["adam"]);
+        let Some(lr) = lr else {
+            let d = Diagnostic::error(&missing_key::KIND, "the learning rate is missing");
+            self.diagnostics
+                .push(d.hint("`\"optimizer\": {\"type\": \"Adam\", \"params\": {\"lr\": 0.001}}`"));
+            return None;
+        };
+        let iters = self.int("train_iters", 0, i64::MAX / 2).unwrap_or(0) as u64;
+        let fraction = self.float("lr_decay_fraction", 1.0, 0.0, 1.0);
+        let decay_iters = self
+            .int("lr_decay_iters", 1, i64::MAX / 2)
+            .map_or((iters as f64 * fraction) as u64, |n| n as u64);
+        let clip = self.float("clip_grad", 1.0, 0.0, 1e9);
+        let clip = self.float("gradient_clipping", clip, 0.0, 1e9);
+        Some(Optimizer {
+            lr,
+            min_lr: self.float("min_lr", 0.0, 0.0, 1e9),
+            betas,
+            eps,
+            weight_decay: decay,
+            gradient_clipping: clip,
+            lr_decay_style: self.choice(
+                "lr_decay_style",
+                "linear",
+                &["constant", "linear", "cosine", "exponential"],
+            ),
+            lr_decay_iters: decay_iters.max(1),
+            warmup: self.float("warmup", 0.01, 0.0, 1.0),
+        })
+    }
+
+    fn run(&mut self) -> Option<Run> {
+        let big = i64::MAX / 2;
+        let micro = self.int("train_micro_batch_size_per_gpu", 1, 1 << 20);
+        let micro = micro.or_else(|| self.int("batch_size", 1, 1 << 20));
+        let accum = self.int("gradient_accumulation_steps", 1, 1 << 20);
+        let global = self.int("train_batch_size", 1, 1 << 30);
+        let accum = match (global, micro, accum) {
+            (Some(g), Some(m), None) => (g / m).max(1),
+            (_, _, a) => a.unwrap_or(1),
+        };
+        let micro = micro.or(global.map(|g| (g / accum).max(1)));
+        let Some(micro) = micro else {
+            let d = Diagnostic::error(&missing_key::KIND, "the micro-batch size is missing");
+            self.diagnostics.push(d.hint("`--set train_micro_batch_size_per_gpu=4`"));
+            return None;
+        };
+        let saves = match self.find("extra_save_iters").map(|(_, n)| n.value.clone()) {
+            Some(Value::List(l)) => {
+                l.iter().filter_map(|n| number(&n.value)).map(|x| x.max(0.0) as u64).collect()
+            }
+            _ => vec![],
+        };
+        let train = self.single_path("train_data_paths");
+        let valid = self.single_path("valid_data_paths");
+        self.single_path("test_data_paths");
+        let scale = self.choice("checkpoint_scale", "linear", &["linear", "log"]);
+        let factor = self.find("checkpoint_factor").and_then(|(_, n)| number(&n.value));
+        Some(Run {
+            micro_batch: micro,
+            grad_accum: accum,
+            train_iters: self.int("train_iters", 0, big).unwrap_or(0) as u64,
+            seed: self.int("seed", 0, i64::from(u32::MAX)).unwrap_or(1234) as u32,
+            eval_interval: self.int("eval_interval", 1, big).unwrap_or(1000) as u64,
+            eval_iters: self.int("eval_iters", 0, big).unwrap_or(100) as u64,
+            log_interval: self.int("log_interval", 1, big).unwrap_or(100) as u64,
+            save: self.text("save"),
+            load: self.text("load"),
+            checkpoint_factor: factor.filter(|f| *f > 0.0),
+            checkpoint_log: scale == "log",
+            extra_save_iters: saves,
+            keep_last: self.int("keep_last_n_checkpoints", 1, big),
+            data_path: self.text("data_path"),
+            train_data: train,
+            valid_data: valid,
+            split: self.text("split").unwrap_or_else(|| "969, 30, 1".into()),
+            tokenizer_type: self
+                .text("tokenizer_type")
+                .unwrap_or_else(|| "GPT2BPETokenizer".into()),
+            vocab_file: self.text("vocab_file"),
+            merge_file: self.text("merge_file"),
+            eod_mask_loss: self.bool("eod_mask_loss", false),
+        })
+    }
+
+    fn single_path(&mut self, name: &str) -> Option<String> {
+        let (_, node) = self.find(name)?;
+        let Value::List(l) = &node.value else { return None };
+        match &l[..] {
+            [Node { value: Value::Str(s), .. }] => Some(s.clone()),
+            [] => None,
+            _ => {
+                let span = node.span.clone();
+                let message = format!("`{name}` with several data sets: not supported yet");
+                self.error(&not_supported::KIND, message, &span, "asked for here", "give one path");
+                None
+            }
+        }
+    }
+
+    fn batch_arithmetic(&mut self) {
+        let probe = |n: &str| {
+            self.keys.iter().find(|(k, _)| k.name == n).and_then(|(_, v)| number(&v.value))
+        };
+        let (global, micro, accum) = (
+            probe("train_batch_size"),
+            probe("train_micro_batch_size_per_gpu"),
+            probe("gradient_accumulation_steps"),
+        );
+        if let (Some(g), Some(m)) = (global, micro)
+            && m > 0.0
+        {
+            let steps = accum.unwrap_or(g / m);
+            if m * steps != g || steps.fract() != 0.0 {
+                let message = format!("{g} sequences are not {m} × {steps} on one device");
+                self.both(
+                    message,
+                    "train_batch_size",
+                    "train_micro_batch_size_per_gpu",
+                    "train_batch_size = micro-batch × accumulation steps × data-parallel size",
+                );
+            }
+        }
+    }
+}
+
+/// A dictionary such as `fp16` that switches itself off.
+fn disabled(map: &[(Key, Node)]) -> bool {
+    let given = |name: &str| map.iter().find(|(k, _)| k.name == name).map(|(_, n)| &n.value);
+    match (given("enabled"), given("fp16")) {
+        (Some(Value::Bool(b)), _) => !*b,
+        (None, Some(Value::Bool(b))) => !*b,
+        _ => map.is_empty(),
+    }
+}
+
+fn with_dot(x: f64) -> String {
+    let text = format!("{x:e}");
+    match text.split_once('e') {
+        Some((m, e)) if !m.contains('.') => {
+            format!("{m}.0e{}{e}", if e.starts_with('-') { "" } else { "+" })
+        }
+        Some((m, e)) if !e.starts_with('-') => format!("{m}e+{e}"),
+        _ => text,
+    }
+}
+
+/// Ids in a tokenizer.json, or in GPT-2's vocab.json.
+fn count_ids(path: &str) -> Result<usize, String> {
+    let text = std::fs::read(path).map_err(|e| e.to_string())?;
+    let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
+    let object = |v: &serde_json::Value| v.as_object().map(serde_json::Map::len);
+    let Some(model) = json.get("model") else {
+        return object(&json).ok_or_else(|| "is not a vocabulary".into());
+    };
+    let ids = |v: &serde_json::Value| v.as_u64().unwrap_or(0) as usize + 1;
+    let vocab = model.get("vocab").and_then(|v| v.as_object()).ok_or("has no model.vocab")?;
+    let most = vocab.values().map(ids).max().unwrap_or(0);
+    let added = json.get("added_tokens").and_then(|a| a.as_array());
+    let extra = added.into_iter().flatten().filter_map(|t| t.get("id")).map(ids).max().unwrap_or(0);
+    Ok(most.max(extra))
+}

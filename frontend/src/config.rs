@@ -1,0 +1,137 @@
+//! The checked configuration: typed, complete, with the place of every key.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// A checked configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Config {
+    /// Architecture.
+    pub model: Model,
+    /// Optimizer and learning rate.
+    pub optimizer: Optimizer,
+    /// Batches, iterations, data, checkpoints.
+    pub run: Run,
+    /// Key → (file, line, column), for locations in the IR.
+    pub places: BTreeMap<String, (String, u32, u32)>,
+}
+
+/// Architecture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// Layers.
+    pub num_layers: usize,
+    /// Width.
+    pub hidden_size: usize,
+    /// Heads.
+    pub num_attention_heads: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Tokens per sequence.
+    pub seq_length: usize,
+    /// Rows of a learned position table.
+    pub max_position_embeddings: usize,
+    /// Ids of the tokenizer, if it is known.
+    pub vocab_size: Option<usize>,
+    /// Rows of the embedding.
+    pub padded_vocab_size: usize,
+    /// `rotary`, `learned` or `none`.
+    pub pos_emb: String,
+    /// Rotary dims per head.
+    pub rotary_dims: usize,
+    /// Frequency base.
+    pub rotary_emb_base: f64,
+    /// Epsilon of layer norms.
+    pub layernorm_epsilon: f64,
+    /// Parallel residual.
+    pub gpt_j_residual: bool,
+    /// One norm for both branches.
+    pub gpt_j_tied: bool,
+    /// tanh form of GELU.
+    pub gelu_tanh: bool,
+    /// Biases in norms.
+    pub use_bias_in_norms: bool,
+    /// Biases in attention projections.
+    pub use_bias_in_attn_linear: bool,
+    /// Biases in the MLP.
+    pub use_bias_in_mlp: bool,
+    /// The head is the embedding.
+    pub tied: bool,
+    /// Standard deviation of initial weights.
+    pub init_std: f64,
+    /// The same for weights that write into the residual stream.
+    pub output_init_std: f64,
+    /// Layers per recomputed group; none keeps activations.
+    pub checkpoint: Option<usize>,
+}
+
+/// AdamW and its learning rate.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Optimizer {
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Final learning rate.
+    pub min_lr: f64,
+    /// First and second decay rates.
+    pub betas: (f64, f64),
+    /// Epsilon.
+    pub eps: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Global gradient-norm limit; 0 means none.
+    pub gradient_clipping: f64,
+    /// `constant`, `linear`, `cosine`, `exponential`.
+    pub lr_decay_style: String,
+    /// Iterations over which the rate decays.
+    pub lr_decay_iters: u64,
+    /// Part of them that warms up.
+    pub warmup: f64,
+}
+
+/// The run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Sequences per micro-batch.
+    pub micro_batch: usize,
+    /// Micro-batches per step.
+    pub grad_accum: usize,
+    /// Steps.
+    pub train_iters: u64,
+    /// Seed of start values and sample order.
+    pub seed: u32,
+    /// Steps between evaluations.
+    pub eval_interval: u64,
+    /// Batches per evaluation.
+    pub eval_iters: u64,
+    /// Steps between log lines.
+    pub log_interval: u64,
+    /// Folder of checkpoints.
+    pub save: Option<String>,
+    /// Folder that a run resumes from.
+    pub load: Option<String>,
+    /// Steps between checkpoints (or their growth factor, when `checkpoint_log`).
+    pub checkpoint_factor: Option<f64>,
+    /// Checkpoints at growing distances.
+    pub checkpoint_log: bool,
+    /// Further steps to save at.
+    pub extra_save_iters: Vec<u64>,
+    /// Checkpoints to keep.
+    pub keep_last: Option<usize>,
+    /// One data set, divided by `split`.
+    pub data_path: Option<String>,
+    /// Training data.
+    pub train_data: Option<String>,
+    /// Validation data.
+    pub valid_data: Option<String>,
+    /// Parts of `data_path`.
+    pub split: String,
+    /// Kind of tokenizer.
+    pub tokenizer_type: String,
+    /// Its file.
+    pub vocab_file: Option<String>,
+    /// Its merges.
+    pub merge_file: Option<String>,
+    /// No loss on end-of-document tokens.
+    pub eod_mask_loss: bool,
+}

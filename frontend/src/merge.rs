@@ -1,0 +1,134 @@
+//! Several files into one mapping, by NeoX's rules, and `--set` on top.
+
+use std::path::{Path, PathBuf};
+
+use neoxc_ir::diag::{Diagnostic, Sources, Span};
+
+use crate::diagnostics::{duplicate_key, file, syntax};
+use crate::yaml::{Key, Node, Value, parse};
+
+/// All keys of all files with their values.
+pub type Merged = Vec<(Key, Node)>;
+
+fn resolve(path: &Path, dir: Option<&Path>) -> PathBuf {
+    let path = dir.map_or_else(|| path.to_path_buf(), |d| d.join(path));
+    if path.exists()
+        || matches!(path.extension().and_then(|e| e.to_str()), Some("yml" | "yaml" | "json"))
+    {
+        return path;
+    }
+    let mut name = path.into_os_string();
+    name.push(".yml");
+    name.into()
+}
+
+/// Reads and merges; problems go to `diagnostics`.
+pub fn merge(
+    files: &[PathBuf],
+    dir: Option<&Path>,
+    sets: &[String],
+    sources: &mut Sources,
+    diagnostics: &mut Vec<Diagnostic>,
+) -> Merged {
+    let mut merged: Merged = vec![];
+    for path in files {
+        let path = resolve(path, dir);
+        let name = path.display().to_string();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) => {
+                let d = Diagnostic::error(&file::KIND, format!("cannot read {name}: {e}"));
+                diagnostics.push(d.hint("`-d DIR` names the folder of configuration files"));
+                continue;
+            }
+        };
+        let source = sources.add(&name, &text);
+        match parse(&source, &text) {
+            Err(d) => diagnostics.push(d),
+            Ok((node, mut found)) => {
+                diagnostics.append(&mut found);
+                let pairs = match node.value {
+                    Value::Map(pairs) => pairs,
+                    Value::Null => vec![],
+                    other => {
+                        let message =
+                            format!("{name} holds {}, not keys and values", other.describe());
+                        diagnostics.push(
+                            Diagnostic::error(&syntax::KIND, message).label(&node.span, "here"),
+                        );
+                        continue;
+                    }
+                };
+                for (key, value) in pairs {
+                    match merged.iter().find(|(k, _)| k.name == key.name) {
+                        Some((first, _)) => diagnostics.push(
+                            Diagnostic::error(
+                                &duplicate_key::KIND,
+                                format!("`{}` is given in two files", key.name),
+                            )
+                            .label(&key.span, "again here")
+                            .label(&first.span, "first here")
+                            .hint(format!("keep one, or override with `--set {}=…`", key.name)),
+                        ),
+                        None => merged.push((key, value)),
+                    }
+                }
+            }
+        }
+    }
+    for set in sets {
+        apply(&mut merged, set, sources, diagnostics);
+    }
+    merged
+}
+
+fn apply(merged: &mut Merged, set: &str, sources: &mut Sources, diagnostics: &mut Vec<Diagnostic>) {
+    // Each override is a little file of its own, so that diagnostics can point into it.
+    let name = sources.add(&format!("--set {set}"), set);
+    let span = |start: usize, length: usize| Span {
+        file: name.clone(),
+        line: 1,
+        column: start as u32 + 1,
+        length: length.max(1) as u32,
+    };
+    let Some((key, text)) = set.split_once('=') else {
+        let d = Diagnostic::error(&syntax::KIND, format!("`--set {set}` is not KEY=VALUE"));
+        diagnostics.push(d.label(&span(0, set.len()), "no `=` here"));
+        return;
+    };
+    let at = key.chars().count() + 1;
+    let mut node = match parse(&name, text) {
+        Ok((node, _)) => node,
+        Err(d) => {
+            diagnostics.push(d);
+            return;
+        }
+    };
+    node.span = span(at, text.chars().count());
+    let parts: Vec<String> = key.trim().split('.').map(|p| p.replace('-', "_")).collect();
+    insert(merged, &parts, node, &span(0, key.chars().count()));
+}
+
+fn insert(map: &mut Merged, parts: &[String], node: Node, at: &Span) {
+    let [first, rest @ ..] = parts else { return };
+    let slot = match map.iter().position(|(k, _)| k.name == *first) {
+        Some(i) => i,
+        None => {
+            let empty = Node { span: node.span.clone(), value: Value::Map(vec![]) };
+            map.push((Key { name: first.clone(), span: at.clone() }, empty));
+            map.len() - 1
+        }
+    };
+    let (key, value) = &mut map[slot];
+    if rest.is_empty() {
+        key.span = at.clone();
+        *value = node;
+        return;
+    }
+    if !matches!(value.value, Value::Map(_)) {
+        value.value = Value::Map(vec![]);
+    }
+    if let Value::Map(inner) = &mut value.value {
+        insert(inner, rest, node, at);
+    }
+}

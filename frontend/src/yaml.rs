@@ -1,0 +1,325 @@
+//! YAML text → a tree of nodes with places, resolved as PyYAML (YAML 1.1) does.
+//!
+//! Invariant: no input panics or recurses without bound; every node knows its place.
+
+use std::sync::Arc;
+
+use neoxc_ir::diag::{Diagnostic, Span};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+
+use crate::diagnostics::{duplicate_key, syntax};
+
+/// Nesting beyond this is refused.
+const MAX_DEPTH: usize = 40;
+
+/// A value.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Value {
+    /// `null`, `~`, nothing.
+    Null,
+    /// Truth value.
+    Bool(bool),
+    /// Whole number.
+    Int(i64),
+    /// Number.
+    Float(f64),
+    /// Text.
+    Str(String),
+    /// List.
+    List(Vec<Node>),
+    /// Mapping, in file order.
+    Map(Vec<(Key, Node)>),
+}
+
+/// A value and its place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// Where it starts.
+    pub span: Span,
+    /// What it is.
+    pub value: Value,
+}
+
+/// A key: underscored name and place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Key {
+    /// With `-` replaced by `_`.
+    pub name: String,
+    /// Where it is.
+    pub span: Span,
+}
+
+impl Value {
+    /// What a person calls it.
+    pub fn describe(&self) -> String {
+        match self {
+            Value::Null => "null".into(),
+            Value::Bool(b) => format!("the truth value {b}"),
+            Value::Int(i) => format!("the whole number {i}"),
+            Value::Float(x) => format!("the number {x}"),
+            Value::Str(s) => format!("the text {s:?}"),
+            Value::List(_) => "a list".into(),
+            Value::Map(_) => "a dictionary".into(),
+        }
+    }
+
+    /// As JSON.
+    pub fn json(&self) -> serde_json::Value {
+        match self {
+            Value::Null => serde_json::Value::Null,
+            Value::Bool(b) => (*b).into(),
+            Value::Int(i) => (*i).into(),
+            Value::Float(x) => {
+                serde_json::Number::from_f64(*x).map_or(serde_json::Value::Null, Into::into)
+            }
+            Value::Str(s) => s.clone().into(),
+            Value::List(l) => l.iter().map(|n| n.value.json()).collect::<Vec<_>>().into(),
+            Value::Map(m) => {
+                let pairs = m.iter().map(|(k, v)| (k.name.clone(), v.value.json()));
+                serde_json::Value::Object(pairs.collect())
+            }
+        }
+    }
+}
+
+struct Reader<'t> {
+    parser: Parser<'t, saphyr_parser::StrInput<'t>>,
+    file: Arc<str>,
+    anchors: Vec<(usize, Node)>,
+    diagnostics: Vec<Diagnostic>,
+    nodes: usize,
+}
+
+/// Nodes (aliases counted as often as they are used) beyond which a file is refused.
+const MAX_NODES: usize = 200_000;
+
+/// Parses one document.
+pub fn parse(file: &Arc<str>, text: &str) -> Result<(Node, Vec<Diagnostic>), Diagnostic> {
+    let parser = Parser::new_from_str(text);
+    let mut r =
+        Reader { parser, file: file.clone(), anchors: vec![], diagnostics: vec![], nodes: 0 };
+    loop {
+        let (event, span) = r.next()?;
+        match event {
+            Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
+            Event::StreamEnd | Event::DocumentEnd => {
+                let node = Node { span, value: Value::Null };
+                return Ok((node, r.diagnostics));
+            }
+            other => {
+                let node = r.node(other, span, 0)?;
+                return Ok((node, r.diagnostics));
+            }
+        }
+    }
+}
+
+impl<'t> Reader<'t> {
+    fn span(&self, start: Marker, end: Option<Marker>) -> Span {
+        let length = match end {
+            Some(e) if e.line() == start.line() && e.col() > start.col() => e.col() - start.col(),
+            _ => 1,
+        };
+        Span {
+            file: self.file.clone(),
+            line: start.line().max(1) as u32,
+            column: start.col() as u32 + 1,
+            length: length as u32,
+        }
+    }
+
+    fn fail(&self, span: &Span, message: &str) -> Diagnostic {
+        Diagnostic::error(&syntax::KIND, format!("{}: {message}", self.file)).label(span, "here")
+    }
+
+    fn next(&mut self) -> Result<(Event<'t>, Span), Diagnostic> {
+        match self.parser.next() {
+            Some(Ok((event, at))) => Ok((event, self.span(at.start, Some(at.end)))),
+            Some(Err(e)) => {
+                let span = self.span(*e.marker(), None);
+                Err(self.fail(&span, e.info()))
+            }
+            None => {
+                let span = Span { file: self.file.clone(), line: 1, column: 1, length: 1 };
+                Err(self.fail(&span, "the text ends too early"))
+            }
+        }
+    }
+
+    fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
+        self.nodes += 1;
+        if depth > MAX_DEPTH || self.nodes > MAX_NODES {
+            return Err(self.fail(&span, "is nested too deeply or too large"));
+        }
+        let (anchor, value) = match event {
+            Event::Scalar(text, style, anchor, _) => {
+                let plain = style == ScalarStyle::Plain;
+                (anchor, if plain { resolve(&text) } else { Value::Str(text.into_owned()) })
+            }
+            Event::SequenceStart(anchor, _) => {
+                let mut items = vec![];
+                loop {
+                    let (event, span) = self.next()?;
+                    if matches!(event, Event::SequenceEnd) {
+                        break;
+                    }
+                    items.push(self.node(event, span, depth + 1)?);
+                }
+                (anchor, Value::List(items))
+            }
+            Event::MappingStart(anchor, _) => (anchor, self.mapping(depth)?),
+            Event::Alias(id) => {
+                let known = self.anchors.iter().find(|(a, _)| *a == id).map(|(_, n)| n.clone());
+                let node = known.ok_or_else(|| self.fail(&span, "an alias without an anchor"))?;
+                self.nodes += count(&node);
+                (0, node.value)
+            }
+            _ => return Err(self.fail(&span, "expected a value")),
+        };
+        let node = Node { span, value };
+        if anchor > 0 {
+            self.anchors.push((anchor, node.clone()));
+        }
+        Ok(node)
+    }
+
+    fn mapping(&mut self, depth: usize) -> Result<Value, Diagnostic> {
+        let mut pairs: Vec<(Key, Node)> = vec![];
+        loop {
+            let (event, span) = self.next()?;
+            let name = match event {
+                Event::MappingEnd => return Ok(Value::Map(pairs)),
+                Event::Scalar(text, ..) => text.replace('-', "_"),
+                _ => return Err(self.fail(&span, "a key must be text")),
+            };
+            let (event, at) = self.next()?;
+            let node = self.node(event, at, depth + 1)?;
+            if let Some((first, _)) = pairs.iter().find(|(k, _)| k.name == name) {
+                let d = Diagnostic::error(&duplicate_key::KIND, format!("`{name}` is given twice"))
+                    .label(&span, "again here")
+                    .label(&first.span, "first here")
+                    .hint("keep one of the two; `-` and `_` are the same in key names");
+                self.diagnostics.push(d);
+                continue;
+            }
+            pairs.push((Key { name, span }, node));
+        }
+    }
+}
+
+fn count(node: &Node) -> usize {
+    match &node.value {
+        Value::List(l) => 1 + l.iter().map(count).sum::<usize>(),
+        Value::Map(m) => 1 + m.iter().map(|(_, n)| count(n)).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// Plain scalars as YAML 1.1 has them in PyYAML.
+pub fn resolve(text: &str) -> Value {
+    match text {
+        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
+        "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Value::Bool(true);
+        }
+        "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
+            return Value::Bool(false);
+        }
+        _ => {}
+    }
+    if let Some(i) = int(text) {
+        return Value::Int(i);
+    }
+    if let Some(x) = float(text) {
+        return Value::Float(x);
+    }
+    Value::Str(text.to_string())
+}
+
+fn int(text: &str) -> Option<i64> {
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(rest) => (-1, rest),
+        None => (1, text.strip_prefix('+').unwrap_or(text)),
+    };
+    let digits = digits.replace('_', "");
+    let parsed = if let Some(hex) = digits.strip_prefix("0x") {
+        i64::from_str_radix(hex, 16)
+    } else if let Some(bits) = digits.strip_prefix("0b") {
+        i64::from_str_radix(bits, 2)
+    } else if digits.len() > 1 && digits.starts_with('0') {
+        i64::from_str_radix(&digits, 8)
+    } else if digits.starts_with(|c: char| c.is_ascii_digit()) {
+        digits.parse()
+    } else {
+        return None;
+    };
+    parsed.ok().map(|i| sign * i)
+}
+
+/// A dot is required, and an exponent needs a sign: `1e-4` and `1.0e4` are text.
+fn float(text: &str) -> Option<f64> {
+    let unsigned = text.strip_prefix(['-', '+']).unwrap_or(text);
+    match unsigned {
+        ".inf" | ".Inf" | ".INF" => {
+            return Some(if text.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY });
+        }
+        ".nan" | ".NaN" | ".NAN" => return Some(f64::NAN),
+        _ => {}
+    }
+    let (mantissa, exponent) = match unsigned.split_once(['e', 'E']) {
+        Some((m, e)) => (m, Some(e)),
+        None => (unsigned, None),
+    };
+    let digits = |s: &str| s.chars().all(|c| c.is_ascii_digit() || c == '_');
+    let (whole, part) = mantissa.split_once('.')?;
+    let signed = exponent.is_none_or(|e| {
+        e.strip_prefix(['-', '+'])
+            .is_some_and(|d| !d.is_empty() && d.chars().all(|c| c.is_ascii_digit()))
+    });
+    let some =
+        !whole.is_empty() && whole.starts_with(|c: char| c.is_ascii_digit()) || !part.is_empty();
+    if !digits(whole) || !digits(part) || !signed || !some {
+        return None;
+    }
+    text.replace('_', "").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scalars_are_pyyaml_s() {
+        // Left: text; right: what yaml.safe_load gives.
+        for (text, want) in [
+            ("1e-4", Value::Str("1e-4".into())),
+            ("1.0e-4", Value::Float(1e-4)),
+            ("1.0e_8", Value::Str("1.0e_8".into())),
+            ("1.0e4", Value::Str("1.0e4".into())),
+            (".5", Value::Float(0.5)),
+            ("5.", Value::Float(5.0)),
+            ("1_000", Value::Int(1000)),
+            ("010", Value::Int(8)),
+            ("0x1F", Value::Int(31)),
+            ("on", Value::Bool(true)),
+            ("False", Value::Bool(false)),
+            ("~", Value::Null),
+            ("-3", Value::Int(-3)),
+            ("y", Value::Str("y".into())),
+        ] {
+            assert_eq!(resolve(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn no_text_panics() {
+        let file: Arc<str> = "f".into();
+        let whole = "{ \"a-b\": [1, {c: 'd', }, ], &x e: *x, # no\n f: |\n  g\n}";
+        for i in 0..whole.len() {
+            for j in i..whole.len() {
+                let _ = parse(&file, &format!("{}{}", &whole[..i], &whole[j..]));
+            }
+        }
+        let _ = parse(&file, &"[".repeat(10_000));
+    }
+}
