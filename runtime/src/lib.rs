@@ -7,14 +7,13 @@
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
 //! - [`generate`]: sampling.
 
-//pub mod checkpoint;
-//pub mod convert;
+pub mod checkpoint;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod files;
-//pub mod generate;
+pub mod generate;
 pub mod text;
-//pub mod train;
+pub mod train;
 
 pub use error::RuntimeError;

@@ -1,1 +1,164 @@
-//! The compiler driver.
+//! The driver: configuration → plan, phase by phase.
+//!
+//! Each phase's IR is kept as text (for `dump`, `explain` and replay); kernels of every target are
+//! compiled in parallel and cached by content.
+
+pub mod flops;
+pub mod lower_config;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use neoxc_codegen::{CodegenError, emit_plan, kernels, x86};
+use neoxc_frontend::Config;
+use neoxc_ir::target::{Family, Target};
+use neoxc_ir::{Module, text};
+use neoxc_passes::PassCx;
+pub use neoxc_passes::Phase;
+use neoxc_passes::pipeline::{PipelineError, run_phase};
+pub use neoxc_passes::{pass, pipeline};
+use neoxc_plan::Plan;
+
+/// How to compile.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Targets; the first x86 one is what `run` uses.
+    pub targets: Vec<Target>,
+    /// Kernel cache, if any.
+    pub cache: Option<PathBuf>,
+    /// Threads that the runtime will have: their scratch is part of the memory.
+    pub threads: u64,
+}
+
+/// What compiling gave besides the plan.
+#[derive(Debug, Clone)]
+pub struct Compiled {
+    /// The plan.
+    pub plan: Plan,
+    /// Milliseconds per phase.
+    pub phases_ms: Vec<(String, f64)>,
+    /// Notes of the passes: what was found, how much is saved.
+    pub notes: Vec<(String, String)>,
+    /// Distinct kernels, launches in the programs' text, and cache hits.
+    pub kernels: KernelCounts,
+}
+
+/// Kernel numbers.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct KernelCounts {
+    /// Launch instructions in the programs.
+    pub count: usize,
+    /// Distinct kernels.
+    pub distinct: usize,
+    /// Kernels that came from the cache.
+    pub cached: usize,
+}
+
+/// Why compilation failed: never the user's configuration, which is checked before.
+#[derive(Debug, thiserror::Error)]
+pub enum CompileError {
+    /// The model cannot be built.
+    #[error("model: {0}")]
+    Model(String),
+    /// A pass failed; its input can be replayed.
+    #[error(transparent)]
+    Pass(#[from] PipelineError),
+    /// Code generation failed.
+    #[error(transparent)]
+    Codegen(#[from] CodegenError),
+    /// No x86 target was asked for.
+    #[error("{0}")]
+    Target(String),
+}
+
+impl CompileError {
+    /// Saves what replays the failure into `folder` and says how, if there is something to replay.
+    pub fn save_replay(&self, folder: &Path) -> Option<String> {
+        let CompileError::Pass(e) = self else { return None };
+        let path = folder.join(format!("neoxc-failed-{}.mlir", e.pass));
+        std::fs::write(&path, &e.input).ok()?;
+        Some(format!("neoxc opt {} --passes {}", path.display(), e.pass))
+    }
+}
+
+/// Runs all phases up to `last`; calls `seen` with each phase's module.
+pub fn phases(
+    config: &Config,
+    target: Target,
+    last: Phase,
+    seen: &mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>),
+) -> Result<Module, CompileError> {
+    let start = Instant::now();
+    let arch = lower_config::arch(config);
+    let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
+    neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
+    seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
+    let cx = PassCx { target };
+    for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
+        if phase > last {
+            break;
+        }
+        let start = Instant::now();
+        let reports = run_phase(&mut m, phase, &cx)?;
+        let notes = reports
+            .into_iter()
+            .flat_map(|(pass, r)| r.notes.into_iter().map(move |n| (pass.to_string(), n)))
+            .collect();
+        seen(phase, &m, start.elapsed().as_secs_f64() * 1e3, notes);
+    }
+    Ok(m)
+}
+
+/// Compiles a checked configuration.
+pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
+    let main = o.targets.iter().copied().find(|t| t.family() == Family::X86).ok_or_else(|| {
+        CompileError::Target("this version runs on x86: add an x86-64 target".into())
+    })?;
+    let (mut phases_ms, mut notes) = (vec![], vec![]);
+    let mut files = std::collections::BTreeMap::new();
+    let m = phases(config, main, Phase::Scheduled, &mut |phase, m, ms, n| {
+        phases_ms.push((phase.name().to_string(), ms));
+        notes.extend(n);
+        files.insert(format!("ir/{}.mlir", phase.name()), text::print(m).into_bytes());
+    })?;
+    let start = Instant::now();
+    let functions = emit_plan::kernel_functions(&m);
+    let mut cached = 0;
+    let mut first = vec![];
+    for target in &o.targets {
+        if target.family() != Family::X86 {
+            return Err(CompileError::Target(format!(
+                "{target}: kernels for this target are not emitted yet"
+            )));
+        }
+        let built = functions
+            .iter()
+            .map(|f| kernels::build(&m, f, *target))
+            .collect::<Result<Vec<_>, _>>()?;
+        let made = x86::compile(&built, *target, o.cache.as_deref())?;
+        cached += made.cached;
+        files.insert(format!("kernels/{target}.so"), made.so);
+        let dump: String = built.iter().map(|k| k.mlir.as_str()).collect::<Vec<_>>().join("\n");
+        files.insert(format!("ir/kernels.{target}.mlir"), dump.into_bytes());
+        if *target == main {
+            first = built;
+        }
+    }
+    phases_ms.push((Phase::Kernels.name().to_string(), start.elapsed().as_secs_f64() * 1e3));
+    let extras = emit_plan::Extras {
+        compiler: env!("CARGO_PKG_VERSION").to_string(),
+        target: main.name().to_string(),
+        config: serde_json::to_value(config).unwrap_or_default(),
+        run: lower_config::run(config),
+        flops_per_step: flops::of_entry(&m, "train_step"),
+        threads: o.threads,
+    };
+    let mut plan = emit_plan::emit(&m, &first, extras)?;
+    plan.files = files;
+    let kernels = KernelCounts {
+        count: plan.programs.iter().map(|p| flops::launches(&p.body)).sum(),
+        distinct: first.len(),
+        cached,
+    };
+    Ok(Compiled { plan, phases_ms, notes, kernels })
+}

@@ -116,6 +116,9 @@ pub struct RunArgs {
     /// Go on from the latest checkpoint in the save folder.
     #[arg(long)]
     pub resume: bool,
+    /// Train on made-up tokens: for measuring speed without a data set.
+    #[arg(long)]
+    pub synthetic: bool,
 }
 
 /// `neoxc run`.

@@ -1,2 +1,66 @@
-//! `neoxc`: the command line.
-fn main() {}
+//! `neoxc`: the command line. The only place that renders diagnostics.
+
+mod cli;
+mod commands;
+mod progress;
+mod render;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+/// What a command failed with, and the exit code that goes with it.
+pub struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// A failure with a documented exit code.
+    pub fn new(code: u8, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+impl From<neoxc_runtime::RuntimeError> for Failure {
+    fn from(e: neoxc_runtime::RuntimeError) -> Self {
+        let hint = e.hint().map(|h| format!("\n  = hint: {h}")).unwrap_or_default();
+        Self { code: e.exit_code(), message: format!("error[{}]: {e}{hint}", e.code()) }
+    }
+}
+
+impl From<neoxc_plan::PlanError> for Failure {
+    fn from(e: neoxc_plan::PlanError) -> Self {
+        neoxc_runtime::RuntimeError::from(e).into()
+    }
+}
+
+fn main() -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("NEOXC_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let cli = Cli::parse();
+    let done = match cli.command {
+        Command::Compile(a) => commands::compile::run(a),
+        Command::Run(a) => commands::run::run(a),
+        Command::Check(a) => commands::check::run(&a),
+        Command::Dump(a) => commands::dump::run(&a),
+        Command::Explain(a) => commands::explain::run(&a),
+        Command::Opt(a) => commands::opt::run(&a),
+        Command::Dialect => commands::dialect(),
+        Command::Tokenizer(a) => commands::text::tokenizer(a),
+        Command::Data(a) => commands::text::data(a),
+        Command::Generate(a) => commands::generate::run(&a),
+        Command::Convert(a) => commands::convert::run(a),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(f) => {
+            if !f.message.is_empty() {
+                eprintln!("{}", f.message);
+            }
+            ExitCode::from(f.code)
+        }
+    }
+}

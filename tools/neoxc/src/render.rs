@@ -22,12 +22,7 @@ pub fn diagnostic(d: &Diagnostic, sources: &Sources) -> String {
         Severity::Warning => "warning",
     };
     let _ = writeln!(out, "{severity}[{}]: {}", d.kind.code, d.message);
-    let width = d
-        .labels
-        .iter()
-        .map(|l| l.span.line.to_string().len())
-        .max()
-        .unwrap_or(1);
+    let width = d.labels.iter().map(|l| l.span.line.to_string().len()).max().unwrap_or(1);
     for (i, label) in d.labels.iter().enumerate() {
         let s = &label.span;
         let arrow = if i == 0 { "-->" } else { ":::" };

@@ -1,0 +1,143 @@
+//! Sampling from the plan's `logits` program.
+
+use neoxc_plan::Plan;
+
+use crate::RuntimeError;
+use crate::device::{CpuDevice, Device};
+use crate::train::Settings;
+use crate::train::init::philox;
+
+/// How to sample.
+#[derive(Debug, Clone, Copy)]
+pub struct Sampling {
+    /// 0 takes the likeliest id.
+    pub temperature: f32,
+    /// Only the k likeliest (0: all).
+    pub top_k: usize,
+    /// Only the likeliest that together have this probability (0: all).
+    pub top_p: f32,
+    /// Ids to sample at most.
+    pub max_tokens: usize,
+    /// Seed.
+    pub seed: u64,
+}
+
+/// Continues `prompt`; ids from `ids` on are never sampled, `end` stops. `each` sees every new id.
+pub fn generate(
+    plan: &Plan,
+    device: &mut CpuDevice,
+    prompt: &[u32],
+    how: Sampling,
+    ids: usize,
+    end: Option<u32>,
+    mut each: impl FnMut(u32),
+) -> Result<Vec<u32>, RuntimeError> {
+    let settings = Settings::of(plan)?;
+    let seq = settings.seq_length;
+    let program = plan
+        .program("logits")
+        .ok_or_else(|| RuntimeError::Settings("the plan has no logits program".into()))?;
+    let port = |name: &str| {
+        let p = program.inputs.iter().chain(&program.outputs).find(|p| p.name == name);
+        p.ok_or_else(|| RuntimeError::Settings(format!("the logits program has no {name}")))
+    };
+    let (tokens, last, out) = (port("tokens")?, port("last")?, port("logits")?);
+    let at = |p: &neoxc_plan::Port| (plan.segment(&p.segment).unwrap_or(0), p.offset);
+    let mut all: Vec<u32> = prompt.to_vec();
+    if all.is_empty() {
+        return Err(RuntimeError::Settings("the prompt is empty".into()));
+    }
+    let vocab = out.elements() as usize;
+    if let Some(bad) = all.iter().find(|t| **t as usize >= vocab) {
+        return Err(RuntimeError::Settings(format!(
+            "id {bad} of the prompt is outside the vocabulary"
+        )));
+    }
+    let mut new = vec![];
+    let mut bytes = vec![0; vocab * 4];
+    for n in 0..how.max_tokens {
+        let window = &all[all.len().saturating_sub(seq)..];
+        let mut row = vec![0i32; seq];
+        row.iter_mut().zip(window).for_each(|(r, t)| *r = *t as i32);
+        let text: Vec<u8> = row.iter().flat_map(|t| t.to_le_bytes()).collect();
+        let (s, o) = at(tokens);
+        device.write(s, o, &text);
+        let (s, o) = at(last);
+        device.write(s, o, &(window.len() as i32 - 1).to_le_bytes());
+        device.run("logits")?;
+        let (s, o) = at(out);
+        device.read(s, o, &mut bytes);
+        let logits: Vec<f32> = bytes
+            .chunks_exact(4)
+            .take(ids.min(vocab))
+            .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+            .collect();
+        let r = philox([how.seed as u32, (how.seed >> 32) as u32], [n as u32, 0, 0, 1]);
+        let id = pick(&logits, how, (f64::from(r[0]) + 0.5) / 4_294_967_296.0);
+        if end == Some(id) {
+            break;
+        }
+        all.push(id);
+        new.push(id);
+        each(id);
+    }
+    Ok(new)
+}
+
+/// Draws an id; `u` is uniform in (0, 1).
+fn pick(logits: &[f32], how: Sampling, u: f64) -> u32 {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    if how.temperature <= 0.0 {
+        return order[0] as u32;
+    }
+    if how.top_k > 0 {
+        order.truncate(how.top_k);
+    }
+    let top = f64::from(logits[order[0]]);
+    let weight = |i: &usize| ((f64::from(logits[*i]) - top) / f64::from(how.temperature)).exp();
+    let mut weights: Vec<f64> = order.iter().map(weight).collect();
+    let total: f64 = weights.iter().sum();
+    if how.top_p > 0.0 && how.top_p < 1.0 {
+        let mut sum = 0.0;
+        let keep = weights.iter().position(|w| {
+            sum += w / total;
+            sum >= f64::from(how.top_p)
+        });
+        weights.truncate(keep.map_or(weights.len(), |k| k + 1));
+    }
+    let total: f64 = weights.iter().sum();
+    let mut left = u * total;
+    for (i, w) in order.iter().zip(&weights) {
+        left -= w;
+        if left <= 0.0 {
+            return *i as u32;
+        }
+    }
+    order[weights.len() - 1] as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn how(temperature: f32, top_k: usize, top_p: f32) -> Sampling {
+        Sampling { temperature, top_k, top_p, max_tokens: 1, seed: 0 }
+    }
+
+    #[test]
+    fn sampling_respects_its_limits() {
+        let logits = [0.0, 3.0, 1.0, 2.0];
+        assert_eq!(pick(&logits, how(0.0, 0, 0.0), 0.99), 1);
+        for i in 0..100 {
+            let u = (f64::from(i) + 0.5) / 100.0;
+            assert!([1, 3].contains(&pick(&logits, how(1.0, 2, 0.0), u)));
+            assert_eq!(pick(&logits, how(1.0, 0, 0.5), u), 1);
+        }
+        let hits = (0..1000)
+            .filter(|i| pick(&logits, how(1.0, 0, 0.0), (f64::from(*i) + 0.5) / 1000.0) == 1)
+            .count();
+        // softmax(0, 3, 1, 2)[1] = 0.6439
+        assert!((640..=648).contains(&hits), "{hits}");
+    }
+}

@@ -1,0 +1,9 @@
+//! Training: the loop around the plan's `train_step`.
+
+pub mod init;
+pub mod lr;
+mod run;
+pub mod settings;
+
+pub use run::{Observer, Options, StepReport, Summary, train};
+pub use settings::Settings;

@@ -1,0 +1,377 @@
+//! The training loop: feed, step, look, evaluate, save.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use neoxc_plan::{Plan, Port};
+use serde::Serialize;
+
+use super::init::fill;
+use super::lr::learning_rate;
+use super::settings::Settings;
+use crate::RuntimeError;
+use crate::checkpoint;
+use crate::data::TokenDataset;
+use crate::data::dataset::{Demand, Splits, open_separate, open_split, unigram_entropy};
+use crate::device::{CpuDevice, Device};
+use crate::text::TextTokenizer;
+
+/// What the command line says.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Step to end at.
+    pub steps: Option<u64>,
+    /// Threads.
+    pub threads: usize,
+    /// Folder of checkpoints.
+    pub save: Option<PathBuf>,
+    /// File of metrics.
+    pub metrics: Option<PathBuf>,
+    /// Go on from the latest checkpoint.
+    pub resume: bool,
+    /// Start from random tokens when there is no data: for measurements.
+    pub synthetic: bool,
+}
+
+/// One optimizer step: a line of the metrics file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StepReport {
+    /// Step, from 1.
+    pub step: u64,
+    /// Mean loss of the step's micro-batches, nats per token.
+    pub loss: f32,
+    /// Learning rate.
+    pub lr: f64,
+    /// Global norm of the gradient before clipping.
+    pub grad_norm: f32,
+    /// Tokens of the step.
+    pub tokens: u64,
+    /// Seconds.
+    pub step_seconds: f64,
+    /// Tokens per second.
+    pub tokens_per_second: f64,
+    /// Always 1 in f32.
+    pub loss_scale: f64,
+    /// Ids of the step's samples.
+    pub samples: Vec<u32>,
+}
+
+/// Who wants to know how the run goes.
+pub trait Observer {
+    /// The run starts at `step` of `steps`.
+    fn start(&mut self, step: u64, steps: u64);
+    /// A step was made.
+    fn step(&mut self, report: &StepReport, steps: u64);
+    /// The validation loss after `step` steps.
+    fn evaluated(&mut self, step: u64, loss: f64);
+    /// A checkpoint was written.
+    fn saved(&mut self, path: &std::path::Path);
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Default)]
+pub struct Summary {
+    /// Steps made in all.
+    pub step: u64,
+    /// Last training loss.
+    pub loss: Option<f32>,
+    /// Last validation loss.
+    pub valid_loss: Option<f64>,
+    /// Entropy of single training tokens.
+    pub unigram_entropy: Option<f64>,
+    /// Median seconds per step.
+    pub median_seconds: Option<f64>,
+}
+
+struct Trainer<'a> {
+    plan: &'a Plan,
+    device: CpuDevice,
+    settings: Settings,
+    tokens: Vec<i32>,
+    labels: Vec<i32>,
+    mask: Vec<f32>,
+    sample: Vec<i32>,
+    end_of_text: Option<i32>,
+}
+
+fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
+    // SAFETY: i32 and f32 have no padding, and every byte pattern is a valid u8.
+    unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
+}
+
+impl Trainer<'_> {
+    fn port(&self, program: &str, name: &str) -> Result<Port, RuntimeError> {
+        let p = self.plan.program(program);
+        let found = p.and_then(|p| p.inputs.iter().chain(&p.outputs).find(|q| q.name == name));
+        found
+            .cloned()
+            .ok_or_else(|| RuntimeError::Settings(format!("the plan's {program} has no {name}")))
+    }
+
+    fn put(&mut self, program: &str, name: &str, bytes: &[u8]) -> Result<(), RuntimeError> {
+        let port = self.port(program, name)?;
+        if port.elements() * 4 != bytes.len() as u64 {
+            return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
+        }
+        let segment = self.plan.segment(&port.segment).unwrap_or(0);
+        self.device.write(segment, port.offset, bytes);
+        Ok(())
+    }
+
+    fn scalar(&self, program: &str, name: &str) -> Result<f32, RuntimeError> {
+        let port = self.port(program, name)?;
+        let mut bytes = [0; 4];
+        self.device.read(self.plan.segment(&port.segment).unwrap_or(0), port.offset, &mut bytes);
+        Ok(f32::from_le_bytes(bytes))
+    }
+
+    fn start_values(&mut self) -> Result<(), RuntimeError> {
+        let segment = self.plan.segment("params").unwrap_or(0);
+        for p in &self.plan.tables.parameters {
+            let size = (p.elements() * 4) as usize;
+            for (name, offset) in p.tensors() {
+                let at = p.offset + offset;
+                fill(self.device.bytes_mut(segment, at, size), &name, p.init, self.settings.seed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads `count` sequences from `position` on into the batch buffers; gives their ids.
+    fn read(
+        &mut self,
+        data: Option<&TokenDataset>,
+        position: u64,
+        count: usize,
+    ) -> Result<Vec<u32>, RuntimeError> {
+        let seq = self.settings.seq_length;
+        let mut ids = vec![];
+        for i in 0..count {
+            match data {
+                Some(d) => ids.push(d.sample(position + i as u64, &mut self.sample)?),
+                None => {
+                    let mut x = position + i as u64 + 1;
+                    for t in &mut self.sample {
+                        x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                        *t = ((x >> 33) % self.settings.padded_vocab_size as u64) as i32;
+                    }
+                    ids.push((position + i as u64) as u32);
+                }
+            }
+            let row = i * seq..(i + 1) * seq;
+            self.tokens[row.clone()].copy_from_slice(&self.sample[..seq]);
+            self.labels[row.clone()].copy_from_slice(&self.sample[1..]);
+            for (m, t) in self.mask[row].iter_mut().zip(&self.sample[..seq]) {
+                let ends = self.end_of_text.is_some_and(|e| e == *t);
+                *m = if ends { 0.0 } else { 1.0 };
+            }
+        }
+        Ok(ids)
+    }
+
+    fn feed(&mut self, program: &str, count: usize) -> Result<(), RuntimeError> {
+        let n = count * self.settings.seq_length;
+        let (tokens, labels, mask) =
+            (self.tokens[..n].to_vec(), self.labels[..n].to_vec(), self.mask[..n].to_vec());
+        self.put(program, "tokens", bytes_of(&tokens))?;
+        self.put(program, "labels", bytes_of(&labels))?;
+        self.put(program, "mask", bytes_of(&mask))
+    }
+
+    fn step(&mut self, data: Option<&TokenDataset>, step: u64) -> Result<StepReport, RuntimeError> {
+        let start = Instant::now();
+        let batch = self.settings.global_batch();
+        let ids = self.read(data, (step - 1) * batch, batch as usize)?;
+        self.feed("train_step", batch as usize)?;
+        let lr = learning_rate(&self.settings, step);
+        let (b1, b2) = self.settings.betas;
+        let power = i32::try_from(step).unwrap_or(i32::MAX);
+        self.put("train_step", "lr", &(lr as f32).to_le_bytes())?;
+        self.put("train_step", "bc1", &((1.0 - b1.powi(power)) as f32).to_le_bytes())?;
+        self.put("train_step", "bc2", &((1.0 - b2.powi(power)) as f32).to_le_bytes())?;
+        self.device.run("train_step")?;
+        let (loss, norm) =
+            (self.scalar("train_step", "loss")?, self.scalar("train_step", "grad_norm")?);
+        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
+            if !value.is_finite() {
+                let tensor = self.first_bad();
+                return Err(RuntimeError::NotFinite { step, what, value, tensor });
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let tokens = batch * self.settings.seq_length as u64;
+        Ok(StepReport {
+            step,
+            loss,
+            lr,
+            grad_norm: norm,
+            tokens,
+            step_seconds: seconds,
+            tokens_per_second: tokens as f64 / seconds,
+            loss_scale: 1.0,
+            samples: ids,
+        })
+    }
+
+    /// The first gradient, or else parameter, that holds a number that is not finite.
+    fn first_bad(&self) -> String {
+        for (segment, kind) in [("grads", "gradient of"), ("params", "parameter")] {
+            let at = self.plan.segment(segment).unwrap_or(0);
+            for p in &self.plan.tables.parameters {
+                let base = if segment == "grads" { p.grad_offset } else { p.offset };
+                for (name, offset) in p.tensors() {
+                    let bytes = self.device.bytes(at, base + offset, (p.elements() * 4) as usize);
+                    let bad = bytes
+                        .chunks_exact(4)
+                        .any(|c| !f32::from_le_bytes([c[0], c[1], c[2], c[3]]).is_finite());
+                    if bad {
+                        return format!("{kind} {name}");
+                    }
+                }
+            }
+        }
+        "none (the loss itself)".into()
+    }
+
+    fn evaluate(&mut self, data: &TokenDataset, round: u64) -> Result<f64, RuntimeError> {
+        let (iters, batch) = (self.settings.eval_iters.max(1), self.settings.micro_batch);
+        let mut sum = 0.0;
+        for i in 0..iters {
+            self.read(Some(data), (round * iters + i) * batch as u64, batch)?;
+            self.feed("eval_step", batch)?;
+            self.device.run("eval_step")?;
+            sum += f64::from(self.scalar("eval_step", "loss")?);
+        }
+        Ok(sum / iters as f64)
+    }
+
+    fn save(&self, folder: &std::path::Path, step: u64) -> Result<PathBuf, RuntimeError> {
+        let mut get = |segment: &str, offset: u64, len: usize| {
+            self.device.bytes(self.plan.segment(segment).unwrap_or(0), offset, len).to_vec()
+        };
+        let cursor = step * self.settings.global_batch();
+        checkpoint::save(folder, self.plan, &self.settings, step, cursor, &mut get)
+    }
+}
+
+fn open_data(s: &Settings) -> Result<Option<Splits>, RuntimeError> {
+    let demand = Demand {
+        train: s.train_iters * s.global_batch(),
+        valid: (s.train_iters / s.eval_interval + 1) * s.eval_iters * s.global_batch(),
+    };
+    let vocab = s.vocab_size.unwrap_or(s.padded_vocab_size);
+    if let Some(path) = &s.train_data {
+        let valid = s.valid_data.as_ref().map(PathBuf::from);
+        let seq = s.seq_length;
+        return open_separate(path.as_ref(), valid.as_deref(), seq, demand, s.seed, vocab)
+            .map(Some);
+    }
+    let Some(path) = &s.data_path else { return Ok(None) };
+    open_split(path.as_ref(), &s.split, s.seq_length, demand, s.seed, vocab).map(Some)
+}
+
+/// Trains as the plan says.
+pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summary, RuntimeError> {
+    let settings = Settings::of(plan)?;
+    let steps = o.steps.unwrap_or(settings.train_iters);
+    let save = o.save.clone().or_else(|| settings.save.as_ref().map(PathBuf::from));
+    if let Some(folder) = &save {
+        // A folder that cannot be written is noticed now, not after an hour.
+        std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
+        let probe = folder.join(format!(".probe.{}", std::process::id()));
+        std::fs::write(&probe, b"").map_err(RuntimeError::io("write to", folder))?;
+        let _ = std::fs::remove_file(&probe);
+    }
+    let data = if o.synthetic || steps == 0 { None } else { open_data(&settings)? };
+    if data.is_none() && !o.synthetic && steps > 0 {
+        return Err(RuntimeError::Settings(
+            "the configuration names no training data (data_path)".into(),
+        ));
+    }
+    let end_of_text = if settings.eod_mask_loss {
+        let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
+        let (v, m) = (path(&settings.vocab_file), path(&settings.merge_file));
+        let t = TextTokenizer::open(&settings.tokenizer_type, v.as_deref(), m.as_deref())?;
+        t.end_of_text().map(|t| t as i32)
+    } else {
+        None
+    };
+    let n = (settings.global_batch() as usize) * settings.seq_length;
+    let mut t = Trainer {
+        plan,
+        device: CpuDevice::new(plan, o.threads.max(1))?,
+        tokens: vec![0; n],
+        labels: vec![0; n],
+        mask: vec![1.0; n],
+        sample: vec![0; settings.seq_length + 1],
+        end_of_text,
+        settings,
+    };
+    let mut first = 1;
+    let latest = if o.resume { save.as_deref().and_then(checkpoint::latest) } else { None };
+    if let Some(folder) = latest {
+        let mut put = |segment: &str, offset: u64, bytes: &[u8]| {
+            t.device.write(plan.segment(segment).unwrap_or(0), offset, bytes);
+        };
+        first = checkpoint::load(&folder, plan, &mut put)?.step + 1;
+    } else {
+        if o.resume {
+            let place = save.as_ref().map_or("nowhere".into(), |p| p.display().to_string());
+            return Err(RuntimeError::Settings(format!(
+                "--resume: there is no checkpoint in {place}"
+            )));
+        }
+        t.start_values()?;
+    }
+    let mut metrics = match &o.metrics {
+        None => None,
+        Some(path) => {
+            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+            Some((file.map_err(RuntimeError::io("open", path))?, path.clone()))
+        }
+    };
+    watch.start(first - 1, steps);
+    let mut summary = Summary { step: first - 1, ..Summary::default() };
+    let keep = t.settings.keep_last;
+    let mut seconds = vec![];
+    if steps == 0
+        && let Some(folder) = &save
+    {
+        watch.saved(&t.save(folder, 0)?);
+    }
+    let train_data = data.as_ref().map(|d| &d.train);
+    let valid = data.as_ref().and_then(|d| d.valid.as_ref());
+    for step in first..=steps {
+        let report = t.step(train_data, step)?;
+        if let Some((file, path)) = &mut metrics {
+            let line = serde_json::to_string(&report)
+                .map_err(|e| RuntimeError::Settings(format!("metrics: {e}")))?;
+            writeln!(file, "{line}").map_err(RuntimeError::io("write", path))?;
+        }
+        watch.step(&report, steps);
+        seconds.push(report.step_seconds);
+        summary.step = step;
+        summary.loss = Some(report.loss);
+        if let Some(v) = valid
+            && t.settings.eval_iters > 0
+            && (step.is_multiple_of(t.settings.eval_interval) || step == steps)
+        {
+            let loss = t.evaluate(v, step / t.settings.eval_interval)?;
+            watch.evaluated(step, loss);
+            summary.valid_loss = Some(loss);
+        }
+        if let Some(folder) = &save
+            && (t.settings.saves_at(step) || step == steps)
+        {
+            watch.saved(&t.save(folder, step)?);
+            if let Some(keep) = keep {
+                checkpoint::prune(folder, keep)?;
+            }
+        }
+    }
+    summary.unigram_entropy = train_data.map(unigram_entropy);
+    seconds.sort_by(f64::total_cmp);
+    summary.median_seconds = seconds.get(seconds.len() / 2).copied();
+    Ok(summary)
+}

@@ -1,0 +1,64 @@
+"""Checks that what `neoxc convert neox-to-hf` writes is what transformers expects.
+
+usage: check_hf_export.py write CASE DIR      DIR: a Hugging Face folder with CASE's parameters
+       check_hf_export.py check DIR CASE      loads DIR, compares its logits with CASE's
+
+CASE is a rotary case of this folder, such as parallel_erf or pythia_14m. Exits with 1 when any
+logit is more than 1e-4 away (absolute; the logits are of order 1).
+"""
+import json
+import pathlib
+import sys
+
+import torch
+import transformers
+from safetensors.torch import load_file
+
+import hashed
+import make_goldens
+
+HERE = pathlib.Path(__file__).parent
+TOLERANCE = 1e-4
+
+
+def load_case(name):
+    return json.loads((HERE / f"{name}.json").read_text()), load_file(HERE / f"{name}.safetensors")
+
+
+def write(case, folder):
+    meta, tensors = load_case(case)
+    cfg = meta["neox"]
+    if meta["kind"] == "sampled":
+        params = {n: hashed.parameter(n, s) for n, s in make_goldens.shapes(cfg).items()}
+    else:
+        params = {n: tensors["param." + n] for n in make_goldens.shapes(cfg)}
+    make_goldens.HuggingFace(cfg, params).model.save_pretrained(folder)
+    print(f"{folder}: {len(params)} tensors of {case}")
+
+
+def check(folder, case):
+    meta, tensors = load_case(case)
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager", output_loading_info=True)
+    model.eval()
+    problems = {k: v for k, v in report.items() if v}
+    with torch.no_grad():
+        logits = torch.stack([model(t.long()).logits for t in tensors["tokens"]])
+    if meta["kind"] == "sampled":
+        logits = logits[0, 0, tensors["logit_positions"].long()]
+    worst = (logits - tensors["logits"]).abs().max().item()
+    print(f"{case}: {type(model).__name__} of transformers {transformers.__version__}, "
+          f"{logits.numel()} logits, largest difference {worst:.2e} (allowed {TOLERANCE:.0e})")
+    if problems:
+        print("loading report:", problems)
+    return 1 if problems or not worst <= TOLERANCE else 0
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["write", name, folder]:
+            write(name, folder)
+        case ["check", folder, name]:
+            sys.exit(check(folder, name))
+        case _:
+            sys.exit(__doc__)

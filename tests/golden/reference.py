@@ -1,0 +1,102 @@
+"""GPT-NeoX in plain PyTorch float64, small enough to read in one sitting.
+
+What it is for: the second opinion of `make_goldens.py`. Every golden of Hugging Face's model is
+compared with this one, and the two position kinds that Hugging Face's GPTNeoX does not have
+(`learned` and `none`) come from here, after the rotary cases have shown that it is the same model.
+
+Parameters are a dict under the names of the published GPTNeoX checkpoints, plus
+`gpt_neox.embed_pos.weight` [position, embed] for learned positions. Linear weights are [out, in];
+the rows of `query_key_value` are ordered [heads, (q, k, v), head_dim].
+"""
+import math
+
+import torch
+
+
+def layer_norm(x, weight, bias, eps):
+    mean = x.mean(-1, keepdim=True)
+    var = ((x - mean) ** 2).mean(-1, keepdim=True)
+    return (x - mean) / torch.sqrt(var + eps) * weight + bias
+
+
+def gelu(x, fused):
+    """`bias_gelu_fusion` selects the tanh form; without it gelu is the exact erf form."""
+    if fused:
+        return 0.5 * x * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
+
+
+def rotate(x, dims, base):
+    """Turns the first `dims` elements of x [batch, heads, seq, head_dim]: element i with i + dims/2."""
+    half = dims // 2
+    position = torch.arange(x.shape[2], dtype=x.dtype)[:, None]
+    angle = position * base ** (-torch.arange(half, dtype=x.dtype) * 2 / dims)
+    a, b, rest = x[..., :half], x[..., half:dims], x[..., dims:]
+    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin(), rest], -1)
+
+
+def attention(x, p, prefix, cfg):
+    batch, seq, hidden = x.shape
+    heads = cfg["num_attention_heads"]
+    head_dim = hidden // heads
+    qkv = x @ p[prefix + "query_key_value.weight"].T + p[prefix + "query_key_value.bias"]
+    q, k, v = qkv.view(batch, seq, heads, 3, head_dim).permute(3, 0, 2, 1, 4)
+    if cfg["pos_emb"] == "rotary":
+        dims = int(head_dim * cfg["rotary_pct"])
+        q = rotate(q, dims, cfg["rotary_emb_base"])
+        k = rotate(k, dims, cfg["rotary_emb_base"])
+    scores = q @ k.transpose(-1, -2) / math.sqrt(head_dim)
+    future = torch.ones(seq, seq, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, -math.inf).softmax(-1)
+    out = (weights @ v).transpose(1, 2).reshape(batch, seq, hidden)
+    return out @ p[prefix + "dense.weight"].T + p[prefix + "dense.bias"]
+
+
+def mlp(x, p, prefix, cfg):
+    wide = x @ p[prefix + "dense_h_to_4h.weight"].T + p[prefix + "dense_h_to_4h.bias"]
+    wide = gelu(wide, cfg["bias_gelu_fusion"])
+    return wide @ p[prefix + "dense_4h_to_h.weight"].T + p[prefix + "dense_4h_to_h.bias"]
+
+
+def logits(p, tokens, cfg):
+    """tokens [batch, seq] -> logits [batch, seq, vocab]."""
+    eps = cfg["layernorm_epsilon"]
+
+    def norm(x, name):
+        return layer_norm(x, p[name + ".weight"], p[name + ".bias"], eps)
+
+    x = p["gpt_neox.embed_in.weight"][tokens]
+    if cfg["pos_emb"] == "learned":
+        x = x + p["gpt_neox.embed_pos.weight"][: tokens.shape[1]]
+    for i in range(cfg["num_layers"]):
+        at = f"gpt_neox.layers.{i}."
+        attended = attention(norm(x, at + "input_layernorm"), p, at + "attention.", cfg)
+        if cfg["gpt_j_residual"]:
+            x = x + attended + mlp(norm(x, at + "post_attention_layernorm"), p, at + "mlp.", cfg)
+        else:
+            x = x + attended
+            x = x + mlp(norm(x, at + "post_attention_layernorm"), p, at + "mlp.", cfg)
+    x = norm(x, "gpt_neox.final_layer_norm")
+    head = "embed_out.weight" if cfg["no_weight_tying"] else "gpt_neox.embed_in.weight"
+    return x @ p[head].T
+
+
+def masked_loss(logits, labels, mask):
+    """sum(loss * mask) / sum(mask) of one micro-batch; 0 where everything is masked."""
+    picked = logits.gather(-1, labels[..., None])[..., 0]
+    losses = logits.logsumexp(-1) - picked
+    return (losses * mask).sum() / mask.sum().clamp(min=1)
+
+
+def learning_rate(n, cfg):
+    """The rate of the step that follows `n` finished optimizer steps, so the first step has n = 0.
+
+    Warmup lasts W = warmup * decay iterations (not rounded); then a cosine down to min_lr.
+    """
+    lr, low = cfg["optimizer"]["params"]["lr"], cfg["min_lr"]
+    total = cfg["lr_decay_iters"]
+    warmup = cfg["warmup"] * total
+    if warmup > 0 and n <= warmup:
+        return lr * max(1, n) / warmup
+    part = (n - warmup) / (total - warmup)
+    return max(low, low + (lr - low) / 2 * (math.cos(math.pi * part) + 1))

@@ -1,0 +1,72 @@
+//! Checked configuration → what the model files and the runtime need.
+
+use neoxc_frontend::Config;
+use neoxc_ir::Loc;
+use neoxc_models::Arch;
+use neoxc_models::arch::Positions;
+
+/// The architecture, with the place of every key.
+pub fn arch(c: &Config) -> Arch {
+    let m = &c.model;
+    Arch {
+        batch: c.run.micro_batch,
+        grad_accum: c.run.grad_accum,
+        seq: m.seq_length,
+        layers: m.num_layers,
+        embed: m.hidden_size,
+        heads: m.num_attention_heads,
+        head_dim: m.hidden_size / m.num_attention_heads,
+        ffn: m.intermediate_size,
+        vocab: m.padded_vocab_size,
+        positions: match m.pos_emb.as_str() {
+            "rotary" => Positions::Rotary { dims: m.rotary_dims, base: m.rotary_emb_base },
+            "learned" => Positions::Learned { rows: m.max_position_embeddings },
+            _ => Positions::None,
+        },
+        eps: m.layernorm_epsilon,
+        parallel_residual: m.gpt_j_residual,
+        shared_norm: m.gpt_j_tied,
+        gelu_tanh: m.gelu_tanh,
+        norm_bias: m.use_bias_in_norms,
+        attention_bias: m.use_bias_in_attn_linear,
+        mlp_bias: m.use_bias_in_mlp,
+        tied: m.tied,
+        init_std: m.init_std,
+        output_init_std: m.output_init_std,
+        checkpoint: m.checkpoint,
+        beta1: c.optimizer.betas.0,
+        beta2: c.optimizer.betas.1,
+        adam_eps: c.optimizer.eps,
+        weight_decay: c.optimizer.weight_decay,
+        clip: c.optimizer.gradient_clipping,
+        locs: c
+            .places
+            .iter()
+            .map(|(k, (file, line, column))| {
+                let name = std::path::Path::new(file).file_name();
+                let name = name.map_or(file.clone(), |n| n.to_string_lossy().into_owned());
+                (k.clone(), Loc::file(&name, *line, *column))
+            })
+            .collect(),
+    }
+}
+
+/// The `run` section of a plan: field for field what `neoxc_runtime::train::Settings` reads.
+pub fn run(c: &Config) -> serde_json::Value {
+    let mut out = serde_json::to_value(&c.run).unwrap_or_default();
+    let extra = serde_json::json!({
+        "seq_length": c.model.seq_length,
+        "padded_vocab_size": c.model.padded_vocab_size,
+        "vocab_size": c.model.vocab_size,
+        "lr": c.optimizer.lr,
+        "min_lr": c.optimizer.min_lr,
+        "betas": c.optimizer.betas,
+        "lr_decay_style": c.optimizer.lr_decay_style,
+        "lr_decay_iters": c.optimizer.lr_decay_iters,
+        "warmup": c.optimizer.warmup,
+    });
+    if let (Some(o), serde_json::Value::Object(e)) = (out.as_object_mut(), extra) {
+        o.extend(e);
+    }
+    out
+}

@@ -1,0 +1,83 @@
+//! `neoxc compile`.
+
+use std::path::Path;
+
+use neoxc_driver::Phase;
+
+use super::{compile_config, human, load};
+use crate::Failure;
+use crate::cli::Compile;
+
+/// Compiles, writes the plan, prints a summary (or JSON).
+pub fn run(a: Compile) -> Result<(), Failure> {
+    let config = load(&a.config)?;
+    let compiled = compile_config(&config, &a.target)?;
+    let plan = &compiled.plan;
+    if let Some(dump) = &a.dump {
+        if let Some(folder) = dump.strip_prefix("all=") {
+            write_all(plan, Path::new(folder))?;
+        } else {
+            let phase = Phase::parse(dump)
+                .ok_or_else(|| Failure::new(2, format!("error: no phase `{dump}`")))?;
+            print!("{}", super::dump::text(plan, phase)?);
+            return Ok(());
+        }
+    }
+    let output = a.output.clone().unwrap_or_else(|| "plan".into());
+    plan.write(&output)?;
+    let t = &plan.tables;
+    let m = &t.memory;
+    if a.json {
+        let phases: serde_json::Map<String, serde_json::Value> =
+            compiled.phases_ms.iter().map(|(n, ms)| (n.clone(), (*ms).into())).collect();
+        let k = compiled.kernels;
+        let object = serde_json::json!({
+            "parameters": t.parameter_count,
+            "world_size": 1,
+            "tokens_per_step": t.tokens_per_step,
+            "flops_per_step": t.flops_per_step,
+            "phases_ms": phases,
+            "kernels": { "count": k.count, "distinct": k.distinct, "cached": k.cached },
+            "memory": m,
+        });
+        println!("{object}");
+        return Ok(());
+    }
+    let total: f64 = compiled.phases_ms.iter().map(|(_, ms)| ms).sum();
+    println!(
+        "{}: {} parameters, {} tokens per step, {:.1} GFLOP per step",
+        output.display(),
+        t.parameter_count,
+        t.tokens_per_step,
+        t.flops_per_step / 1e9
+    );
+    println!(
+        "kernels   {} distinct, {} launches, {} from the cache",
+        compiled.kernels.distinct, compiled.kernels.count, compiled.kernels.cached
+    );
+    for (name, bytes) in [
+        ("parameters", m.parameters),
+        ("gradients", m.gradients),
+        ("optimizer", m.optimizer),
+        ("activations", m.activations),
+        ("workspace", m.workspace),
+        ("peak", m.peak),
+    ] {
+        println!("{name:<12}{:>12}  {bytes} bytes", human(bytes));
+    }
+    let phases: Vec<String> =
+        compiled.phases_ms.iter().map(|(n, ms)| format!("{n} {ms:.0}")).collect();
+    println!("compiled in {total:.0} ms ({})", phases.join(", "));
+    Ok(())
+}
+
+fn write_all(plan: &neoxc_plan::Plan, folder: &Path) -> Result<(), Failure> {
+    let io = |e: std::io::Error| {
+        Failure::new(5, format!("error: cannot write {}: {e}", folder.display()))
+    };
+    std::fs::create_dir_all(folder).map_err(io)?;
+    for (name, bytes) in plan.files.iter().filter(|(n, _)| n.starts_with("ir/")) {
+        std::fs::write(folder.join(name.trim_start_matches("ir/")), bytes).map_err(io)?;
+    }
+    Ok(())
+}

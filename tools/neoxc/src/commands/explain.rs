@@ -1,0 +1,68 @@
+//! `neoxc explain`.
+
+use neoxc_driver::Phase;
+use neoxc_plan::Plan;
+
+use crate::Failure;
+use crate::cli::Explain;
+
+/// Explains a diagnostic code, or a value of a plan.
+pub fn run(a: &Explain) -> Result<(), Failure> {
+    match &a.plan {
+        None => code(&a.what),
+        Some(folder) => value(&Plan::open(folder)?, &a.what),
+    }
+}
+
+fn code(code: &str) -> Result<(), Failure> {
+    let kinds = neoxc_frontend::diagnostics::ALL;
+    match kinds.iter().find(|k| k.code.eq_ignore_ascii_case(code)) {
+        Some(k) => {
+            println!("{}: {}\n\n{}", k.code, k.title, k.explanation);
+            Ok(())
+        }
+        None => {
+            let all: Vec<&str> = kinds.iter().map(|k| k.code).collect();
+            Err(Failure::new(2, format!("error: no code `{code}`; codes are {}", all.join(", "))))
+        }
+    }
+}
+
+/// Tells of `%12`, `@function%12` or `@kernel`: what makes it, from which line, where it lives.
+fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
+    let text = super::dump::text(plan, Phase::Scheduled)?;
+    let module =
+        neoxc_ir::text::parse(&text).map_err(|e| Failure::new(3, format!("error: {e}")))?;
+    let (function, value) = match what.split_once('%') {
+        Some((f, v)) => (f.trim_start_matches('@'), Some(v)),
+        None => (what.trim_start_matches('@'), None),
+    };
+    let name = if function.is_empty() { "train_step" } else { function };
+    let f = module
+        .function(name)
+        .ok_or_else(|| Failure::new(3, format!("error: the plan has no function @{name}")))?;
+    let Some(value) = value else {
+        println!("@{name}, from {}", neoxc_ir::Loc::fuse(f.ops.iter().map(|o| &o.loc)));
+        print!("{}", neoxc_ir::text::print_function(f));
+        return Ok(());
+    };
+    let number: usize = value.split('#').next().and_then(|v| v.parse().ok()).ok_or_else(|| {
+        Failure::new(2, format!("error: `%{value}` is not a value number such as %12"))
+    })?;
+    let op = f
+        .ops
+        .get(number)
+        .ok_or_else(|| Failure::new(3, format!("error: @{name} has no value %{number}")))?;
+    println!("%{number} of @{name}: {} at {}", op.kind.full_name(), op.loc);
+    for (r, place) in op.results.iter().zip(op.attrs.strs("neox.place").unwrap_or_default()) {
+        println!("  {}, {} bytes at {place}", f.ty(*r), f.ty(*r).bytes());
+    }
+    if let Some(callee) = op.attrs.symbol("callee").and_then(|c| module.function(c)) {
+        match callee.attrs.str("neox.kernel") {
+            Some(family) => println!("made by the {family} kernel @{}:", callee.name),
+            None => println!("made by the loop body @{}:", callee.name),
+        }
+        print!("{}", neoxc_ir::text::print_function(callee));
+    }
+    Ok(())
+}

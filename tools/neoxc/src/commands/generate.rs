@@ -1,0 +1,79 @@
+//! `neoxc generate`.
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+
+use neoxc_plan::Plan;
+use neoxc_runtime::checkpoint;
+use neoxc_runtime::device::{CpuDevice, Device};
+use neoxc_runtime::generate::{Sampling, generate};
+use neoxc_runtime::text::TextTokenizer;
+use neoxc_runtime::train::Settings;
+
+use super::threads;
+use crate::Failure;
+use crate::cli::Generate;
+
+/// Samples text.
+pub fn run(a: &Generate) -> Result<(), Failure> {
+    let plan = match (&a.plan, &a.checkpoint) {
+        (Some(folder), _) => Plan::open(folder)?,
+        (None, Some(folder)) => compile_checkpoint(folder)?,
+        (None, None) => return Err(Failure::new(2, "error: give --plan or --checkpoint")),
+    };
+    let settings = Settings::of(&plan)?;
+    let folder = match &a.checkpoint {
+        Some(folder) => folder.clone(),
+        None => settings
+            .save
+            .as_ref()
+            .and_then(|s| checkpoint::latest(PathBuf::from(s).as_path()))
+            .ok_or_else(|| {
+                Failure::new(
+                    3,
+                    "error: the plan's save folder has no checkpoint; give --checkpoint",
+                )
+            })?,
+    };
+    let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
+    let (vocab, merges) = (path(&settings.vocab_file), path(&settings.merge_file));
+    let t = TextTokenizer::open(&settings.tokenizer_type, vocab.as_deref(), merges.as_deref())?;
+    let mut device = CpuDevice::new(&plan, threads(a.threads))?;
+    let mut put = |segment: &str, offset: u64, bytes: &[u8]| {
+        device.write(plan.segment(segment).unwrap_or(0), offset, bytes);
+    };
+    checkpoint::load_model(&folder, &plan, &mut put)?;
+    let how = Sampling {
+        temperature: a.temperature,
+        top_k: a.top_k,
+        top_p: a.top_p,
+        max_tokens: a.max_tokens,
+        seed: a.seed,
+    };
+    let prompt = t.encode(&a.prompt)?;
+    let live = std::io::stderr().is_terminal();
+    let mut count = 0;
+    let new = generate(&plan, &mut device, &prompt, how, t.size(), t.end_of_text(), |_| {
+        count += 1;
+        if live {
+            eprint!("\r{count} tokens");
+            let _ = std::io::stderr().flush();
+        }
+    })?;
+    if live {
+        eprint!("\r              \r");
+    }
+    println!("{}{}", a.prompt, t.decode(&new)?);
+    Ok(())
+}
+
+/// A plan for the model that a checkpoint's own configuration describes.
+fn compile_checkpoint(folder: &std::path::Path) -> Result<Plan, Failure> {
+    let manifest = checkpoint::manifest(folder)?;
+    let config = serde_json::from_value(manifest.config).map_err(|e| {
+        Failure::new(3, format!("error: {}: the configuration inside: {e}", folder.display()))
+    })?;
+    let target =
+        crate::cli::TargetArgs { target: vec![neoxc_ir::target::Target::X86Native], cache: None };
+    Ok(super::compile_config(&config, &target)?.plan)
+}

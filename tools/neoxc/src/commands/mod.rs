@@ -1,0 +1,74 @@
+//! One file per command.
+
+pub mod check;
+pub mod compile;
+pub mod convert;
+pub mod dump;
+pub mod explain;
+pub mod generate;
+pub mod opt;
+pub mod run;
+pub mod text;
+
+use std::path::PathBuf;
+
+use neoxc_driver::{CompileError, Compiled, Options};
+use neoxc_frontend::Config;
+
+use crate::Failure;
+use crate::cli::{ConfigArgs, TargetArgs};
+use crate::render;
+
+/// `neoxc dialect`.
+pub fn dialect() -> Result<(), Failure> {
+    print!("{}", neoxc_ir::dialect::irdl());
+    Ok(())
+}
+
+/// Loads and checks a configuration; diagnostics go to stderr.
+pub fn load(a: &ConfigArgs) -> Result<Config, Failure> {
+    if a.configs.is_empty() && a.sets.is_empty() {
+        return Err(Failure::new(2, "error: give configuration files, or --plan PLAN"));
+    }
+    let loaded = neoxc_frontend::load(&a.configs, a.dir.as_deref(), &a.sets);
+    render::report(&loaded.diagnostics, &loaded.sources);
+    loaded.config.ok_or_else(|| Failure::new(3, ""))
+}
+
+/// The kernel cache's folder.
+pub fn cache(a: &TargetArgs) -> Option<PathBuf> {
+    a.cache
+        .clone()
+        .or_else(|| std::env::var_os("NEOXC_CACHE").map(PathBuf::from))
+        .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/neoxc")))
+}
+
+/// Number of threads: what was asked for, or all cores.
+pub fn threads(asked: Option<usize>) -> usize {
+    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    asked.filter(|n| *n > 0).unwrap_or_else(all)
+}
+
+/// Compiles a checked configuration.
+pub fn compile_config(config: &Config, a: &TargetArgs) -> Result<Compiled, Failure> {
+    let options =
+        Options { targets: a.target.clone(), cache: cache(a), threads: threads(None) as u64 };
+    neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
+}
+
+/// A compiler failure: an internal error with what replays it.
+pub fn internal(e: &CompileError) -> Failure {
+    let replay = e.save_replay(&std::env::temp_dir());
+    let replay = replay.map(|r| format!("\n  = replay: {r}")).unwrap_or_default();
+    let code = if matches!(e, CompileError::Target(_)) { 2 } else { 1 };
+    Failure::new(code, format!("error[NX0001]: {e}{replay}"))
+}
+
+/// Bytes for people.
+pub fn human(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 30 => format!("{:.2} GiB", b as f64 / f64::from(1 << 30)),
+        b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / f64::from(1 << 20)),
+        b => format!("{:.1} KiB", b as f64 / 1024.0),
+    }
+}

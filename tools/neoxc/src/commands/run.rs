@@ -1,0 +1,48 @@
+//! `neoxc run`.
+
+use neoxc_plan::Plan;
+use neoxc_runtime::train::{Options, Settings, train};
+
+use super::{compile_config, load, threads};
+use crate::Failure;
+use crate::cli::Run;
+use crate::progress::TrainProgress;
+
+/// Trains a plan, compiling it first if configuration files are given.
+pub fn run(a: Run) -> Result<(), Failure> {
+    let plan = match &a.plan {
+        Some(folder) => Plan::open(folder)?,
+        None => compile_config(&load(&a.config)?, &a.target)?.plan,
+    };
+    let settings = Settings::of(&plan)?;
+    let options = Options {
+        steps: a.run.steps,
+        threads: threads(a.run.threads),
+        save: a.run.save.clone(),
+        metrics: a.run.metrics.clone(),
+        resume: a.run.resume,
+        synthetic: a.run.synthetic,
+    };
+    eprintln!(
+        "{} parameters, {} allocated, {} threads",
+        plan.tables.parameter_count,
+        super::human(plan.tables.memory.peak),
+        options.threads
+    );
+    let mut watch = TrainProgress::new(settings.log_interval);
+    let s = train(&plan, &options, &mut watch)?;
+    if let Some(loss) = s.loss {
+        println!("step {}: training loss {loss:.4}", s.step);
+    }
+    if let Some(loss) = s.valid_loss {
+        println!("validation loss {loss:.4} nats per token");
+    }
+    if let Some(entropy) = s.unigram_entropy {
+        println!("unigram entropy of the training tokens {entropy:.4} nats per token");
+    }
+    if let Some(seconds) = s.median_seconds {
+        let tokens = plan.tables.tokens_per_step as f64;
+        println!("median step {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
+    }
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! Progress of long work on stderr: a bar on a terminal, plain lines elsewhere.
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use neoxc_runtime::train::{Observer, StepReport};
+
+/// Draws a training run.
+pub struct TrainProgress {
+    bar: Option<ProgressBar>,
+    every: u64,
+    start: Instant,
+    first: u64,
+}
+
+impl TrainProgress {
+    /// Plain lines every `every` steps when stderr is no terminal.
+    pub fn new(every: u64) -> Self {
+        Self { bar: None, every: every.max(1), start: Instant::now(), first: 0 }
+    }
+
+    fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| eprintln!("{line}")),
+            None => eprintln!("{line}"),
+        }
+    }
+}
+
+impl Observer for TrainProgress {
+    fn start(&mut self, step: u64, steps: u64) {
+        self.first = step;
+        self.start = Instant::now();
+        if std::io::stderr().is_terminal() {
+            let bar = ProgressBar::new(steps);
+            let style =
+                ProgressStyle::with_template("{bar:30} step {pos}/{len}  {msg}  {eta} left");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar.set_position(step);
+            self.bar = Some(bar);
+        }
+    }
+
+    fn step(&mut self, r: &StepReport, steps: u64) {
+        let speed = r.tokens_per_second;
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("loss {:.4}  {speed:.0} tokens/s", r.loss));
+            bar.set_position(r.step);
+        } else if r.step.is_multiple_of(self.every) || r.step == steps || r.step == self.first + 1 {
+            let done = (r.step - self.first) as f64;
+            let left = self.start.elapsed().as_secs_f64() / done * (steps - r.step) as f64;
+            eprintln!(
+                "step {:>6}/{steps}  loss {:.4}  lr {:.2e}  grad norm {:.3}  {speed:.0} tokens/s  {left:.0} s left",
+                r.step, r.loss, r.lr, r.grad_norm
+            );
+        }
+    }
+
+    fn evaluated(&mut self, step: u64, loss: f64) {
+        self.say(&format!("step {step:>6}  validation loss {loss:.4}"));
+    }
+
+    fn saved(&mut self, path: &Path) {
+        self.say(&format!("saved {}", path.display()));
+    }
+}
