@@ -140,7 +140,7 @@ pub fn erf(k: &mut Emit, x: Val) -> Val {
             -2.686_543_8e-2,
             1.128_378_3e-1,
             -3.761_263_8e-1,
-            1.128_379_2,
+            std::f64::consts::FRAC_2_SQRT_PI,
         ],
     );
     let near = k.mul(near, x);

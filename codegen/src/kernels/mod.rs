@@ -78,11 +78,22 @@ impl Body<'_> {
         body: impl FnOnce(&mut Self, Val) -> Result<(), CodegenError>,
     ) -> Result<(), CodegenError> {
         let (begin, end) = (self.begin, self.end);
+        self.nest(begin, end, 1, body)
+    }
+
+    /// A loop whose body may fail and sees the whole kernel.
+    fn nest(
+        &mut self,
+        lo: Val,
+        hi: Val,
+        step: usize,
+        body: impl FnOnce(&mut Self, Val) -> Result<(), CodegenError>,
+    ) -> Result<(), CodegenError> {
         let mut outcome = Ok(());
         let mut this = std::mem::replace(&mut self.k, Emit::new(""));
-        this.loop_(begin, end, 1, |k, t| {
+        this.loop_(lo, hi, step, |k, i| {
             std::mem::swap(&mut self.k, k);
-            outcome = body(self, t);
+            outcome = body(self, i);
             std::mem::swap(&mut self.k, k);
         });
         self.k = this;

@@ -19,9 +19,85 @@ pub struct Source {
     pub rows: usize,
 }
 
+/// Floats from one panel of a packed block to the next: a cache line apart from a round number, so
+/// that panels written side by side do not share one cache set.
+pub fn panel_stride(width: usize, depth: usize, lanes: usize) -> usize {
+    width * depth + lanes
+}
+
+/// Packs `panels` panels of `width` rows from row `first` on, [`panel_stride`] apart. A source that is
+/// contiguous along its rows is read step by step, whole cache lines at a time.
+#[allow(clippy::too_many_arguments)] // a kernel's whole addressing
+pub fn block(
+    k: &mut Emit,
+    s: Source,
+    first: Val,
+    panels: Val,
+    width: usize,
+    k0: Val,
+    depth: usize,
+    dst: Val,
+    lanes: usize,
+) {
+    let stride = panel_stride(width, depth, lanes);
+    let zero = k.int(0);
+    if s.row != 1 {
+        k.loop_(zero, panels, 1, |k, j| {
+            let row = k.scale(j, width);
+            let row = k.add(first, row);
+            let at = k.scale(j, stride);
+            let to = k.element(dst, at);
+            panel(k, s, row, width, k0, depth, to, lanes);
+        });
+        return;
+    }
+    let ragged = !s.rows.is_multiple_of(width);
+    k.count(depth, |k, p| {
+        let at = k.add(k0, p);
+        let at = k.scale(at, s.step);
+        let line = k.element(s.base, at);
+        let to = k.scale(p, width);
+        let to = k.element(dst, to);
+        k.loop_(zero, panels, 1, |k, j| {
+            let row = k.scale(j, width);
+            let row = k.add(first, row);
+            let at = k.scale(j, stride);
+            let to = k.element(to, at);
+            for part in (0..width).step_by(lanes) {
+                // Half a vector where that is all the panel is wide.
+                let count = (width - part).min(lanes);
+                let n = if count.is_power_of_two() { count } else { lanes };
+                let offset = k.int(part as i64);
+                let row = k.add(row, offset);
+                let from = k.element(line, row);
+                let v = if ragged || n != count {
+                    let mask = rows_left(k, s.rows, row, count, n);
+                    k.load_masked(from, mask)
+                } else {
+                    k.load(Ty::Vec(n), from)
+                };
+                let to = k.element_at(to, part);
+                k.store(v, to);
+            }
+        });
+    });
+}
+
+/// A mask of the lanes that are rows of the matrix, and among the first `count`.
+fn rows_left(k: &mut Emit, rows: usize, first: Val, count: usize, lanes: usize) -> Val {
+    let ids = k.lane_ids(lanes);
+    let (all, most) = (k.int(rows as i64), k.int(count as i64));
+    let left = k.sub(all, first);
+    let left = k.min(left, most);
+    let left = k.narrow(left);
+    let left = k.splat(left, lanes);
+    k.cmp("slt", ids, left)
+}
+
 /// Packs rows `first .. first + width` and contraction steps `k0 .. k0 + depth` (depth known) to
 /// `panel`. `width` is at most `lanes` times a whole number; each stored vector is whole, so
 /// `panel` needs `lanes` floats of slack at its end, and panels are written in rising order.
+#[allow(clippy::too_many_arguments)] // a kernel's whole addressing
 pub fn panel(
     k: &mut Emit,
     s: Source,
@@ -57,13 +133,7 @@ fn contiguous(
     width: usize,
     lanes: usize,
 ) {
-    let ids = k.lane_ids(lanes);
-    let (all, most) = (k.int(s.rows as i64), k.int(count as i64));
-    let left = k.sub(all, first);
-    let left = k.min(left, most);
-    let left = k.narrow(left);
-    let left = k.splat(left, lanes);
-    let mask = k.cmp("slt", ids, left);
+    let mask = rows_left(k, s.rows, first, count, lanes);
     k.count(depth, |k, p| {
         let at = k.add(k0, p);
         let at = k.scale(at, s.step);

@@ -1,0 +1,269 @@
+//! One register tile: the innermost loop, and the epilogue on its result.
+
+use std::collections::HashMap;
+
+use neoxc_ir::ValueId;
+
+use super::Plan;
+use super::schedule::Access;
+use crate::CodegenError;
+use crate::emit::{Emit, Ty, Val};
+use crate::kernels::pack::{Source, panel_stride};
+use crate::kernels::{Body, expr};
+
+/// Where a tile finds an operand: element (row, step) is at `base + row·row + step·step`.
+#[derive(Debug, Clone, Copy)]
+pub struct Operand {
+    base: Val,
+    row: usize,
+    step: usize,
+}
+
+impl Operand {
+    /// The operand of the tile number `i` after row `first`, from step `k0` on.
+    #[allow(clippy::too_many_arguments)] // a kernel's whole addressing
+    pub fn at(
+        k: &mut Emit,
+        access: Access,
+        source: Source,
+        first: Val,
+        i: Val,
+        width: usize,
+        k0: Val,
+        depth: usize,
+        packed: Val,
+        lanes: usize,
+    ) -> Operand {
+        match access {
+            Access::Packed => {
+                let at = k.scale(i, panel_stride(width, depth, lanes));
+                Operand { base: k.element(packed, at), row: 1, step: width }
+            }
+            Access::Direct => {
+                let row = k.scale(i, width);
+                let row = k.add(first, row);
+                let row = k.scale(row, source.row);
+                let step = k.scale(k0, source.step);
+                let at = k.add(row, step);
+                Operand { base: k.element(source.base, at), row: source.row, step: source.step }
+            }
+        }
+    }
+
+    /// Pointer to the first row at a step.
+    fn step(self, k: &mut Emit, step: Val) -> Val {
+        let at = k.scale(step, self.step);
+        k.element(self.base, at)
+    }
+}
+
+/// One register tile.
+pub struct Tile<'a> {
+    /// The product.
+    pub(super) plan: &'a Plan,
+    /// Rows of A.
+    pub a: Operand,
+    /// Columns of B, contiguous.
+    pub b: Operand,
+    /// First row of the tile.
+    pub row: Val,
+    /// First column.
+    pub column: Val,
+    /// Which of the independent products.
+    pub batch: Val,
+    /// Steps of this block of the contraction.
+    pub depth: usize,
+    /// Where the tile waits between blocks of the contraction.
+    pub partial: Option<Val>,
+    /// Number of the block.
+    pub block: Val,
+    /// Room for one tile.
+    pub scratch: Val,
+}
+
+impl Tile<'_> {
+    /// The tile's sums, on top of those of the blocks before.
+    fn sums(&self, k: &mut Emit, lanes: usize) -> Vec<Val> {
+        let s = self.plan.s;
+        let (rows, vectors, ty) = (s.tile_rows, s.tile_vectors, Ty::Vec(lanes));
+        let none = k.float(0.0, ty);
+        let mut init = vec![none; rows * vectors];
+        let zero = k.int(0);
+        if let Some(partial) = self.partial {
+            let first = k.cmp("eq", self.block, zero);
+            for (i, v) in init.iter_mut().enumerate() {
+                let at = i / vectors * s.task_columns + i % vectors * lanes;
+                let p = k.element_at(partial, at);
+                let old = k.load(ty, p);
+                *v = k.select(first, none, old);
+            }
+        }
+        let (hi, step) = (k.int(self.depth as i64), k.int(1));
+        k.for_(zero, hi, step, &init, |k, p, acc| {
+            let b = self.b.step(k, p);
+            let bs: Vec<Val> = (0..vectors)
+                .map(|j| {
+                    let q = k.element_at(b, j * lanes);
+                    k.load(ty, q)
+                })
+                .collect();
+            let a = self.a.step(k, p);
+            let mut out = vec![];
+            for i in 0..rows {
+                let q = k.element_at(a, i * self.a.row);
+                let x = k.load(Ty::F32, q);
+                let x = k.splat(x, lanes);
+                for (j, bv) in bs.iter().enumerate() {
+                    out.push(k.fma(x, *bv, acc[i * vectors + j]));
+                }
+            }
+            out
+        })
+    }
+
+    /// Computes the tile and keeps it for the next block of the contraction.
+    pub fn set_aside(&self, k: &mut Emit, lanes: usize) {
+        let s = self.plan.s;
+        let sums = self.sums(k, lanes);
+        for (i, v) in sums.into_iter().enumerate() {
+            if let Some(partial) = self.partial {
+                let at = i / s.tile_vectors * s.task_columns + i % s.tile_vectors * lanes;
+                let p = k.element_at(partial, at);
+                k.store(v, p);
+            }
+        }
+    }
+
+    /// Computes the tile and stores what the epilogue makes of it.
+    pub fn finish(&self, b: &mut Body<'_>) -> Result<(), CodegenError> {
+        let (s, lanes) = (self.plan.s, b.lanes);
+        let sums = self.sums(&mut b.k, lanes);
+        let ragged = !self.plan.m.is_multiple_of(s.tile_rows);
+        if !ragged && b.f.results == [self.plan.product] {
+            for (r, sums) in sums.chunks(s.tile_vectors).enumerate() {
+                let offset = b.k.int(r as i64);
+                let row = b.k.add(self.row, offset);
+                self.store_row(b, row, sums)?;
+            }
+            return Ok(());
+        }
+        // The epilogue is emitted once, for a row of the tile: an unrolled one would be a long
+        // function, and would spill the tile anyway.
+        let k = &mut b.k;
+        let width = s.tile_vectors * lanes;
+        for (i, v) in sums.into_iter().enumerate() {
+            let at = i / s.tile_vectors * width + i % s.tile_vectors * lanes;
+            let p = k.element_at(self.scratch, at);
+            k.store(v, p);
+        }
+        let (all, rows) = (k.int(self.plan.m as i64), k.int(s.tile_rows as i64));
+        let end = k.add(self.row, rows);
+        let end = k.min(end, all);
+        b.nest(self.row, end, 1, |b, row| {
+            let k = &mut b.k;
+            let local = k.sub(row, self.row);
+            let at = k.scale(local, width);
+            let from = k.element(self.scratch, at);
+            let sums: Vec<Val> = (0..s.tile_vectors)
+                .map(|j| {
+                    let p = k.element_at(from, j * lanes);
+                    k.load(Ty::Vec(lanes), p)
+                })
+                .collect();
+            self.store_row(b, row, &sums)
+        })
+    }
+
+    /// The epilogue of one row of the tile.
+    fn store_row(&self, b: &mut Body<'_>, row: Val, sums: &[Val]) -> Result<(), CodegenError> {
+        let lanes = b.lanes;
+        let n = self.plan.n;
+        let ragged = !n.is_multiple_of(self.plan.s.tile_vectors * lanes);
+        for (j, sum) in sums.iter().enumerate() {
+            let offset = b.k.int((j * lanes) as i64);
+            let column = b.k.add(self.column, offset);
+            let mask = ragged.then(|| {
+                let ids = b.k.lane_ids(lanes);
+                let all = b.k.int(n as i64);
+                let left = b.k.sub(all, column);
+                let left = b.k.narrow(left);
+                let left = b.k.splat(left, lanes);
+                b.k.cmp("slt", ids, left)
+            });
+            let mut known = HashMap::from([(self.plan.product, *sum)]);
+            let mut ready = vec![];
+            for (i, r) in b.f.results.clone().into_iter().enumerate() {
+                let v = self.value(b, r, row, column, mask, &mut known)?;
+                ready.push((i, b.k.splat(v, lanes)));
+            }
+            for (i, v) in ready {
+                let at = b.k.scale(self.batch, self.plan.m * n);
+                let line = b.k.scale(row, n);
+                let at = b.k.add(at, line);
+                let at = b.k.add(at, column);
+                let pointer = b.result(i);
+                let p = b.k.element(pointer, at);
+                match mask {
+                    None => b.k.store(v, p),
+                    Some(mask) => b.k.store_masked(v, p, mask),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The value `v` at one row and a vector of columns.
+    fn value(
+        &self,
+        b: &mut Body<'_>,
+        v: ValueId,
+        row: Val,
+        column: Val,
+        mask: Option<Val>,
+        known: &mut HashMap<ValueId, Val>,
+    ) -> Result<Val, CodegenError> {
+        if let Some(x) = known.get(&v) {
+            return Ok(*x);
+        }
+        let x = if let Some(pointer) = b.param(v) {
+            let [sb, sm, sn] = *self
+                .plan
+                .strides
+                .get(&v)
+                .ok_or_else(|| b.fail("uses a factor in the epilogue"))?;
+            let mut at = b.k.int(0);
+            for (index, stride) in [(self.batch, sb), (row, sm)] {
+                if stride > 0 {
+                    let part = b.k.scale(index, stride);
+                    at = b.k.add(at, part);
+                }
+            }
+            if sn == 1 {
+                let at = b.k.add(at, column);
+                let p = b.k.element(pointer, at);
+                match mask {
+                    None => b.k.load(Ty::Vec(b.lanes), p),
+                    Some(mask) => b.k.load_masked(p, mask),
+                }
+            } else {
+                let p = b.k.element(pointer, at);
+                b.k.load(Ty::F32, p)
+            }
+        } else {
+            let op =
+                b.f.ops
+                    .iter()
+                    .find(|op| op.results.contains(&v))
+                    .cloned()
+                    .ok_or_else(|| b.fail("uses a value that nothing defines"))?;
+            let mut args = vec![];
+            for o in &op.operands {
+                args.push(self.value(b, *o, row, column, mask, known)?);
+            }
+            expr::pointwise(&mut b.k, &op, &args)
+                .ok_or_else(|| b.fail(format!("`{}` is not pointwise", op.kind.name())))?
+        };
+        known.insert(v, x);
+        Ok(x)
+    }
+}
