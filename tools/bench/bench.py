@@ -1,0 +1,120 @@
+"""Measures neoxc, and PyTorch beside it, on the CPU; bench.sh is its front door.
+
+usage: bench.py [--sizes m14,m70] [--rounds 3] [--steps 8] [--peer PYTHON] [--neoxc BINARY]
+
+For each size: compile cold and from the cache, then alternate PyTorch and `neoxc run`, so that whatever
+else the machine does hits both. Only the ratio within a round means anything on a shared machine.
+Uses the standard library only. Exits with 1 when a command fails, not when a goal is missed.
+"""
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+CONFIGS = {"m14": "14M", "m70": "70M", "m160": "160M"}
+WARM_UP = 2
+MIB = 2**20
+
+
+def call(command):
+    """Runs a command; returns its stdout, wall seconds and peak resident bytes."""
+    with tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        child = subprocess.Popen(
+            [str(c) for c in command], stdout=subprocess.PIPE, stderr=errors, cwd=ROOT, text=True)
+        out = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        wall = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        if child.returncode != 0:
+            errors.seek(0)
+            sys.stderr.write(errors.read())
+            sys.exit(f"bench: exit code {child.returncode} from: {' '.join(map(str, command))}")
+    return out, wall, usage.ru_maxrss * 1024
+
+
+def compile_twice(neoxc, size, work):
+    """The plan, its memory line in bytes, and the seconds without and with a filled cache."""
+    plan = work / f"{size}.plan"
+    command = [neoxc, "compile", f"configs/pythia/{CONFIGS[size]}.yml", "configs/local/bench.yml",
+               "--cache", work / f"{size}.cache", "-o", plan, "--json"]
+    out, cold, _ = call(command)
+    _, cached, _ = call(command)
+    return plan, json.loads(out), cold, cached
+
+
+def run_neoxc(neoxc, plan, steps, work):
+    """Median seconds of the steps after the first two, and the process's peak resident bytes."""
+    with tempfile.TemporaryDirectory(dir=work) as folder:
+        metrics = pathlib.Path(folder) / "metrics.jsonl"
+        _, _, rss = call([neoxc, "run", "--plan", plan, "--steps", steps, "--save", f"{folder}/save",
+                          "--metrics", metrics])
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()]
+    return statistics.median(line["step_seconds"] for line in lines[WARM_UP:]), rss
+
+
+def run_torch(python, size, steps):
+    out, _, rss = call([python, HERE / "torch_step.py", size, "--steps", steps])
+    return json.loads(out.splitlines()[-1]), rss
+
+
+def measure(size, args, work):
+    plan, facts, cold, cached = compile_twice(args.neoxc, size, work)
+    print(f"{size}: {facts['parameters'] / 1e6:.1f} M parameters, {facts['tokens_per_step']} tokens a step")
+    print(f"  compile: {cold:.2f} s cold, {cached:.2f} s from the cache")
+    tokens, ratios, ours, peers, peak = facts["tokens_per_step"], [], [], [], 0
+    for turn in range(1, args.rounds + 1):
+        line = f"  round {turn}:"
+        if args.peer:
+            torch, _ = run_torch(args.peer, size, args.steps)
+            peers.append(torch["step_seconds"])
+            line += f" torch eager f32 {peers[-1]:.3f} s/step ({tokens / peers[-1]:.0f} tokens/s),"
+        seconds, rss = run_neoxc(args.neoxc, plan, args.steps, work)
+        ours.append(seconds)
+        peak = max(peak, rss)
+        line += f" neoxc {seconds:.3f} s/step ({tokens / seconds:.0f} tokens/s)"
+        if args.peer:
+            ratios.append(peers[-1] / seconds)
+            line += f", neoxc is {ratios[-1]:.2f} times as fast"
+        print(line, flush=True)
+    planned = facts["memory"]["peak"]
+    print(f"  memory: {peak / MIB:.0f} MiB resident at most, {planned / MIB:.0f} MiB planned, "
+          f"{(peak - planned) / 1e6:+.0f} MB")
+    if ratios:
+        print(f"  ratio: median {statistics.median(ratios):.2f}, "
+              f"best against best {min(peers) / min(ours):.2f}")
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", default="m14,m70")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--peer", default=os.environ.get("PEER_PYTHON"))
+    parser.add_argument("--neoxc", default=os.environ.get("NEOXC", "target/release/neoxc"))
+    args = parser.parse_args()
+    args.neoxc = (ROOT / args.neoxc).resolve()
+    if not args.neoxc.exists():
+        sys.exit(f"bench: no {args.neoxc}; run: make build")
+    if args.steps <= WARM_UP:
+        sys.exit(f"bench: --steps must be above {WARM_UP}: the first {WARM_UP} are not counted")
+    unknown = set(args.sizes.split(",")) - CONFIGS.keys()
+    if unknown:
+        sys.exit(f"bench: unknown size {', '.join(unknown)}; there are {', '.join(CONFIGS)}")
+    if not args.peer:
+        print("no PEER_PYTHON: neoxc alone (see tools/bench/README.md)")
+    print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f} before the start")
+    with tempfile.TemporaryDirectory() as work:
+        for size in args.sizes.split(","):
+            measure(size, args, pathlib.Path(work))
+
+
+if __name__ == "__main__":
+    main()
