@@ -23,6 +23,7 @@ train: build
 test: setup
 	@tools/setup.sh --test
 	cargo fmt --all --check
+	.venv-test/bin/python -B -m unittest discover --quiet -s tests/python
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --quiet
 	cargo test --workspace --no-fail-fast
