@@ -304,6 +304,14 @@ fn attention_forward_and_backward() {
             }),
             1,
         ));
+        let attrs = scale.clone();
+        let name = format!("attention_forward_only{i}");
+        cases.push((
+            kernel(&name, "attention", &[(&q, F), (&q, F), (&q, F)], |k, p| {
+                vec![k.named("attention", p, attrs).unwrap()[0]]
+            }),
+            1,
+        ));
         let lse = [("batch", b), ("heads", h), ("seq", s)];
         let six =
             [(&q[..], F), (&q[..], F), (&q[..], F), (&out[..], F), (&lse[..], F), (&out[..], F)];

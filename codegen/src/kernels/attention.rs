@@ -203,7 +203,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let s = Sizes::of(b.f, op, b.lanes)?;
     let pointer = |i: usize| b.param(op.operands[i]).ok_or_else(|| b.fail("lost an operand"));
     let (q, key, value) = (pointer(0)?, pointer(1)?, pointer(2)?);
-    let (out, lse) = (b.result(0), b.result(1));
+    let made = |v| b.f.results.iter().position(|r| *r == v).map(|i| b.result(i));
+    let out = made(op.results[0]).ok_or_else(|| b.fail("does not return its output"))?;
+    // The log-sum-exp is only for the backward pass.
+    let lse = made(op.results[1]);
     let blocks = s.seq.div_ceil(BLOCK);
     let scratch = b.scratch;
     b.tasks(|b, t| {
@@ -223,7 +226,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             k.element(q, at)
         });
         let at = k.scale(head, s.seq);
-        let lse = k.element(lse, at);
+        let lse = lse.map(|p| k.element(p, at));
         let zero = k.int(0);
         // Softmax of each row, unnormalised; 1/sum is kept behind the scores.
         let sums = k.element_at(p, BLOCK * s.row());
@@ -295,7 +298,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
 }
 
 /// One row: `exp(scale·(x - max))` in place up to the diagonal, zero behind it; stores 1/sum and lse.
-fn softmax(k: &mut Emit, s: Sizes, row: Val, i: Val, local: Val, sums: Val, lse: Val) {
+fn softmax(k: &mut Emit, s: Sizes, row: Val, i: Val, local: Val, sums: Val, lse: Option<Val>) {
     let ty = Ty::Vec(s.lanes);
     let (zero, one) = (k.int(0), k.int(1));
     let end = k.add(i, one);
@@ -344,8 +347,10 @@ fn softmax(k: &mut Emit, s: Sizes, row: Val, i: Val, local: Val, sums: Val, lse:
     let inverse = k.div(unit, sum);
     let at = k.element(sums, local);
     k.store(inverse, at);
-    let log = math::log(k, sum);
-    let value = k.add(top, log);
-    let at = k.element(lse, i);
-    k.store(value, at);
+    if let Some(lse) = lse {
+        let log = math::log(k, sum);
+        let value = k.add(top, log);
+        let at = k.element(lse, i);
+        k.store(value, at);
+    }
 }

@@ -72,7 +72,7 @@ const MOST_DEPTH: usize = 512;
 const PARTIAL_BYTES: usize = 512 << 10;
 /// A block of an operand read in place may span this many bytes per step: more would not fit the
 /// first-level TLB.
-const DIRECT_STEP_BYTES: usize = 2048;
+const DIRECT_STEP_BYTES: usize = 512;
 /// Register-tile rows of A in place that may share one set of the first-level cache.
 const DIRECT_WAYS: usize = 8;
 /// Cycles to pack an element: contiguous along the panel, or transposed in registers. Reading from
