@@ -145,7 +145,14 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let (all_m, all_n) = (k.int(m as i64), k.int(n as i64));
         let m1 = limit(k, m0, s.task_rows, all_m);
         let n1 = limit(k, n0, s.task_columns, all_n);
-        let across = count(k, n0, n1, width);
+        // Counts known now let LLVM unroll what packs a line of panels.
+        let across = if n.is_multiple_of(s.task_columns) {
+            k.int((s.task_columns / width) as i64)
+        } else {
+            count(k, n0, n1, width)
+        };
+        let whole_groups =
+            m.is_multiple_of(s.task_rows) && s.task_rows.is_multiple_of(s.group_rows);
         let zero = k.int(0);
         for last in [false, true] {
             // All blocks but the last share code; the last one ends in the epilogue.
@@ -164,7 +171,11 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 b.nest(m0, m1, s.group_rows, |b, mg| {
                     let k = &mut b.k;
                     let end = limit(k, mg, s.group_rows, m1);
-                    let down = count(k, mg, end, s.tile_rows);
+                    let down = if whole_groups {
+                        k.int((s.group_rows / s.tile_rows) as i64)
+                    } else {
+                        count(k, mg, end, s.tile_rows)
+                    };
                     if s.a == Access::Packed {
                         pack::block(k, source_a, mg, down, s.tile_rows, k0, depth, ap, lanes);
                     }

@@ -113,7 +113,9 @@ impl Schedule {
             b: access_b(p, width),
         };
         let mut best = (f64::INFINITY, base);
-        for rows in splits(p.m, tile_rows, 1) {
+        let grouped = base.a == Access::Packed && p.m.is_multiple_of(base.group_rows);
+        let unit = if grouped { base.group_rows } else { tile_rows };
+        for rows in splits(p.m, unit, 1) {
             // B's panels and the partial results must stay in cache.
             let mut most = cpu.panel_bytes / (4 * block_depth);
             if blocks > 1 {
