@@ -7,10 +7,13 @@ else the machine does hits both. Only the ratio within a round means anything on
 Uses the standard library only. Exits with 1 when a command fails, not when a goal is missed.
 """
 import argparse
+import array
 import json
 import os
 import pathlib
+import random
 import statistics
+import struct
 import subprocess
 import sys
 import tempfile
@@ -40,10 +43,21 @@ def call(command):
     return out, wall, usage.ru_maxrss * 1024
 
 
+def write_tokens(prefix, count=100_000):
+    """A data set of one document of random tokens below 50,000, in Megatron's .bin/.idx format."""
+    tokens = array.array("H", random.Random(1).choices(range(50_000), k=count))
+    pathlib.Path(f"{prefix}.bin").write_bytes(tokens.tobytes())
+    uint16 = 8
+    pathlib.Path(f"{prefix}.idx").write_bytes(
+        b"MMIDIDX\0\0" + struct.pack("<QBQQ", 1, uint16, 1, 2)
+        + struct.pack("<i", count) + struct.pack("<q", 0) + struct.pack("<qq", 0, 1))
+
+
 def compile_twice(neoxc, size, work):
     """The plan, its memory line in bytes, and the seconds without and with a filled cache."""
     plan = work / f"{size}.plan"
     command = [neoxc, "compile", f"configs/pythia/{CONFIGS[size]}.yml", "configs/local/bench.yml",
+               "--set", f"data_path={work}/tokens", "--set", "split=100,0,0",
                "--cache", work / f"{size}.cache", "-o", plan, "--json"]
     out, cold, _ = call(command)
     _, cached, _ = call(command)
@@ -112,6 +126,7 @@ def main():
         print("no PEER_PYTHON: neoxc alone (see tools/bench/README.md)")
     print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f} before the start")
     with tempfile.TemporaryDirectory() as work:
+        write_tokens(pathlib.Path(work) / "tokens")
         for size in args.sizes.split(","):
             measure(size, args, pathlib.Path(work))
 
