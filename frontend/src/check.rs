@@ -288,7 +288,7 @@ impl Reader<'_> {
         }
         let head = hidden / heads;
         let rotary = (head as f64 * pct) as usize;
-        if pos_emb == "rotary" && (rotary == 0 || rotary % 2 != 0) {
+        if pos_emb == "rotary" && (rotary == 0 || !rotary.is_multiple_of(2)) {
             let message =
                 format!("{rotary} rotary dims per head: they must be even and at least 2");
             self.both(
@@ -307,20 +307,11 @@ impl Reader<'_> {
                 "raise max_position_embeddings",
             );
         }
-        if group > 1 && layers % group != 0
-            || group > 1 && self.bool("checkpoint_activations", false)
-        {
-            if self.bool("checkpoint_activations", false) {
-                let span = self.find("checkpoint_num_layers").map(|(_, n)| n.span.clone())?;
-                let message = format!("`checkpoint_num_layers` {group}: not supported yet");
-                self.error(
-                    &not_supported::KIND,
-                    message,
-                    &span,
-                    "groups of several layers",
-                    "`--set checkpoint_num_layers=1`",
-                );
-            }
+        if group > 1 && self.bool("checkpoint_activations", false) {
+            let span = self.find("checkpoint_num_layers").map(|(_, n)| n.span.clone())?;
+            let message = format!("`checkpoint_num_layers` {group}: not supported yet");
+            let hint = "`--set checkpoint_num_layers=1`";
+            self.error(&not_supported::KIND, message, &span, "groups of several layers", hint);
         }
         let sigma = |method: &str| match method {
             "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),

@@ -80,7 +80,7 @@ pub struct PipelineError {
     /// Text of the module it was given, to replay it.
     pub input: String,
     /// Why.
-    pub error: PassError,
+    pub error: Box<PassError>,
 }
 
 /// Runs one pass between verifier runs.
@@ -91,7 +91,11 @@ pub fn run_pass(m: &mut Module, pass: &Pass, cx: &PassCx) -> Result<PassReport, 
         verify(m)?;
         Ok(report)
     };
-    run(m).map_err(|error| PipelineError { pass: pass.name, input: text::print(&before), error })
+    run(m).map_err(|error| PipelineError {
+        pass: pass.name,
+        input: text::print(&before),
+        error: Box::new(error),
+    })
 }
 
 /// Runs all passes of `phase`.

@@ -84,7 +84,7 @@ fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
             match (attrs.str("neox.role"), which) {
                 (Some("const"), "rotary_cos") => tables.as_ref().unwrap()[0].clone(),
                 (Some("const"), _) => tables.as_ref().unwrap()[1].clone(),
-                (_, "mask") => Tensor::from_fn(ty, |_| f64::from(r.next() % 4 != 0)),
+                (_, "mask") => Tensor::from_fn(ty, |_| f64::from(!r.next().is_multiple_of(4))),
                 (_, "last") => Tensor::fill(ty, 3.0),
                 (Some("scalar"), "lr") => Tensor::fill(ty, 0.01),
                 (Some("scalar"), _) => Tensor::fill(ty, 0.4),

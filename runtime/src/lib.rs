@@ -5,7 +5,7 @@
 //! - [`text`]: tokenizers and preprocessing.
 //! - [`train`]: start values, learning rate, the training loop.
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
-//! - [`generate`]: sampling.
+//! - [`generate`]: samples of text from a trained model.
 
 pub mod checkpoint;
 pub mod data;

@@ -7,7 +7,7 @@ type Result<T> = std::result::Result<T, OpError>;
 
 /// `(x - mean) / sqrt(var + eps) * weight + bias` over the dim `dim`, written out.
 ///
-/// `x`: [.., dim]; `weight`, `bias`: [dim].
+/// `x`: `[.., dim]`; `weight`, `bias`: `[dim]`.
 pub fn layer_norm(
     b: &mut Builder<'_>,
     x: ValueId,
@@ -37,7 +37,7 @@ pub fn layer_norm(
 
 /// Causal attention, written out: `softmax(mask(q kᵀ · scale)) v`.
 ///
-/// `q`, `k`, `v`: [batch, heads, seq, head_dim]; result: [batch, seq, heads, head_dim].
+/// `q`, `k`, `v`: `[batch, heads, seq, head_dim]`; result: `[batch, seq, heads, head_dim]`.
 pub fn attention(
     b: &mut Builder<'_>,
     q: ValueId,

@@ -1,1 +1,1 @@
-//! Shared helpers of the integration tests.
+//! Integration tests live in `tests/tests/`.

@@ -253,6 +253,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let train = m.function("train_step").ok_or_else(|| bad("there is no @train_step"))?;
     let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0).div_ceil(64) * 64;
     let gradients = bytes[1];
+    // In the order in which a plan on disk has them.
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
     let memory = Memory {
         parameters: bytes[0],
         gradients,
@@ -264,7 +266,9 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let parameters = parameters(train)?;
     let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
     let parameter_count = parameters.iter().map(count).sum();
-    let tokens = programs[0].inputs.iter().find(|p| p.name == "tokens").map_or(0, Port::elements);
+    let mut train_inputs =
+        programs.iter().filter(|p| p.name == "train_step").flat_map(|p| &p.inputs);
+    let tokens = train_inputs.find(|p| p.name == "tokens").map_or(0, Port::elements);
     let functions: HashMap<&str, &Function> =
         m.functions.iter().map(|f| (f.name.as_str(), f)).collect();
     let table = kernels

@@ -200,7 +200,7 @@ impl Walk<'_> {
             }
             let uses_it = |v: &ValueId| Self::root(f, *v) == *p;
             if f.ops[i + 1..].iter().any(|o| o.operands.iter().any(uses_it))
-                || f.results.iter().any(|r| uses_it(r))
+                || f.results.iter().any(uses_it)
             {
                 return false;
             }

@@ -81,12 +81,15 @@ impl CompileError {
     }
 }
 
+/// Who is shown each phase: the module, milliseconds, and (pass, note) pairs.
+pub type Seen<'a> = &'a mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>);
+
 /// Runs all phases up to `last`; calls `seen` with each phase's module.
 pub fn phases(
     config: &Config,
     target: Target,
     last: Phase,
-    seen: &mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>),
+    seen: Seen<'_>,
 ) -> Result<Module, CompileError> {
     let start = Instant::now();
     let arch = lower_config::arch(config);

@@ -1,0 +1,76 @@
+//! Who may import whom: the arrows of `docs/architecture.md`, and the tidiness of the tree.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::path::{Path, PathBuf};
+
+/// Crate folder → the crates of ours that it may depend on, outside tests.
+const ARROWS: &[(&str, &[&str])] = &[
+    ("ir", &[]),
+    ("frontend", &["neoxc-ir"]),
+    ("stdlib-models", &["neoxc-ir", "neoxc-frontend"]),
+    ("passes", &["neoxc-ir"]),
+    ("codegen", &["neoxc-ir", "neoxc-plan"]),
+    ("runtime/plan", &[]),
+    ("runtime", &["neoxc-plan"]),
+    (
+        "tools/driver",
+        &[
+            "neoxc-ir",
+            "neoxc-frontend",
+            "neoxc-models",
+            "neoxc-passes",
+            "neoxc-codegen",
+            "neoxc-plan",
+        ],
+    ),
+    ("tools/neoxc", &["neoxc-driver", "neoxc-runtime", "neoxc-ir", "neoxc-frontend", "neoxc-plan"]),
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+#[test]
+fn crates_import_only_what_they_may() {
+    for (folder, allowed) in ARROWS {
+        let text = std::fs::read_to_string(root().join(folder).join("Cargo.toml")).unwrap();
+        let normal = text.split("[dev-dependencies]").next().unwrap();
+        for line in normal.lines() {
+            let name = line.split(['.', ' ', '=']).next().unwrap();
+            if name.starts_with("neoxc-") {
+                assert!(allowed.contains(&name), "{folder} depends on {name}");
+            }
+        }
+        let compiler = ["melior", "mlir-sys", "inkwell", "egg"];
+        if folder.starts_with("runtime") {
+            assert!(
+                compiler.iter().all(|c| !normal.contains(c)),
+                "{folder} depends on the compiler"
+            );
+        }
+    }
+}
+
+fn sources(dir: &Path, out: &mut Vec<PathBuf>) {
+    for e in std::fs::read_dir(dir).unwrap().flatten() {
+        let path = e.path();
+        let name = e.file_name().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            sources(&path, out);
+        } else if name.ends_with(".rs") {
+            out.push(path);
+        }
+    }
+}
+
+#[test]
+fn files_are_short_and_say_what_they_are_for() {
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    assert!(files.len() > 80, "the walk found the tree");
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.lines().count() <= 800, "{} is too long", path.display());
+        assert!(text.starts_with("//!"), "{} does not open with its purpose", path.display());
+    }
+}

@@ -1,0 +1,176 @@
+//! The whole road in small: configuration → plan → training → checkpoint → resume, on real kernels.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::path::Path;
+
+use neoxc_driver::{Options, compile};
+use neoxc_ir::target::Target;
+use neoxc_plan::Plan;
+use neoxc_runtime::RuntimeError;
+use neoxc_runtime::data::IndexedWriter;
+use neoxc_runtime::data::idx::TokenType;
+use neoxc_runtime::train::{self, Observer, StepReport, train};
+
+const MODEL: &str = r#"{
+  "num_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "seq_length": 13,
+  "max_position_embeddings": 16, "padded_vocab_size": 64, "pos_emb": "rotary", "rotary_pct": 0.5,
+  "no_weight_tying": true, "gpt_j_residual": true, "train_micro_batch_size_per_gpu": 2,
+  "gradient_accumulation_steps": 2, "train_iters": 6, "eval_interval": 3, "eval_iters": 2,
+  "split": "80,20,0", "warmup": 0.1, "lr_decay_style": "cosine",
+  "optimizer": {"type": "Adam", "params": {"lr": 0.01, "betas": [0.9, 0.95]}},
+}"#;
+
+fn plan(folder: &Path, extra: &[&str]) -> Plan {
+    let file = folder.join("model.yml");
+    std::fs::write(&file, MODEL).unwrap();
+    let mut sets = vec![format!("data_path={}", folder.join("d").display())];
+    sets.extend(extra.iter().map(|s| s.to_string()));
+    let loaded = neoxc_frontend::load(&[file], None, &sets);
+    let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+    let options = Options { targets: vec![Target::X86Native], cache: None, threads: 2 };
+    compile(&config, &options).unwrap().plan
+}
+
+fn data(folder: &Path, vocab: u32) {
+    let mut w = IndexedWriter::create(&folder.join("d"), TokenType::U16, true).unwrap();
+    let mut x = 1u32;
+    for n in 0..10 {
+        let tokens: Vec<u32> = (0..40 + n)
+            .map(|_| {
+                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                (x >> 16) % vocab
+            })
+            .collect();
+        w.document(&tokens).unwrap();
+    }
+    w.finish().unwrap();
+}
+
+#[derive(Default)]
+struct Log(Vec<StepReport>);
+
+impl Observer for Log {
+    fn start(&mut self, _step: u64, _steps: u64) {}
+    fn step(&mut self, report: &StepReport, _steps: u64) {
+        self.0.push(report.clone());
+    }
+    fn evaluated(&mut self, _step: u64, loss: f64) {
+        assert!(loss.is_finite());
+    }
+    fn saved(&mut self, _path: &Path) {}
+}
+
+fn run(plan: &Plan, save: &Path, steps: u64, threads: usize, resume: bool) -> Vec<StepReport> {
+    let mut log = Log::default();
+    let options = train::Options {
+        steps: Some(steps),
+        threads,
+        save: Some(save.to_path_buf()),
+        resume,
+        ..train::Options::default()
+    };
+    train(plan, &options, &mut log).unwrap();
+    log.0
+}
+
+fn key(r: &[StepReport]) -> Vec<(u64, u32, u32, Vec<u32>)> {
+    r.iter().map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits(), r.samples.clone())).collect()
+}
+
+#[test]
+fn training_repeats_to_the_bit_and_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 60);
+    let plan = plan(folder.path(), &[]);
+    let at = |name: &str| folder.path().join(name);
+    let whole = run(&plan, &at("whole"), 6, 2, false);
+    assert_eq!(whole.len(), 6);
+    assert!((whole[0].loss - (64f32).ln()).abs() < 0.3, "{}", whole[0].loss);
+    assert!(whole[5].loss < whole[0].loss);
+    assert_eq!(key(&whole), key(&run(&plan, &at("threads"), 6, 3, false)));
+    let mut halves = run(&plan, &at("halves"), 2, 1, false);
+    halves.extend(run(&plan, &at("halves"), 6, 2, true));
+    assert_eq!(key(&whole), key(&halves));
+    for file in ["model.safetensors", "optimizer.safetensors"] {
+        let read = |run: &str| std::fs::read(at(run).join("global_step6").join(file)).unwrap();
+        assert_eq!(read("whole"), read("halves"), "{file}");
+    }
+}
+
+#[test]
+fn plans_survive_the_disk_and_layouts_of_the_residual_train() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 60);
+    let variants: [&[&str]; 3] = [
+        &["gpt_j_residual=false", "no_weight_tying=false", "bias_gelu_fusion=true"],
+        &["pos_emb=learned", "checkpoint_activations=true"],
+        &["pos_emb=none", "use_bias_in_mlp=false", "gradient_accumulation_steps=1"],
+    ];
+    for (i, sets) in variants.iter().enumerate() {
+        let made = plan(folder.path(), sets);
+        let path = folder.path().join(format!("plan{i}"));
+        made.write(&path).unwrap();
+        let opened = Plan::open(&path).unwrap();
+        assert!(made.programs == opened.programs && made.files == opened.files);
+        let r = run(&opened, &folder.path().join(format!("save{i}")), 5, 2, false);
+        assert!(r[4].loss < r[0].loss, "{sets:?}: {} {}", r[0].loss, r[4].loss);
+    }
+}
+
+#[test]
+fn bad_input_has_a_name() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 60);
+    let plan = plan(folder.path(), &[]);
+    let save = folder.path().join("save");
+    run(&plan, &save, 2, 1, false);
+    let attempt = |plan: &Plan, save: &Path, resume| {
+        let options = train::Options {
+            steps: Some(6),
+            threads: 1,
+            save: Some(save.to_path_buf()),
+            resume,
+            ..train::Options::default()
+        };
+        train(plan, &options, &mut Log::default()).err().map(|e| e.to_string()).unwrap_or_default()
+    };
+    // A checkpoint of another model.
+    let other = self::plan(folder.path(), &["num_layers=3"]);
+    let told = attempt(&other, &save, true);
+    assert!(told.contains("another model") && told.contains("layers.2"), "{told}");
+    // A flipped byte.
+    let file = save.join("global_step2/model.safetensors");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    let told = attempt(&plan, &save, true);
+    assert!(told.contains("model.safetensors") && told.contains("damaged"), "{told}");
+    // A token outside the vocabulary.
+    data(folder.path(), 200);
+    let told = attempt(&plan, &folder.path().join("x"), false);
+    assert!(told.contains("outside the vocabulary of 64") && told.contains("d.bin"), "{told}");
+    // Missing data, and a folder that cannot be made.
+    std::fs::remove_file(folder.path().join("d.idx")).unwrap();
+    assert!(attempt(&plan, &folder.path().join("y"), false).contains("d.idx"));
+    std::fs::write(folder.path().join("file"), b"").unwrap();
+    assert!(attempt(&plan, &folder.path().join("file/z"), false).contains("file/z"));
+}
+
+#[test]
+fn a_loss_that_is_not_finite_names_its_tensor() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 60);
+    let plan = plan(folder.path(), &["optimizer.params.lr=1.0e+30", "gradient_clipping=0"]);
+    let save = folder.path().join("save");
+    let options = train::Options {
+        steps: Some(6),
+        threads: 1,
+        save: Some(save.clone()),
+        ..train::Options::default()
+    };
+    let e = train(&plan, &options, &mut Log::default()).unwrap_err();
+    assert!(matches!(e, RuntimeError::NotFinite { .. }), "{e}");
+    assert!(e.to_string().contains("gpt_neox") && e.exit_code() == 4, "{e}");
+    assert!(!save.join("latest").exists());
+}
