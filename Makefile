@@ -1,30 +1,48 @@
-# make train: from a fresh machine to a trained model.   make test: everything that is checked.
-.PHONY: train test build lint bench clean
-export RUSTFLAGS ?=
+# make train   install what is missing, build, train a small model and print what it writes
+# make test    install what is missing and run every check
+
+# The environment's RUSTFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS
+export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-train:
-	tools/setup.sh
+.PHONY: help train build test fmt lint docs bench setup clean
+help:
+	@echo "make train | test | build | bench | fmt | lint | docs | setup | clean"
+
+setup:
+	@tools/setup.sh
+
+build: setup
 	cargo build --release
-	tools/quickstart.sh
 
-test:
-	tools/setup.sh --test
+train: build
+	@tools/quickstart.sh
+
+# The cheap checks first. clippy and doc share their metadata of the dependencies; the tests need
+# these compiled for real, which is the long part of a first run.
+test: setup
+	@tools/setup.sh --test
 	cargo fmt --all --check
+	.venv-test/bin/python -B -m unittest discover --quiet -s tests/python
 	cargo clippy --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --quiet
-	cargo test --workspace
+	cargo test --workspace --no-fail-fast
+	@echo "make test: everything passed"
 
-build:
-	cargo build --release
+fmt:
+	cargo fmt --all
 
-lint:
+lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 
+docs: setup
+	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
+
+# PEER_PYTHON names a python with torch and transformers to compare with (tools/bench/README.md).
 bench: build
-	tools/bench.sh
+	@tools/bench/bench.sh
 
 clean:
 	cargo clean
-	rm -rf out
+	rm -rf out .venv-test

@@ -93,12 +93,11 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// Where the bytes of a segment are: (segment, offset, length). Nothing is copied.
+pub type Source<'a> = &'a dyn Fn(&str, u64, usize) -> &'a [u8];
+
 /// Writes a safetensors file tensor by tensor; gives its hash.
-fn write_tensors(
-    path: &Path,
-    list: &[Tensor],
-    get: &mut dyn FnMut(&str, u64, usize) -> Vec<u8>,
-) -> Result<String, RuntimeError> {
+fn write_tensors(path: &Path, list: &[Tensor], get: Source<'_>) -> Result<String, RuntimeError> {
     let mut header = serde_json::Map::new();
     let mut at = 0;
     for t in list {
@@ -121,7 +120,7 @@ fn write_tensors(
     put(&(text.len() as u64).to_le_bytes())?;
     put(&text)?;
     for t in list {
-        put(&get(t.segment, t.offset, t.bytes()))?;
+        put(get(t.segment, t.offset, t.bytes()))?;
     }
     file.sync_all().map_err(RuntimeError::io("sync", path))?;
     Ok(hex(&hash.finalize()))
@@ -134,7 +133,7 @@ pub fn save(
     settings: &Settings,
     step: u64,
     samples: u64,
-    get: &mut dyn FnMut(&str, u64, usize) -> Vec<u8>,
+    get: Source<'_>,
 ) -> Result<PathBuf, RuntimeError> {
     let name = format!("global_step{step}");
     let target = folder.join(&name);

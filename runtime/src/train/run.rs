@@ -247,11 +247,11 @@ impl Trainer<'_> {
     }
 
     fn save(&self, folder: &std::path::Path, step: u64) -> Result<PathBuf, RuntimeError> {
-        let mut get = |segment: &str, offset: u64, len: usize| {
-            self.device.bytes(self.plan.segment(segment).unwrap_or(0), offset, len).to_vec()
+        let get = |segment: &str, offset: u64, len: usize| {
+            self.device.bytes(self.plan.segment(segment).unwrap_or(0), offset, len)
         };
         let cursor = step * self.settings.global_batch();
-        checkpoint::save(folder, self.plan, &self.settings, step, cursor, &mut get)
+        checkpoint::save(folder, self.plan, &self.settings, step, cursor, &get)
     }
 }
 

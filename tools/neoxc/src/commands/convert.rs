@@ -160,17 +160,18 @@ fn from_hf(dir: &Path, out: &Path) -> Result<(), Failure> {
     }
     let settings = neoxc_runtime::train::Settings::of(&compiled.plan)?;
     let parameters = compiled.plan.tables.parameters.clone();
-    let mut get = |segment: &str, offset: u64, len: usize| -> Vec<u8> {
-        if segment != "params" {
-            return vec![0; len];
-        }
-        let found = parameters.iter().find_map(|p| {
+    // Converted weights start training anew: the optimizer's state is zero.
+    let largest =
+        parameters.iter().map(|p| p.elements() as usize * 4 * p.layers.unwrap_or(1) as usize);
+    let zeros = vec![0; largest.max().unwrap_or(0)];
+    let get = |segment: &str, offset: u64, len: usize| -> &[u8] {
+        let tensor = parameters.iter().find_map(|p| {
             let tensor = p.tensors().into_iter().find(|(_, o)| p.offset + o == offset)?;
-            (p.elements() * 4 == len as u64).then(|| floats.get(&tensor.0).cloned())?
+            floats.get(&tensor.0).filter(|b| segment == "params" && b.len() == len)
         });
-        found.unwrap_or_else(|| vec![0; len])
+        tensor.map_or(&zeros[..len], Vec::as_slice)
     };
-    let saved = checkpoint::save(out, &compiled.plan, &settings, 0, 0, &mut get)?;
+    let saved = checkpoint::save(out, &compiled.plan, &settings, 0, 0, &get)?;
     println!("{}: {} tensors", saved.display(), floats.len());
     Ok(())
 }
