@@ -26,6 +26,8 @@ pub struct CpuDevice {
     profile: Option<Vec<(u64, f64)>>,
     // Kept last: symbols point into it.
     _library: libloading::Library,
+    // The loader knows libraries by path, here /proc/self/fd/N: N must stay taken while one is loaded.
+    _file: std::fs::File,
 }
 
 impl CpuDevice {
@@ -36,7 +38,7 @@ impl CpuDevice {
             .files
             .get(&file)
             .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
-        let library = load(bytes)?;
+        let (library, file) = load(bytes)?;
         let segments = plan
             .tables
             .segments
@@ -66,6 +68,7 @@ impl CpuDevice {
             index: vec![0; 32],
             profile: None,
             _library: library,
+            _file: file,
         };
         if let Some(at) = plan.segment("consts") {
             device.write(at, 0, &plan.consts);
@@ -95,7 +98,7 @@ impl CpuDevice {
 }
 
 /// Loads a shared object from memory: what runs is what was verified.
-fn load(bytes: &[u8]) -> Result<libloading::Library, RuntimeError> {
+fn load(bytes: &[u8]) -> Result<(libloading::Library, std::fs::File), RuntimeError> {
     let fail = |e: &dyn std::fmt::Display| RuntimeError::Kernels(format!("cannot be loaded: {e}"));
     // SAFETY: memfd_create takes a C string and flags; the result is checked.
     let fd = unsafe { libc::memfd_create(c"neoxc-kernels".as_ptr(), libc::MFD_CLOEXEC) };
@@ -106,7 +109,8 @@ fn load(bytes: &[u8]) -> Result<libloading::Library, RuntimeError> {
     let mut file = unsafe { <std::fs::File as std::os::fd::FromRawFd>::from_raw_fd(fd) };
     file.write_all(bytes).and_then(|()| file.rewind()).map_err(|e| fail(&e))?;
     // SAFETY: the object has no initialisers; it was made by the compiler and verified by hash.
-    unsafe { libloading::Library::new(format!("/proc/self/fd/{fd}")) }.map_err(|e| fail(&e))
+    let library = unsafe { libloading::Library::new(format!("/proc/self/fd/{fd}")) };
+    Ok((library.map_err(|e| fail(&e))?, file))
 }
 
 fn resolve(body: &[Instr], entries: &[(Entry, u64)], bases: &[usize], depth: usize) -> Vec<Step> {

@@ -1,0 +1,299 @@
+//! Compiled kernels against goldens from Hugging Face transformers (and, for positions that it does not
+//! have, a plain f64 model): logits, losses, every gradient, training trajectories.
+//! `tests/golden/README.md` describes the files.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use neoxc_driver::{Options, compile};
+use neoxc_ir::target::Target;
+use neoxc_plan::{Plan, Port};
+use neoxc_runtime::device::{CpuDevice, Device};
+use neoxc_runtime::train::Settings;
+use neoxc_runtime::train::lr::learning_rate;
+use serde_json::Value;
+
+struct Case {
+    json: Value,
+    tensors: HashMap<String, Vec<u8>>,
+}
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+fn case(name: &str) -> Case {
+    let text = std::fs::read(folder().join(format!("{name}.json"))).unwrap();
+    let bytes = std::fs::read(folder().join(format!("{name}.safetensors"))).unwrap();
+    let st = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    let tensors = st.tensors().into_iter().map(|(n, v)| (n, v.data().to_vec())).collect();
+    Case { json: serde_json::from_slice(&text).unwrap(), tensors }
+}
+
+/// A JSON value as YAML 1.1 reads it: floats need a dot.
+fn yaml(v: &Value) -> String {
+    match v {
+        Value::Number(n) if n.is_f64() => format!("{:.20}", n.as_f64().unwrap()),
+        Value::Object(o) => {
+            let pairs: Vec<String> = o.iter().map(|(k, v)| format!("{k}: {}", yaml(v))).collect();
+            format!("{{{}}}", pairs.join(", "))
+        }
+        Value::Array(a) => format!("[{}]", a.iter().map(yaml).collect::<Vec<_>>().join(", ")),
+        other => other.to_string(),
+    }
+}
+
+fn plan(case: &Case) -> Plan {
+    let neox = case.json["neox"].as_object().unwrap();
+    let mut sets: Vec<String> = neox.iter().map(|(k, v)| format!("{k}={}", yaml(v))).collect();
+    if !neox.contains_key("optimizer") {
+        sets.push("optimizer={type: Adam, params: {lr: 0.001}}".into());
+    }
+    let loaded = neoxc_frontend::load(&[], None, &sets);
+    let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+    let options = Options { targets: vec![Target::X86Native], cache: None, threads: 2 };
+    compile(&config, &options).unwrap().plan
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect()
+}
+
+/// A plan on the CPU with its ports by name.
+struct Machine<'p> {
+    plan: &'p Plan,
+    device: CpuDevice,
+}
+
+impl<'p> Machine<'p> {
+    fn new(plan: &'p Plan, value: &dyn Fn(&str) -> Vec<u8>) -> Self {
+        let mut device = CpuDevice::new(plan, 2).unwrap();
+        for p in &plan.tables.parameters {
+            for (name, offset) in p.tensors() {
+                let bytes = value(&name);
+                assert_eq!(bytes.len() as u64, p.elements() * 4, "{name}");
+                device.write(plan.segment("params").unwrap(), p.offset + offset, &bytes);
+            }
+        }
+        Self { plan, device }
+    }
+
+    fn port(&self, program: &str, name: &str) -> Port {
+        let p = self.plan.program(program).unwrap();
+        p.inputs.iter().chain(&p.outputs).find(|p| p.name == name).unwrap().clone()
+    }
+
+    fn put(&mut self, program: &str, name: &str, bytes: &[u8]) {
+        let port = self.port(program, name);
+        assert_eq!(port.elements() * 4, bytes.len() as u64, "{name}");
+        self.device.write(self.plan.segment(&port.segment).unwrap(), port.offset, bytes);
+    }
+
+    fn get(&self, program: &str, name: &str) -> Vec<f32> {
+        let port = self.port(program, name);
+        let mut bytes = vec![0; port.elements() as usize * 4];
+        self.device.read(self.plan.segment(&port.segment).unwrap(), port.offset, &mut bytes);
+        floats(&bytes)
+    }
+
+    fn step(&mut self, tokens: &[u8], labels: &[u8], mask: &[u8], lr: f32, bc: [f32; 2]) {
+        for (name, bytes) in [("tokens", tokens), ("labels", labels), ("mask", mask)] {
+            self.put("train_step", name, bytes);
+        }
+        for (name, x) in [("lr", lr), ("bc1", bc[0]), ("bc2", bc[1])] {
+            self.put("train_step", name, &x.to_le_bytes());
+        }
+        self.device.run("train_step").unwrap();
+    }
+
+    /// Gradient (or parameter) tensors by logical name.
+    fn tensors(&self, segment: &str) -> Vec<(String, Vec<f32>)> {
+        let at = self.plan.segment(segment).unwrap();
+        let mut out = vec![];
+        for p in &self.plan.tables.parameters {
+            let base = if segment == "grads" { p.grad_offset } else { p.offset };
+            for (name, offset) in p.tensors() {
+                let len = p.elements() as usize * 4;
+                out.push((name, floats(self.device.bytes(at, base + offset, len))));
+            }
+        }
+        out
+    }
+
+    /// Logits of one row at one position.
+    fn logits(&mut self, tokens: &[u8], position: usize) -> Vec<f32> {
+        self.put("logits", "tokens", tokens);
+        self.put("logits", "last", &(position as i32).to_le_bytes());
+        self.device.run("logits").unwrap();
+        self.get("logits", "logits")
+    }
+}
+
+/// Largest difference over the largest magnitude.
+fn distance(got: &[f32], want: &[f32]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let size = want.iter().fold(1e-12f32, |m, x| m.max(x.abs()));
+    let off = got.iter().zip(want).map(|(a, b)| (a - b).abs());
+    off.fold(0f32, |m, d| if d.is_nan() { f32::NAN } else { m.max(d) }) / size
+}
+
+/// Tolerance of logits, losses and gradients.
+const TOLERANCE: f32 = 2e-5;
+
+fn check_step(name: &str) {
+    let c = case(name);
+    let plan = plan(&c);
+    let mut m = Machine::new(&plan, &|n| c.tensors[&format!("param.{n}")].clone());
+    let (tokens, labels, mask) = (&c.tensors["tokens"], &c.tensors["labels"], &c.tensors["mask"]);
+    let logits = floats(&c.tensors["logits"]);
+    let vocab = plan.tables.run["padded_vocab_size"].as_u64().unwrap() as usize;
+    let seq = plan.tables.run["seq_length"].as_u64().unwrap() as usize;
+    for (row, ids) in tokens.chunks(seq * 4).enumerate() {
+        for position in 0..seq {
+            let at = (row * seq + position) * vocab;
+            let got = m.logits(ids, position);
+            let d = distance(&got, &logits[at..at + vocab]);
+            assert!(d < TOLERANCE, "{name}: logits of row {row} at {position} are off by {d}");
+        }
+    }
+    m.step(tokens, labels, mask, 0.0, [1.0, 1.0]);
+    let d = distance(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
+    assert!(d < TOLERANCE, "{name}: the loss is off by {d}");
+    let mut worst = (0f32, String::new());
+    for (n, got) in m.tensors("grads") {
+        let d = distance(&got, &floats(&c.tensors[&format!("grad.{n}")]));
+        assert!(d < TOLERANCE, "{name}: the gradient of {n} is off by {d}");
+        if d > worst.0 {
+            worst = (d, n);
+        }
+    }
+    println!("{name}: largest gradient error {:.1e} ({})", worst.0, worst.1);
+}
+
+#[test]
+fn logits_losses_and_every_gradient() {
+    for name in [
+        "parallel_erf",
+        "sequential_tanh",
+        "parallel_tanh_tied",
+        "sequential_erf_tied",
+        "wide_head",
+        "loss_mask",
+        "accumulate",
+        "accumulate_one_masked",
+        "learned_positions",
+        "no_positions",
+    ] {
+        check_step(name);
+    }
+}
+
+fn check_training(name: &str) {
+    let c = case(name);
+    let plan = plan(&c);
+    let settings = Settings::of(&plan).unwrap();
+    let mut m = Machine::new(&plan, &|n| c.tensors[&format!("param.{n}")].clone());
+    let numbers = |key: &str| -> Vec<f64> {
+        c.json[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    };
+    let (losses, lrs, norms) = (numbers("losses"), numbers("lrs"), numbers("grad_norms"));
+    for step in 0..losses.len() {
+        let part = |key: &str| {
+            let all = &c.tensors[key];
+            let size = all.len() / losses.len();
+            all[step * size..(step + 1) * size].to_vec()
+        };
+        let n = step as i32 + 1;
+        let lr = learning_rate(&settings, n as u64);
+        assert!(
+            (lr - lrs[step]).abs() < 1e-12,
+            "{name} step {n}: learning rate {lr}, {}",
+            lrs[step]
+        );
+        let bc = [settings.betas.0, settings.betas.1].map(|b| (1.0 - b.powi(n)) as f32);
+        m.step(&part("tokens"), &part("labels"), &part("mask"), lr as f32, bc);
+        let (loss, norm) = (m.get("train_step", "loss")[0], m.get("train_step", "grad_norm")[0]);
+        assert!(
+            (f64::from(loss) - losses[step]).abs() < 1e-4,
+            "{name} step {n}: {loss} {}",
+            losses[step]
+        );
+        let off = (f64::from(norm) - norms[step]).abs() / norms[step];
+        assert!(off < 1e-4, "{name} step {n}: norm {norm} {}", norms[step]);
+    }
+    for (n, got) in m.tensors("params") {
+        // The key's part of this bias has no effect; its gradient is rounding noise, which Adam scales up.
+        if !n.ends_with("query_key_value.bias") {
+            let d = distance(&got, &floats(&c.tensors[&format!("final.{n}")]));
+            assert!(d < 1e-4, "{name}: {n} ends {d} off");
+        }
+    }
+}
+
+#[test]
+fn twenty_steps_of_training() {
+    check_training("train");
+    check_training("train_accumulate");
+}
+
+/// The documented hash: element i is the (i+1)-th SplitMix64 output, seeded with FNV-1a of the name.
+fn hashed(name: &str, elements: u64) -> Vec<u8> {
+    let seed = name
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+    let mut state = seed;
+    let mut out = vec![];
+    for _ in 0..elements {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^= z >> 31;
+        let k = (z >> 40) as i64;
+        let mut value = (2 * k - (1 << 24)) as f64 / f64::from(1 << 28);
+        if name.ends_with("norm.weight") {
+            value = 1.0 + 2.0 * value;
+        }
+        out.extend((value as f32).to_le_bytes());
+    }
+    out
+}
+
+#[test]
+fn a_model_of_real_size() {
+    let c = case("pythia_14m");
+    let plan = plan(&c);
+    let size: HashMap<String, u64> = plan
+        .tables
+        .parameters
+        .iter()
+        .flat_map(|p| p.tensors().into_iter().map(|(n, _)| (n, p.elements())))
+        .collect();
+    let mut m = Machine::new(&plan, &|n| hashed(n, size[n]));
+    let tokens = &c.tensors["tokens"];
+    let wanted = floats(&c.tensors["logits"]);
+    let positions = c.tensors["logit_positions"].chunks(4);
+    for (i, p) in positions.map(|b| i32::from_le_bytes(b.try_into().unwrap())).enumerate() {
+        let got = m.logits(tokens, p as usize);
+        let d = distance(&got, &wanted[i * got.len()..(i + 1) * got.len()]);
+        assert!(d < TOLERANCE, "logits at {p} are off by {d}");
+    }
+    m.step(tokens, &c.tensors["labels"], &c.tensors["mask"], 0.0, [1.0, 1.0]);
+    let d = distance(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
+    assert!(d < TOLERANCE, "the loss is off by {d}");
+    for (n, got) in m.tensors("grads") {
+        let index = c.tensors[&format!("grad_index.{n}")].chunks(4);
+        let sample = floats(&c.tensors[&format!("grad_sample.{n}")]);
+        let g = &c.json["gradients"][&n];
+        let most = g["max_abs"].as_f64().unwrap();
+        for (i, want) in index.zip(&sample) {
+            let i = i32::from_le_bytes(i.try_into().unwrap()) as usize;
+            let off = f64::from((got[i] - want).abs()) / most;
+            assert!(off < f64::from(TOLERANCE), "gradient of {n} at {i} is off by {off}");
+        }
+        let norm = got.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let want = g["norm"].as_f64().unwrap();
+        assert!((norm - want).abs() < 1e-4 * want, "{n}: norm {norm}, {want}");
+    }
+}
