@@ -325,9 +325,13 @@ impl OpKind {
     }
 
     /// Name with dialect, as in text.
+    ///
+    /// The loop has a dialect name of its own: IRDL wants all values of a variadic operand to have one
+    /// type, which a loop's never have, so the loop stays outside the generated dialect.
     pub fn full_name(self) -> String {
         match self.name() {
             "call" => "func.call".to_string(),
+            "repeat" => "neox_loop.repeat".to_string(),
             name => format!("neox.{name}"),
         }
     }

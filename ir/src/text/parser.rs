@@ -4,6 +4,7 @@
 //! inferred; the verifier compares them with the rules.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::lexer::{Spanned, Token, lex};
 use crate::attrs::{Attr, Attrs};
@@ -205,11 +206,9 @@ impl Parser {
             result = Some((name, count));
         }
         let full = self.string()?;
-        let short = full.strip_prefix("neox.").or(match full.as_str() {
-            "func.call" => Some("call"),
-            _ => None,
-        });
-        let Some(kind) = short.and_then(ops::find) else {
+        let short = full.rsplit_once('.').map(|(_, name)| name);
+        let kind = short.and_then(ops::find).filter(|kind| kind.full_name() == full);
+        let Some(kind) = kind else {
             self.at = self.at.saturating_sub(1);
             return self.fail(format!("no op is called \"{full}\""));
         };
@@ -310,26 +309,32 @@ impl Parser {
         let Some(sizes) = sizes else {
             return self.fail("expected sizes such as 4x8xf32");
         };
-        let total = sizes.iter().try_fold(1usize, |a, s| a.checked_mul(*s));
-        if total.is_none_or(|t| t > 1 << 52) {
-            return self.fail("expected fewer than 2^52 elements");
-        }
         self.next();
-        let (mut names, mut shard) = (vec![], vec![]);
+        let (mut names, mut shard): (Vec<String>, Vec<Arc<str>>) = (vec![], vec![]);
         if self.eat(",") {
+            let start = self.at;
             let attrs = self.attrs()?;
-            let list = |name| -> Vec<String> {
-                attrs.strs(name).unwrap_or_default().into_iter().map(str::to_string).collect()
-            };
-            names = list("dims");
-            shard = list("shard").into_iter().map(|s| s.as_str().into()).collect();
+            if let Err(message) = check_encoding(&attrs) {
+                self.at = start;
+                return self.fail(message);
+            }
+            let list = |name| attrs.strs(name).unwrap_or_default();
+            names = list("dims").into_iter().map(str::to_string).collect();
+            shard = list("shard").into_iter().map(Arc::from).collect();
         }
         if names.len() != sizes.len() {
             return self.fail(format!("expected {} dim names", sizes.len()));
         }
+        if !shard.is_empty() && shard.len() != sizes.len() {
+            return self.fail(format!("expected {} entries of `shard`", sizes.len()));
+        }
         self.expect(">")?;
         let dims = names.iter().zip(sizes).map(|(n, s)| Dim::new(n, s)).collect();
-        Ok(TensorType { dtype, dims, shard })
+        let ty = TensorType { dtype, dims, shard };
+        match ty.checked_elements() {
+            Ok(_) => Ok(ty),
+            Err(e) => self.fail(e.0),
+        }
     }
 
     fn loc(&mut self, depth: usize) -> Result<Loc> {
@@ -428,4 +433,28 @@ impl Parser {
             },
         }
     }
+}
+
+/// Checks a type's `{dims = [..], shard = [..]}`: both are lists of strings and nothing else is
+/// there; a dim's name and a mesh axis are words, a `shard` entry is axes with commas, or empty.
+fn check_encoding(attrs: &Attrs) -> std::result::Result<(), String> {
+    let word = |s: &str| {
+        !s.is_empty() && !s.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',')
+    };
+    for name in attrs.0.keys() {
+        let Some(entries) = attrs.strs(name) else {
+            return Err(format!("expected `{name}` to be a list of strings"));
+        };
+        let fits = |s: &&str| match name.as_str() {
+            "dims" => word(s),
+            _ => s.is_empty() || s.split(',').all(word),
+        };
+        if name != "dims" && name != "shard" {
+            return Err(format!("expected `dims` or `shard`, not `{name}`"));
+        }
+        if let Some(bad) = entries.iter().find(|s| !fits(s)) {
+            return Err(format!("{bad:?} is not an entry of `{name}`"));
+        }
+    }
+    Ok(())
 }

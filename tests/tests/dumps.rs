@@ -1,0 +1,69 @@
+//! Every phase of a real configuration, as MLIR's own tools see it.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::process::Command;
+
+use neoxc_driver::{Phase, phases};
+use neoxc_ir::target::Target;
+use neoxc_ir::text;
+
+const SETS: [&str; 11] = [
+    "num_layers=3",
+    "hidden_size=24",
+    "num_attention_heads=3",
+    "seq_length=13",
+    "padded_vocab_size=61",
+    "pos_emb=rotary",
+    "rotary_pct=0.5",
+    "gpt_j_residual=true",
+    "train_micro_batch_size_per_gpu=2",
+    "train_iters=1",
+    "optimizer={type: Adam, params: {lr: 0.001}}",
+];
+
+#[test]
+fn mlir_opt_reads_every_phase() {
+    if Command::new("mlir-opt-22").arg("--version").output().is_err() {
+        eprintln!("skipped: mlir-opt-22 is not installed");
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let dialect = folder.path().join("neox.irdl.mlir");
+    std::fs::write(&dialect, neoxc_ir::dialect::irdl()).unwrap();
+    let loaded = neoxc_frontend::load(&[], None, &SETS.map(String::from));
+    let config = loaded.config.unwrap();
+    let mut seen = vec![];
+    phases(&config, Target::X86Native, Phase::Scheduled, &mut |phase, m, _, _| {
+        let printed = text::print(m);
+        assert!(&text::parse(&printed).unwrap() == m, "{} does not round-trip", phase.name());
+        let file = folder.path().join(format!("{}.mlir", phase.name()));
+        std::fs::write(&file, &printed).unwrap();
+        let out = Command::new("mlir-opt-22")
+            .arg(format!("--irdl-file={}", dialect.display()))
+            .arg("--allow-unregistered-dialect")
+            .arg(&file)
+            .output()
+            .unwrap();
+        assert!(out.status.success(), "{}: {}", phase.name(), String::from_utf8_lossy(&out.stderr));
+        seen.push(phase);
+    })
+    .unwrap();
+    assert_eq!(seen.len(), 6);
+}
+
+#[test]
+fn a_phase_resumes_from_its_text() {
+    let loaded = neoxc_frontend::load(&[], None, &SETS.map(String::from));
+    let config = loaded.config.unwrap();
+    let mut dumps = vec![];
+    phases(&config, Target::X86Native, Phase::Scheduled, &mut |_, m, _, _| {
+        dumps.push(text::print(m));
+    })
+    .unwrap();
+    let cx = neoxc_driver::pass::PassCx { target: Target::X86Native };
+    for (i, phase) in Phase::ALL.into_iter().enumerate().skip(1).take(5) {
+        let mut m = text::parse(&dumps[i - 1]).unwrap();
+        neoxc_driver::pipeline::run_phase(&mut m, phase, &cx).unwrap();
+        assert!(text::print(&m) == dumps[i], "{} differs when resumed from text", phase.name());
+    }
+}
