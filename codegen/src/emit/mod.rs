@@ -307,6 +307,23 @@ impl Emit {
         self.line(&format!("llvm.store {v}, {p} {{alignment = 4 : i64}} : {t}, {tp}"));
     }
 
+    /// Number of this GPU thread within the whole grid.
+    pub fn thread_id(&mut self, target: neoxc_ir::target::Target) -> Val {
+        let names = match target.family() {
+            neoxc_ir::target::Family::Nvidia => {
+                ["llvm.nvvm.read.ptx.sreg.tid.x", "llvm.nvvm.read.ptx.sreg.ctaid.x"]
+            }
+            _ => ["llvm.amdgcn.workitem.id.x", "llvm.amdgcn.workgroup.id.x"],
+        };
+        let mut read = |name: &str| {
+            let v = self.def(Ty::I32, &format!("llvm.call_intrinsic \"{name}\"() : () -> i32"));
+            self.widen(v)
+        };
+        let (thread, block) = (read(names[0]), read(names[1]));
+        let first = self.scale(block, crate::gpu::BLOCK_THREADS);
+        self.add(first, thread)
+    }
+
     /// Loads the lanes that `mask` selects; others are zero.
     pub fn load_masked(&mut self, p: Val, mask: Val) -> Val {
         let ty = Ty::Vec(mask.ty.lanes());

@@ -101,8 +101,8 @@ impl Body<'_> {
     }
 }
 
-/// Builds the kernel of a kernel function for an x86 target.
-pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
+/// What every target's entry needs first: family, expanded body, a builder with a location.
+fn start(module: &Module, f: &Function) -> Result<(String, Function, Emit), CodegenError> {
     let family = f
         .attrs
         .str("neox.kernel")
@@ -112,8 +112,43 @@ pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, Co
         "matmul" | "rowwise" | "columnwise" => &[],
         _ => &["*"],
     };
-    let simple = simplify::primitives(module, f, keep)?;
-    let mut k = Emit::new("");
+    Ok((family, simplify::primitives(module, f, keep)?, Emit::new("")))
+}
+
+fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError> {
+    match family {
+        "matmul" => matmul::emit(body),
+        "rowwise" => rowwise::emit(body),
+        "columnwise" => columnwise::emit(body),
+        "attention" => attention::emit(body),
+        "attention_grad" => attention_grad::emit(body),
+        "cross_entropy" => cross_entropy::emit(body),
+        "gather_rows" => rows::gather(body),
+        "scatter_rows" => rows::scatter(body),
+        "qkv_split" => qkv::split(body),
+        "qkv_merge" => qkv::merge(body),
+        "copy" => copy::emit(body),
+        other => Err(body.fail(format!("no family `{other}`"))),
+    }
+}
+
+/// A kernel from its signature and finished body.
+fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kernel {
+    let text = body.k.finish();
+    Kernel {
+        symbol: f.name.clone(),
+        mlir: format!(
+            "module {{\n  func.func @{}({signature}) {{\n{text}    return\n  }}\n}}\n",
+            f.name
+        ),
+        tasks: shape.tasks as u64,
+        scratch_bytes: (shape.scratch_floats * 4) as u64,
+    }
+}
+
+/// Builds the kernel of a kernel function for an x86 target.
+pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
+    let (family, simple, mut k) = start(module, f)?;
     let args = k.argument(Ty::Ptr);
     let (begin, end) = (k.argument(Ty::I64), k.argument(Ty::I64));
     let scratch = k.argument(Ty::Ptr);
@@ -130,32 +165,32 @@ pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, Co
         .collect();
     let lanes = crate::x86::lanes(target);
     let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes };
-    let shape = match family.as_str() {
-        "matmul" => matmul::emit(&mut body),
-        "rowwise" => rowwise::emit(&mut body),
-        "columnwise" => columnwise::emit(&mut body),
-        "attention" => attention::emit(&mut body),
-        "attention_grad" => attention_grad::emit(&mut body),
-        "cross_entropy" => cross_entropy::emit(&mut body),
-        "gather_rows" => rows::gather(&mut body),
-        "scatter_rows" => rows::scatter(&mut body),
-        "qkv_split" => qkv::split(&mut body),
-        "qkv_merge" => qkv::merge(&mut body),
-        "copy" => copy::emit(&mut body),
-        other => Err(CodegenError::kernel(&f.name, format!("no family `{other}`"))),
-    }?;
-    let text = format!(
-        "module {{\n  func.func @{}({args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr) \
-         {{\n{}    return\n  }}\n}}\n",
-        f.name,
-        body.k.finish(),
-    );
-    Ok(Kernel {
-        symbol: f.name.clone(),
-        mlir: text,
-        tasks: shape.tasks as u64,
-        scratch_bytes: (shape.scratch_floats * 4) as u64,
-    })
+    let shape = emit_family(&family, &mut body)?;
+    let signature = format!("{args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr");
+    Ok(finish(f, &signature, body, &shape))
+}
+
+/// Builds the kernel for a GPU: a pointer per operand and result, the scratch buffer, its bytes per
+/// thread divided by four, and the number of tasks. One thread runs one task; the schedule inside a
+/// task is the CPU's with short vectors.
+pub fn build_gpu(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
+    let (family, simple, mut k) = start(module, f)?;
+    let count = simple.params.len() + simple.results.len();
+    let pointers: Vec<Val> = (0..count).map(|_| k.argument(Ty::Ptr)).collect();
+    let scratch = k.argument(Ty::Ptr);
+    let (stride, tasks) = (k.argument(Ty::I64), k.argument(Ty::I64));
+    let mut parts: Vec<String> = pointers.iter().map(|p| format!("{p}: !llvm.ptr")).collect();
+    parts.push(format!("{scratch}: !llvm.ptr, {stride}: i64, {tasks}: i64"));
+    k.at(&location(f));
+    let thread = k.thread_id(target);
+    let one = k.int(1);
+    let next = k.add(thread, one);
+    let (begin, end) = (k.min(thread, tasks), k.min(next, tasks));
+    let own = k.mul(thread, stride);
+    let scratch = k.element(scratch, own);
+    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes: crate::gpu::LANES };
+    let shape = emit_family(&family, &mut body)?;
+    Ok(finish(f, &parts.join(", "), body, &shape))
 }
 
 /// The location of a kernel as MLIR text: the places of its ops.

@@ -4,8 +4,13 @@ use std::process::Command;
 
 use crate::CodegenError;
 
-/// Links `objects`.
-pub fn shared_object(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
+/// Linkers for x86 objects, in order of preference.
+pub const X86: &[&str] = &["ld.lld-22", "ld.lld", "cc"];
+/// Linkers that know AMD's GPUs.
+pub const AMD: &[&str] = &["ld.lld-22", "ld.lld"];
+
+/// Links `objects` with the first of `linkers` that works.
+pub fn shared_object(objects: &[Vec<u8>], linkers: &[&str]) -> Result<Vec<u8>, CodegenError> {
     let folder = tempfile::tempdir().map_err(|e| CodegenError::Link(e.to_string()))?;
     let io = |path: &std::path::Path, source| CodegenError::Io { path: path.to_path_buf(), source };
     let mut inputs = vec![];
@@ -16,9 +21,9 @@ pub fn shared_object(objects: &[Vec<u8>]) -> Result<Vec<u8>, CodegenError> {
     }
     let out = folder.path().join("kernels.so");
     let mut failures = vec![];
-    for (linker, first) in [("ld.lld-22", "-shared"), ("ld.lld", "-shared"), ("cc", "-shared")] {
+    for linker in linkers {
         // No build id, no dates: the same objects give the same bytes.
-        let run = Command::new(linker).arg(first).arg("-o").arg(&out).args(&inputs).output();
+        let run = Command::new(linker).arg("-shared").arg("-o").arg(&out).args(&inputs).output();
         match run {
             Ok(o) if o.status.success() => {
                 return std::fs::read(&out).map_err(|e| io(&out, e));

@@ -4,7 +4,7 @@
 //! by its hash and rebuilt. Kernels compile in parallel; the result does not depend on the order.
 
 mod cache;
-mod link;
+pub(crate) mod link;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -136,7 +136,7 @@ pub fn compile(
     {
         return Ok(Compiled { so, cached });
     }
-    let so = link::shared_object(&objects)?;
+    let so = link::shared_object(&objects, link::X86)?;
     if let (Some(c), Some(key)) = (&cache, &key) {
         c.put(key, &so);
     }

@@ -9,7 +9,7 @@ pub mod lower_config;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use neoxc_codegen::{CodegenError, emit_plan, kernels, x86};
+use neoxc_codegen::{CodegenError, emit_plan, gpu, kernels, x86};
 use neoxc_frontend::Config;
 use neoxc_ir::target::{Family, Target};
 use neoxc_ir::{Module, text};
@@ -130,9 +130,16 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let mut first = vec![];
     for target in &o.targets {
         if target.family() != Family::X86 {
-            return Err(CompileError::Target(format!(
-                "{target}: kernels for this target are not emitted yet"
-            )));
+            let built = functions
+                .iter()
+                .map(|f| kernels::build_gpu(&m, f, *target))
+                .collect::<Result<Vec<_>, _>>()?;
+            let made = gpu::compile(&built, *target, o.cache.as_deref())?;
+            cached += made.cached;
+            files.insert(format!("kernels/{target}.{}", made.extension), made.file);
+            let dump: String = built.iter().map(|k| k.mlir.as_str()).collect::<Vec<_>>().join("\n");
+            files.insert(format!("ir/kernels.{target}.mlir"), dump.into_bytes());
+            continue;
         }
         let built = functions
             .iter()
