@@ -84,7 +84,7 @@ pub fn run(module: &Module, name: &str, inputs: &[Tensor]) -> Result<Vec<Tensor>
     run_function(module, f, inputs)
 }
 
-/// Runs `f` on `inputs`.
+/// Runs `f` on `inputs`; a result whose type is not the declared one is an error.
 pub fn run_function(
     module: &Module,
     f: &Function,
@@ -121,7 +121,18 @@ pub fn run_function(
             .0
             .evaluate(&EvalCx { operands: &operands, rule })
             .map_err(|e| OpError::new(format!("@{}: {}: {e}", f.name, op.kind.full_name())))?;
-        for (r, t) in op.results.iter().zip(results) {
+        let fail = |message: String| {
+            Err(OpError::new(format!("@{}: {}: {message}", f.name, op.kind.full_name())))
+        };
+        if results.len() != op.results.len() {
+            return fail(format!("gives {} results, not {}", results.len(), op.results.len()));
+        }
+        for ((r, mut t), want) in op.results.iter().zip(results).zip(result_types) {
+            if !t.ty.same_tensor(&want) {
+                return fail(format!("gives {}, declared is {want}", t.ty));
+            }
+            // Layouts are the declaration's to say; the evaluator works on whole tensors.
+            t.ty = want;
             env[r.index()] = Some(t);
         }
     }

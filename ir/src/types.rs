@@ -6,6 +6,12 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::attrs::write_quoted;
+use crate::op::OpError;
+
+/// The most elements a tensor may have: byte counts then fit a `usize`, and f64 counts are exact.
+pub const MAX_ELEMENTS: usize = 1 << 52;
+
 /// Element type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum DType {
@@ -100,6 +106,21 @@ impl TensorType {
         self.dims.iter().map(|d| d.size).product()
     }
 
+    /// Number of elements, or an error where there are more than a size can count
+    /// ([`MAX_ELEMENTS`]).
+    pub fn checked_elements(&self) -> Result<usize, OpError> {
+        self.dims
+            .iter()
+            .try_fold(1usize, |n, d| n.checked_mul(d.size))
+            .filter(|n| *n <= MAX_ELEMENTS)
+            .ok_or_else(|| OpError::new(format!("{self} has more than 2^52 elements")))
+    }
+
+    /// Whether dtype and dims are those of `other`, whatever the layouts.
+    pub fn same_tensor(&self, other: &Self) -> bool {
+        self.dtype == other.dtype && self.dims == other.dims
+    }
+
     /// Bytes of the contiguous tensor.
     pub fn bytes(&self) -> usize {
         self.elements() * self.dtype.bytes()
@@ -175,13 +196,15 @@ impl fmt::Display for TensorType {
         if !self.dims.is_empty() {
             f.write_str(", {dims = [")?;
             for (i, d) in self.dims.iter().enumerate() {
-                write!(f, "{}\"{}\"", if i > 0 { ", " } else { "" }, d.name)?;
+                f.write_str(if i > 0 { ", " } else { "" })?;
+                write_quoted(f, &d.name)?;
             }
             f.write_str("]")?;
             if !self.shard.is_empty() {
                 f.write_str(", shard = [")?;
                 for (i, s) in self.shard.iter().enumerate() {
-                    write!(f, "{}\"{}\"", if i > 0 { ", " } else { "" }, s)?;
+                    f.write_str(if i > 0 { ", " } else { "" })?;
+                    write_quoted(f, s)?;
                 }
                 f.write_str("]")?;
             }

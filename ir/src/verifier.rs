@@ -103,6 +103,7 @@ fn check_type(ty: &TensorType) -> Result<(), String> {
             return Err(format!("{ty}: dim `{}` appears twice", d.name));
         }
     }
+    ty.checked_elements().map_err(|e| e.0)?;
     if !ty.shard.is_empty() && ty.shard.len() != ty.dims.len() {
         return Err(format!("{ty}: the layout names {} dims", ty.shard.len()));
     }

@@ -7,6 +7,17 @@ use super::qkv_split::PART;
 /// What later keys' scores become in the decomposition.
 pub const MASKED: f64 = -1e30;
 
+/// Checks q, k and v; gives the types of the output and the log-sum-exp.
+pub fn result_types(qkv: &[TensorType]) -> Result<Vec<TensorType>, OpError> {
+    let q = &qkv[0];
+    if !q.dims.iter().map(|d| &*d.name).eq(PART) || qkv.iter().any(|t| t != q) {
+        return Err(OpError::new("q, k and v must be [batch, heads, seq, head_dim] alike"));
+    }
+    let d = &q.dims;
+    let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
+    Ok(vec![TensorType::new(q.dtype, out), q.without("head_dim")])
+}
+
 /// The op of this file.
 pub struct Attention;
 
@@ -28,13 +39,7 @@ impl OpDef for Attention {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        let q = &cx.operands[0];
-        if !q.dims.iter().map(|d| &*d.name).eq(PART) || cx.operands.iter().any(|t| t != q) {
-            return Err(OpError::new("q, k and v must be [batch, heads, seq, head_dim] alike"));
-        }
-        let d = &q.dims;
-        let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
-        Ok(vec![TensorType::new(q.dtype, out), q.without("head_dim")])
+        result_types(cx.operands)
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         if cx.cotangents[1].is_some() {

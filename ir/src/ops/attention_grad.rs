@@ -1,6 +1,6 @@
 //! `neox.attention_grad`: gradient of attention, recomputing the weights from the log-sum-exp.
 
-use super::attention::scores;
+use super::attention::{result_types, scores};
 use super::prelude::*;
 
 /// The op of this file.
@@ -32,8 +32,13 @@ impl OpDef for AttentionGrad {
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let q = &cx.operands[0];
-        if cx.operands[1..3].iter().any(|t| t != q) || cx.operands[3] != cx.operands[5] {
-            return Err(OpError::new("operands are not those of an attention"));
+        let want = result_types(&cx.operands[..3])?;
+        let have = &cx.operands[3..];
+        if !have[0].same_tensor(&want[0])
+            || !have[1].same_tensor(&want[1])
+            || !have[2].same_tensor(&want[0])
+        {
+            return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
         }
         Ok(vec![q.clone(), q.clone(), q.clone()])
     }

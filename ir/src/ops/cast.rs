@@ -47,11 +47,12 @@ impl OpDef for Cast {
         Ok(vec![cx.operands[0].with_dtype(dtype)])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        let dy = cx.dy()?;
         let dtype = cx.b.ty(cx.operand(0)).dtype;
-        if !dtype.is_float() {
+        // An integer on either side: the derivative is zero where it exists.
+        if !dtype.is_float() || !cx.b.ty(cx.result(0)).dtype.is_float() {
             return Ok(Gradient::Operands(vec![None]));
         }
+        let dy = cx.dy()?;
         let attrs = Attrs::new().with("dtype", Attr::Str(dtype.name().into()));
         let dx = cx.b.one("cast", &[dy], attrs)?;
         grads(&[dx])

@@ -1,7 +1,7 @@
 //! `neox.cross_entropy`: loss of each row of logits.
 
 use super::prelude::*;
-use super::rows::rows;
+use super::rows::{index, rows};
 
 /// The op of this file.
 pub struct CrossEntropy;
@@ -59,10 +59,7 @@ impl OpDef for CrossEntropy {
             let x = |i: usize| logits.data[base + at[i]];
             let max = (0..at.len()).map(x).fold(f64::NEG_INFINITY, f64::max);
             let lse = max + (0..at.len()).map(|i| (x(i) - max).exp()).sum::<f64>().ln();
-            let label = labels.data[row] as usize;
-            if label >= at.len() {
-                return Err(OpError::new(format!("label {label} of {} classes", at.len())));
-            }
+            let label = index(labels.data[row], at.len(), "label")?;
             losses.push(lse - x(label));
             lses.push(lse);
         }

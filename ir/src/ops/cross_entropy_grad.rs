@@ -1,7 +1,7 @@
 //! `neox.cross_entropy_grad`: gradient of the logits.
 
 use super::prelude::*;
-use super::rows::rows;
+use super::rows::{index, rows};
 
 /// The op of this file.
 pub struct CrossEntropyGrad;
@@ -29,11 +29,14 @@ impl OpDef for CrossEntropyGrad {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        let row = cx.operands[0].without(cx.str("dim")?);
-        if cx.operands[2] != row || cx.operands[3] != row || cx.operands[1].dims != row.dims {
+        let dim = cx.str("dim")?;
+        let (logits, labels) = (&cx.operands[0], &cx.operands[1]);
+        let row = logits.without(dim);
+        let labels_fit = labels.dims == row.dims && labels.dtype == DType::I32;
+        if !logits.has(dim) || !labels_fit || cx.operands[2..].iter().any(|t| *t != row) {
             return Err(OpError::new("operands are not those of a cross-entropy"));
         }
-        Ok(vec![cx.operands[0].clone()])
+        Ok(vec![logits.clone()])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
@@ -55,9 +58,10 @@ impl OpDef for CrossEntropyGrad {
         let (bases, at) = rows(&logits.ty, cx.rule.str("dim")?)?;
         let mut out = logits.clone();
         for (row, base) in bases.into_iter().enumerate() {
+            let label = index(labels.data[row], at.len(), "label")?;
             for (i, o) in at.iter().enumerate() {
                 let p = (logits.data[base + o] - lse.data[row]).exp();
-                let hit = if i == labels.data[row] as usize { 1.0 } else { 0.0 };
+                let hit = if i == label { 1.0 } else { 0.0 };
                 out.data[base + o] = (p - hit) * dloss.data[row];
             }
         }

@@ -5,6 +5,9 @@ use super::prelude::*;
 /// erf in f64: Maclaurin series below 3 (DLMF 7.6.2, all terms positive, so no cancellation),
 /// Lentz's continued fraction of erfc above (DLMF 7.9.3).
 pub fn erf64(x: f64) -> f64 {
+    if x.is_nan() {
+        return x;
+    }
     let a = x.abs();
     let value = if a < 3.0 {
         let (mut term, mut sum) = (a, a);
@@ -57,5 +60,7 @@ mod tests {
         ] {
             assert!((erf64(x) - y).abs() < 5e-16, "{x}: {}", erf64(x));
         }
+        assert!(erf64(f64::NAN).is_nan());
+        assert_eq!(erf64(f64::NEG_INFINITY), -1.0);
     }
 }

@@ -2,13 +2,16 @@
 
 use super::prelude::*;
 
-/// The dims that `dims` and `sizes` describe.
-pub fn dims_of(cx: &RuleCx<'_>) -> Result<Vec<Dim>, OpError> {
+/// The type that `dims` and `sizes` describe; its number of elements is in range.
+pub fn type_of(cx: &RuleCx<'_>, dtype: DType) -> Result<TensorType, OpError> {
     let (names, sizes) = (cx.strs("dims")?, cx.sizes("sizes")?);
     if names.len() != sizes.len() {
         return Err(OpError::new("`dims` and `sizes` have different lengths"));
     }
-    Ok(names.iter().zip(sizes).map(|(n, s)| Dim::new(n, s)).collect())
+    let dims = names.iter().zip(sizes).map(|(n, s)| Dim::new(n, s)).collect();
+    let ty = TensorType::new(dtype, dims);
+    ty.checked_elements()?;
+    Ok(ty)
 }
 
 /// The op of this file.
@@ -44,7 +47,7 @@ impl OpDef for Fill {
             .into_iter()
             .find(|d| d.name() == name)
             .ok_or_else(|| OpError::new(format!("no dtype `{name}`")))?;
-        Ok(vec![TensorType::new(dtype, dims_of(cx)?)])
+        Ok(vec![type_of(cx, dtype)?])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::Operands(vec![]))

@@ -1,6 +1,7 @@
 //! `neox.gather`: rows of a table (embedding look-up).
 
 use super::prelude::*;
+use super::rows::index;
 
 /// The op of this file.
 pub struct Gather;
@@ -60,10 +61,7 @@ impl OpDef for Gather {
         let row = table.ty.elements() / rows;
         let mut data = Vec::with_capacity(ids.data.len() * row);
         for id in &ids.data {
-            let id = *id as usize;
-            if id >= rows {
-                return Err(OpError::new(format!("id {id} is outside the table's {rows} rows")));
-            }
+            let id = index(*id, rows, "id")?;
             data.extend_from_slice(&table.data[id * row..(id + 1) * row]);
         }
         Ok(vec![Tensor::new(cx.rule.results[0].clone(), data)])

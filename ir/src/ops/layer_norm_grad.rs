@@ -32,7 +32,14 @@ impl OpDef for LayerNormGrad {
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, dy) = (&cx.operands[0], &cx.operands[4]);
         let dim = cx.str("dim")?;
-        if x != dy || !x.has(dim) || cx.operands[2] != x.without(dim) {
+        let Some(size) = x.size(dim) else {
+            return Err(OpError::new(format!("{x} has no dim `{dim}`")));
+        };
+        let (weight, row) = (TensorType::new(x.dtype, vec![Dim::new(dim, size)]), x.without(dim));
+        let [_, w, mean, rstd, _] = cx.operands else {
+            return Err(OpError::new("takes five operands"));
+        };
+        if x != dy || *w != weight || *mean != row || *rstd != row {
             return Err(OpError::new(format!("operands do not fit {x} normalised over `{dim}`")));
         }
         Ok(vec![x.clone()])

@@ -6,10 +6,11 @@ use super::prelude::*;
 pub fn row_type(cx: &RuleCx<'_>) -> Result<TensorType, OpError> {
     let (x, w, labels) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);
     let rows = x.without("embed");
-    let fits = w.dims.len() == 2
-        && w.size("embed") == x.size("embed")
-        && x.has("embed")
-        && w.has("vocab")
+    // The order matters: gradients have the types of x and w, and kernels read rows of both.
+    let fits = w.dims.iter().map(|d| &*d.name).eq(["vocab", "embed"])
+        && x.dims.last() == w.dims.last()
+        && !x.has("vocab")
+        && x.dtype == w.dtype
         && labels.dims == rows.dims
         && labels.dtype == DType::I32;
     if fits { Ok(rows) } else { Err(OpError::new(format!("{x}, {w} and {labels} do not fit"))) }

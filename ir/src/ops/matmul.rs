@@ -35,7 +35,10 @@ pub fn contracted(attrs: &Attrs) -> Result<Vec<&str>, OpError> {
 pub fn roles(a: &TensorType, b: &TensorType, attrs: &Attrs) -> Result<Roles, OpError> {
     let contract = contracted(attrs)?;
     let mut k = vec![];
-    for name in contract {
+    for (i, name) in contract.iter().copied().enumerate() {
+        if contract[..i].contains(&name) {
+            return Err(OpError::new(format!("`contract` names `{name}` twice")));
+        }
         match (a.size(name), b.size(name)) {
             (Some(x), Some(y)) if x == y => k.push(Dim::new(name, x)),
             _ => {

@@ -3,9 +3,9 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Minimum, "minimum", "Element-wise smaller of `a` and `b`, broadcasting by dim name; where they are equal the gradient goes to `b`.",
+    Minimum, "minimum", "Element-wise smaller of `a` and `b`, broadcasting by dim name; NaN if either is; where they are equal the gradient goes to `b`.",
     ["a", "b"], flops 1.0,
-    eval |x| x[0].min(x[1]),
+    eval |x| -super::pointwise::maximum(-x[0], -x[1]),
     grad |cx, dy| {
         let (a, b) = (cx.operand(0), cx.operand(1));
         let [left, right] = [b, a];

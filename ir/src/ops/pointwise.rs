@@ -54,6 +54,11 @@ pub fn evaluate(cx: &EvalCx<'_>, f: impl Fn(&[f64]) -> f64) -> Result<Vec<Tensor
     })])
 }
 
+/// The larger of two numbers, NaN if either is (IEEE 754-2019 `maximum`; `f64::max` drops NaNs).
+pub fn maximum(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
 /// `flops` operations per element of the result.
 pub fn cost(cx: &RuleCx<'_>, flops: f64) -> Cost {
     let elements: usize = cx.results.iter().map(TensorType::elements).sum();

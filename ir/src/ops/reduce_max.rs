@@ -11,7 +11,7 @@ impl OpDef for ReduceMax {
         "reduce_max"
     }
     fn doc(&self) -> &'static str {
-        "Maximum over the dims named by `dims`, which the result lacks."
+        "Maximum over the dims named by `dims`, which the result lacks; NaN if any element is."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -56,7 +56,7 @@ impl OpDef for ReduceMax {
         for v in &x.data {
             let at: Vec<usize> = kept.iter().map(|i| index[*i]).collect();
             let at = offset(&out.ty, &at);
-            out.data[at] = out.data[at].max(*v);
+            out.data[at] = super::pointwise::maximum(out.data[at], *v);
             advance(&mut index, &x.ty);
         }
         Ok(vec![out])

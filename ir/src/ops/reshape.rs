@@ -30,8 +30,8 @@ impl OpDef for Reshape {
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
-        let ty = TensorType::new(x.dtype, super::fill::dims_of(cx)?);
-        if ty.elements() != x.elements() {
+        let ty = super::fill::type_of(cx, x.dtype)?;
+        if ty.checked_elements()? != x.checked_elements()? {
             return Err(OpError::new(format!("{x} has another number of elements than {ty}")));
         }
         Ok(vec![ty])

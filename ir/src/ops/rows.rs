@@ -1,4 +1,4 @@
-//! Addressing of rows along one dim, for evaluators.
+//! Addressing of rows along one dim and by id, for evaluators.
 
 use crate::eval::advance;
 use crate::op::OpError;
@@ -17,4 +17,13 @@ pub fn rows(ty: &TensorType, dim: &str) -> Result<(Vec<usize>, Vec<usize>), OpEr
         advance(&mut index, ty);
     }
     Ok((bases, (0..ty.dims[p].size).map(|i| i * stride).collect()))
+}
+
+/// An id as an index below `below`; negative, fractional and NaN ids are errors, never row 0.
+pub fn index(id: f64, below: usize, what: &str) -> Result<usize, OpError> {
+    if id >= 0.0 && id < below as f64 && id.fract() == 0.0 {
+        Ok(id as usize)
+    } else {
+        Err(OpError::new(format!("{what} {id} is not one of {below}")))
+    }
 }

@@ -1,6 +1,7 @@
 //! `neox.scatter_add`: sums rows by id (gradient of a look-up).
 
 use super::prelude::*;
+use super::rows::index;
 
 /// The op of this file.
 pub struct ScatterAdd;
@@ -59,10 +60,7 @@ impl OpDef for ScatterAdd {
         let rows = out.ty.dims[0].size;
         let row = out.ty.elements() / rows;
         for (i, id) in ids.data.iter().enumerate() {
-            let id = *id as usize;
-            if id >= rows {
-                return Err(OpError::new(format!("id {id} is outside the {rows} rows")));
-            }
+            let id = index(*id, rows, "id")?;
             for j in 0..row {
                 out.data[id * row + j] += updates.data[i * row + j];
             }

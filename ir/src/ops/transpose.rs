@@ -25,10 +25,13 @@ impl OpDef for Transpose {
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         let names = cx.strs("dims")?;
+        let repeated = (1..names.len()).any(|i| names[..i].contains(&names[i]));
         let dims: Option<Vec<Dim>> =
             names.iter().map(|n| x.position(n).map(|p| x.dims[p].clone())).collect();
         match dims {
-            Some(dims) if dims.len() == x.dims.len() => Ok(vec![TensorType::new(x.dtype, dims)]),
+            Some(dims) if dims.len() == x.dims.len() && !repeated => {
+                Ok(vec![TensorType::new(x.dtype, dims)])
+            }
             _ => Err(OpError::new(format!("`dims` is not an order of the dims of {x}"))),
         }
     }
