@@ -1,0 +1,168 @@
+//! The command line as a user meets it: the whole road in small, and what bad input is told.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn neoxc(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_neoxc"))
+        .args(args)
+        .current_dir(folder)
+        .env("NEOXC_CACHE", folder.join("cache"))
+        .output()
+        .unwrap()
+}
+
+/// stdout of a command that must succeed.
+fn ok(folder: &Path, args: &[&str]) -> String {
+    let out = neoxc(folder, args);
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "{args:?}: {text}");
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// stderr of a command that must fail with `code`.
+fn fails(folder: &Path, code: i32, args: &[&str]) -> String {
+    let out = neoxc(folder, args);
+    let text = String::from_utf8_lossy(&out.stderr).into_owned();
+    assert_eq!(out.status.code(), Some(code), "{args:?}: {text}");
+    assert!(!text.contains("panicked"), "{text}");
+    text
+}
+
+const MODEL: &str = r#"{
+  "num_layers": 2, "hidden_size": 32, "num_attention_heads": 2, "max_position_embeddings": 32,
+  "pos_emb": "rotary", "rotary_pct": 0.5, "no_weight_tying": true, "gpt_j_residual": true,
+  "optimizer": {"type": "Adam", "params": {"lr": 0.01}},
+}"#;
+
+const RUN: &str = r#"{
+  "seq_length": 16, "train_micro_batch_size_per_gpu": 4, "train_iters": 8, "eval_interval": 4,
+  "eval_iters": 1, "data_path": "d_text_document", "split": "80,20,0", "save": "ck",
+  "tokenizer_type": "HFTokenizer", "vocab_file": "t.json", "make_vocab_size_divisible_by": 64,
+}"#;
+
+fn prepare(folder: &Path) {
+    std::fs::write(folder.join("model.yml"), MODEL).unwrap();
+    std::fs::write(folder.join("run.yml"), RUN).unwrap();
+    let line = |i: usize| {
+        let text = format!(
+            "The {i} quick brown foxes jump over {} lazy dogs, and so do {i} cats. ",
+            i * 7
+        );
+        format!("{{\"text\": \"{}\"}}\n", text.repeat(20))
+    };
+    std::fs::write(folder.join("d.jsonl"), (0..20).map(line).collect::<String>()).unwrap();
+}
+
+#[test]
+fn from_text_to_a_sample() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    ok(f, &["tokenizer", "train", "d.jsonl", "--vocab-size", "300", "-o", "t.json"]);
+    let told = fails(f, 5, &["tokenizer", "train", "d.jsonl", "-o", "t.json"]);
+    assert!(told.contains("exists already"), "{told}");
+    ok(f, &["data", "preprocess", "d.jsonl", "--vocab-file", "t.json", "--append-eod", "-o", "d"]);
+    assert!(ok(f, &["check", "model", "run"]).starts_with("ok: 2 layers"));
+
+    let json = ok(f, &["compile", "model", "run", "-o", "plan", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert_eq!((&json["world_size"], &json["tokens_per_step"]), (&1.into(), &64.into()));
+    assert!(json["kernels"]["distinct"].as_u64() > Some(20), "{json}");
+    let memory = |k: &str| json["memory"][k].as_u64().unwrap();
+    let parts = ["parameters", "gradients", "optimizer", "activations", "workspace"].map(memory);
+    assert_eq!(parts.iter().sum::<u64>(), memory("peak"));
+
+    let out = ok(f, &["run", "--plan", "plan", "--metrics", "m.jsonl", "--threads", "2"]);
+    assert!(out.contains("validation loss") && out.contains("unigram entropy"), "{out}");
+    let metrics = std::fs::read_to_string(f.join("m.jsonl")).unwrap();
+    let first: serde_json::Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    for key in [
+        "step",
+        "loss",
+        "lr",
+        "grad_norm",
+        "tokens",
+        "step_seconds",
+        "tokens_per_second",
+        "loss_scale",
+        "samples",
+    ] {
+        assert!(!first[key].is_null(), "{key}");
+    }
+    assert_eq!(metrics.lines().count(), 8);
+
+    let a = ok(
+        f,
+        &["generate", "--plan", "plan", "--prompt", "The", "--max-tokens", "8", "--seed", "3"],
+    );
+    let b = ok(
+        f,
+        &[
+            "generate",
+            "--checkpoint",
+            "ck/global_step8",
+            "--prompt",
+            "The",
+            "--max-tokens",
+            "8",
+            "--seed",
+            "3",
+        ],
+    );
+    assert!(a.starts_with("The") && a == b, "{a:?} {b:?}");
+
+    let ir = ok(f, &["dump", "--plan", "plan", "--phase", "rewritten", "--function", "block"]);
+    assert!(ir.contains("neox.attention") && ir.contains("loc(\"model.yml\":"), "{ir}");
+    let scheduled = ok(f, &["dump", "--plan", "plan", "--phase", "scheduled"]);
+    std::fs::write(f.join("s.mlir"), &scheduled).unwrap();
+    assert_eq!(ok(f, &["opt", "s.mlir", "--passes", "assign-layouts"]), scheduled);
+    let told = ok(f, &["explain", "--plan", "plan", "@train_step%0"]);
+    assert!(told.contains("bytes at grads+0"), "{told}");
+    assert!(ok(f, &["dump", "--plan", "plan", "--phase", "kernels"]).contains("llvm.intr.fma"));
+
+    ok(f, &["convert", "neox-to-hf", "ck/global_step8", "hf"]);
+    ok(f, &["convert", "hf-to-neox", "hf", "back"]);
+    let read = |p: &str| std::fs::read(f.join(p)).unwrap();
+    assert!(
+        read("ck/global_step8/model.safetensors") == read("back/global_step0/model.safetensors")
+    );
+
+    // A flipped byte anywhere in the plan is refused by name.
+    let so = f.join("plan/kernels/x86-64-native.so");
+    let mut bytes = std::fs::read(&so).unwrap();
+    bytes[100] ^= 1;
+    std::fs::write(&so, bytes).unwrap();
+    let told = fails(f, 3, &["run", "--plan", "plan"]);
+    assert!(told.contains("x86-64-native.so") && told.contains("changed"), "{told}");
+}
+
+#[test]
+fn bad_input_is_told_what_is_wrong() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    fails(f, 2, &["compile", "model", "--target", "z80"]);
+    fails(f, 2, &["explain", "NX9999"]);
+    assert!(ok(f, &["explain", "nx0103"]).contains("given twice"));
+    let told =
+        fails(f, 3, &["check", "model", "run", "--set", "num_layer=3", "--set", "seq_length=x"]);
+    assert!(
+        told.contains("NX0101") && told.contains("NX0102") && told.contains("did you mean"),
+        "{told}"
+    );
+    let told = fails(f, 3, &["check", "model", "model"]);
+    assert!(told.contains("NX0103") && told.contains(":::"), "{told}");
+    fails(f, 5, &["run", "--plan", "nowhere"]);
+    let sets = ["--set", "padded_vocab_size=64", "--set", "vocab_file=null"];
+    let told = fails(f, 5, &[&["run", "model", "run"][..], &sets].concat());
+    assert!(told.contains("d_text_document"), "{told}");
+    std::fs::create_dir(f.join("full")).unwrap();
+    std::fs::write(f.join("full/letter"), b"dear").unwrap();
+    let told = fails(f, 3, &[&["compile", "model", "run", "-o", "full"][..], &sets].concat());
+    assert!(told.contains("not a plan"), "{told}");
+    assert_eq!(std::fs::read(f.join("full/letter")).unwrap(), b"dear");
+    std::fs::write(f.join("x.mlir"), "module { func.func @f(").unwrap();
+    fails(f, 3, &["opt", "x.mlir", "--passes", "fuse-kernels"]);
+}
