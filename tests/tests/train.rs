@@ -31,16 +31,11 @@ fn plan(folder: &Path, extra: &[&str]) -> Plan {
     compile(&config, &options).unwrap().plan
 }
 
-fn data(folder: &Path, vocab: u32) {
+/// Ten documents of ids `first .. first + 8`: something to learn in a few steps.
+fn data(folder: &Path, first: u32) {
     let mut w = IndexedWriter::create(&folder.join("d"), TokenType::U16, true).unwrap();
-    let mut x = 1u32;
     for n in 0..10 {
-        let tokens: Vec<u32> = (0..40 + n)
-            .map(|_| {
-                x = x.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-                (x >> 16) % vocab
-            })
-            .collect();
+        let tokens: Vec<u32> = (0..40 + n).map(|i| first + (i * 3 + n) % 8).collect();
         w.document(&tokens).unwrap();
     }
     w.finish().unwrap();
@@ -80,13 +75,13 @@ fn key(r: &[StepReport]) -> Vec<(u64, u32, u32, Vec<u32>)> {
 #[test]
 fn training_repeats_to_the_bit_and_resumes() {
     let folder = tempfile::tempdir().unwrap();
-    data(folder.path(), 60);
+    data(folder.path(), 0);
     let plan = plan(folder.path(), &[]);
     let at = |name: &str| folder.path().join(name);
     let whole = run(&plan, &at("whole"), 6, 2, false);
     assert_eq!(whole.len(), 6);
     assert!((whole[0].loss - (64f32).ln()).abs() < 0.3, "{}", whole[0].loss);
-    assert!(whole[5].loss < whole[0].loss);
+    assert!(whole[5].loss < whole[0].loss - 0.3);
     assert_eq!(key(&whole), key(&run(&plan, &at("threads"), 6, 3, false)));
     let mut halves = run(&plan, &at("halves"), 2, 1, false);
     halves.extend(run(&plan, &at("halves"), 6, 2, true));
@@ -100,7 +95,7 @@ fn training_repeats_to_the_bit_and_resumes() {
 #[test]
 fn plans_survive_the_disk_and_layouts_of_the_residual_train() {
     let folder = tempfile::tempdir().unwrap();
-    data(folder.path(), 60);
+    data(folder.path(), 0);
     let variants: [&[&str]; 3] = [
         &["gpt_j_residual=false", "no_weight_tying=false", "bias_gelu_fusion=true"],
         &["pos_emb=learned", "checkpoint_activations=true"],
@@ -113,14 +108,14 @@ fn plans_survive_the_disk_and_layouts_of_the_residual_train() {
         let opened = Plan::open(&path).unwrap();
         assert!(made.programs == opened.programs && made.files == opened.files);
         let r = run(&opened, &folder.path().join(format!("save{i}")), 5, 2, false);
-        assert!(r[4].loss < r[0].loss, "{sets:?}: {} {}", r[0].loss, r[4].loss);
+        assert!(r[4].loss < r[0].loss - 0.3, "{sets:?}: {} {}", r[0].loss, r[4].loss);
     }
 }
 
 #[test]
 fn bad_input_has_a_name() {
     let folder = tempfile::tempdir().unwrap();
-    data(folder.path(), 60);
+    data(folder.path(), 0);
     let plan = plan(folder.path(), &[]);
     let save = folder.path().join("save");
     run(&plan, &save, 2, 1, false);
@@ -147,7 +142,7 @@ fn bad_input_has_a_name() {
     let told = attempt(&plan, &save, true);
     assert!(told.contains("model.safetensors") && told.contains("damaged"), "{told}");
     // A token outside the vocabulary.
-    data(folder.path(), 200);
+    data(folder.path(), 100);
     let told = attempt(&plan, &folder.path().join("x"), false);
     assert!(told.contains("outside the vocabulary of 64") && told.contains("d.bin"), "{told}");
     // Missing data, and a folder that cannot be made.
@@ -160,7 +155,7 @@ fn bad_input_has_a_name() {
 #[test]
 fn a_loss_that_is_not_finite_names_its_tensor() {
     let folder = tempfile::tempdir().unwrap();
-    data(folder.path(), 60);
+    data(folder.path(), 0);
     let plan = plan(folder.path(), &["optimizer.params.lr=1.0e+30", "gradient_clipping=0"]);
     let save = folder.path().join("save");
     let options = train::Options {
