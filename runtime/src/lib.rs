@@ -5,6 +5,7 @@
 //! - [`text`]: tokenizers and preprocessing.
 //! - [`train`]: start values, learning rate, the training loop.
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
+//! - [`progress`]: what a person sees of a run.
 //! - [`generate`]: samples of text from a trained model.
 
 pub mod checkpoint;
@@ -13,6 +14,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod generate;
+pub mod progress;
 pub mod text;
 pub mod train;
 

@@ -2,7 +2,6 @@
 
 mod cli;
 mod commands;
-mod progress;
 mod render;
 
 use std::process::ExitCode;

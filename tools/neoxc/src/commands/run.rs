@@ -1,12 +1,12 @@
 //! `neoxc run`.
 
 use neoxc_plan::Plan;
+use neoxc_runtime::progress::TrainProgress;
 use neoxc_runtime::train::{Options, Settings, train};
 
 use super::{compile_config, load, threads};
 use crate::Failure;
 use crate::cli::Run;
-use crate::progress::TrainProgress;
 
 /// Trains a plan, compiling it first if configuration files are given.
 pub fn run(a: Run) -> Result<(), Failure> {

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use neoxc_runtime::train::{Observer, StepReport};
+
+use crate::train::{Observer, StepReport};
 
 /// Draws a training run.
 pub struct TrainProgress {

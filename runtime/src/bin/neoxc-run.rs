@@ -1,0 +1,72 @@
+//! `neoxc-run`: executes a plan on a machine that has no compiler. Links neither LLVM nor MLIR.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use neoxc_plan::Plan;
+use neoxc_runtime::RuntimeError;
+use neoxc_runtime::progress::TrainProgress;
+use neoxc_runtime::train::{Options, Settings, train};
+
+/// Train a plan that `neoxc compile` made.
+#[derive(Parser)]
+#[command(name = "neoxc-run", version)]
+struct Cli {
+    /// The plan.
+    #[arg(long, value_name = "PLAN")]
+    plan: PathBuf,
+    /// Optimizer steps to end at [default: train_iters]; 0 only writes the initial checkpoint.
+    #[arg(long, value_name = "N")]
+    steps: Option<u64>,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    threads: Option<usize>,
+    /// Folder for checkpoints [default: the configuration's `save`].
+    #[arg(long, value_name = "DIR")]
+    save: Option<PathBuf>,
+    /// Append one JSON line per optimizer step to FILE.
+    #[arg(long, value_name = "FILE")]
+    metrics: Option<PathBuf>,
+    /// Go on from the latest checkpoint in the save folder.
+    #[arg(long)]
+    resume: bool,
+}
+
+fn run(cli: Cli) -> Result<(), RuntimeError> {
+    let plan = Plan::open(&cli.plan)?;
+    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let options = Options {
+        steps: cli.steps,
+        threads: cli.threads.unwrap_or_else(all),
+        save: cli.save,
+        metrics: cli.metrics,
+        resume: cli.resume,
+        synthetic: false,
+    };
+    let mut watch = TrainProgress::new(Settings::of(&plan)?.log_interval);
+    let summary = train(&plan, &options, &mut watch)?;
+    println!("step {}", summary.step);
+    for (what, value) in [
+        ("validation loss", summary.valid_loss),
+        ("unigram entropy of the training tokens", summary.unigram_entropy),
+    ] {
+        if let Some(value) = value {
+            println!("{what} {value:.4} nats per token");
+        }
+    }
+    Ok(())
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error[{}]: {e}", e.code());
+            if let Some(hint) = e.hint() {
+                eprintln!("  = hint: {hint}");
+            }
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
