@@ -9,6 +9,16 @@ use neoxc_ir::{Module, VerifyError};
 pub struct PassCx {
     /// Whose rates the cost model uses.
     pub target: Target,
+    /// Most bytes of logits that the head may hold at once.
+    pub chunk_bytes: usize,
+}
+
+impl PassCx {
+    /// The usual settings for `target`: a few hundred rows of logits for usual vocabularies, so that
+    /// weights packed for a chunk are used often enough.
+    pub fn new(target: Target) -> Self {
+        Self { target, chunk_bytes: 112 << 20 }
+    }
 }
 
 /// What a pass has to say: lines for `-v`, `explain` and logs.

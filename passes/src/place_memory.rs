@@ -14,6 +14,7 @@ mod check;
 mod intervals;
 mod walk;
 
+pub use check::check;
 use neoxc_ir::{Attr, Attrs, Function, Module};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -143,7 +144,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         ));
         arena = arena.max(placed.arena);
         saved = saved.max(placed.saved);
-        check::check(m, entry)?;
+        check(m, entry)?;
     }
     m.attrs.set("neox.arena", Attr::Int(arena as i64));
     m.attrs.set("neox.saved", Attr::Int(saved as i64));

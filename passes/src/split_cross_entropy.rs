@@ -16,11 +16,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 pub const PASS: Pass =
     Pass { name: "split-cross-entropy", doc: "compute head and loss in chunks of tokens", run };
 
-/// Logits of a chunk hold at most this many bytes: a few hundred rows, so that weights packed for a
-/// chunk are used often enough.
-const CHUNK_BYTES: usize = 112 << 20;
-
-fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
+fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
     for index in 0..m.functions.len() {
         let f = m.functions[index].clone();
@@ -28,12 +24,12 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
             matches!(op.kind.name(), "linear_cross_entropy" | "linear_cross_entropy_train")
         });
         if let Some(at) = at {
-            let (new, body) = split(m, &f, at)?;
+            let (new, body) = split(m, &f, at, cx.chunk_bytes)?;
             report.notes.push(format!("@{}: head in chunks, @{}", f.name, body.name));
             m.functions[index] = new;
             // Callees come first.
             m.functions.insert(index, body);
-            return run(m, _cx).map(|mut rest| {
+            return run(m, cx).map(|mut rest| {
                 rest.notes.append(&mut report.notes);
                 rest
             });
@@ -48,14 +44,19 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(report)
 }
 
-fn split(m: &Module, f: &Function, at: usize) -> Result<(Function, Function), PassError> {
+fn split(
+    m: &Module,
+    f: &Function,
+    at: usize,
+    chunk_bytes: usize,
+) -> Result<(Function, Function), PassError> {
     let op = f.ops[at].clone();
     let train = op.kind.is("linear_cross_entropy_train");
     let (x, w, labels) = (f.ty(op.operands[0]), f.ty(op.operands[1]), f.ty(op.operands[2]));
     let (tokens, vocab) = (labels.elements(), w.size("vocab").unwrap_or(1));
     let rows = (1..=tokens)
         .rev()
-        .find(|r| tokens.is_multiple_of(*r) && (r * vocab * 4 <= CHUNK_BYTES || *r == 1))
+        .find(|r| tokens.is_multiple_of(*r) && (r * vocab * 4 <= chunk_bytes || *r == 1))
         .unwrap_or(1);
     let count = tokens / rows;
     let (rows, embed) = (Dim::new("rows", rows), Dim::new("embed", x.size("embed").unwrap_or(1)));

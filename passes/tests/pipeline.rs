@@ -105,7 +105,8 @@ fn same(a: &[Tensor], b: &[Tensor], what: &str) {
     }
 }
 
-const CX: PassCx = PassCx { target: Target::X86Native };
+/// Logits of the tests' models take 44 bytes a token: chunks of two tokens, so that there are several.
+const CX: PassCx = PassCx { target: Target::X86Native, chunk_bytes: 100 };
 
 fn through(m: &mut Module, phase: Phase) -> Vec<String> {
     let reports = run_phase(m, phase, &CX).unwrap_or_else(|e| panic!("{e}"));
@@ -194,6 +195,14 @@ fn every_phase_computes_the_same_step() {
         let (eval, logits) = (run(&m, "eval_step", &e).unwrap(), run(&m, "logits", &l).unwrap());
         for phase in [Phase::Sharded, Phase::Fused, Phase::Scheduled] {
             through(&mut m, phase);
+            let chunks = |f: &neoxc_ir::Function| {
+                let loops = f.ops.iter().filter(|o| o.attrs.str("dim") == Some("chunk"));
+                loops.map(|o| o.attrs.int("count").unwrap()).collect::<Vec<_>>()
+            };
+            if phase == Phase::Fused {
+                let all: Vec<i64> = m.functions.iter().flat_map(chunks).collect();
+                assert_eq!(all, [5, 5], "{name}: two tokens a chunk in training and evaluation");
+            }
             let what = format!("{name} after {}", phase.name());
             same(&want, &run(&m, "train_step", &x).unwrap(), &what);
             same(&eval, &run(&m, "eval_step", &e).unwrap(), &what);
@@ -244,4 +253,36 @@ fn compile_time_does_not_grow_with_layers() {
         m.functions.iter().map(|f| f.ops.len()).sum::<usize>()
     };
     assert_eq!(size(2), size(50));
+}
+
+/// A value moved onto another's bytes is noticed: each place of a loop body is put where a saved
+/// activation lives.
+#[test]
+fn the_placement_check_refuses_overlaps() {
+    let mut m = neoxc_models::build(&arch()).unwrap();
+    for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused, Phase::Scheduled] {
+        run_phase(&mut m, phase, &CX).unwrap();
+    }
+    let check = neoxc_passes::place_memory::check;
+    check(&m, "train_step").unwrap();
+    let body = m.functions.iter().position(|f| f.name.ends_with("block.fwd")).unwrap();
+    let places = |m: &Module, op: usize| -> Vec<String> {
+        let list = m.functions[body].ops[op].attrs.strs("neox.place").unwrap();
+        list.into_iter().map(str::to_string).collect()
+    };
+    let ops = m.functions[body].ops.len();
+    let saved = (0..ops).flat_map(|i| places(&m, i)).find(|p| p.contains("+layer*")).unwrap();
+    let fixed = saved.split("+layer*").next().unwrap().to_string();
+    let mut refused = 0;
+    for op in 0..ops {
+        let mut moved = m.clone();
+        let new: Vec<String> = places(&m, op).iter().map(|_| fixed.clone()).collect();
+        if places(&m, op).iter().any(|p| p.contains("+layer*")) {
+            continue;
+        }
+        moved.functions[body].ops[op].attrs.set("neox.place", neoxc_ir::Attr::strs(&new));
+        assert!(check(&moved, "train_step").is_err(), "op {op} over {fixed}");
+        refused += 1;
+    }
+    assert!(refused > 0);
 }

@@ -60,7 +60,7 @@ fn a_phase_resumes_from_its_text() {
         dumps.push(text::print(m));
     })
     .unwrap();
-    let cx = neoxc_driver::pass::PassCx { target: Target::X86Native };
+    let cx = neoxc_driver::pass::PassCx::new(Target::X86Native);
     for (i, phase) in Phase::ALL.into_iter().enumerate().skip(1).take(5) {
         let mut m = text::parse(&dumps[i - 1]).unwrap();
         neoxc_driver::pipeline::run_phase(&mut m, phase, &cx).unwrap();

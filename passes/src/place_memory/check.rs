@@ -112,7 +112,8 @@ impl Check<'_> {
                 image.insert(op.results[0], same);
             } else if op.kind.is("repeat") {
                 let operands: Vec<Image> = op.operands.iter().map(|o| image[o].clone()).collect();
-                self.repeat(f, op, operands)?;
+                let steps = self.repeat(f, op, operands)?;
+                self.results_of_loop(f, op, &places, &steps)?;
                 for r in &op.results {
                     let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
                     let now = self.memory.read(&places[r].segment, lo, hi);
@@ -131,6 +132,12 @@ impl Check<'_> {
                             && pairs.chunks(2).any(|p| p == [i as i64, j as i64]);
                         if overlap && !allowed {
                             return Err(self.broken(f, op, "overwrites an operand it still reads"));
+                        }
+                    }
+                    for other in &op.results[..i] {
+                        let (a, b) = self.range(&places[other], f.ty(*other).bytes());
+                        if places[other].segment == places[r].segment && a < hi && lo < b {
+                            return Err(self.broken(f, op, "writes two results to one place"));
                         }
                     }
                     self.memory.write(&places[r].segment, lo, hi);
@@ -152,6 +159,32 @@ impl Check<'_> {
             }
         }
         Ok(f.results.iter().map(|r| image[r].clone()).collect())
+    }
+
+    /// After a loop, its carried results hold what the last iteration made, and each slice of a stacked
+    /// result what its own iteration made: no later iteration has written over it.
+    fn results_of_loop(
+        &self,
+        f: &Function,
+        op: &neoxc_ir::Op,
+        places: &HashMap<ValueId, Place>,
+        steps: &[(usize, Vec<Image>)],
+    ) -> Result<(), PassError> {
+        let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
+        let (carried, count) = (at("carried"), at("count").max(1));
+        for (n, r) in op.results.iter().enumerate() {
+            let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
+            let bytes = if n < carried { hi - lo } else { (hi - lo) / count as u64 };
+            let skip = if n < carried { steps.len().saturating_sub(1) } else { 0 };
+            for (i, images) in steps.iter().skip(skip) {
+                let start = if n < carried { lo } else { lo + *i as u64 * bytes };
+                let now = self.memory.read(&places[r].segment, start, start + bytes);
+                if now != images[n] {
+                    return Err(self.broken(f, op, "lost a result of an earlier iteration"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn broken(&self, f: &Function, op: &neoxc_ir::Op, what: &str) -> PassError {
@@ -183,12 +216,13 @@ impl Check<'_> {
         f: &Function,
         op: &neoxc_ir::Op,
         operands: Vec<Image>,
-    ) -> Result<(), PassError> {
+    ) -> Result<Vec<(usize, Vec<Image>)>, PassError> {
         let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
         let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
         let dim = op.attrs.str("dim").unwrap_or_default().to_string();
         let callee = function(self.module, op.attrs.symbol("callee").unwrap_or_default())?.clone();
         let mut images = operands.clone();
+        let mut steps = vec![];
         let all: Vec<usize> = if count <= 3 { (0..count).collect() } else { vec![0, 1, count - 1] };
         let order: Vec<usize> =
             if op.attrs.flag("reverse") { all.into_iter().rev().collect() } else { all };
@@ -205,8 +239,9 @@ impl Check<'_> {
             }
             let out = self.run(&callee, &images)?;
             images[..carried].clone_from_slice(&out[..carried]);
+            steps.push((i, out));
         }
         self.index.remove(&dim);
-        Ok(())
+        Ok(steps)
     }
 }

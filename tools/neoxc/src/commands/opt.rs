@@ -23,7 +23,7 @@ pub fn run(a: &Opt) -> Result<(), Failure> {
         let pass = pipeline::find(name).ok_or_else(|| {
             Failure::new(2, format!("error: no pass `{name}`; `--passes list` prints them"))
         })?;
-        let report = pipeline::run_pass(&mut module, &pass, &PassCx { target: a.target })
+        let report = pipeline::run_pass(&mut module, &pass, &PassCx::new(a.target))
             .map_err(|e| Failure::new(3, format!("error: {e}")))?;
         for note in report.notes {
             eprintln!("{name}: {note}");
