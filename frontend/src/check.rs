@@ -8,8 +8,8 @@ use neoxc_ir::diag::{Diagnostic, Kind as DiagKind, Span};
 use crate::arguments::{ARGUMENTS, Kind, Neutral, Status, find};
 use crate::config::{Config, Model, Optimizer, Run};
 use crate::diagnostics::{
-    conflict, file, impossible_value, missing_key, not_supported, unknown_key, without_effect,
-    wrong_type,
+    adjusted_value, conflict, file, impossible_value, missing_key, not_supported, unknown_key,
+    without_effect, wrong_type,
 };
 use crate::merge::Merged;
 use crate::yaml::{Key, Node, Value};
@@ -275,7 +275,6 @@ impl Reader<'_> {
         let factor = self.float("expansion_factor", 4.0, 0.01, 1000.0);
         let padded = self.int("padded_vocab_size", 1, 1 << 26);
         let divisor = self.int("make_vocab_size_divisible_by", 1, 1 << 20).unwrap_or(128);
-        let group = self.int("checkpoint_num_layers", 1, 100_000).unwrap_or(1);
         let vocab = self.vocabulary(padded);
         let methods = ["normal", "scaled_normal", "small_init", "wang_init"];
         let init = self.choice("init_method", "normal", &methods);
@@ -307,12 +306,10 @@ impl Reader<'_> {
                 "raise max_position_embeddings",
             );
         }
-        if group > 1 && self.bool("checkpoint_activations", false) {
-            let span = self.find("checkpoint_num_layers").map(|(_, n)| n.span.clone())?;
-            let message = format!("`checkpoint_num_layers` {group}: not supported yet");
-            let hint = "`--set checkpoint_num_layers=1`";
-            self.error(&not_supported::KIND, message, &span, "groups of several layers", hint);
-        }
+        let checkpoint = match self.bool("checkpoint_activations", false) {
+            true => Some(self.checkpoint_group(layers)),
+            false => None,
+        };
         let sigma = |method: &str| match method {
             "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),
             "wang_init" => 2.0 / layers as f64 / (hidden as f64).sqrt(),
@@ -342,8 +339,29 @@ impl Reader<'_> {
             tied: !self.bool("no_weight_tying", false),
             init_std: sigma(&init),
             output_init_std: sigma(&output),
-            checkpoint: self.bool("checkpoint_activations", false).then_some(group),
+            checkpoint,
         })
+    }
+
+    /// Layers recomputed together: groups have one size, so it must divide the number of layers.
+    fn checkpoint_group(&mut self, layers: usize) -> usize {
+        let wanted = self.int("checkpoint_num_layers", 1, 100_000).unwrap_or(1);
+        let group = (1..=wanted.min(layers)).rev().find(|k| layers.is_multiple_of(*k));
+        let group = group.unwrap_or(1);
+        if group != wanted {
+            let message = format!("{layers} layers are recomputed in groups of {group}");
+            let mut d = Diagnostic::warning(&adjusted_value::KIND, message)
+                .hint("choose a divisor of `num_layers`");
+            for (name, text) in
+                [("checkpoint_num_layers", "does not divide"), ("num_layers", "this number")]
+            {
+                if let Some((_, n)) = self.find(name) {
+                    d = d.label(&n.span, text);
+                }
+            }
+            self.diagnostics.push(d);
+        }
+        group
     }
 
     /// A conflict between two keys, both shown where they are given.

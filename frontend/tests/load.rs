@@ -51,6 +51,22 @@ fn a_good_file_loads() {
 }
 
 #[test]
+fn checkpoint_groups_have_one_size() {
+    let group = |sets: &[&str]| {
+        let l =
+            from_text(&[GOOD], &[sets, &["num_layers=12", "checkpoint_activations=true"]].concat());
+        let told = told(&l);
+        (l.config.unwrap().model.checkpoint, told)
+    };
+    assert_eq!(group(&[]), (Some(1), vec![]));
+    assert_eq!(group(&["checkpoint_num_layers=4"]), (Some(4), vec![]));
+    let (size, told) = group(&["checkpoint_num_layers=5"]);
+    assert_eq!(size, Some(4));
+    assert!(told[0].starts_with("NX0111") && told[0].contains("groups of 4"), "{told:?}");
+    assert_eq!(group(&["checkpoint_num_layers=50"]).0, Some(12));
+}
+
+#[test]
 fn every_problem_is_told_at_once() {
     let bad = r#"{
   "num_layer": 2, "num_layers": 0, "hidden_size": 9, "num_attention_heads": 2,

@@ -5,11 +5,17 @@
 
 use neoxc_ir::Module;
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
-pub const PASS: Pass =
-    Pass { name: "assign-layouts", doc: "check that one device holds whole tensors", run };
+pub const PASS: Pass = Pass {
+    name: "assign-layouts",
+    doc: "check that one device holds whole tensors",
+    requires: &[Fact::HasTrainStep],
+    ensures: &[Fact::WholeTensors],
+    run,
+};
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     for f in &m.functions {

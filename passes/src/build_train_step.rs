@@ -9,11 +9,17 @@
 
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
-pub const PASS: Pass =
-    Pass { name: "build-train-step", doc: "build @train_step around @micro_step", run };
+pub const PASS: Pass = Pass {
+    name: "build-train-step",
+    doc: "build @train_step around @micro_step",
+    requires: &[Fact::HasMicroStep],
+    ensures: &[Fact::HasTrainStep],
+    run,
+};
 
 fn input(f: &mut Function, role: &str, name: &str, ty: TensorType) -> ValueId {
     let attrs = Attrs::new()

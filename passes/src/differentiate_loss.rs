@@ -11,15 +11,22 @@
 
 use std::collections::HashMap;
 
+use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::{Class, GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
-pub const PASS: Pass =
-    Pass { name: "differentiate-loss", doc: "build @micro_step and @eval_step from @loss", run };
+pub const PASS: Pass = Pass {
+    name: "differentiate-loss",
+    doc: "build @micro_step and @eval_step from @loss",
+    requires: &[Fact::HasLoss, Fact::CheckpointsSingle],
+    ensures: &[Fact::HasMicroStep],
+    run,
+};
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let loss = m
@@ -141,7 +148,10 @@ impl Differentiator<'_> {
         }
         let (mut joint, inner) = self.with_forward_twins(&body, &format!("{name}.bwd"))?;
         let forward_ops = joint.ops.len();
-        let forward_fn = Function { name: format!("{name}.fwd"), ..joint.clone() };
+        let checkpoint = op.attrs.int("neox.checkpoint").is_some();
+        // A recomputed body runs forward as it is: inner loops keep nothing for later.
+        let plain = if checkpoint { body.clone() } else { joint.clone() };
+        let forward_fn = Function { name: format!("{name}.fwd"), ..plain };
         let (params, results) = (joint.params.clone(), joint.results.clone());
         let (carried, rest) = params.split_at(shape.carried);
         let (sliced, invariant) = rest.split_at(shape.sliced);
@@ -166,6 +176,13 @@ impl Differentiator<'_> {
             }
         }
         self.reverse(&mut joint, forward_ops, &inner, &mut cotangents)?;
+        if let Some(v) = invariant.iter().find(|v| cotangents.contains_key(v)) {
+            let name = joint.values[v.index()].name.as_deref().unwrap_or("?");
+            return Err(PassError::Unsupported(format!(
+                "@{} needs the gradient of %{name}, which all iterations share",
+                body.name
+            )));
+        }
 
         let mut out: Vec<ValueId> = vec![];
         for c in carried {
@@ -180,7 +197,6 @@ impl Differentiator<'_> {
         out.extend(sliced.iter().filter_map(|p| cotangents.get(p)));
 
         // What the backward ops read of the forward ones.
-        let checkpoint = op.attrs.int("neox.checkpoint").is_some();
         let mut forward_value = vec![false; joint.values.len()];
         for r in joint.ops[..forward_ops].iter().flat_map(|o| &o.results) {
             forward_value[r.index()] = true;
@@ -313,6 +329,7 @@ impl Differentiator<'_> {
             .function(&twin.backward)
             .ok_or_else(|| OpError::new("the backward twin is missing"))?
             .clone();
+        let views: Vec<Op> = f.ops.iter().filter(|o| o.kind.is("reshape")).cloned().collect();
         let mut b = Builder::with_module(f, self.module);
         b.at(&op.loc);
         let mut operands = vec![];
@@ -330,14 +347,14 @@ impl Differentiator<'_> {
         operands.extend(&op.results[carried..]);
         let with_grad: Vec<ValueId> =
             slices.iter().zip(&twin.grads).filter(|(_, g)| **g).map(|(p, _)| *p).collect();
-        for p in &with_grad {
-            operands.push(match cotangents.get(p) {
-                Some(g) => *g,
-                None => {
-                    let ty = b.ty(*p).clone();
-                    b.fill(0.0, &ty)?
-                }
-            });
+        for (n, p) in with_grad.iter().enumerate() {
+            if with_grad[..n].contains(p) {
+                return Err(PassError::Unsupported(format!(
+                    "the loop at {} takes one stacked value twice",
+                    op.loc
+                )));
+            }
+            operands.push(accumulator(&mut b, &views, cotangents, *p)?);
         }
         let sliced = operands.len() - carried;
         operands.extend(&op.operands[carried + slices.len()..]);
@@ -357,6 +374,26 @@ impl Differentiator<'_> {
         }
         Ok(())
     }
+}
+
+/// Where the gradient of `v` is summed up: what there is of it already. The sum of a reshaped value is
+/// taken over from the value that it shows, which gets it back when the reshape's turn comes.
+fn accumulator(
+    b: &mut Builder<'_>,
+    views: &[Op],
+    cotangents: &mut Cotangents,
+    v: ValueId,
+) -> Result<ValueId, PassError> {
+    if let Some(g) = cotangents.get(&v) {
+        return Ok(*g);
+    }
+    let ty = b.ty(v).clone();
+    if let Some(view) = views.iter().find(|o| o.results[0] == v)
+        && let Some(whole) = cotangents.remove(&view.operands[0])
+    {
+        return Ok(b.one("reshape", &[whole], dims_attrs(&ty.dims))?);
+    }
+    Ok(b.fill(0.0, &ty)?)
 }
 
 fn accumulate(

@@ -13,11 +13,17 @@ use std::collections::HashMap;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Loc, Module, Op, ValueId, text};
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
-pub const PASS: Pass =
-    Pass { name: "fuse-kernels", doc: "partition every function into kernel functions", run };
+pub const PASS: Pass = Pass {
+    name: "fuse-kernels",
+    doc: "partition every function into kernel functions",
+    requires: &[Fact::HeadInChunks, Fact::WholeTensors],
+    ensures: &[Fact::InKernels],
+    run,
+};
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let mut kernels = Kernels::default();

@@ -6,7 +6,9 @@
 pub mod assign_layouts;
 pub mod build_train_step;
 pub mod differentiate_loss;
+pub mod facts;
 pub mod fuse_kernels;
+pub mod group_checkpoints;
 pub mod merge_loss_gradient;
 pub mod pass;
 pub mod pipeline;

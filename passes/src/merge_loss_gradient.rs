@@ -16,6 +16,8 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 pub const PASS: Pass = Pass {
     name: "merge-loss-gradient",
     doc: "compute a loss together with its gradient where the seed is known",
+    requires: &[],
+    ensures: &[],
     run,
 };
 

@@ -1,8 +1,10 @@
-//! What a pass is: a name, a function on modules, a report.
+//! What a pass is: a name, the facts it needs and leaves, a function on modules, a report.
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, VerifyError};
+
+use crate::facts::Fact;
 
 /// What a pass may know besides the module.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +39,22 @@ pub enum PassError {
     /// The module was broken before or after the pass.
     #[error("{0}")]
     Verify(#[from] VerifyError),
+    /// What the pass relies on does not hold.
+    #[error("requires that {}: {found}", fact.says())]
+    Requires {
+        /// What was relied on.
+        fact: Fact,
+        /// Where it fails.
+        found: String,
+    },
+    /// The pass broke its promise: a mistake in the pass.
+    #[error("left a module in which it is not true that {}: {found}", fact.says())]
+    Ensures {
+        /// What was promised.
+        fact: Fact,
+        /// Where it fails.
+        found: String,
+    },
     /// The pass does not handle what it met.
     #[error("{0}")]
     Unsupported(String),
@@ -49,6 +67,10 @@ pub struct Pass {
     pub name: &'static str,
     /// One line for the list of passes.
     pub doc: &'static str,
+    /// Facts checked before it runs.
+    pub requires: &'static [Fact],
+    /// Facts checked after it ran.
+    pub ensures: &'static [Fact],
     /// Changes the module.
     pub run: fn(&mut Module, &PassCx) -> Result<PassReport, PassError>,
 }

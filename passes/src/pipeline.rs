@@ -4,8 +4,8 @@ use neoxc_ir::{Module, text, verify};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
-    assign_layouts, build_train_step, differentiate_loss, fuse_kernels, merge_loss_gradient,
-    place_memory, rewrite_graph, specialise_calls, split_cross_entropy,
+    assign_layouts, build_train_step, differentiate_loss, fuse_kernels, group_checkpoints,
+    merge_loss_gradient, place_memory, rewrite_graph, specialise_calls, split_cross_entropy,
 };
 
 /// Stages of compilation whose IR can be dumped.
@@ -61,6 +61,7 @@ impl Phase {
 /// Passes in order, with the phase each belongs to.
 pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Rewritten, rewrite_graph::PASS),
+    (Phase::Grad, group_checkpoints::PASS),
     (Phase::Grad, differentiate_loss::PASS),
     (Phase::Grad, build_train_step::PASS),
     (Phase::Grad, merge_loss_gradient::PASS),
@@ -83,12 +84,18 @@ pub struct PipelineError {
     pub error: Box<PassError>,
 }
 
-/// Runs one pass between verifier runs.
+/// Runs one pass: checks what it requires, runs it, verifies, checks what it ensures.
 pub fn run_pass(m: &mut Module, pass: &Pass, cx: &PassCx) -> Result<PassReport, PipelineError> {
     let before = m.clone();
     let run = |m: &mut Module| -> Result<PassReport, PassError> {
+        for fact in pass.requires {
+            fact.check(m).map_err(|found| PassError::Requires { fact: *fact, found })?;
+        }
         let report = (pass.run)(m, cx)?;
         verify(m)?;
+        for fact in pass.ensures {
+            fact.check(m).map_err(|found| PassError::Ensures { fact: *fact, found })?;
+        }
         Ok(report)
     };
     run(m).map_err(|error| PipelineError {

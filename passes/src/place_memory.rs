@@ -17,11 +17,18 @@ mod walk;
 pub use check::check;
 use neoxc_ir::{Attr, Attrs, Function, Module};
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
 
 /// The pass.
-pub const PASS: Pass = Pass { name: "place-memory", doc: "give every value a fixed address", run };
+pub const PASS: Pass = Pass {
+    name: "place-memory",
+    doc: "give every value a fixed address",
+    requires: &[Fact::OneCallSite, Fact::InKernels],
+    ensures: &[Fact::Placed],
+    run,
+};
 
 /// Alignment of every buffer, bytes: a cache line, and a full vector.
 pub const ALIGN: u64 = 64;

@@ -24,6 +24,8 @@ use crate::rules::RULES;
 pub const PASS: Pass = Pass {
     name: "rewrite-graph",
     doc: "find fused forms by equality saturation and keep the fastest",
+    requires: &[],
+    ensures: &[],
     run,
 };
 

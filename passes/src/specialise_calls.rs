@@ -8,11 +8,17 @@
 
 use neoxc_ir::{Attr, Function, Module};
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
-pub const PASS: Pass =
-    Pass { name: "specialise-calls", doc: "give every call site a callee of its own", run };
+pub const PASS: Pass = Pass {
+    name: "specialise-calls",
+    doc: "give every call site a callee of its own",
+    requires: &[Fact::HasTrainStep],
+    ensures: &[Fact::OneCallSite],
+    run,
+};
 
 /// Entry functions: what a plan has programs for.
 pub const ENTRIES: [&str; 3] = ["train_step", "eval_step", "logits"];

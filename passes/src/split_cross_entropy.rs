@@ -10,11 +10,17 @@
 use neoxc_ir::build::dims_attrs;
 use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, TensorType, ValueId};
 
+use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
-pub const PASS: Pass =
-    Pass { name: "split-cross-entropy", doc: "compute head and loss in chunks of tokens", run };
+pub const PASS: Pass = Pass {
+    name: "split-cross-entropy",
+    doc: "compute head and loss in chunks of tokens",
+    requires: &[Fact::WholeTensors],
+    ensures: &[Fact::HeadInChunks],
+    run,
+};
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();

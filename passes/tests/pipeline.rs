@@ -54,7 +54,9 @@ fn variants() -> Vec<(&'static str, Arch)> {
         ("none", Arch { positions: Positions::None, norm_bias: false, ..a.clone() }),
         ("no_bias", Arch { attention_bias: false, mlp_bias: false, ..a.clone() }),
         ("accumulate", Arch { grad_accum: 3, clip: 0.0, ..a.clone() }),
-        ("checkpoint", Arch { checkpoint: Some(1), layers: 3, ..a }),
+        ("checkpoint", Arch { checkpoint: Some(1), layers: 3, ..a.clone() }),
+        ("groups", Arch { checkpoint: Some(2), layers: 6, grad_accum: 2, ..a.clone() }),
+        ("one group", Arch { checkpoint: Some(3), layers: 3, tied: true, ..a }),
     ]
 }
 

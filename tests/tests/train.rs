@@ -112,6 +112,33 @@ fn plans_survive_the_disk_and_layouts_of_the_residual_train() {
     }
 }
 
+/// Recomputing layers, alone or in groups, costs no accuracy and takes less memory.
+#[test]
+fn recomputation_changes_memory_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let results: Vec<(u64, Vec<f64>)> = [None, Some("1"), Some("2")]
+        .into_iter()
+        .enumerate()
+        .map(|(i, group)| {
+            let group = group.map(|g| format!("checkpoint_num_layers={g}"));
+            let mut sets = vec!["num_layers=4"];
+            sets.extend(group.as_deref());
+            sets.extend(group.is_some().then_some("checkpoint_activations=true"));
+            let made = plan(folder.path(), &sets);
+            let r = run(&made, &folder.path().join(format!("r{i}")), 4, 2, false);
+            (made.tables.memory.activations, r.iter().map(|r| f64::from(r.loss)).collect())
+        })
+        .collect();
+    let (kept, all) = &results[0];
+    for (bytes, losses) in &results[1..] {
+        assert!(bytes < kept, "{bytes} {kept}");
+        for (a, b) in all.iter().zip(losses) {
+            assert!((a - b).abs() < 1e-5, "{a} {b}");
+        }
+    }
+}
+
 #[test]
 fn bad_input_has_a_name() {
     let folder = tempfile::tempdir().unwrap();

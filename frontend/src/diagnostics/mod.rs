@@ -2,6 +2,7 @@
 
 use neoxc_ir::diag::Kind;
 
+pub mod adjusted_value;
 pub mod conflict;
 pub mod duplicate_key;
 pub mod file;
@@ -25,6 +26,7 @@ pub static ALL: &[&Kind] = &[
     &without_effect::KIND,
     &syntax::KIND,
     &file::KIND,
+    &adjusted_value::KIND,
 ];
 
 #[cfg(test)]

@@ -105,13 +105,17 @@ impl Walk<'_> {
             .function(name)
             .cloned()
             .ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))?;
-        let wanted = self.settle_results(&mut f, &params, &targets)?;
+        let mut wanted = self.settle_results(&mut f, &params, &targets)?;
         let mut at: HashMap<ValueId, Spot> = HashMap::new();
         for (p, s) in f.params.iter().zip(&params) {
             at.insert(*p, s.clone());
         }
         let mut results: Vec<Vec<Spot>> = vec![];
-        for i in 0..f.ops.len() {
+        let mut i = 0;
+        while i < f.ops.len() {
+            if f.ops[i].kind.is("repeat") {
+                self.settle_carried(&mut f, i, &at, &mut wanted, &targets)?;
+            }
             self.now += 1;
             let op = f.ops[i].clone();
             let operands: Vec<Spot> = op.operands.iter().map(|o| at[o].clone()).collect();
@@ -119,7 +123,7 @@ impl Walk<'_> {
             let spots = match op.kind.0.class() {
                 Class::View => vec![operands[0].clone()],
                 Class::Call if op.kind.is("repeat") => {
-                    self.repeat(&f, i, &op, &operands, &wanted, &targets)?
+                    self.repeat(&f, i, &op, &operands, &wanted)?
                 }
                 _ => self.kernel(&f, i, &op, &operands, &wanted)?,
             };
@@ -128,6 +132,7 @@ impl Walk<'_> {
                 at.insert(*r, s.clone());
             }
             results.push(spots);
+            i += 1;
         }
         self.now += 1;
         let out: Vec<Spot> = f.results.iter().map(|r| at[r].clone()).collect();
@@ -182,7 +187,8 @@ impl Walk<'_> {
                 wanted.insert(root, target.clone());
                 continue;
             }
-            let copy = self.copy_of(f, result)?;
+            let at = if f.params.contains(&result) { 0 } else { f.ops.len() };
+            let copy = self.copy_of(f, result, at)?;
             f.results[n] = copy;
             wanted.insert(copy, target.clone());
         }
@@ -235,8 +241,8 @@ impl Walk<'_> {
         pairs.chunks(2).any(|p| p == [result as i64, operand as i64])
     }
 
-    /// Appends a copy of `v` and returns it.
-    fn copy_of(&mut self, f: &mut Function, v: ValueId) -> Result<ValueId, PassError> {
+    /// Inserts a copy of `v` as op `at` and returns it.
+    fn copy_of(&mut self, f: &mut Function, v: ValueId, at: usize) -> Result<ValueId, PassError> {
         let ty = f.ty(v).clone();
         let name = format!(
             "copy_{}x{}",
@@ -252,7 +258,6 @@ impl Walk<'_> {
         }
         let out = f.add_value(ty);
         let loc = f.ops.iter().find(|o| o.results.contains(&v)).map(|o| o.loc.clone());
-        let at = if f.params.contains(&v) { 0 } else { f.ops.len() };
         let copy = Op {
             kind: ops::find("call").ok_or_else(|| PassError::Unsupported("no call op".into()))?,
             operands: vec![v],
@@ -333,7 +338,46 @@ impl Walk<'_> {
         Some(Spot::Fixed(Place { segment: "grads".into(), offset: at, strides: vec![] }))
     }
 
-    #[allow(clippy::too_many_arguments)] // one loop's whole surroundings
+    /// Puts a copy in front of the loop at `i` for each carried value that it may not overwrite.
+    fn settle_carried(
+        &mut self,
+        f: &mut Function,
+        i: usize,
+        at: &HashMap<ValueId, Spot>,
+        wanted: &mut HashMap<ValueId, Spot>,
+        targets: &[Option<Spot>],
+    ) -> Result<(), PassError> {
+        let carried = f.ops[i].attrs.int("carried").unwrap_or(0) as usize;
+        for n in 0..carried {
+            // A copy already made stands at `i`; the loop moves on behind it.
+            let here = (i..f.ops.len()).find(|k| f.ops[*k].kind.is("repeat")).unwrap_or(i);
+            let op = f.ops[here].clone();
+            let v = op.operands[n];
+            let target = wanted.get(&op.results[n]).cloned();
+            // A value made by a copy in front of this loop is nobody else's.
+            let Some(place) = at.get(&v) else { continue };
+            // A parameter whose place some result takes over is this function's to overwrite.
+            let given = f.params.contains(&v) && targets.iter().flatten().any(|t| t == place);
+            let unused = !f.results.contains(&v)
+                && !f.ops[here + 1..].iter().any(|o| o.operands.contains(&v));
+            let free = (Self::dies(f, v, here) || given && unused)
+                && op.operands.iter().filter(|x| **x == v).count() == 1;
+            let fits = match &target {
+                Some(t) => t == place,
+                None => free,
+            };
+            if fits {
+                continue;
+            }
+            let copy = self.copy_of(f, v, here)?;
+            if let Some(t) = target {
+                wanted.insert(copy, t);
+            }
+            f.ops[here + 1].operands[n] = copy;
+        }
+        Ok(())
+    }
+
     fn repeat(
         &mut self,
         f: &Function,
@@ -341,39 +385,15 @@ impl Walk<'_> {
         op: &Op,
         operands: &[Spot],
         wanted: &HashMap<ValueId, Spot>,
-        targets: &[Option<Spot>],
     ) -> Result<Vec<Spot>, PassError> {
         let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
         let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
         let dim = op.attrs.str("dim").unwrap_or_default().to_string();
         let callee = op.attrs.symbol("callee").unwrap_or_default().to_string();
         let start = self.now;
-        let mut results = vec![];
+        // `settle_carried` saw to it that the loop may work where its carried values are.
+        let mut results = operands[..carried].to_vec();
         let mut params = operands.to_vec();
-        for n in 0..carried {
-            let v = op.operands[n];
-            let here = operands[n].clone();
-            let target = wanted.get(&op.results[n]).cloned();
-            // A parameter whose place some result takes over is this function's to overwrite.
-            let given = f.params.contains(&v) && targets.iter().flatten().any(|t| *t == here);
-            let unused =
-                !f.results.contains(&v) && !f.ops[i + 1..].iter().any(|o| o.operands.contains(&v));
-            let free = (Self::dies(f, v, i) || given && unused)
-                && op.operands.iter().filter(|x| **x == v).count() == 1;
-            let spot = match target {
-                Some(t) if t == here => t,
-                None if free => here,
-                // The value is needed afterwards, or belongs elsewhere: the caller made it so.
-                _ => {
-                    return Err(PassError::Unsupported(format!(
-                        "@{}: the carried value {n} of @{callee} would have to be copied",
-                        f.name
-                    )));
-                }
-            };
-            params[n] = spot.clone();
-            results.push(spot);
-        }
         for n in carried..carried + sliced {
             let bytes = (f.ty(op.operands[n]).bytes() / count.max(1)) as u64;
             params[n] = operands[n].slice(&dim, bytes);
@@ -389,7 +409,9 @@ impl Walk<'_> {
                         Some(s) => s,
                         None => {
                             let s = self.new_buffer(f.ty(*r).bytes());
-                            if dim == "layer"
+                            if !op.attrs.flag("reverse")
+                                && dim != "micro"
+                                && dim != "chunk"
                                 && let Spot::Buffer { id, .. } = &s
                             {
                                 self.saved.push(*id);

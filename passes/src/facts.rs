@@ -1,0 +1,129 @@
+//! Facts about a module that passes rely on and leave behind.
+//!
+//! A pass names the facts it `requires` and `ensures`; [`crate::pipeline::run_pass`] checks both, so
+//! that a module edited by hand, or passes named in another order, are refused with the broken
+//! promise instead of failing somewhere inside.
+
+use std::collections::HashSet;
+
+use neoxc_ir::Module;
+use neoxc_ir::op::Class;
+
+use crate::specialise_calls::ENTRIES;
+
+/// One checked property of a whole module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Fact {
+    /// There is @loss, the model's forward pass for one micro-batch.
+    HasLoss,
+    /// Every checkpointed loop recomputes one iteration at a time.
+    CheckpointsSingle,
+    /// There are @micro_step and @eval_step.
+    HasMicroStep,
+    /// There is @train_step.
+    HasTrainStep,
+    /// No tensor is divided over a mesh.
+    WholeTensors,
+    /// No op computes the logits of a whole micro-batch together with its loss.
+    HeadInChunks,
+    /// Every function but the entries has one call site.
+    OneCallSite,
+    /// Outside kernel functions there are only calls, loops and views.
+    InKernels,
+    /// Every value outside kernel functions has an address.
+    Placed,
+}
+
+impl Fact {
+    /// Every fact.
+    pub const ALL: [Fact; 9] = [
+        Fact::HasLoss,
+        Fact::CheckpointsSingle,
+        Fact::HasMicroStep,
+        Fact::HasTrainStep,
+        Fact::WholeTensors,
+        Fact::HeadInChunks,
+        Fact::OneCallSite,
+        Fact::InKernels,
+        Fact::Placed,
+    ];
+
+    /// What holds, as a sentence for messages.
+    pub fn says(self) -> &'static str {
+        match self {
+            Fact::HasLoss => "there is a function @loss",
+            Fact::CheckpointsSingle => "every checkpointed loop recomputes one iteration at a time",
+            Fact::HasMicroStep => "there are functions @micro_step and @eval_step",
+            Fact::HasTrainStep => "there is a function @train_step",
+            Fact::WholeTensors => "no tensor is divided over a mesh",
+            Fact::HeadInChunks => "head and loss are computed in chunks of tokens",
+            Fact::OneCallSite => "every function but the entries has one call site",
+            Fact::InKernels => "every computation is inside a kernel function",
+            Fact::Placed => "every value has an address",
+        }
+    }
+
+    /// Checks the fact; the error names where it fails.
+    pub fn check(self, m: &Module) -> Result<(), String> {
+        let needs = |name: &str| match m.function(name) {
+            Some(_) => Ok(()),
+            None => Err(format!("there is no @{name}")),
+        };
+        let fail = |found: Option<String>| found.map_or(Ok(()), Err);
+        let plain = || m.functions.iter().filter(|f| f.attrs.get("neox.kernel").is_none());
+        match self {
+            Fact::HasLoss => needs("loss"),
+            Fact::HasMicroStep => needs("micro_step").and(needs("eval_step")),
+            Fact::HasTrainStep => needs("train_step"),
+            Fact::CheckpointsSingle => fail(plain().find_map(|f| {
+                let op = f.ops.iter().find(|o| o.attrs.int("neox.checkpoint") > Some(1))?;
+                Some(format!("@{} at {}", f.name, op.loc))
+            })),
+            Fact::WholeTensors => fail(m.functions.iter().find_map(|f| {
+                let v = f.values.iter().find(|v| v.ty.shard.iter().any(|s| !s.is_empty()))?;
+                Some(format!("@{} holds {}", f.name, v.ty))
+            })),
+            Fact::HeadInChunks => fail(plain().find_map(|f| {
+                let op =
+                    f.ops.iter().find(|o| o.kind.name().starts_with("linear_cross_entropy"))?;
+                Some(format!("@{} has {}", f.name, op.kind.full_name()))
+            })),
+            Fact::OneCallSite => {
+                let mut seen = HashSet::new();
+                let callees = plain().flat_map(|f| &f.ops).filter_map(|o| o.attrs.symbol("callee"));
+                let bodies = callees.filter(|c| {
+                    m.function(c).is_some_and(|g| g.attrs.get("neox.kernel").is_none())
+                });
+                let mut twice = bodies.filter(|c| !seen.insert(c.to_string()));
+                fail(twice.next().map(|c| format!("@{c} has several")))
+            }
+            Fact::InKernels => fail(reachable(m).into_iter().find_map(|f| {
+                let op = f
+                    .ops
+                    .iter()
+                    .find(|o| !matches!(o.kind.0.class(), Class::View | Class::Call))?;
+                Some(format!("@{} has {} at {}", f.name, op.kind.full_name(), op.loc))
+            })),
+            Fact::Placed => fail(reachable(m).into_iter().find_map(|f| {
+                let params = f.param_attrs.iter().all(|a| a.strs("neox.place").is_some());
+                let ops = f.ops.iter().all(|o| o.attrs.strs("neox.place").is_some());
+                (!params || !ops).then(|| format!("@{} has a value without one", f.name))
+            })),
+        }
+    }
+}
+
+/// Functions that an entry reaches and that are not kernels.
+fn reachable(m: &Module) -> Vec<&neoxc_ir::Function> {
+    let mut out: Vec<&neoxc_ir::Function> = vec![];
+    let mut todo: Vec<&str> = ENTRIES.to_vec();
+    while let Some(name) = todo.pop() {
+        let Some(f) = m.function(name) else { continue };
+        if f.attrs.get("neox.kernel").is_some() || out.iter().any(|g| g.name == f.name) {
+            continue;
+        }
+        out.push(f);
+        todo.extend(f.ops.iter().filter_map(|o| o.attrs.symbol("callee")));
+    }
+    out
+}
