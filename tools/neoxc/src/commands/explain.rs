@@ -1,6 +1,7 @@
 //! `neoxc explain`.
 
 use neoxc_driver::Phase;
+use neoxc_ir::Function;
 use neoxc_plan::Plan;
 
 use crate::Failure;
@@ -43,6 +44,7 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
         .ok_or_else(|| Failure::new(3, format!("error: the plan has no function @{name}")))?;
     let Some(value) = value else {
         println!("@{name}, from {}", neoxc_ir::Loc::fuse(f.ops.iter().map(|o| &o.loc)));
+        choices(f, None);
         print!("{}", neoxc_ir::text::print_function(f));
         return Ok(());
     };
@@ -62,7 +64,20 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
             Some(family) => println!("made by the {family} kernel @{}:", callee.name),
             None => println!("made by the loop body @{}:", callee.name),
         }
+        choices(f, Some(callee));
         print!("{}", neoxc_ir::text::print_function(callee));
     }
     Ok(())
+}
+
+/// Tells which fused forms rewriting chose in `f`, and what each was faster than; with `kernel`, only
+/// those that it computes, or the gradients of.
+fn choices(f: &Function, kernel: Option<&Function>) {
+    for text in f.attrs.strs("neox.choices").unwrap_or_default() {
+        let op = text.split(' ').next().unwrap_or_default();
+        let made = |k: &Function| k.ops.iter().any(|o| o.kind.name().starts_with(op));
+        if kernel.is_none_or(made) {
+            println!("chosen by rewriting: {text}");
+        }
+    }
 }

@@ -1,0 +1,93 @@
+//! Causal attention, found in two products around a softmax; and what leads there.
+
+use neoxc_ir::{Attr, Attrs};
+
+use super::{Instance, Numerics, Rule, scalar};
+
+/// The rules of this file.
+pub static RULES: &[Rule] = &[
+    Rule {
+        name: "attention",
+        numerics: Numerics::Reassociating,
+        left: "(transpose (matmul (softmax (causal_mask (mul (matmul ?q (rename ?k ?rename) ?scores) \
+               (fill ?scale) ?e1) ?mask) ?over) (rename ?v ?rename) ?mix) ?order)",
+        right: "(r0 (attention ?q ?k ?v ?new))",
+        attrs: |m| {
+            let is = |var: &str, name: &str, want: &str| {
+                m.attrs(var).is_some_and(|a| a.str(name) == Some(want))
+            };
+            let fits = is("?rename", "from", "seq")
+                && is("?rename", "to", "kv_seq")
+                && is("?scores", "contract", "head_dim")
+                && is("?mask", "query", "seq")
+                && is("?mask", "key", "kv_seq")
+                && m.attrs("?mask")?.float("value")? <= -1e30
+                && is("?over", "dim", "kv_seq")
+                && is("?mix", "contract", "kv_seq")
+                && m.attrs("?order")?.strs("dims")? == ["batch", "seq", "heads", "head_dim"];
+            fits.then_some(())?;
+            Some(Attrs::new().with("scale", Attr::Float(scalar(&m.attrs("?scale")?)?)))
+        },
+        instance: |i: &mut Instance<'_>| {
+            let dims = i.dims(&["batch", "heads", "seq", "head_dim"]);
+            let [q, k, v] = ["q", "k", "v"].map(|n| i.param(n, &dims));
+            let text = |s: &str| Attr::Str(s.into());
+            let to_kv = Attrs::new().with("from", text("seq")).with("to", text("kv_seq"));
+            let b = &mut i.b();
+            let k = b.one("rename", &[k], to_kv.clone())?;
+            let v = b.one("rename", &[v], to_kv)?;
+            let scores = b.matmul(q, k, &["head_dim"])?;
+            let scale = b.scalar(0.37)?;
+            let scaled = b.mul(scores, scale)?;
+            let mask = Attrs::new()
+                .with("query", text("seq"))
+                .with("key", text("kv_seq"))
+                .with("value", Attr::Float(-1e30));
+            let masked = b.one("causal_mask", &[scaled], mask)?;
+            let weights = b.one("softmax", &[masked], Attrs::new().with("dim", text("kv_seq")))?;
+            let mixed = b.matmul(weights, v, &["kv_seq"])?;
+            b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])
+        },
+    },
+    Rule {
+        name: "softmax",
+        numerics: Numerics::Reassociating,
+        left: "(div (exp (sub ?x (reduce_max ?x ?over) ?e1) ?e2) \
+               (reduce_sum (exp (sub ?x (reduce_max ?x ?over) ?e1) ?e2) ?over) ?e3)",
+        right: "(softmax ?x ?new)",
+        attrs: |m| match m.attrs("?over")?.strs("dims")?[..] {
+            [dim] => Some(Attrs::new().with("dim", Attr::Str(dim.to_string()))),
+            _ => None,
+        },
+        instance: |i: &mut Instance<'_>| {
+            let dims = i.dims(&["batch", "seq", "vocab"]);
+            let x = i.param("x", &dims);
+            let b = &mut i.b();
+            let over = Attrs::new().with("dims", Attr::strs(&["vocab"]));
+            let top = b.one("reduce_max", &[x], over)?;
+            let low = b.sub(x, top)?;
+            let e = b.unary("exp", low)?;
+            let sum = b.reduce_sum(e, &["vocab"])?;
+            b.div(e, sum)
+        },
+    },
+    Rule {
+        // A scale on the queries is one on the scores.
+        name: "scale-through-product",
+        numerics: Numerics::Reassociating,
+        left: "(matmul (mul ?x (fill ?scale) ?e) ?y ?c)",
+        right: "(mul (matmul ?x ?y ?c) (fill ?new) ?e)",
+        attrs: |m| {
+            let a = m.attrs("?scale")?;
+            scalar(&a).map(|_| a)
+        },
+        instance: |i: &mut Instance<'_>| {
+            let dims = i.dims(&["batch", "seq", "embed", "ffn"]);
+            let (x, y) = (i.param("x", &dims[..3]), i.param("y", &dims[2..]));
+            let b = &mut i.b();
+            let scale = b.scalar(-1.7)?;
+            let scaled = b.mul(x, scale)?;
+            b.matmul(scaled, y, &["embed"])
+        },
+    },
+];
