@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 use neoxc_codegen::kernels::{self, Kernel};
-use neoxc_codegen::x86;
+use neoxc_codegen::{gpu, x86};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Loc, Module, TensorType, ValueId};
 
@@ -35,23 +35,50 @@ fn build(f: &Function) -> Kernel {
     kernels::build(&Module::new(), f, Target::X86V3).unwrap()
 }
 
-fn bias() -> Kernel {
+fn bias_function() -> Function {
     let (x, b) = ([("seq", 6), ("embed", 20)], [("embed", 20)]);
-    build(&function("bias", "rowwise", &[&x, &b], |k, p| vec![k.add(p[0], p[1]).unwrap()]))
+    function("bias", "rowwise", &[&x, &b], |k, p| vec![k.add(p[0], p[1]).unwrap()])
+}
+
+fn product_function() -> Function {
+    let (x, w) = ([("seq", 6), ("embed", 24)], [("embed", 24), ("ffn", 16)]);
+    function("product", "matmul", &[&x, &w], |k, p| vec![k.matmul(p[0], p[1], &["embed"]).unwrap()])
+}
+
+fn column_sum_function() -> Function {
+    let x = [("seq", 6), ("embed", 20)];
+    function("column_sum", "columnwise", &[&x], |k, p| vec![k.reduce_sum(p[0], &["seq"]).unwrap()])
+}
+
+fn bias() -> Kernel {
+    build(&bias_function())
 }
 
 fn product() -> Kernel {
-    let (x, w) = ([("seq", 6), ("embed", 24)], [("embed", 24), ("ffn", 16)]);
-    build(&function("product", "matmul", &[&x, &w], |k, p| {
-        vec![k.matmul(p[0], p[1], &["embed"]).unwrap()]
-    }))
+    build(&product_function())
 }
 
 fn column_sum() -> Kernel {
-    let x = [("seq", 6), ("embed", 20)];
-    build(&function("column_sum", "columnwise", &[&x], |k, p| {
-        vec![k.reduce_sum(p[0], &["seq"]).unwrap()]
-    }))
+    build(&column_sum_function())
+}
+
+/// What the back ends make of a few kernels. LLVM's version is pinned, so its text is ours to read.
+#[test]
+fn kernels_of_gpus() {
+    for (f, target) in [
+        (bias_function(), Target::Sm80),
+        (product_function(), Target::Sm80),
+        (column_sum_function(), Target::Sm90a),
+        (product_function(), Target::Sm90a),
+        (bias_function(), Target::Gfx90a),
+        (product_function(), Target::Gfx90a),
+        (column_sum_function(), Target::Gfx942),
+        (product_function(), Target::Gfx942),
+    ] {
+        let k = kernels::build_gpu(&Module::new(), &f, target).unwrap();
+        let name = format!("{target}_{}", k.symbol);
+        insta::assert_snapshot!(name, gpu::assembly(&k, target).unwrap());
+    }
 }
 
 #[test]

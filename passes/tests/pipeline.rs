@@ -244,6 +244,67 @@ fn the_optimizer_is_adamw_with_clipping() {
     assert!((squares.sqrt() - norm).abs() < 1e-9 * norm, "{} {norm}", squares.sqrt());
 }
 
+/// Three micro-batches in one step give the mean of the gradients that each gives alone, and the mean of
+/// their losses; with recomputation too.
+#[test]
+fn accumulated_gradients_are_the_mean_of_single_ones() {
+    for checkpoint in [None, Some(2)] {
+        let base = Arch { clip: 0.0, layers: 4, checkpoint, ..arch() };
+        let mut whole = neoxc_models::build(&Arch { grad_accum: 3, ..base.clone() }).unwrap();
+        let mut single = neoxc_models::build(&base).unwrap();
+        for m in [&mut whole, &mut single] {
+            through(m, Phase::Rewritten);
+            through(m, Phase::Grad);
+        }
+        let f = whole.function("train_step").unwrap().clone();
+        let step = single.function("micro_step").unwrap().clone();
+        let x = inputs(&whole, "train_step", &mut Random(71));
+        let name = |f: &neoxc_ir::Function, i: usize| {
+            f.values[f.params[i].index()].name.as_deref().unwrap_or_default().to_string()
+        };
+        let out = run(&whole, "train_step", &x).unwrap();
+        let params: Vec<usize> =
+            (0..f.params.len()).filter(|i| f.param_attrs[*i].get("neox.param").is_some()).collect();
+        let n = params.len();
+        let (mut sums, mut losses): (Vec<Vec<f64>>, f64) = (vec![], 0.0);
+        for micro in 0..3 {
+            let operands: Vec<Tensor> = (0..step.params.len())
+                .map(|i| {
+                    let ty = step.ty(step.params[i]).clone();
+                    let Some(j) = (0..f.params.len()).find(|j| name(&f, *j) == name(&step, i))
+                    else {
+                        return Tensor::fill(ty, 0.0);
+                    };
+                    let size = ty.elements();
+                    match f.param_attrs[j].str("neox.role") {
+                        Some("batch") => {
+                            let part = x[j].data[micro * size..(micro + 1) * size].to_vec();
+                            Tensor::new(ty, part)
+                        }
+                        _ => x[j].clone(),
+                    }
+                })
+                .collect();
+            let got = run(&single, "micro_step", &operands).unwrap();
+            losses += got[n].data[0] / 3.0;
+            if micro == 0 {
+                sums = got[..n].iter().map(|g| vec![0.0; g.data.len()]).collect();
+            }
+            for (sum, g) in sums.iter_mut().zip(&got) {
+                sum.iter_mut().zip(&g.data).for_each(|(s, g)| *s += g / 3.0);
+            }
+        }
+        for (k, sum) in sums.iter().enumerate() {
+            for (e, want) in sum.iter().enumerate() {
+                // m' = 0.9 m + 0.1 g without clipping.
+                let g = (out[n + k].data[e] - 0.9 * x[n + k].data[e]) / 0.1;
+                assert!((g - want).abs() < 1e-10 * (1.0 + g.abs()), "{k} {e}: {g} {want}");
+            }
+        }
+        assert!((out[3 * n].data[0] - losses).abs() < 1e-12);
+    }
+}
+
 #[test]
 fn compile_time_does_not_grow_with_layers() {
     let size = |layers| {

@@ -67,7 +67,13 @@ fn machine(target: Target) -> Result<TargetMachine, CodegenError> {
         .ok_or_else(|| fail("there is none".into()))
 }
 
-fn assemble(kernel: &Kernel, target: Target) -> Result<Vec<u8>, CodegenError> {
+/// The assembly text of one kernel, to read: PTX, or AMD's instructions.
+pub fn assembly(kernel: &Kernel, target: Target) -> Result<String, CodegenError> {
+    let text = assemble(kernel, target, FileType::Assembly)?;
+    Ok(String::from_utf8_lossy(&text).trim_end_matches('\0').to_string())
+}
+
+fn assemble(kernel: &Kernel, target: Target, kind: FileType) -> Result<Vec<u8>, CodegenError> {
     let machine = machine(target)?;
     let nvidia = target.family() == Family::Nvidia;
     with_llvm(&kernel.symbol, &kernel.mlir, |module| {
@@ -88,7 +94,6 @@ fn assemble(kernel: &Kernel, target: Target) -> Result<Vec<u8>, CodegenError> {
         module
             .run_passes("default<O1>", &machine, PassBuilderOptions::create())
             .map_err(|e| fail("LLVM passes", e.to_string()))?;
-        let kind = if nvidia { FileType::Assembly } else { FileType::Object };
         let out = machine
             .write_to_memory_buffer(module, kind)
             .map_err(|e| fail("LLVM code generation", e.to_string()))?;
@@ -103,6 +108,10 @@ pub fn compile(
     cache: Option<&std::path::Path>,
 ) -> Result<Compiled, CodegenError> {
     let cache = cache.map(|dir| Cache::new(dir, target.name()));
+    let kind = match target.family() {
+        Family::Nvidia => FileType::Assembly,
+        _ => FileType::Object,
+    };
     let parts: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()
         .map(|k| {
@@ -112,7 +121,7 @@ pub fn compile(
             {
                 return Ok((bytes, true));
             }
-            let bytes = assemble(k, target)?;
+            let bytes = assemble(k, target, kind)?;
             if let Some((c, key)) = &key {
                 c.put(key, &bytes);
             }
