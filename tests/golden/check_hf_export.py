@@ -2,13 +2,16 @@
 
 usage: check_hf_export.py write CASE DIR      DIR: a Hugging Face folder with CASE's parameters
        check_hf_export.py check DIR CASE      loads DIR, compares its logits with CASE's
+       check_hf_export.py all NEOXC           both, through both conversions of NEOXC, for every case
 
 CASE is a rotary case of this folder, such as parallel_erf or pythia_14m. Exits with 1 when any
 logit is more than 1e-4 away (absolute; the logits are of order 1).
 """
 import json
 import pathlib
+import subprocess
 import sys
+import tempfile
 
 import torch
 import transformers
@@ -54,11 +57,26 @@ def check(folder, case):
     return 1 if problems or not worst <= TOLERANCE else 0
 
 
+def through(neoxc, case):
+    """CASE to Hugging Face, to NeoX and back by `neoxc convert`; then the check."""
+    with tempfile.TemporaryDirectory() as tmp:
+        hf, neox, back = (str(pathlib.Path(tmp) / n) for n in ("hf", "neox", "back"))
+        write(case, hf)
+        run = lambda *a: subprocess.run([neoxc, "convert", *a], check=True, capture_output=True)
+        run("hf-to-neox", hf, neox)
+        run("neox-to-hf", neox + "/global_step0", back)
+        return check(back, case)
+
+
 if __name__ == "__main__":
     match sys.argv[1:]:
         case ["write", name, folder]:
             write(name, folder)
         case ["check", folder, name]:
             sys.exit(check(folder, name))
+        case ["all", neoxc]:
+            hf = [c for c in sorted(HERE.glob("*.json")) if json.loads(c.read_text())["hf"]]
+            cases = [c.stem for c in hf if json.loads(c.read_text())["kind"] != "training"]
+            sys.exit(max(through(neoxc, c) for c in cases))
         case _:
             sys.exit(__doc__)
