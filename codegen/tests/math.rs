@@ -148,7 +148,7 @@ fn limits_and_nan() {
     let y = run(&x);
     let of = |name| &y[FUNCTIONS.iter().position(|(n, _)| *n == name).unwrap()];
     assert_eq!(of("exp")[..5], [0.0, 0.0, 0.0, 1.0, 1.0]);
-    assert!(of("exp")[5..8].iter().all(|y| *y > 3e38), "{:?}", of("exp"));
+    assert!(of("exp")[5..8].iter().all(|y| *y == f32::INFINITY), "{:?}", of("exp"));
     for name in ["tanh", "erf"] {
         assert_eq!(of(name)[..8], [-1.0, -1.0, -1.0, 0.0, 0.0, 1.0, 1.0, 1.0], "{name}");
     }

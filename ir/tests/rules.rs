@@ -323,6 +323,22 @@ fn costs_and_sharding_rules_cover_all_dims() {
     }
 }
 
+/// An op is one file, and each file of an op is in the registry.
+#[test]
+fn every_file_of_an_op_is_registered() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops");
+    let helpers = ["mod", "prelude", "docs", "decomposed", "pointwise", "rows"];
+    let mut files: Vec<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string())
+        .filter(|n| !helpers.contains(&n.as_str()))
+        .collect();
+    files.sort();
+    let mut names: Vec<String> = ops::ALL.iter().map(|o| o.name().to_string()).collect();
+    names.sort();
+    assert_eq!(files, names);
+}
+
 #[test]
 fn the_ops_page_is_up_to_date() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/ops.md");

@@ -2,46 +2,15 @@
 //! is the derivative, and the optimizer is AdamW.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
-use std::collections::BTreeMap;
+mod common;
 
+use common::{Random, arch, inputs};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
-use neoxc_ir::{DType, Module, text, verify};
+use neoxc_ir::{Module, text, verify};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::pipeline::{Phase, run_phase};
-
-fn arch() -> Arch {
-    Arch {
-        batch: 2,
-        grad_accum: 1,
-        seq: 5,
-        layers: 2,
-        embed: 6,
-        heads: 2,
-        head_dim: 3,
-        ffn: 7,
-        vocab: 11,
-        positions: Positions::Rotary { dims: 2, base: 10_000.0 },
-        eps: 1e-5,
-        parallel_residual: true,
-        shared_norm: false,
-        gelu_tanh: false,
-        norm_bias: true,
-        attention_bias: true,
-        mlp_bias: true,
-        tied: false,
-        init_std: 0.3,
-        output_init_std: 0.2,
-        checkpoint: None,
-        beta1: 0.9,
-        beta2: 0.95,
-        adam_eps: 1e-8,
-        weight_decay: 0.1,
-        clip: 0.5,
-        locs: BTreeMap::new(),
-    }
-}
 
 fn variants() -> Vec<(&'static str, Arch)> {
     let a = arch();
@@ -58,44 +27,6 @@ fn variants() -> Vec<(&'static str, Arch)> {
         ("groups", Arch { checkpoint: Some(2), layers: 6, grad_accum: 2, ..a.clone() }),
         ("one group", Arch { checkpoint: Some(3), layers: 3, tied: true, ..a }),
     ]
-}
-
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 =
-            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        self.0 >> 33
-    }
-    fn unit(&mut self) -> f64 {
-        self.next() as f64 / (1u64 << 30) as f64 - 1.0
-    }
-}
-
-/// Values for the parameters of @`name`: small weights, valid ids, a mask with holes.
-fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
-    let f = m.function(name).unwrap();
-    let tables = m.function("setup").map(|_| run(m, "setup", &[]).unwrap());
-    f.params
-        .iter()
-        .zip(&f.param_attrs)
-        .map(|(p, attrs)| {
-            let ty = f.ty(*p).clone();
-            let which = attrs.str("neox.name").unwrap_or_default();
-            match (attrs.str("neox.role"), which) {
-                (Some("const"), "rotary_cos") => tables.as_ref().unwrap()[0].clone(),
-                (Some("const"), _) => tables.as_ref().unwrap()[1].clone(),
-                (_, "mask") => Tensor::from_fn(ty, |_| f64::from(!r.next().is_multiple_of(4))),
-                (_, "last") => Tensor::fill(ty, 3.0),
-                (Some("scalar"), "lr") => Tensor::fill(ty, 0.01),
-                (Some("scalar"), _) => Tensor::fill(ty, 0.4),
-                (Some("adam_v"), _) => Tensor::from_fn(ty, |_| r.unit().abs()),
-                _ if ty.dtype == DType::I32 => Tensor::from_fn(ty, |_| (r.next() % 11) as f64),
-                _ => Tensor::from_fn(ty, |_| 0.5 * r.unit()),
-            }
-        })
-        .collect()
 }
 
 fn same(a: &[Tensor], b: &[Tensor], what: &str) {

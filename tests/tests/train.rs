@@ -3,70 +3,13 @@
 
 use std::path::Path;
 
-use neoxc_driver::{Options, compile};
-use neoxc_ir::target::Target;
 use neoxc_plan::Plan;
 use neoxc_runtime::RuntimeError;
-use neoxc_runtime::data::IndexedWriter;
-use neoxc_runtime::data::idx::TokenType;
-use neoxc_runtime::train::{self, Observer, StepReport, train};
+use neoxc_runtime::train::{self, StepReport, train};
 
-const MODEL: &str = r#"{
-  "num_layers": 2, "hidden_size": 24, "num_attention_heads": 3, "seq_length": 13,
-  "max_position_embeddings": 16, "padded_vocab_size": 64, "pos_emb": "rotary", "rotary_pct": 0.5,
-  "no_weight_tying": true, "gpt_j_residual": true, "train_micro_batch_size_per_gpu": 2,
-  "gradient_accumulation_steps": 2, "train_iters": 6, "eval_interval": 3, "eval_iters": 2,
-  "split": "80,20,0", "warmup": 0.1, "lr_decay_style": "cosine",
-  "optimizer": {"type": "Adam", "params": {"lr": 0.01, "betas": [0.9, 0.95]}},
-}"#;
+mod common;
 
-fn plan(folder: &Path, extra: &[&str]) -> Plan {
-    let file = folder.join("model.yml");
-    std::fs::write(&file, MODEL).unwrap();
-    let mut sets = vec![format!("data_path={}", folder.join("d").display())];
-    sets.extend(extra.iter().map(|s| s.to_string()));
-    let loaded = neoxc_frontend::load(&[file], None, &sets);
-    let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-    let options = Options { targets: vec![Target::X86Native], cache: None, threads: 2 };
-    compile(&config, &options).unwrap().plan
-}
-
-/// Ten documents of ids `first .. first + 8`: something to learn in a few steps.
-fn data(folder: &Path, first: u32) {
-    let mut w = IndexedWriter::create(&folder.join("d"), TokenType::U16, true).unwrap();
-    for n in 0..10 {
-        let tokens: Vec<u32> = (0..40 + n).map(|i| first + (i * 3 + n) % 8).collect();
-        w.document(&tokens).unwrap();
-    }
-    w.finish().unwrap();
-}
-
-#[derive(Default)]
-struct Log(Vec<StepReport>);
-
-impl Observer for Log {
-    fn start(&mut self, _step: u64, _steps: u64) {}
-    fn step(&mut self, report: &StepReport, _steps: u64) {
-        self.0.push(report.clone());
-    }
-    fn evaluated(&mut self, _step: u64, loss: f64) {
-        assert!(loss.is_finite());
-    }
-    fn saved(&mut self, _path: &Path) {}
-}
-
-fn run(plan: &Plan, save: &Path, steps: u64, threads: usize, resume: bool) -> Vec<StepReport> {
-    let mut log = Log::default();
-    let options = train::Options {
-        steps: Some(steps),
-        threads,
-        save: Some(save.to_path_buf()),
-        resume,
-        ..train::Options::default()
-    };
-    train(plan, &options, &mut log).unwrap();
-    log.0
-}
+use common::{Log, data, plan, run};
 
 fn key(r: &[StepReport]) -> Vec<(u64, u32, u32, Vec<u32>)> {
     r.iter().map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits(), r.samples.clone())).collect()

@@ -17,10 +17,10 @@ fn horner(k: &mut Emit, x: Val, coefficients: &[f64]) -> Val {
     sum
 }
 
-/// eˣ; 0 below -87.3, saturated above 88.7.
+/// eˣ; 0 below -87.3, infinite above 88.72.
 pub fn exp(k: &mut Emit, x: Val) -> Val {
     let (lo, hi) = (k.float(-87.336_54, x.ty), k.float(88.72, x.ty));
-    let under = k.cmp("olt", x, lo);
+    let (under, over) = (k.cmp("olt", x, lo), k.cmp("ogt", x, hi));
     let c = k.max(x, lo);
     let c = k.min(c, hi);
     let (log2e, magic) = (k.float(std::f64::consts::LOG2_E, x.ty), k.float(MAGIC, x.ty));
@@ -49,7 +49,8 @@ pub fn exp(k: &mut Emit, x: Val) -> Val {
     let b = power_of_two(k, rest);
     let y = k.mul(y, a);
     let y = k.mul(y, b);
-    let zero = k.float(0.0, x.ty);
+    let (zero, infinity) = (k.float(0.0, x.ty), k.float(f64::INFINITY, x.ty));
+    let y = k.select(over, infinity, y);
     k.select(under, zero, y)
 }
 

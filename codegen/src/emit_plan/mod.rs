@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use neoxc_ir::eval;
 use neoxc_ir::op::Class;
-use neoxc_ir::{Function, Module, ValueId};
+use neoxc_ir::{Function, Module, Op, ValueId};
 use neoxc_plan::{Address, Init, Instr, Memory, Parameter, Plan, Port, Program, Segment, Tables};
 
 use crate::CodegenError;
@@ -143,9 +143,22 @@ fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
     dims.to_vec()
 }
 
+/// Offsets of the gradients' sums: what the loop over micro-batches hands on.
+fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
+    let micro = |op: &&Op| op.kind.is("repeat") && op.attrs.str("dim") == Some("micro");
+    let op = f.ops.iter().find(micro).ok_or_else(|| bad("there is no loop over micro-batches"))?;
+    let carried = op.attrs.int("carried").unwrap_or(0).max(0) as usize;
+    let places = Emitter::places(&op.attrs)?;
+    let offset = |p: &String| p.strip_prefix("grads+")?.parse().ok();
+    places[..carried.min(places.len())]
+        .iter()
+        .map(|p| offset(p).ok_or_else(|| bad(format!("a gradient lies at {p}"))))
+        .collect()
+}
+
 fn parameters(f: &Function) -> Result<Vec<Parameter>, CodegenError> {
     let mut out = vec![];
-    let mut grad = 0;
+    let mut grads = gradient_offsets(f)?.into_iter();
     for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
         let Some(name) = attrs.str("neox.param") else { continue };
         let init = match attrs.str("neox.init").unwrap_or_default() {
@@ -169,9 +182,8 @@ fn parameters(f: &Function) -> Result<Vec<Parameter>, CodegenError> {
             shape: published_shape(name, dims),
             init,
             offset: offset.ok_or_else(|| bad("a parameter has no place"))?,
-            grad_offset: grad,
+            grad_offset: grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?,
         });
-        grad += (f.ty(*p).bytes() as u64).div_ceil(64) * 64;
     }
     Ok(out)
 }

@@ -1,0 +1,161 @@
+//! Placement against memory itself: a scheduled program is executed with its values in byte-addressed
+//! segments, where only addresses connect producers and readers, on random models.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use std::collections::BTreeMap;
+
+use common::{Random, arch, inputs};
+use neoxc_ir::eval::{Tensor, run};
+use neoxc_ir::op::Class;
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attrs, Module, TensorType};
+use neoxc_models::arch::{Arch, Positions};
+use neoxc_passes::PassCx;
+use neoxc_passes::pipeline::{Phase, run_phase};
+use neoxc_passes::place_memory::Place;
+
+/// Segments of 4-byte elements; what nobody wrote is NaN.
+#[derive(Default)]
+struct Memory {
+    segments: BTreeMap<String, Vec<f64>>,
+    /// Value of each enclosing loop's counter.
+    loops: Vec<(String, u64)>,
+}
+
+impl Memory {
+    fn start(&self, p: &Place) -> usize {
+        let along = p.strides.iter().map(|(dim, stride)| {
+            self.loops.iter().rev().find(|(d, _)| d == dim).unwrap().1 * stride
+        });
+        let byte = p.offset + along.sum::<u64>();
+        assert!(byte.is_multiple_of(4));
+        (byte / 4) as usize
+    }
+
+    fn read(&self, p: &Place, ty: &TensorType) -> Tensor {
+        let (at, n) = (self.start(p), ty.elements());
+        let segment = self.segments.get(&p.segment).map_or(&[][..], |s| s);
+        let value = |i| segment.get(i).copied().unwrap_or(f64::NAN);
+        Tensor::new(ty.clone(), (at..at + n).map(value).collect())
+    }
+
+    fn write(&mut self, p: &Place, t: &Tensor) {
+        let at = self.start(p);
+        let segment = self.segments.entry(p.segment.clone()).or_default();
+        if segment.len() < at + t.data.len() {
+            segment.resize(at + t.data.len(), f64::NAN);
+        }
+        segment[at..at + t.data.len()].copy_from_slice(&t.data);
+    }
+
+    fn execute(&mut self, m: &Module, name: &str) {
+        let f = m.function(name).unwrap();
+        let mut at = BTreeMap::new();
+        for (p, a) in f.params.iter().zip(&f.param_attrs) {
+            at.insert(*p, places(a).remove(0));
+        }
+        for op in &f.ops {
+            at.extend(op.results.iter().copied().zip(places(&op.attrs)));
+            let callee = op.attrs.symbol("callee").unwrap_or_default();
+            match op.kind.0.class() {
+                Class::View => {}
+                _ if op.kind.is("repeat") => {
+                    let count = op.attrs.int("count").unwrap() as u64;
+                    for step in 0..count {
+                        let i = if op.attrs.flag("reverse") { count - 1 - step } else { step };
+                        self.loops.push((op.attrs.str("dim").unwrap().to_string(), i));
+                        self.execute(m, callee);
+                        self.loops.pop();
+                    }
+                }
+                _ => {
+                    let x: Vec<Tensor> =
+                        op.operands.iter().map(|v| self.read(&at[v], f.ty(*v))).collect();
+                    let y = run(m, callee, &x).unwrap();
+                    for (r, t) in op.results.iter().zip(&y) {
+                        self.write(&at[r], t);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn places(a: &Attrs) -> Vec<Place> {
+    a.strs("neox.place").unwrap().into_iter().map(|p| Place::parse(p).unwrap()).collect()
+}
+
+fn random_arch(r: &mut Random) -> Arch {
+    let mut pick = |n: u64| (r.next() % n) as usize;
+    let (layers, group) = [(2, 1), (3, 3), (4, 2), (6, 2), (6, 3)][pick(5)];
+    let heads = 1 + pick(3);
+    let head_dim = 2 * (1 + pick(2));
+    Arch {
+        batch: 1 + pick(3),
+        grad_accum: 1 + pick(3),
+        seq: 4 + pick(4),
+        layers,
+        embed: heads * head_dim,
+        heads,
+        head_dim,
+        ffn: 3 + pick(9),
+        vocab: 11 + pick(4),
+        positions: [
+            Positions::None,
+            Positions::Learned { rows: 8 },
+            Positions::Rotary { dims: 2, base: 1e4 },
+        ][pick(3)]
+        .clone(),
+        parallel_residual: pick(2) == 0,
+        gelu_tanh: pick(2) == 0,
+        norm_bias: pick(2) == 0,
+        attention_bias: pick(2) == 0,
+        mlp_bias: pick(2) == 0,
+        tied: pick(2) == 0,
+        checkpoint: [None, Some(group)][pick(2)],
+        clip: [0.0, 0.5][pick(2)],
+        ..arch()
+    }
+}
+
+#[test]
+fn addresses_alone_carry_every_value() {
+    for seed in 0..14 {
+        let mut r = Random(seed);
+        let a = random_arch(&mut r);
+        let cx = PassCx { target: Target::X86Native, chunk_bytes: 50 + (seed as usize) * 40 };
+        let mut m = neoxc_models::build(&a).unwrap();
+        for phase in Phase::ALL.into_iter().skip(1).take(2) {
+            run_phase(&mut m, phase, &cx).unwrap();
+        }
+        let before = m.clone();
+        for phase in Phase::ALL.into_iter().skip(3).take(3) {
+            run_phase(&mut m, phase, &cx).unwrap_or_else(|e| panic!("{a:?}: {e}"));
+        }
+        for entry in ["train_step", "eval_step", "logits"] {
+            let x = inputs(&before, entry, &mut r);
+            let want = run(&before, entry, &x).unwrap();
+            let f = m.function(entry).unwrap();
+            let mut memory = Memory::default();
+            for ((p, a), t) in f.params.iter().zip(&f.param_attrs).zip(&x) {
+                assert_eq!(f.ty(*p), &t.ty);
+                memory.write(&places(a)[0], t);
+            }
+            memory.execute(&m, entry);
+            let made: BTreeMap<_, _> = f
+                .ops
+                .iter()
+                .flat_map(|op| op.results.iter().copied().zip(places(&op.attrs)))
+                .collect();
+            for (i, (v, want)) in f.results.iter().zip(&want).enumerate() {
+                let got = memory.read(&made[v], f.ty(*v));
+                for (x, y) in want.data.iter().zip(&got.data) {
+                    let close = (x - y).abs() < 1e-9 * (1.0 + x.abs());
+                    assert!(close, "seed {seed} {entry} result {i}: {x} {y}\n{a:?}");
+                }
+            }
+        }
+    }
+}
