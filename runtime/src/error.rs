@@ -41,6 +41,16 @@ pub enum RuntimeError {
     /// Kernels cannot be loaded.
     #[error("kernels: {0}")]
     Kernels(String),
+    /// The machine has less memory than the plan takes.
+    #[error("the plan takes {needs} bytes of memory, {available} are available ({limit})")]
+    Memory {
+        /// What the plan says, for this number of threads.
+        needs: u64,
+        /// What can be had.
+        available: u64,
+        /// What sets that limit: the machine, or a control group.
+        limit: String,
+    },
     /// Settings that the run needs are missing or make no sense.
     #[error("{0}")]
     Settings(String),
@@ -97,6 +107,7 @@ impl RuntimeError {
             RuntimeError::Plan(_) => "NXR0201",
             RuntimeError::Checkpoint { .. } => "NXR0301",
             RuntimeError::Kernels(_) => "NXR0401",
+            RuntimeError::Memory { .. } => "NXR0404",
             RuntimeError::Settings(_) => "NXR0402",
             RuntimeError::NotFinite { .. } => "NXR0403",
             RuntimeError::Text { .. } => "NXR0501",
@@ -109,6 +120,10 @@ impl RuntimeError {
             RuntimeError::Exists(_) => "give --force to replace it, or another name",
             RuntimeError::Plan(_) => "compile the plan again",
             RuntimeError::Checkpoint { .. } => "resume from an older global_step folder",
+            RuntimeError::Memory { .. } => {
+                "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` \
+                 prints what takes how much"
+            }
             RuntimeError::NotFinite { .. } => "lower the learning rate; nothing was saved",
             _ => return None,
         })
@@ -119,8 +134,40 @@ impl RuntimeError {
         match self {
             RuntimeError::Io { .. } | RuntimeError::Exists(_) => 5,
             RuntimeError::Plan(neoxc_plan::PlanError::Io { .. }) => 5,
-            RuntimeError::Kernels(_) | RuntimeError::NotFinite { .. } => 4,
+            RuntimeError::Kernels(_)
+            | RuntimeError::Memory { .. }
+            | RuntimeError::NotFinite { .. } => 4,
             _ => 3,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_is_explained() {
+        let path = || PathBuf::from("f");
+        let io = || std::io::Error::other("x");
+        let plan = neoxc_plan::PlanError::Io { path: path(), source: io() };
+        let all = [
+            RuntimeError::Io { action: "read", path: path(), source: io() },
+            RuntimeError::data(&path(), "m"),
+            RuntimeError::Exists(path()),
+            RuntimeError::Plan(plan),
+            RuntimeError::checkpoint(&path(), "m"),
+            RuntimeError::Kernels("m".into()),
+            RuntimeError::Memory { needs: 2, available: 1, limit: "m".into() },
+            RuntimeError::Settings("m".into()),
+            RuntimeError::NotFinite { step: 1, what: "loss", value: f32::NAN, tensor: "t".into() },
+            RuntimeError::text(&path(), "m"),
+        ];
+        let codes: Vec<&str> = all.iter().map(RuntimeError::code).collect();
+        for c in crate::codes::CODES {
+            assert!(codes.contains(&c.code) && c.explanation.len() > 80, "{}", c.code);
+        }
+        assert!(codes.iter().all(|c| crate::codes::find(c).is_some()));
+        assert_eq!(codes.len(), crate::codes::CODES.len());
     }
 }

@@ -5,10 +5,12 @@
 //! - [`text`]: tokenizers and preprocessing.
 //! - [`train`]: start values, learning rate, the training loop.
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
+//! - [`codes`]: what each error code means.
 //! - [`progress`]: what a person sees of a run.
 //! - [`generate`]: samples of text from a trained model.
 
 pub mod checkpoint;
+pub mod codes;
 pub mod data;
 pub mod device;
 pub mod error;

@@ -5,6 +5,7 @@ use std::io::{Seek, Write};
 use neoxc_plan::{Address, Instr, Plan};
 
 use super::Device;
+use super::limits;
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use crate::RuntimeError;
@@ -39,6 +40,9 @@ impl CpuDevice {
             .get(&file)
             .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
         let (library, file) = load(bytes)?;
+        let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
+        let segments: u64 = plan.tables.segments.iter().map(|s| s.bytes).sum();
+        limits::check(segments.saturating_add(scratch.saturating_mul(threads as u64)))?;
         let segments = plan
             .tables
             .segments
@@ -52,7 +56,6 @@ impl CpuDevice {
             let entry = symbol.map_err(|e| RuntimeError::Kernels(format!("{}: {e}", k.name)))?;
             entries.push((*entry, k.tasks));
         }
-        let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
         let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
         let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
         let programs = plan

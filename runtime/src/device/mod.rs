@@ -1,6 +1,7 @@
 //! A device: segments of memory, kernels, and the execution of instruction lists.
 
 mod cpu;
+mod limits;
 mod memory;
 mod pool;
 

@@ -165,4 +165,13 @@ fn bad_input_is_told_what_is_wrong() {
     assert_eq!(std::fs::read(f.join("full/letter")).unwrap(), b"dear");
     std::fs::write(f.join("x.mlir"), "module { func.func @f(").unwrap();
     fails(f, 3, &["opt", "x.mlir", "--passes", "fuse-kernels"]);
+    // A pass on a module that is not ready for it.
+    std::fs::write(f.join("empty.mlir"), "module {\n}\n").unwrap();
+    let told = fails(f, 3, &["opt", "empty.mlir", "--passes", "build-train-step"]);
+    assert!(told.contains("@micro_step") && told.contains("requires"), "{told}");
+    // More memory than there is: refused before anything is allocated.
+    let huge = ["--set", "padded_vocab_size=60000000", "--set", "hidden_size=512", "--synthetic"];
+    let more = ["--set", "vocab_file=null", "--set", "save=null"];
+    let told = fails(f, 4, &[&["run", "model", "run"][..], &huge, &more].concat());
+    assert!(told.contains("NXR0404") && told.contains("available"), "{told}");
 }

@@ -16,6 +16,10 @@ pub fn run(a: &Explain) -> Result<(), Failure> {
 }
 
 fn code(code: &str) -> Result<(), Failure> {
+    if let Some(c) = neoxc_runtime::codes::find(code) {
+        println!("{}: {}\n\n{}", c.code, c.title, c.explanation);
+        return Ok(());
+    }
     let kinds = neoxc_frontend::diagnostics::ALL;
     match kinds.iter().find(|k| k.code.eq_ignore_ascii_case(code)) {
         Some(k) => {
@@ -23,7 +27,8 @@ fn code(code: &str) -> Result<(), Failure> {
             Ok(())
         }
         None => {
-            let all: Vec<&str> = kinds.iter().map(|k| k.code).collect();
+            let mut all: Vec<&str> = kinds.iter().map(|k| k.code).collect();
+            all.extend(neoxc_runtime::codes::CODES.iter().map(|c| c.code));
             Err(Failure::new(2, format!("error: no code `{code}`; codes are {}", all.join(", "))))
         }
     }

@@ -1,0 +1,70 @@
+//! What each code of the runtime means, at length: `neoxc explain NXR0404`.
+
+/// One kind of failure.
+pub struct Code {
+    /// The code, as messages show it.
+    pub code: &'static str,
+    /// In a few words.
+    pub title: &'static str,
+    /// What happened, and what to do.
+    pub explanation: &'static str,
+}
+
+/// Every code that a [`crate::RuntimeError`] can have.
+pub static CODES: &[Code] = &[
+    Code {
+        code: "NXR0001",
+        title: "a file cannot be read or written",
+        explanation: "The system refused an operation on the file; its reason is in the message. Files are written under\na temporary name and renamed when they are whole, so what was there before is still there.",
+    },
+    Code {
+        code: "NXR0002",
+        title: "a file exists already",
+        explanation: "The command would replace a file that it did not make in this run. Nothing was touched. Give --force\nto replace it, or choose another name.",
+    },
+    Code {
+        code: "NXR0101",
+        title: "a data set is damaged or does not fit",
+        explanation: "The .bin and .idx files of a data set contradict each other, are cut short, or hold token ids that\nthe model's vocabulary does not have. Make them again with `neoxc data preprocess`, with the\ntokenizer that the configuration names.",
+    },
+    Code {
+        code: "NXR0201",
+        title: "a plan was refused",
+        explanation: "Every file of a plan is listed with its size and SHA-256 in manifest.json; a plan with a missing,\nforeign or changed file is not run, nor is one of another format version. Compile it again: with the\nkernel cache that takes well under a second.",
+    },
+    Code {
+        code: "NXR0301",
+        title: "a checkpoint is damaged or belongs to another model",
+        explanation: "Tensors are found by name and must have the plan's shapes. The message names the first one that is\nmissing, left over or of another shape. Nothing was written. Resume from an older global_step folder,\nor with the configuration that wrote this one.",
+    },
+    Code {
+        code: "NXR0401",
+        title: "kernels cannot be loaded",
+        explanation: "The plan's shared object for this target is missing or the system's loader refused it. A plan\ncompiled with x86-64-native for one machine may use instructions that another does not have:\ncompile with --target x86-64-v3 for machines that differ.",
+    },
+    Code {
+        code: "NXR0402",
+        title: "settings that the run needs are missing or make no sense",
+        explanation: "The message names the setting. Settings come from the configuration in the plan; some may be given\non the command line instead (`neoxc run --help`).",
+    },
+    Code {
+        code: "NXR0403",
+        title: "a number is not finite",
+        explanation: "A loss or a gradient norm came out infinite or NaN. The message names the first tensor, in the order\nof the model, that holds such a value. The step was not applied to any checkpoint: resume from the\nlast one with a lower learning rate, clipping, or other data.",
+    },
+    Code {
+        code: "NXR0404",
+        title: "less memory than the plan takes",
+        explanation: "A plan's memory is known to the byte before anything is allocated; it is compared with what the\nmachine has free, and with the limit of the control group (container) that the process is in. Use\nsmaller micro-batches with more accumulation steps, `checkpoint_activations`, or more memory.",
+    },
+    Code {
+        code: "NXR0501",
+        title: "a tokenizer is damaged or does not fit",
+        explanation: "The tokenizer's file cannot be understood, or it produces ids that the model's vocabulary does not\nhave.",
+    },
+];
+
+/// The entry of `code`, in any case.
+pub fn find(code: &str) -> Option<&'static Code> {
+    CODES.iter().find(|c| c.code.eq_ignore_ascii_case(code))
+}
