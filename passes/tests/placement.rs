@@ -106,8 +106,7 @@ fn random_arch(r: &mut Random) -> Arch {
             Positions::None,
             Positions::Learned { rows: 8 },
             Positions::Rotary { dims: 2, base: 1e4 },
-        ][pick(3)]
-        .clone(),
+        ][pick(3)],
         parallel_residual: pick(2) == 0,
         gelu_tanh: pick(2) == 0,
         norm_bias: pick(2) == 0,
