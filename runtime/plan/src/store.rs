@@ -108,10 +108,13 @@ impl Plan {
             f.write_all(bytes).map_err(io(&path))?;
             f.sync_all().map_err(io(&path))?;
         }
+        // The old plan is put aside, not deleted, until the new one is in its place.
+        let old = parent.join(format!(".{name}.{}.old", std::process::id()));
         if folder.exists() {
-            fs::remove_dir_all(folder).map_err(io(folder))?;
+            fs::rename(folder, &old).map_err(io(folder))?;
         }
         fs::rename(&temporary, folder).map_err(io(folder))?;
+        let _ = fs::remove_dir_all(&old);
         File::open(parent).and_then(|d| d.sync_all()).map_err(io(parent))
     }
 

@@ -121,6 +121,9 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let mut files = std::collections::BTreeMap::new();
     let m = phases(config, main, Phase::Scheduled, &mut |phase, m, ms, n| {
         phases_ms.push((phase.name().to_string(), ms));
+        for (pass, note) in &n {
+            tracing::info!("{pass}: {note}");
+        }
         notes.extend(n);
         files.insert(format!("ir/{}.mlir", phase.name()), text::print(m).into_bytes());
     })?;

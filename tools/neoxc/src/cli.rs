@@ -13,15 +13,17 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Shown under `--help` and in `docs/exit-codes.md`.
+/// Shown under `--help`, and in the README.
 pub const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  internal error: a bug in neoxc; the message names the file that replays it
   2  the command line is wrong
   3  the configuration or an input file is wrong (diagnostics on stderr)
-  4  the run failed: a non-finite loss, a kernel that cannot be loaded
-  5  a file or folder cannot be read or written";
+  4  the run failed: a non-finite loss, too little memory, a kernel that cannot be loaded
+  5  a file or folder cannot be read or written
+
+NEOXC_LOG=info prints what each pass found.";
 
 /// Subcommands.
 #[derive(Debug, Subcommand)]
