@@ -36,8 +36,9 @@ impl From<neoxc_plan::PlanError> for Failure {
 }
 
 fn main() -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("NEOXC_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
+    // The e-graph library tells every step at `info`: only what neoxc itself says is of interest.
+    let level = std::env::var("NEOXC_LOG").unwrap_or_else(|_| "warn".into());
+    let filter = tracing_subscriber::EnvFilter::new(format!("egg=warn,{level}"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();
     let done = match cli.command {
