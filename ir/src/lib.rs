@@ -24,6 +24,7 @@ pub mod build;
 pub mod diag;
 pub mod dialect;
 pub mod eval;
+pub mod eval_ranks;
 pub mod module;
 pub mod op;
 pub mod ops;

@@ -95,6 +95,8 @@ pub enum Class {
     Movement,
     /// Calls another function.
     Call,
+    /// Exchanges values between ranks.
+    Collective,
     /// Anything else: composites and ops with a kernel of their own.
     Special,
 }
@@ -193,11 +195,25 @@ pub enum ShardEffect {
     Whole,
 }
 
+/// What an op makes of operands that are partial sums over ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sums {
+    /// Operands must be summed first.
+    #[default]
+    No,
+    /// Linear in all operands together: partial sums of all give partial sums.
+    Together,
+    /// Linear in each operand alone: one partial operand gives partial sums.
+    Each,
+}
+
 /// Sharding rule of one use of an op: an effect for each dim of its operands and results.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardRule {
     /// Dim name → effect.
     pub dims: Vec<(Arc<str>, ShardEffect)>,
+    /// What becomes of operands that are partial sums.
+    pub sums: Sums,
 }
 
 impl ShardRule {
@@ -220,6 +236,13 @@ impl ShardRule {
     /// All dims whole.
     pub fn whole(cx: &RuleCx<'_>) -> Self {
         Self::by_dim(cx, |_| ShardEffect::Whole)
+    }
+
+    /// The same rule for an op that is linear as `sums` says.
+    #[must_use]
+    pub fn sums(mut self, sums: Sums) -> Self {
+        self.sums = sums;
+        self
     }
 
     /// The effect of dividing `dim`.

@@ -59,6 +59,8 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let scalar = f(&[]);
     let none = Attrs::new;
     let mut out = vec![];
+    let axis = none().with("axis", s("data")).with("ranks", Attr::Int(1));
+    out.push(case("all_reduce", vec![x.clone()], axis));
     for op in ["add", "sub", "mul", "maximum", "minimum"] {
         out.push(case(op, vec![x.clone(), w.clone()], none()));
         out.push(case(op, vec![row.clone(), x.clone()], none()));

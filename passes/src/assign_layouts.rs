@@ -1,30 +1,64 @@
-//! `assign-layouts`: how tensors are divided over the mesh.
+//! `assign-layouts`: how the state and the inputs of the entries are divided over the mesh.
 //!
-//! One device needs no layout. The pass holds the phase's promise for that case: it checks that no
-//! type claims to be divided, so that later phases may rely on whole tensors.
+//! ```text
+//! @train_step(%w: [layer 6, ffn 512, embed 128], …, %tokens: [micro 8, batch 4, seq 256])
+//!   ⇒  %w {neox.layout = ["", "tensor", ""]}       %tokens {neox.layout = ["data", "", ""]}
+//! ```
+//! Megatron's pattern follows from two choices alone: parameters are divided along heads and along
+//! the MLP's inner dim. Data parallelism is one more: the loop over micro-batches is divided, so a
+//! step computes the same sum whatever the number of ranks. Everything else is propagated by
+//! `partition-program`.
 
-use neoxc_ir::Module;
+use neoxc_ir::{Attr, Function, Module};
 
 use crate::facts::Fact;
-use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
+use crate::specialise_calls::ENTRIES;
 
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "assign-layouts",
-    doc: "check that one device holds whole tensors",
+    doc: "choose how parameters and batches are divided over the mesh",
     requires: &[Fact::HasTrainStep],
-    ensures: &[Fact::WholeTensors],
+    ensures: &[],
     run,
 };
 
-fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    for f in &m.functions {
-        if let Some(v) = f.values.iter().find(|v| v.ty.shard.iter().any(|s| !s.is_empty())) {
-            return Err(PassError::Unsupported(format!(
-                "@{} holds {}, divided over a mesh; this version plans one device",
-                f.name, v.ty
-            )));
+/// Dims of parameters that are divided over the tensor axis.
+const TENSOR_DIMS: [&str; 2] = ["heads", "ffn"];
+
+fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
+    for entry in ENTRIES {
+        if let Some(f) = m.function_mut(entry) {
+            assign(f, cx.degrees)?;
         }
     }
     Ok(PassReport::default())
+}
+
+fn assign(f: &mut Function, d: Degrees) -> Result<(), PassError> {
+    for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
+        let ty = &f.values[p.index()].ty;
+        let role = attrs.str("neox.role").unwrap_or_default().to_string();
+        let state = attrs.get("neox.param").is_some() || role.starts_with("adam");
+        let axis = |dim: &str| match (state, role.as_str()) {
+            (true, _) if d.tensor > 1 && TENSOR_DIMS.contains(&dim) => "tensor",
+            (_, "batch") if d.data > 1 && dim == "micro" => "data",
+            _ => "",
+        };
+        let layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
+        for (dim, axis) in ty.dims.iter().zip(&layout) {
+            let ranks = d.of(axis);
+            if !dim.size.is_multiple_of(ranks) {
+                return Err(PassError::Unsupported(format!(
+                    "{ranks} ranks of the {axis} axis do not divide the {} elements of `{}`",
+                    dim.size, dim.name
+                )));
+            }
+        }
+        if layout.iter().any(|a| !a.is_empty()) {
+            attrs.set("neox.layout", Attr::strs(&layout));
+        }
+    }
+    Ok(())
 }

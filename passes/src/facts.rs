@@ -22,8 +22,8 @@ pub enum Fact {
     HasMicroStep,
     /// There is @train_step.
     HasTrainStep,
-    /// No tensor is divided over a mesh.
-    WholeTensors,
+    /// Every type has the sizes of one rank's part.
+    OneRank,
     /// No op computes the logits of a whole micro-batch together with its loss.
     HeadInChunks,
     /// Every function but the entries has one call site.
@@ -41,7 +41,7 @@ impl Fact {
         Fact::CheckpointsSingle,
         Fact::HasMicroStep,
         Fact::HasTrainStep,
-        Fact::WholeTensors,
+        Fact::OneRank,
         Fact::HeadInChunks,
         Fact::OneCallSite,
         Fact::InKernels,
@@ -55,7 +55,7 @@ impl Fact {
             Fact::CheckpointsSingle => "every checkpointed loop recomputes one iteration at a time",
             Fact::HasMicroStep => "there are functions @micro_step and @eval_step",
             Fact::HasTrainStep => "there is a function @train_step",
-            Fact::WholeTensors => "no tensor is divided over a mesh",
+            Fact::OneRank => "every entry is one rank's program",
             Fact::HeadInChunks => "head and loss are computed in chunks of tokens",
             Fact::OneCallSite => "every function but the entries has one call site",
             Fact::InKernels => "every computation is inside a kernel function",
@@ -79,10 +79,10 @@ impl Fact {
                 let op = f.ops.iter().find(|o| o.attrs.int("neox.checkpoint") > Some(1))?;
                 Some(format!("@{} at {}", f.name, op.loc))
             })),
-            Fact::WholeTensors => fail(m.functions.iter().find_map(|f| {
-                let v = f.values.iter().find(|v| v.ty.shard.iter().any(|s| !s.is_empty()))?;
-                Some(format!("@{} holds {}", f.name, v.ty))
-            })),
+            Fact::OneRank => match m.attrs.strs("neox.mesh") {
+                Some(_) => Ok(()),
+                None => Err("the module has no `neox.mesh`".into()),
+            },
             Fact::HeadInChunks => fail(plain().find_map(|f| {
                 let op =
                     f.ops.iter().find(|o| o.kind.name().starts_with("linear_cross_entropy"))?;

@@ -20,7 +20,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 pub const PASS: Pass = Pass {
     name: "fuse-kernels",
     doc: "partition every function into kernel functions",
-    requires: &[Fact::HeadInChunks, Fact::WholeTensors],
+    requires: &[Fact::HeadInChunks, Fact::OneRank],
     ensures: &[Fact::InKernels],
     run,
 };

@@ -10,6 +10,7 @@ pub mod facts;
 pub mod fuse_kernels;
 pub mod group_checkpoints;
 pub mod merge_loss_gradient;
+pub mod partition_program;
 pub mod pass;
 pub mod pipeline;
 pub mod place_memory;

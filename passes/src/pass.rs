@@ -13,13 +13,49 @@ pub struct PassCx {
     pub target: Target,
     /// Most bytes of logits that the head may hold at once.
     pub chunk_bytes: usize,
+    /// How many ranks there are along each axis.
+    pub degrees: Degrees,
+}
+
+/// Ranks along the axes of the mesh. Ranks are numbered with `tensor` fastest, as GPT-NeoX does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Degrees {
+    /// Ranks that divide the micro-batches of a step.
+    pub data: usize,
+    /// Ranks that divide each layer.
+    pub tensor: usize,
+}
+
+impl Degrees {
+    /// One rank.
+    pub const ONE: Degrees = Degrees { data: 1, tensor: 1 };
+
+    /// All ranks.
+    pub fn ranks(self) -> usize {
+        self.data * self.tensor
+    }
+
+    /// Ranks along the axis called `axis`; 1 for any other name.
+    pub fn of(self, axis: &str) -> usize {
+        self.axes().into_iter().find(|(n, _)| *n == axis).map_or(1, |(_, size)| size)
+    }
+
+    /// Axes from the slowest to the fastest in the numbering of ranks.
+    pub fn axes(self) -> [(&'static str, usize); 2] {
+        [("data", self.data), ("tensor", self.tensor)]
+    }
+
+    /// `axis=ranks` of each axis, as the module's `neox.mesh`.
+    pub fn text(self) -> Vec<String> {
+        self.axes().iter().map(|(n, size)| format!("{n}={size}")).collect()
+    }
 }
 
 impl PassCx {
     /// The usual settings for `target`: a few hundred rows of logits for usual vocabularies, so that
     /// weights packed for a chunk are used often enough.
     pub fn new(target: Target) -> Self {
-        Self { target, chunk_bytes: 112 << 20 }
+        Self { target, chunk_bytes: 112 << 20, degrees: Degrees::ONE }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 pub const PASS: Pass = Pass {
     name: "split-cross-entropy",
     doc: "compute head and loss in chunks of tokens",
-    requires: &[Fact::WholeTensors],
+    requires: &[Fact::OneRank],
     ensures: &[Fact::HeadInChunks],
     run,
 };

@@ -10,6 +10,7 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{Module, text, verify};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
+use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
 
 fn variants() -> Vec<(&'static str, Arch)> {
@@ -39,7 +40,7 @@ fn same(a: &[Tensor], b: &[Tensor], what: &str) {
 }
 
 /// Logits of the tests' models take 44 bytes a token: chunks of two tokens, so that there are several.
-const CX: PassCx = PassCx { target: Target::X86Native, chunk_bytes: 100 };
+const CX: PassCx = PassCx { target: Target::X86Native, chunk_bytes: 100, degrees: Degrees::ONE };
 
 fn through(m: &mut Module, phase: Phase) -> Vec<String> {
     let reports = run_phase(m, phase, &CX).unwrap_or_else(|e| panic!("{e}"));

@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Div, "div", "Element-wise quotient `a / b`, broadcasting by dim name.", ["a", "b"], flops 4.0,
+    Div, "div", "Element-wise quotient `a / b`, broadcasting by dim name.", ["a", "b"], flops 4.0, sums No,
     eval |x| x[0] / x[1],
     grad |cx, dy| {
         let (b, y) = (cx.operand(1), cx.result(0));

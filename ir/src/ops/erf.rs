@@ -29,7 +29,7 @@ pub fn erf64(x: f64) -> f64 {
 }
 
 pointwise_op! {
-    Erf, "erf", "Error function of `x`; derivative `2/√π · exp(-x²)`.", ["x"], flops 20.0,
+    Erf, "erf", "Error function of `x`; derivative `2/√π · exp(-x²)`.", ["x"], flops 20.0, sums No,
     eval |x| erf64(x[0]),
     grad |cx, dy| {
         let x = cx.operand(0);

@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Exp, "exp", "`e^x`.", ["x"], flops 12.0,
+    Exp, "exp", "`e^x`.", ["x"], flops 12.0, sums No,
     eval |x| x[0].exp(),
     grad |cx, dy| {
         let y = cx.result(0);

@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Log, "log", "Natural logarithm of `x`.", ["x"], flops 14.0,
+    Log, "log", "Natural logarithm of `x`.", ["x"], flops 14.0, sums No,
     eval |x| x[0].ln(),
     grad |cx, dy| {
         let x = cx.operand(0);

@@ -120,6 +120,7 @@ impl OpDef for Matmul {
             true => ShardEffect::Parallel,
             false => ShardEffect::Partial,
         })
+        .sums(Sums::Each)
     }
 
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {

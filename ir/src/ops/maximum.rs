@@ -4,7 +4,7 @@ use super::prelude::*;
 
 pointwise_op! {
     Maximum, "maximum", "Element-wise larger of `a` and `b`, broadcasting by dim name; NaN if either is; where they are equal the gradient goes to `b`.",
-    ["a", "b"], flops 1.0,
+    ["a", "b"], flops 1.0, sums No,
     eval |x| super::pointwise::maximum(x[0], x[1]),
     grad |cx, dy| {
         let (a, b) = (cx.operand(0), cx.operand(1));

@@ -13,6 +13,7 @@ mod rows;
 
 mod adamw;
 mod add;
+mod all_reduce;
 pub mod attention;
 mod attention_grad;
 pub mod call;
@@ -63,6 +64,7 @@ mod transpose;
 pub static ALL: &[&dyn OpDef] = &[
     &adamw::AdamW,
     &add::Add,
+    &all_reduce::AllReduce,
     &attention::Attention,
     &attention_grad::AttentionGrad,
     &call::Call,

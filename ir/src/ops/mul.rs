@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Mul, "mul", "Element-wise product `a * b`, broadcasting by dim name.", ["a", "b"], flops 1.0,
+    Mul, "mul", "Element-wise product `a * b`, broadcasting by dim name.", ["a", "b"], flops 1.0, sums Each,
     eval |x| x[0] * x[1],
     grad |cx, dy| {
         let (a, b) = (cx.operand(0), cx.operand(1));

@@ -60,7 +60,9 @@ impl OpDef for Pad {
             true => ShardEffect::Whole,
             false => ShardEffect::Parallel,
         })
+        .sums(Sums::Together)
     }
+
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 0.0)
     }

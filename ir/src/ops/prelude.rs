@@ -7,10 +7,10 @@ pub use crate::module::ValueId;
 pub use crate::op::*;
 pub use crate::types::{DType, Dim, TensorType};
 
-/// Declares a pointwise op: name, documentation, operands, FLOPs per element, f64 evaluation, and
+/// Declares a pointwise op: name, documentation, operands, FLOPs per element, linearity, f64 evaluation, and
 /// gradient as a function of the context and the result's gradient.
 macro_rules! pointwise_op {
-    ($ty:ident, $name:literal, $doc:literal, [$($operand:literal),+], flops $flops:literal,
+    ($ty:ident, $name:literal, $doc:literal, [$($operand:literal),+], flops $flops:literal, sums $sums:ident,
      eval $eval:expr, grad $grad:expr) => {
         /// The op of this file.
         pub struct $ty;
@@ -41,7 +41,7 @@ macro_rules! pointwise_op {
                 rule(cx, dy)
             }
             fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-                ShardRule::parallel(cx)
+                ShardRule::parallel(cx).sums(Sums::$sums)
             }
             fn cost(&self, cx: &RuleCx<'_>) -> Cost {
                 $crate::ops::pointwise::cost(cx, $flops)

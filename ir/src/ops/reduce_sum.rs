@@ -59,6 +59,7 @@ impl OpDef for ReduceSum {
             true => ShardEffect::Parallel,
             false => ShardEffect::Partial,
         })
+        .sums(Sums::Together)
     }
 
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {

@@ -46,8 +46,9 @@ impl OpDef for Rename {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        ShardRule::parallel(cx)
+        ShardRule::parallel(cx).sums(Sums::Together)
     }
+
     fn cost(&self, _cx: &RuleCx<'_>) -> Cost {
         Cost::free()
     }

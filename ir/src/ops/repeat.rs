@@ -83,8 +83,11 @@ impl OpDef for Repeat {
         for (i, (p, have)) in f.params.iter().zip(cx.operands).enumerate() {
             let want = f.ty(*p);
             let sliced = (s.carried..s.carried + s.sliced).contains(&i);
-            let fits =
-                if sliced { have == &want.stacked(Dim::new(dim, s.count)) } else { have == want };
+            let fits = if sliced {
+                have.same_tensor(&want.stacked(Dim::new(dim, s.count)))
+            } else {
+                have.same_tensor(want)
+            };
             if !fits {
                 return Err(OpError::new(format!(
                     "operand {i} is {have}, @{} takes {want}",

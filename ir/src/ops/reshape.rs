@@ -49,7 +49,9 @@ impl OpDef for Reshape {
             true => ShardEffect::Parallel,
             false => ShardEffect::Whole,
         })
+        .sums(Sums::Together)
     }
+
     fn cost(&self, _cx: &RuleCx<'_>) -> Cost {
         Cost::free()
     }

@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Rsqrt, "rsqrt", "`1/√x`; derivative `-y³/2`.", ["x"], flops 8.0,
+    Rsqrt, "rsqrt", "`1/√x`; derivative `-y³/2`.", ["x"], flops 8.0, sums No,
     eval |x| 1.0 / x[0].sqrt(),
     grad |cx, dy| {
         let y = cx.result(0);

@@ -58,7 +58,9 @@ impl OpDef for Slice {
             true => ShardEffect::Whole,
             false => ShardEffect::Parallel,
         })
+        .sums(Sums::Together)
     }
+
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost { flops: 0.0, bytes: 2.0 * cx.results[0].bytes() as f64 }
     }

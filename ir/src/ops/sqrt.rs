@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Sqrt, "sqrt", "Square root of `x`.", ["x"], flops 4.0,
+    Sqrt, "sqrt", "Square root of `x`.", ["x"], flops 4.0, sums No,
     eval |x| x[0].sqrt(),
     grad |cx, dy| {
         let y = cx.result(0);

@@ -3,7 +3,7 @@
 use super::prelude::*;
 
 pointwise_op! {
-    Sub, "sub", "Element-wise difference `a - b`, broadcasting by dim name.", ["a", "b"], flops 1.0,
+    Sub, "sub", "Element-wise difference `a - b`, broadcasting by dim name.", ["a", "b"], flops 1.0, sums Together,
     eval |x| x[0] - x[1],
     grad |cx, dy| {
         let da = to_operand(cx, 0, dy)?;

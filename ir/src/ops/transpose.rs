@@ -43,8 +43,9 @@ impl OpDef for Transpose {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        ShardRule::parallel(cx)
+        ShardRule::parallel(cx).sums(Sums::Together)
     }
+
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 0.0)
     }

@@ -1,0 +1,171 @@
+//! The reference evaluator for several ranks: all run one program in step, and meet in collectives.
+
+use crate::eval::{Tensor, run_function};
+use crate::module::{Function, Module, Op};
+use crate::op::{Class, EvalCx, OpError, RuleCx};
+use crate::ops::repeat;
+use crate::types::TensorType;
+
+/// Ranks along each axis, from the slowest to the fastest in the numbering of ranks.
+pub type Axes = [(String, usize)];
+
+/// Ranks that differ from `rank` only along `axis`, in order; `rank` alone if there is no such axis.
+pub fn group(axes: &Axes, rank: usize, axis: &str) -> Vec<usize> {
+    let mut stride = 1;
+    for (name, size) in axes.iter().rev() {
+        if name == axis {
+            let first = rank - rank / stride % size * stride;
+            return (0..*size).map(|i| first + i * stride).collect();
+        }
+        stride *= size;
+    }
+    vec![rank]
+}
+
+/// Runs the function called `name` on every rank; `inputs` and the result by rank.
+pub fn run_ranks(
+    module: &Module,
+    name: &str,
+    axes: &Axes,
+    inputs: &[Vec<Tensor>],
+) -> Result<Vec<Vec<Tensor>>, OpError> {
+    let f = module
+        .function(name)
+        .ok_or_else(|| OpError::new(format!("no function is called @{name}")))?;
+    if !exchanges(module, f) {
+        return inputs.iter().map(|x| run_function(module, f, x)).collect();
+    }
+    let mut env: Vec<Vec<Option<Tensor>>> = vec![vec![None; f.values.len()]; inputs.len()];
+    for (env, x) in env.iter_mut().zip(inputs) {
+        if x.len() != f.params.len() {
+            return Err(OpError::new(format!("@{name} takes {} values", f.params.len())));
+        }
+        for (p, t) in f.params.iter().zip(x) {
+            env[p.index()] = Some(t.clone());
+        }
+    }
+    let lost = || OpError::new("value used before it is defined");
+    for op in &f.ops {
+        let operands: Vec<Vec<Tensor>> = env
+            .iter()
+            .map(|e| op.operands.iter().map(|o| e[o.index()].clone().ok_or_else(lost)).collect())
+            .collect::<Result<_, _>>()?;
+        let results = step(module, f, op, axes, &operands)?;
+        for (env, results) in env.iter_mut().zip(results) {
+            for (r, t) in op.results.iter().zip(results) {
+                env[r.index()] = Some(t);
+            }
+        }
+    }
+    env.iter()
+        .map(|e| f.results.iter().map(|r| e[r.index()].clone().ok_or_else(lost)).collect())
+        .collect()
+}
+
+fn exchanges(module: &Module, f: &Function) -> bool {
+    f.ops.iter().any(|op| match op.attrs.symbol("callee").and_then(|c| module.function(c)) {
+        Some(g) => exchanges(module, g),
+        None => op.kind.0.class() == Class::Collective,
+    })
+}
+
+fn step(
+    module: &Module,
+    f: &Function,
+    op: &Op,
+    axes: &Axes,
+    operands: &[Vec<Tensor>],
+) -> Result<Vec<Vec<Tensor>>, OpError> {
+    let types: Vec<TensorType> = op.operands.iter().map(|o| f.ty(*o).clone()).collect();
+    let results: Vec<TensorType> = op.results.iter().map(|r| f.ty(*r).clone()).collect();
+    let rule =
+        RuleCx { operands: &types, results: &results, attrs: &op.attrs, module: Some(module) };
+    let callee = op.attrs.symbol("callee").and_then(|c| module.function(c));
+    if let Some(g) = callee.filter(|g| exchanges(module, g)) {
+        return match op.kind.is("repeat") {
+            true => repeat_ranks(module, &rule, g, axes, operands),
+            false => run_ranks(module, &g.name, axes, operands),
+        };
+    }
+    if op.kind.0.class() != Class::Collective {
+        return operands
+            .iter()
+            .map(|x| {
+                let x: Vec<&Tensor> = x.iter().collect();
+                op.kind.0.evaluate(&EvalCx { operands: &x, rule })
+            })
+            .collect();
+    }
+    let axis = rule.str("axis")?;
+    (0..operands.len())
+        .map(|rank| {
+            let mut sum = Tensor::fill(operands[rank][0].ty.clone(), 0.0);
+            for other in group(axes, rank, axis) {
+                let part = &operands[other][0].data;
+                sum.data.iter_mut().zip(part).for_each(|(s, x)| *s += x);
+            }
+            Ok(vec![sum])
+        })
+        .collect()
+}
+
+fn repeat_ranks(
+    module: &Module,
+    rule: &RuleCx<'_>,
+    g: &Function,
+    axes: &Axes,
+    operands: &[Vec<Tensor>],
+) -> Result<Vec<Vec<Tensor>>, OpError> {
+    let s = repeat::shape(rule)?;
+    let ranks = operands.len();
+    let mut carried: Vec<Vec<Tensor>> = operands.iter().map(|x| x[..s.carried].to_vec()).collect();
+    let mut stacked: Vec<Vec<Tensor>> =
+        vec![
+            rule.results[s.carried..].iter().map(|t| Tensor::fill(t.clone(), f64::NAN)).collect();
+            ranks
+        ];
+    for n in 0..s.count {
+        let i = if rule.attrs.flag("reverse") { s.count - 1 - n } else { n };
+        let inputs: Vec<Vec<Tensor>> = operands
+            .iter()
+            .zip(carried)
+            .map(|(x, mut inputs)| {
+                for (n, t) in x.iter().enumerate().skip(s.carried) {
+                    inputs.push(if n < s.carried + s.sliced {
+                        let ty = g.ty(g.params[n]).clone();
+                        let size = ty.elements();
+                        Tensor::new(ty, t.data[i * size..(i + 1) * size].to_vec())
+                    } else {
+                        t.clone()
+                    });
+                }
+                inputs
+            })
+            .collect();
+        let mut results = run_ranks(module, &g.name, axes, &inputs)?;
+        for (rank, results) in results.iter_mut().enumerate() {
+            for (out, part) in stacked[rank].iter_mut().zip(results.drain(s.carried..)) {
+                let size = part.data.len();
+                out.data[i * size..(i + 1) * size].copy_from_slice(&part.data);
+            }
+        }
+        carried = results;
+    }
+    for (c, s) in carried.iter_mut().zip(stacked) {
+        c.extend(s);
+    }
+    Ok(carried)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_follow_the_numbering() {
+        let axes = [("data".to_string(), 2), ("tensor".to_string(), 3)];
+        assert_eq!(group(&axes, 4, "tensor"), [3, 4, 5]);
+        assert_eq!(group(&axes, 4, "data"), [1, 4]);
+        assert_eq!(group(&axes, 4, "pipe"), [4]);
+    }
+}

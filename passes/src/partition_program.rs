@@ -1,0 +1,300 @@
+//! `partition-program`: one rank's program out of the whole one.
+//!
+//! ```text
+//! %y = matmul(%x, %w) {contract = "ffn"}   %w divided along ffn over `tensor`
+//!   ⇒  %p = matmul(%x', %w')               each rank's part of the sum
+//!      %y = all_reduce(%p) {axis = "tensor", ranks = 2}
+//! ```
+//! Layouts start at the entries' parameters (`neox.layout`) and go through every op by its own
+//! sharding rule: a dim divided on one operand is divided on all, and on the results; a dim that is
+//! summed away leaves partial sums, which linear ops pass on and every other op wants whole, so that
+//! an all-reduce is put where it is needed and no earlier. From here on the sizes of types are those
+//! of one rank's part, and all ranks run the same program.
+//!
+//! A loop whose slices are divided runs the rank's own iterations; what it only ever adds to
+//! (accumulators that start at zero) becomes a partial sum over the axis.
+
+mod accumulators;
+mod layout;
+mod loops;
+mod ops;
+
+use std::collections::HashMap;
+
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
+
+use self::layout::{Axis, Layout};
+use crate::facts::Fact;
+use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
+use crate::specialise_calls::ENTRIES;
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "partition-program",
+    doc: "make one rank's program, with the exchanges between ranks",
+    requires: &[Fact::HasTrainStep],
+    ensures: &[Fact::OneRank],
+    run,
+};
+
+fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
+    m.attrs.set("neox.mesh", Attr::strs(&cx.degrees.text()));
+    if cx.degrees.ranks() == 1 {
+        return Ok(PassReport::default());
+    }
+    let mut p = Partition {
+        source: m,
+        out: Module { attrs: m.attrs.clone(), functions: vec![] },
+        degrees: cx.degrees,
+        known: HashMap::new(),
+    };
+    for entry in ENTRIES {
+        let Some(f) = p.source.function(entry) else { continue };
+        let layouts = f
+            .params
+            .iter()
+            .zip(&f.param_attrs)
+            .map(|(v, a)| Some(Layout::of_attr(f.ty(*v), a)))
+            .collect();
+        p.function(f, entry, layouts, Ends::Whole)?;
+    }
+    if let Some(setup) = p.source.function("setup") {
+        p.out.insert(setup.clone());
+    }
+    let exchanges = |f: &Function| f.ops.iter().filter(|o| o.kind.is("all_reduce")).count();
+    let notes = p
+        .out
+        .functions
+        .iter()
+        .filter(|f| exchanges(f) > 0)
+        .map(|f| format!("@{}: {} all-reduces", f.name, exchanges(f)))
+        .collect();
+    *m = p.out;
+    Ok(PassReport { notes })
+}
+
+/// What the results of a function must be.
+#[derive(Clone, Copy)]
+enum Ends {
+    /// As their namesakes among the parameters (state), or whole on every rank.
+    Whole,
+    /// The first so many as the parameters in the same place: a loop's body.
+    Carried(usize),
+}
+
+/// A function after partitioning.
+#[derive(Clone)]
+struct Done {
+    name: String,
+    params: Vec<Layout>,
+    results: Vec<Layout>,
+}
+
+struct Partition<'m> {
+    source: &'m Module,
+    out: Module,
+    degrees: Degrees,
+    known: HashMap<(String, Vec<Option<Layout>>), Done>,
+}
+
+/// A value of the whole program, as this rank has it.
+#[derive(Clone)]
+enum Val {
+    /// A constant, made where it is needed in the layout that is needed.
+    Constant(f64, TensorType),
+    /// A value with its layout.
+    Known(ValueId, Layout),
+    /// A parameter whose layout its first use decides.
+    Open(ValueId, usize),
+    /// A view of such a parameter.
+    View(Op),
+}
+
+/// One function on its way.
+struct Body<'f> {
+    /// The whole program's function.
+    f: &'f Function,
+    /// This rank's.
+    g: Function,
+    values: HashMap<ValueId, Val>,
+    params: Vec<Option<Layout>>,
+    degrees: Degrees,
+}
+
+impl Partition<'_> {
+    fn function(
+        &mut self,
+        f: &Function,
+        name: &str,
+        layouts: Vec<Option<Layout>>,
+        ends: Ends,
+    ) -> Result<Done, PassError> {
+        let mut g = Function::new(name);
+        g.attrs = f.attrs.clone();
+        let mut values = HashMap::new();
+        for (i, (p, attrs)) in f.params.iter().zip(&f.param_attrs).enumerate() {
+            let (ty, label) = (f.ty(*p).clone(), f.values[p.index()].name.clone());
+            let local = layouts[i].as_ref().map_or(ty.clone(), |l| l.local(&ty, self.degrees));
+            let v = g.add_param(label.as_deref().unwrap_or(""), local, attrs.clone());
+            g.values[v.index()].name = label;
+            values.insert(
+                *p,
+                match &layouts[i] {
+                    Some(l) => Val::Known(v, l.clone()),
+                    None => Val::Open(v, i),
+                },
+            );
+        }
+        let mut b = Body { f, g, values, params: layouts, degrees: self.degrees };
+        for op in &f.ops {
+            match op.kind.name() {
+                "fill" => {
+                    let value = op.attrs.float("value").unwrap_or(0.0);
+                    let ty = f.ty(op.results[0]).clone();
+                    b.values.insert(op.results[0], Val::Constant(value, ty));
+                }
+                "repeat" => self.repeat(&mut b, op)?,
+                "call" => {
+                    return Err(PassError::Unsupported(format!("@{name}: a call at {}", op.loc)));
+                }
+                "reshape" if b.is_open(op.operands[0]) => {
+                    b.values.insert(op.results[0], Val::View(op.clone()));
+                }
+                _ => ops::step(&mut b, op)?,
+            }
+        }
+        let mut results = vec![];
+        for (i, r) in f.results.iter().enumerate() {
+            let wanted = match ends {
+                Ends::Carried(n) if i < n => match &b.params[i] {
+                    Some(l) => Some(l.clone()),
+                    // Nobody used the parameter before: it is as what is handed on.
+                    None => Some(b.layout(*r).unwrap_or_else(|| Layout::whole(f.ty(*r)))),
+                },
+                Ends::Carried(_) => None,
+                Ends::Whole => {
+                    let state = f.params.get(i).filter(|_| i + 2 < f.results.len());
+                    let like = state.and_then(|_| b.params[i].clone());
+                    Some(like.unwrap_or_else(|| Layout::whole(f.ty(*r))))
+                }
+            };
+            if let (Ends::Carried(n), Some(l)) = (ends, &wanted)
+                && i < n
+            {
+                b.settle(f.params[i], l)?;
+            }
+            let (v, l) = b.bring(*r, wanted.as_ref())?;
+            b.g.results.push(v);
+            results.push(l);
+        }
+        for p in &f.params {
+            let whole = Layout::whole(f.ty(*p));
+            b.settle(*p, &whole)?;
+        }
+        let params: Vec<Layout> = b.params.into_iter().flatten().collect();
+        self.out.insert(b.g);
+        Ok(Done { name: name.to_string(), params, results })
+    }
+}
+
+impl Body<'_> {
+    /// The layout of a value, where it has one.
+    fn layout(&self, v: ValueId) -> Option<Layout> {
+        match self.values.get(&v) {
+            Some(Val::Known(_, l)) => Some(l.clone()),
+            _ => None,
+        }
+    }
+
+    /// Whether the value's layout is not decided yet.
+    fn is_open(&self, v: ValueId) -> bool {
+        matches!(self.values.get(&v), Some(Val::Open(..) | Val::View(_)))
+    }
+
+    /// Decides an open parameter's layout.
+    fn settle(&mut self, v: ValueId, layout: &Layout) -> Result<(), PassError> {
+        if let Some(Val::Open(local, i)) = self.values.get(&v).cloned() {
+            self.g.values[local.index()].ty = layout.local(self.f.ty(v), self.degrees);
+            self.params[i] = Some(layout.clone());
+            self.values.insert(v, Val::Known(local, layout.clone()));
+        }
+        Ok(())
+    }
+
+    /// The value in the layout `wanted`, or in its own.
+    fn bring(
+        &mut self,
+        v: ValueId,
+        wanted: Option<&Layout>,
+    ) -> Result<(ValueId, Layout), PassError> {
+        let ty = self.f.ty(v).clone();
+        let lost = || PassError::Unsupported("a value is used before it is defined".into());
+        let whole = Layout::whole(&ty);
+        match self.values.get(&v).cloned().ok_or_else(lost)? {
+            Val::Constant(value, ty) => {
+                let layout = wanted.cloned().unwrap_or(whole);
+                if !layout.partial.is_empty() && value != 0.0 {
+                    return Err(PassError::Unsupported("a constant as a partial sum".into()));
+                }
+                let local = layout.local(&ty, self.degrees);
+                let made = Builder::new(&mut self.g).fill(value, &local)?;
+                Ok((made, layout))
+            }
+            Val::Open(..) => {
+                let layout = wanted.cloned().unwrap_or(whole);
+                self.settle(v, &layout)?;
+                self.bring(v, None)
+            }
+            Val::View(op) => {
+                let layout = wanted.cloned().unwrap_or(whole);
+                // Dims that keep their name keep their layout.
+                let from = self.f.ty(op.operands[0]).clone();
+                let dims = from.dims.iter().map(|d| layout.axis(&ty, &d.name).cloned()).collect();
+                let under = Layout { dims, partial: layout.partial.clone() };
+                self.bring(op.operands[0], Some(&under))?;
+                ops::step(self, &op)?;
+                self.bring(v, Some(&layout))
+            }
+            Val::Known(local, have) => {
+                let Some(wanted) = wanted else { return Ok((local, have)) };
+                if have == *wanted {
+                    return Ok((local, have));
+                }
+                let (local, have) = self.reduce(v, local, &have, &wanted.partial)?;
+                if have != *wanted {
+                    return Err(PassError::Unsupported(format!(
+                        "@{}: {ty} is divided as {have} and wanted as {wanted}",
+                        self.f.name
+                    )));
+                }
+                Ok((local, have))
+            }
+        }
+    }
+
+    /// Sums a partial value over the axes that are not in `keep`; later uses get the sum.
+    fn reduce(
+        &mut self,
+        v: ValueId,
+        local: ValueId,
+        have: &Layout,
+        keep: &std::collections::BTreeSet<Axis>,
+    ) -> Result<(ValueId, Layout), PassError> {
+        let (mut local, mut have) = (local, have.clone());
+        let loc = self.f.ops.iter().find(|o| o.results.contains(&v)).map(|o| o.loc.clone());
+        for axis in have.partial.clone() {
+            if keep.contains(&axis) {
+                continue;
+            }
+            let mut b = Builder::new(&mut self.g);
+            b.at(&loc.clone().unwrap_or_default());
+            let attrs = Attrs::new()
+                .with("axis", Attr::Str(axis.to_string()))
+                .with("ranks", Attr::Int(self.degrees.of(&axis) as i64));
+            local = b.one("all_reduce", &[local], attrs)?;
+            have.partial.remove(&axis);
+        }
+        self.values.insert(v, Val::Known(local, have.clone()));
+        Ok((local, have))
+    }
+}

@@ -1,0 +1,144 @@
+//! One op: layouts of its operands → its layout, by its sharding rule.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use neoxc_ir::op::{RuleCx, ShardEffect, Sums};
+use neoxc_ir::{Attr, Builder, Op, TensorType, ValueId};
+
+use super::layout::{Axis, Layout};
+use super::{Body, Val};
+use crate::pass::PassError;
+
+/// Adds one rank's version of `op` to the body.
+pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
+    let types =
+        |ids: &[ValueId]| -> Vec<TensorType> { ids.iter().map(|v| b.f.ty(*v).clone()).collect() };
+    let (operands, results) = (types(&op.operands), types(&op.results));
+    let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
+    let rule = op.kind.0.sharding(&cx);
+    let refuse = |what: String| {
+        PassError::Unsupported(format!("{} at {}: {what}", op.kind.full_name(), op.loc))
+    };
+
+    let partial = partial_sums(b, op, rule.sums)?;
+
+    // Which dims are divided, by the operands that are.
+    let mut divided: BTreeMap<Arc<str>, Axis> = BTreeMap::new();
+    for (o, ty) in op.operands.iter().zip(&operands) {
+        let Some(layout) = b.layout(*o) else { continue };
+        for (dim, axis) in ty.dims.iter().zip(&layout.dims) {
+            let Some(axis) = axis else { continue };
+            if rule.effect(&dim.name) == Some(ShardEffect::Whole) {
+                return Err(refuse(format!("`{}`, divided over {axis}, must be whole", dim.name)));
+            }
+            let old = divided.insert(dim.name.clone(), axis.clone());
+            if old.is_some_and(|old| old != *axis) {
+                return Err(refuse(format!("`{}` is divided in two ways", dim.name)));
+            }
+        }
+    }
+    for (dim, axis) in &divided {
+        if divided.iter().any(|(other, a)| a == axis && other != dim) {
+            return Err(refuse(format!("two dims are divided over {axis}")));
+        }
+    }
+
+    let mut locals = vec![];
+    for (i, (o, ty)) in op.operands.iter().zip(&operands).enumerate() {
+        let layout = Layout {
+            dims: ty.dims.iter().map(|d| divided.get(&d.name).cloned()).collect(),
+            partial: if partial.on[i] { partial.axes.clone() } else { BTreeSet::new() },
+        };
+        locals.push(b.bring(*o, Some(&layout))?.0);
+    }
+    let mut attrs = op.attrs.clone();
+    let ranks = |dim: &str| divided.get(dim).map_or(1, |a| b.degrees.of(a) as i64);
+    if let (Some(dims), Some(sizes)) = (op.attrs.strs("dims"), op.attrs.ints("sizes")) {
+        let sizes: Vec<i64> = dims.iter().zip(sizes).map(|(d, s)| s / ranks(d)).collect();
+        attrs.set("sizes", Attr::ints(&sizes));
+    }
+    let mut builder = Builder::new(&mut b.g);
+    builder.at(&op.loc);
+    let made = builder.named(op.kind.name(), &locals, attrs)?;
+
+    let mut sums = partial.axes;
+    for (dim, axis) in &divided {
+        if rule.effect(dim) == Some(ShardEffect::Partial) {
+            sums.insert(axis.clone());
+        }
+    }
+    for ((r, ty), v) in op.results.iter().zip(&results).zip(made) {
+        let dims: Vec<Option<Axis>> =
+            ty.dims.iter().map(|d| divided.get(&d.name).cloned()).collect();
+        let layout = Layout { dims, partial: sums.clone() };
+        if layout.local(ty, b.degrees).dims != b.g.ty(v).dims {
+            return Err(refuse(format!("{} is not one rank's part of {ty}", b.g.ty(v))));
+        }
+        b.values.insert(*r, Val::Known(v, layout));
+    }
+    Ok(())
+}
+
+/// Partial sums that an op passes on, and which operands are ones.
+struct Partial {
+    axes: BTreeSet<Axis>,
+    on: Vec<bool>,
+}
+
+/// Decides which partial sums the op may take as they are, and reduces the others.
+fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassError> {
+    let of = |b: &Body<'_>, o: &ValueId| b.layout(*o).map(|l| l.partial).unwrap_or_default();
+    let axes: BTreeSet<Axis> = op.operands.iter().flat_map(|o| of(b, o)).collect();
+    let mut on = vec![false; op.operands.len()];
+    if axes.is_empty() {
+        return Ok(Partial { axes, on });
+    }
+    let count = op.operands.iter().filter(|o| !of(b, o).is_empty()).count();
+    // A product of matrices is cheaper, and its result more useful, once the sum is made.
+    let each = sums == Sums::Each && count == 1 && !op.kind.is("matmul");
+    if each {
+        for (slot, o) in on.iter_mut().zip(&op.operands) {
+            *slot = !of(b, o).is_empty();
+        }
+        return Ok(Partial { axes, on });
+    }
+    if sums == Sums::Together {
+        let fits = |b: &Body<'_>, o: &ValueId| match &b.values[o] {
+            Val::Constant(value, _) => *value == 0.0,
+            Val::Open(..) | Val::View(_) => true,
+            Val::Known(_, l) => l.partial == axes || (l.partial.is_empty() && small(b, *o)),
+        };
+        if op.operands.iter().all(|o| fits(b, o)) {
+            for o in &op.operands {
+                share(b, *o, &axes)?;
+            }
+            return Ok(Partial { axes, on: vec![true; op.operands.len()] });
+        }
+    }
+    for o in &op.operands {
+        if let Some(Val::Known(local, layout)) = b.values.get(o).cloned() {
+            b.reduce(*o, local, &layout, &BTreeSet::new())?;
+        }
+    }
+    Ok(Partial { axes: BTreeSet::new(), on })
+}
+
+fn small(b: &Body<'_>, v: ValueId) -> bool {
+    b.f.ty(v).dims.is_empty()
+}
+
+/// A scalar that every rank has, as parts of a sum: so that a chain of sums needs one exchange.
+fn share(b: &mut Body<'_>, v: ValueId, axes: &BTreeSet<Axis>) -> Result<(), PassError> {
+    let Some(Val::Known(local, layout)) = b.values.get(&v).cloned() else { return Ok(()) };
+    if layout.partial == *axes {
+        return Ok(());
+    }
+    let ranks: usize = axes.iter().map(|a| b.degrees.of(a)).product();
+    let mut builder = Builder::new(&mut b.g);
+    let part = builder.scalar(1.0 / ranks as f64)?;
+    let local = builder.mul(local, part)?;
+    let layout = Layout { partial: axes.clone(), ..layout };
+    b.values.insert(v, Val::Known(local, layout));
+    Ok(())
+}

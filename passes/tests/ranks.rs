@@ -1,0 +1,119 @@
+//! One rank's program, on all ranks in step, computes what the whole program computes: for random
+//! models, every mesh of data × tensor ranks, training, evaluation and logits.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use common::{Random, arch, inputs};
+use neoxc_ir::eval::{Tensor, run};
+use neoxc_ir::eval_ranks::{group, run_ranks};
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attrs, Module, TensorType, text, verify};
+use neoxc_models::arch::{Arch, Positions};
+use neoxc_passes::PassCx;
+use neoxc_passes::pass::Degrees;
+use neoxc_passes::pipeline::{Phase, run_phase};
+
+/// The part of `whole` that `rank` has of a parameter with this type and layout.
+fn part(
+    whole: &Tensor,
+    local: &TensorType,
+    attrs: &Attrs,
+    axes: &[(String, usize)],
+    rank: usize,
+) -> Tensor {
+    let layout = attrs.strs("neox.layout").unwrap_or_default();
+    let start: Vec<usize> = local
+        .dims
+        .iter()
+        .enumerate()
+        .map(|(i, d)| {
+            let axis = layout.get(i).copied().unwrap_or_default();
+            let at = group(axes, rank, axis).iter().position(|r| *r == rank).unwrap();
+            at * d.size
+        })
+        .collect();
+    Tensor::from_fn(local.clone(), |i| {
+        let at: Vec<usize> = i.iter().zip(&start).map(|(i, s)| i + s).collect();
+        whole.at(&at)
+    })
+}
+
+fn compare(before: &Module, after: &Module, entry: &str, d: Degrees, r: &mut Random, what: &str) {
+    let axes: Vec<(String, usize)> = d.axes().map(|(n, s)| (n.to_string(), s)).to_vec();
+    let x = inputs(before, entry, r);
+    let want = run(before, entry, &x).unwrap();
+    let f = after.function(entry).unwrap();
+    let parts: Vec<Vec<Tensor>> = (0..d.ranks())
+        .map(|rank| {
+            f.params
+                .iter()
+                .zip(&f.param_attrs)
+                .zip(&x)
+                .map(|((p, a), t)| part(t, f.ty(*p), a, &axes, rank))
+                .collect()
+        })
+        .collect();
+    let got = run_ranks(after, entry, &axes, &parts).unwrap();
+    for (rank, got) in got.iter().enumerate() {
+        for (i, (want, got)) in want.iter().zip(got).enumerate() {
+            // State comes back as it went in; everything else is whole.
+            let state = entry == "train_step" && i + 2 < f.results.len();
+            let attrs = if state { f.param_attrs[i].clone() } else { Attrs::new() };
+            let want = part(want, &got.ty, &attrs, &axes, rank);
+            for (a, b) in want.data.iter().zip(&got.data) {
+                let close = (a - b).abs() < 1e-9 * (1.0 + a.abs());
+                assert!(close, "{what} {entry} rank {rank} result {i}: {a} {b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_mesh_computes_the_same() {
+    for seed in 0..6 {
+        let mut r = Random(seed);
+        let mut pick = |n: u64| (r.next() % n) as usize;
+        let heads = [2, 4][pick(2)];
+        let a = Arch {
+            batch: 1 + pick(2),
+            grad_accum: 4,
+            heads,
+            head_dim: 2,
+            embed: 2 * heads,
+            ffn: [4, 8, 12][pick(3)],
+            layers: 2,
+            checkpoint: [None, Some(1), Some(2)][pick(3)],
+            positions: [
+                Positions::None,
+                Positions::Learned { rows: 8 },
+                Positions::Rotary { dims: 2, base: 1e4 },
+            ][pick(3)],
+            parallel_residual: pick(2) == 0,
+            shared_norm: pick(3) == 0,
+            gelu_tanh: pick(2) == 0,
+            norm_bias: pick(2) == 0,
+            attention_bias: pick(2) == 0,
+            mlp_bias: pick(2) == 0,
+            tied: pick(2) == 0,
+            clip: [0.0, 0.5][pick(2)],
+            ..arch()
+        };
+        for (data, tensor) in [(1, 2), (2, 1), (2, 2), (4, 1), (1, heads), (2, heads)] {
+            let d = Degrees { data, tensor };
+            let what = format!("seed {seed}, {data} data × {tensor} tensor ranks");
+            let cx = PassCx { degrees: d, ..PassCx::new(Target::X86V4) };
+            let mut m = neoxc_models::build(&a).unwrap();
+            for phase in [Phase::Rewritten, Phase::Grad] {
+                run_phase(&mut m, phase, &cx).unwrap();
+            }
+            let before = m.clone();
+            run_phase(&mut m, Phase::Sharded, &cx).unwrap_or_else(|e| panic!("{what}: {e}\n{a:?}"));
+            verify(&m).unwrap();
+            assert!(text::parse(&text::print(&m)).unwrap() == m);
+            for entry in ["train_step", "eval_step", "logits"] {
+                compare(&before, &m, entry, d, &mut r, &what);
+            }
+        }
+    }
+}
