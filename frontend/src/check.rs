@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use neoxc_ir::diag::{Diagnostic, Kind as DiagKind, Span};
 
 use crate::arguments::{ARGUMENTS, Kind, Neutral, Status, find};
-use crate::config::{Config, Model, Optimizer, Run};
+use crate::config::{Config, Model, Optimizer, Parallel, Run};
 use crate::diagnostics::{
     adjusted_value, conflict, file, impossible_value, missing_key, not_supported, unknown_key,
     without_effect, wrong_type,
@@ -15,7 +15,7 @@ use crate::merge::Merged;
 use crate::yaml::{Key, Node, Value};
 
 /// Reads typed values and collects what is wrong.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     keys: &'a Merged,
     diagnostics: &'a mut Vec<Diagnostic>,
 }
@@ -26,13 +26,14 @@ pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config>
     r.every_key();
     let model = r.model();
     let optimizer = r.optimizer();
-    let run = r.run();
-    r.batch_arithmetic();
+    let parallel = r.parallel(model.as_ref());
+    let run = r.run(parallel);
+    r.batch_arithmetic(parallel);
     let places = keys
         .iter()
         .map(|(k, _)| (k.name.clone(), (k.span.file.to_string(), k.span.line, k.span.column)))
         .collect::<BTreeMap<_, _>>();
-    Some(Config { model: model?, optimizer: optimizer?, run: run?, places })
+    Some(Config { model: model?, optimizer: optimizer?, run: run?, parallel, places })
 }
 
 fn number(v: &Value) -> Option<f64> {
@@ -170,7 +171,7 @@ impl Reader<'_> {
         self.keys.iter().find(|(k, n)| k.name == name && n.value != Value::Null)
     }
 
-    fn int(&mut self, name: &str, low: i64, high: i64) -> Option<usize> {
+    pub(crate) fn int(&mut self, name: &str, low: i64, high: i64) -> Option<usize> {
         let (_, node) = self.find(name)?;
         let span = node.span.clone();
         let value = match node.value {
@@ -245,9 +246,9 @@ impl Reader<'_> {
         let heads = self.required("num_attention_heads", 1, 1 << 16);
         let seq = self.required("seq_length", 1, 1 << 24);
         let positions = self.int("max_position_embeddings", 1, 1 << 24);
-        for (degree, most) in [("model_parallel_size", 1), ("pipe_parallel_size", 1)] {
+        for degree in ["pipe_parallel_size"] {
             if let Some(n) = self.int(degree, 0, 1 << 20)
-                && n > most
+                && n > 1
             {
                 let span = self.find(degree).map(|(_, v)| v.span.clone())?;
                 let message = format!("`{degree}` {n}: not supported yet");
@@ -256,7 +257,7 @@ impl Reader<'_> {
                     &not_supported::KIND,
                     message,
                     &span,
-                    "this version plans one device",
+                    "this version has one stage",
                     &hint,
                 );
             }
@@ -365,7 +366,7 @@ impl Reader<'_> {
     }
 
     /// A conflict between two keys, both shown where they are given.
-    fn both(&mut self, message: String, a: &str, b: &str, hint: &str) {
+    pub(crate) fn both(&mut self, message: String, a: &str, b: &str, hint: &str) {
         let mut d = Diagnostic::error(&conflict::KIND, message).hint(hint);
         for name in [a, b] {
             if let Some((_, n)) = self.find(name) {
@@ -539,17 +540,18 @@ impl Reader<'_> {
         })
     }
 
-    fn run(&mut self) -> Option<Run> {
+    fn run(&mut self, parallel: Parallel) -> Option<Run> {
+        let data = parallel.data;
         let big = i64::MAX / 2;
         let micro = self.int("train_micro_batch_size_per_gpu", 1, 1 << 20);
         let micro = micro.or_else(|| self.int("batch_size", 1, 1 << 20));
         let accum = self.int("gradient_accumulation_steps", 1, 1 << 20);
         let global = self.int("train_batch_size", 1, 1 << 30);
         let accum = match (global, micro, accum) {
-            (Some(g), Some(m), None) => (g / m).max(1),
+            (Some(g), Some(m), None) => (g / m / data).max(1),
             (_, _, a) => a.unwrap_or(1),
         };
-        let micro = micro.or(global.map(|g| (g / accum).max(1)));
+        let micro = micro.or(global.map(|g| (g / accum / data).max(1)));
         let Some(micro) = micro else {
             let d = Diagnostic::error(&missing_key::KIND, "the micro-batch size is missing");
             self.diagnostics.push(d.hint("`--set train_micro_batch_size_per_gpu=4`"));
@@ -608,29 +610,9 @@ impl Reader<'_> {
         }
     }
 
-    fn batch_arithmetic(&mut self) {
-        let probe = |n: &str| {
-            self.keys.iter().find(|(k, _)| k.name == n).and_then(|(_, v)| number(&v.value))
-        };
-        let (global, micro, accum) = (
-            probe("train_batch_size"),
-            probe("train_micro_batch_size_per_gpu"),
-            probe("gradient_accumulation_steps"),
-        );
-        if let (Some(g), Some(m)) = (global, micro)
-            && m > 0.0
-        {
-            let steps = accum.unwrap_or(g / m);
-            if m * steps != g || steps.fract() != 0.0 {
-                let message = format!("{g} sequences are not {m} × {steps} on one device");
-                self.both(
-                    message,
-                    "train_batch_size",
-                    "train_micro_batch_size_per_gpu",
-                    "train_batch_size = micro-batch × accumulation steps × data-parallel size",
-                );
-            }
-        }
+    /// The number given for a key.
+    pub(crate) fn given(&self, name: &str) -> Option<f64> {
+        self.keys.iter().find(|(k, _)| k.name == name).and_then(|(_, v)| number(&v.value))
     }
 }
 

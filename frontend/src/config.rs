@@ -13,8 +13,26 @@ pub struct Config {
     pub optimizer: Optimizer,
     /// Batches, iterations, data, checkpoints.
     pub run: Run,
+    /// Ranks along each axis.
+    #[serde(default)]
+    pub parallel: Parallel,
     /// Key → (file, line, column), for locations in the IR.
     pub places: BTreeMap<String, (String, u32, u32)>,
+}
+
+/// Ranks along the axes of the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parallel {
+    /// Ranks that divide a step's micro-batches.
+    pub data: usize,
+    /// Ranks that divide each layer.
+    pub tensor: usize,
+}
+
+impl Default for Parallel {
+    fn default() -> Self {
+        Self { data: 1, tensor: 1 }
+    }
 }
 
 /// Architecture.
@@ -94,7 +112,7 @@ pub struct Optimizer {
 pub struct Run {
     /// Sequences per micro-batch.
     pub micro_batch: usize,
-    /// Micro-batches per step.
+    /// Micro-batches per step and data-parallel rank.
     pub grad_accum: usize,
     /// Steps.
     pub train_iters: u64,

@@ -8,6 +8,7 @@ pub mod check;
 pub mod config;
 pub mod diagnostics;
 pub mod merge;
+mod ranks;
 pub mod yaml;
 
 use std::path::{Path, PathBuf};

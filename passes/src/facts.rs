@@ -28,7 +28,7 @@ pub enum Fact {
     HeadInChunks,
     /// Every function but the entries has one call site.
     OneCallSite,
-    /// Outside kernel functions there are only calls, loops and views.
+    /// Outside kernel functions there are only calls, loops, views and collectives.
     InKernels,
     /// Every value outside kernel functions has an address.
     Placed,
@@ -98,10 +98,9 @@ impl Fact {
                 fail(twice.next().map(|c| format!("@{c} has several")))
             }
             Fact::InKernels => fail(reachable(m).into_iter().find_map(|f| {
-                let op = f
-                    .ops
-                    .iter()
-                    .find(|o| !matches!(o.kind.0.class(), Class::View | Class::Call))?;
+                let op = f.ops.iter().find(|o| {
+                    !matches!(o.kind.0.class(), Class::View | Class::Call | Class::Collective)
+                })?;
                 Some(format!("@{} has {} at {}", f.name, op.kind.full_name(), op.loc))
             })),
             Fact::Placed => fail(reachable(m).into_iter().find_map(|f| {

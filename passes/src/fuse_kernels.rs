@@ -223,7 +223,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
     let pointwise = |op: &Op| op.kind.0.class() == Class::Pointwise && !op.kind.is("fill");
     for (i, op) in f.ops.iter().enumerate() {
         match op.kind.0.class() {
-            Class::View | Class::Call => continue,
+            Class::View | Class::Call | Class::Collective => continue,
             Class::Reduction => {
                 let family = reduction_family(f, op).filter(|_| op.kind.is("reduce_sum"));
                 let family = family.ok_or_else(|| unsupported(f, op))?;

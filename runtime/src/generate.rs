@@ -3,7 +3,7 @@
 use neoxc_plan::Plan;
 
 use crate::RuntimeError;
-use crate::device::{CpuDevice, Device};
+use crate::ranks::Ranks;
 use crate::train::Settings;
 use crate::train::init::philox;
 
@@ -25,7 +25,7 @@ pub struct Sampling {
 /// Continues `prompt`; ids from `ids` on are never sampled, `end` stops. `each` sees every new id.
 pub fn generate(
     plan: &Plan,
-    device: &mut CpuDevice,
+    ranks: &mut Ranks<'_>,
     prompt: &[u32],
     how: Sampling,
     ids: usize,
@@ -34,20 +34,11 @@ pub fn generate(
 ) -> Result<Vec<u32>, RuntimeError> {
     let settings = Settings::of(plan)?;
     let seq = settings.seq_length;
-    let program = plan
-        .program("logits")
-        .ok_or_else(|| RuntimeError::Settings("the plan has no logits program".into()))?;
-    let port = |name: &str| {
-        let p = program.inputs.iter().chain(&program.outputs).find(|p| p.name == name);
-        p.ok_or_else(|| RuntimeError::Settings(format!("the logits program has no {name}")))
-    };
-    let (tokens, last, out) = (port("tokens")?, port("last")?, port("logits")?);
-    let at = |p: &neoxc_plan::Port| (plan.segment(&p.segment).unwrap_or(0), p.offset);
     let mut all: Vec<u32> = prompt.to_vec();
     if all.is_empty() {
         return Err(RuntimeError::Settings("the prompt is empty".into()));
     }
-    let vocab = out.elements() as usize;
+    let vocab = ranks.port("logits", "logits")?.elements() as usize;
     if let Some(bad) = all.iter().find(|t| **t as usize >= vocab) {
         return Err(RuntimeError::Settings(format!(
             "id {bad} of the prompt is outside the vocabulary"
@@ -60,13 +51,10 @@ pub fn generate(
         let mut row = vec![0i32; seq];
         row.iter_mut().zip(window).for_each(|(r, t)| *r = *t as i32);
         let text: Vec<u8> = row.iter().flat_map(|t| t.to_le_bytes()).collect();
-        let (s, o) = at(tokens);
-        device.write(s, o, &text);
-        let (s, o) = at(last);
-        device.write(s, o, &(window.len() as i32 - 1).to_le_bytes());
-        device.run("logits")?;
-        let (s, o) = at(out);
-        device.read(s, o, &mut bytes);
+        ranks.put("logits", "tokens", &text)?;
+        ranks.put("logits", "last", &(window.len() as i32 - 1).to_le_bytes())?;
+        ranks.run("logits")?;
+        ranks.get("logits", "logits", &mut bytes)?;
         let logits: Vec<f32> = bytes
             .chunks_exact(4)
             .take(ids.min(vocab))

@@ -6,17 +6,20 @@
 //! - [`train`]: start values, learning rate, the training loop.
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
 //! - [`codes`]: what each error code means.
+//! - [`ranks`], [`collectives`]: several ranks in one process.
 //! - [`progress`]: what a person sees of a run.
 //! - [`generate`]: samples of text from a trained model.
 
 pub mod checkpoint;
 pub mod codes;
+pub mod collectives;
 pub mod data;
 pub mod device;
 pub mod error;
 pub mod files;
 pub mod generate;
 pub mod progress;
+pub mod ranks;
 pub mod text;
 pub mod train;
 

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use neoxc_ir::eval;
 use neoxc_ir::op::Class;
-use neoxc_ir::{Function, Module, Op, ValueId};
+use neoxc_ir::{Attrs, Function, Module, Op, ValueId};
 use neoxc_plan::{Address, Init, Instr, Memory, Parameter, Plan, Port, Program, Segment, Tables};
 
 use crate::CodegenError;
@@ -98,6 +98,15 @@ impl Emitter<'_> {
                     let reverse = op.attrs.flag("reverse");
                     out.push(Instr::Loop { var, count, reverse, body });
                 }
+                Class::Collective => {
+                    let mut at =
+                        |v: &ValueId| self.address(&at[v], vars, f.ty(*v).bytes() as u64, counts);
+                    let (from, to) = (at(&op.operands[0])?, at(&op.results[0])?);
+                    let axis = op.attrs.str("axis").unwrap_or_default().to_string();
+                    let elements = f.ty(op.results[0]).elements() as u64;
+                    let loc = op.loc.to_string();
+                    out.push(Instr::AllReduce { axis, elements, from, to, loc });
+                }
                 _ => {
                     let kernel = callee
                         .and_then(|c| self.kernels.get(c).copied())
@@ -115,7 +124,14 @@ impl Emitter<'_> {
     }
 }
 
-fn port(name: &str, ty: &neoxc_ir::TensorType, place: &str) -> Result<Port, CodegenError> {
+fn port(
+    name: &str,
+    ty: &neoxc_ir::TensorType,
+    place: &str,
+    attrs: &Attrs,
+) -> Result<Port, CodegenError> {
+    let layout = attrs.strs("neox.layout").unwrap_or_default();
+    let axis = layout.first().filter(|a| !a.is_empty()).map(|a| (*a).to_string());
     let (segment, offset) = place.split_once('+').ok_or_else(|| bad("a port has no place"))?;
     Ok(Port {
         name: name.to_string(),
@@ -123,6 +139,7 @@ fn port(name: &str, ty: &neoxc_ir::TensorType, place: &str) -> Result<Port, Code
         shape: ty.dims.iter().map(|d| d.size as u64).collect(),
         segment: segment.to_string(),
         offset: offset.parse().map_err(|_| bad("a port lies in a loop"))?,
+        axis,
     })
 }
 
@@ -156,7 +173,7 @@ fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
         .collect()
 }
 
-fn parameters(f: &Function) -> Result<Vec<Parameter>, CodegenError> {
+fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, CodegenError> {
     let mut out = vec![];
     let mut grads = gradient_offsets(f)?.into_iter();
     for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
@@ -169,7 +186,22 @@ fn parameters(f: &Function) -> Result<Vec<Parameter>, CodegenError> {
                 Init::Normal(std.ok_or_else(|| bad(format!("{name}: no start value `{other}`")))?)
             }
         };
-        let dims: Vec<u64> = f.ty(*p).dims.iter().map(|d| d.size as u64).collect();
+        let mut dims: Vec<u64> = f.ty(*p).dims.iter().map(|d| d.size as u64).collect();
+        // Sizes of the whole parameter.
+        let layout = attrs.strs("neox.layout").unwrap_or_default();
+        let along = layout.iter().position(|a| !a.is_empty());
+        let axis = along.map_or("", |i| layout[i]).to_string();
+        let ranks = mesh.iter().find(|(n, _)| *n == axis).map_or(1, |(_, n)| *n);
+        if let Some(i) = along {
+            dims[i] *= ranks;
+        }
+        let divided = along.map(|i| neoxc_plan::Divided {
+            axis,
+            ranks,
+            outer: dims[usize::from(name.contains("{layer}"))..i].iter().product(),
+            whole: dims[i],
+            inner: dims[i + 1..].iter().product(),
+        });
         let (layers, dims) = match name.contains("{layer}") {
             true => (dims.first().copied(), &dims[1..]),
             false => (None, &dims[..]),
@@ -182,6 +214,7 @@ fn parameters(f: &Function) -> Result<Vec<Parameter>, CodegenError> {
             shape: published_shape(name, dims),
             init,
             offset: offset.ok_or_else(|| bad("a parameter has no place"))?,
+            divided,
             grad_offset: grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?,
         });
     }
@@ -221,7 +254,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
             if matches!(attrs.str("neox.role"), Some("batch" | "scalar")) {
                 let name = attrs.str("neox.name").unwrap_or_default();
-                program.inputs.push(port(name, f.ty(*p), &place)?);
+                program.inputs.push(port(name, f.ty(*p), &place, attrs)?);
             }
         }
         let names: &[&str] = match entry {
@@ -239,7 +272,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             .collect();
         for (name, r) in names.iter().zip(&f.results[first..]) {
             let place = places.get(r).ok_or_else(|| bad("an output has no place"))?;
-            program.outputs.push(port(name, f.ty(*r), place)?);
+            program.outputs.push(port(name, f.ty(*r), place, &Attrs::new())?);
         }
         programs.push(program);
     }
@@ -275,12 +308,24 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         workspace: bytes[4] - saved.min(bytes[4]) + bytes[5] + bytes[6] + scratch * extras.threads,
         peak: bytes.iter().sum::<u64>() + scratch * extras.threads,
     };
-    let parameters = parameters(train)?;
+    let mesh: Vec<(String, u64)> = m
+        .attrs
+        .strs("neox.mesh")
+        .unwrap_or_default()
+        .into_iter()
+        .filter_map(|a| a.split_once('='))
+        .filter_map(|(n, size)| Some((n.to_string(), size.parse().ok()?)))
+        .collect();
+    let parameters = parameters(train, &mesh)?;
     let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
     let parameter_count = parameters.iter().map(count).sum();
     let mut train_inputs =
         programs.iter().filter(|p| p.name == "train_step").flat_map(|p| &p.inputs);
-    let tokens = train_inputs.find(|p| p.name == "tokens").map_or(0, Port::elements);
+    let along = |p: &Port| {
+        let axis = mesh.iter().find(|(n, _)| p.axis.as_ref() == Some(n));
+        p.elements() * axis.map_or(1, |(_, n)| *n)
+    };
+    let tokens = train_inputs.find(|p| p.name == "tokens").map_or(0, along);
     let functions: HashMap<&str, &Function> =
         m.functions.iter().map(|f| (f.name.as_str(), f)).collect();
     let table = kernels
@@ -306,6 +351,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             parameter_count,
             flops_per_step: extras.flops_per_step,
             tokens_per_step: tokens,
+            mesh,
             segments: SEGMENTS
                 .iter()
                 .zip(bytes)

@@ -121,8 +121,13 @@ impl Check<'_> {
                 }
             } else {
                 // In-place pairs may overlap; anything else written must not touch an operand.
-                let callee = function(self.module, op.attrs.symbol("callee").unwrap_or_default())?;
-                let pairs = callee.attrs.ints("neox.inplace").unwrap_or_default();
+                let pairs = if op.kind.0.class() == Class::Collective {
+                    vec![0, 0]
+                } else {
+                    let callee = op.attrs.symbol("callee").unwrap_or_default();
+                    let callee = function(self.module, callee)?;
+                    callee.attrs.ints("neox.inplace").unwrap_or_default().to_vec()
+                };
                 for (i, r) in op.results.iter().enumerate() {
                     let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
                     for (j, o) in op.operands.iter().enumerate() {

@@ -234,6 +234,9 @@ impl Walk<'_> {
             let stacked = result >= carried && (carried..carried + sliced).contains(&operand);
             return stacked || (result < carried && operand == result);
         }
+        if op.kind.0.class() == Class::Collective {
+            return result == operand;
+        }
         let Some(callee) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
             return false;
         };

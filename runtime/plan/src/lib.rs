@@ -104,20 +104,56 @@ pub struct Parameter {
     pub offset: u64,
     /// Offset in `grads`, bytes.
     pub grad_offset: u64,
+    /// How it is divided over the ranks, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub divided: Option<Divided>,
+}
+
+/// How the elements of one layer's tensor are divided over a mesh axis: as `[outer, whole, inner]`, of
+/// which rank i has the i-th part along the middle.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Divided {
+    /// Mesh axis.
+    pub axis: String,
+    /// Ranks along it.
+    pub ranks: u64,
+    /// Product of the dims before the divided one.
+    pub outer: u64,
+    /// Size of the divided dim.
+    pub whole: u64,
+    /// Product of the dims after it.
+    pub inner: u64,
+}
+
+impl Divided {
+    /// The runs of elements that rank number `at` along the axis has: (first in the whole tensor,
+    /// first in the rank's part, how many).
+    pub fn runs(&self, at: u64) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
+        let run = self.whole / self.ranks * self.inner;
+        (0..self.outer).map(move |o| (o * self.whole * self.inner + at * run, o * run, run))
+    }
 }
 
 impl Parameter {
-    /// Elements of one layer's tensor.
+    /// Elements of one layer's whole tensor.
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
 
-    /// Each tensor's logical name and byte offset from the start of the stack.
+    /// Elements of one layer's tensor on one rank.
+    pub fn local_elements(&self) -> u64 {
+        self.elements() / self.divided.as_ref().map_or(1, |d| d.ranks)
+    }
+
+    /// Each tensor's logical name and byte offset on a rank from the start of the stack.
     pub fn tensors(&self) -> Vec<(String, u64)> {
         match self.layers {
             None => vec![(self.name.clone(), 0)],
             Some(n) => (0..n)
-                .map(|i| (self.name.replace("{layer}", &i.to_string()), i * self.elements() * 4))
+                .map(|i| {
+                    let name = self.name.replace("{layer}", &i.to_string());
+                    (name, i * self.local_elements() * 4)
+                })
                 .collect(),
         }
     }
@@ -153,6 +189,9 @@ pub struct Port {
     pub segment: String,
     /// Offset, bytes.
     pub offset: u64,
+    /// The mesh axis over which the leading dim is divided: `shape` is one rank's part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub axis: Option<String>,
 }
 
 impl Port {
@@ -190,7 +229,10 @@ pub struct Tables {
     pub flops_per_step: f64,
     /// Tokens of one optimizer step.
     pub tokens_per_step: u64,
-    /// Allocations.
+    /// Axes of the mesh and ranks along each, from the slowest to the fastest in the numbering of ranks.
+    #[serde(default)]
+    pub mesh: Vec<(String, u64)>,
+    /// Allocations of one rank.
     pub segments: Vec<Segment>,
     /// Parameters.
     pub parameters: Vec<Parameter>,
@@ -221,6 +263,36 @@ impl Plan {
     /// The program called `name`.
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|p| p.name == name)
+    }
+
+    /// Number of ranks.
+    pub fn ranks(&self) -> u64 {
+        self.tables.mesh.iter().map(|(_, n)| n).product()
+    }
+
+    /// Ranks along `axis`, and which of them `rank` is; `(1, 0)` if there is no such axis.
+    pub fn along(&self, axis: &str, rank: u64) -> (u64, u64) {
+        let mut stride = 1;
+        for (name, size) in self.tables.mesh.iter().rev() {
+            if name == axis {
+                return (*size, rank / stride % size);
+            }
+            stride *= size;
+        }
+        (1, 0)
+    }
+
+    /// Ranks that differ from `rank` only along `axis`, in order.
+    pub fn group(&self, axis: &str, rank: u64) -> Vec<u64> {
+        let mut stride = 1;
+        for (name, size) in self.tables.mesh.iter().rev() {
+            if name == axis {
+                let first = rank - rank / stride % size * stride;
+                return (0..*size).map(|i| first + i * stride).collect();
+            }
+            stride *= size;
+        }
+        vec![rank]
     }
 
     /// Number of the segment called `name`.

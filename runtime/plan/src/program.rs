@@ -3,6 +3,7 @@
 //! ```text
 //! loop layer 6
 //!   launch 4 rowwise_0 arena+4096 params+1024+layer*65536 -> arena+90112 ; 14M.yml:14:5
+//!   all_reduce tensor 8192 arena+90112 arena+90112 ; 14M.yml:14:5
 //! end
 //! loop layer 6 reverse
 //! ```
@@ -29,6 +30,19 @@ pub enum Instr {
         kernel: usize,
         /// Operands, then results.
         args: Vec<Address>,
+        /// YAML place.
+        loc: String,
+    },
+    /// Sums a value over the ranks of a mesh axis; all of them get the sum.
+    AllReduce {
+        /// Mesh axis.
+        axis: String,
+        /// Elements of f32.
+        elements: u64,
+        /// This rank's part of the sum.
+        from: Address,
+        /// Where the sum goes; may be `from`.
+        to: Address,
         /// YAML place.
         loc: String,
     },
@@ -78,14 +92,13 @@ fn print_into(
             Instr::Launch { kernel, args, loc } => {
                 let name = kernels.get(*kernel).map_or("?", String::as_str);
                 let _ = write!(out, "{indent}launch {kernel} {name}");
-                for a in args {
-                    let segment = segments.get(a.segment).map_or("?", String::as_str);
-                    let _ = write!(out, " {segment}+{}", a.offset);
-                    for (depth, stride) in &a.strides {
-                        let var = vars.get(*depth).map_or("?", String::as_str);
-                        let _ = write!(out, "+{var}*{stride}");
-                    }
-                }
+                args.iter().for_each(|a| print_address(out, a, segments, vars));
+                let _ = writeln!(out, " ; {loc}");
+            }
+            Instr::AllReduce { axis, elements, from, to, loc } => {
+                let _ = write!(out, "{indent}all_reduce {axis} {elements}");
+                print_address(out, from, segments, vars);
+                print_address(out, to, segments, vars);
                 let _ = writeln!(out, " ; {loc}");
             }
             Instr::Loop { var, count, reverse, body } => {
@@ -97,6 +110,15 @@ fn print_into(
                 let _ = writeln!(out, "{indent}end");
             }
         }
+    }
+}
+
+fn print_address(out: &mut String, a: &Address, segments: &[String], vars: &[String]) {
+    let segment = segments.get(a.segment).map_or("?", String::as_str);
+    let _ = write!(out, " {segment}+{}", a.offset);
+    for (depth, stride) in &a.strides {
+        let var = vars.get(*depth).map_or("?", String::as_str);
+        let _ = write!(out, "+{var}*{stride}");
     }
 }
 
@@ -155,7 +177,20 @@ pub fn parse_program(
                     .collect::<Result<_, _>>()?;
                 body.push(Instr::Launch { kernel, args, loc: loc.to_string() });
             }
-            _ => return Err(fail("expected launch, loop or end")),
+            Some("all_reduce") => {
+                let axis = words.next().ok_or_else(|| fail("expected an axis"))?.to_string();
+                let elements = words.next().and_then(|w| w.parse().ok());
+                let elements = elements.ok_or_else(|| fail("expected a number of elements"))?;
+                let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
+                let mut next = || {
+                    let word = words.next().and_then(|w| address(w, segments, &vars));
+                    word.ok_or_else(|| fail("expected an address"))
+                };
+                let (from, to) = (next()?, next()?);
+                let loc = loc.to_string();
+                body.push(Instr::AllReduce { axis, elements, from, to, loc });
+            }
+            _ => return Err(fail("expected launch, all_reduce, loop or end")),
         }
     }
     if !open.is_empty() {

@@ -9,6 +9,7 @@
 //! A folder appears when it is whole: temporary name, fsync, rename. Layout and thread count leave
 //! no trace in it.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -55,16 +56,23 @@ impl Manifest {
     }
 }
 
-/// One tensor: name, shape, where its bytes are.
-struct Tensor {
-    name: String,
-    shape: Vec<u64>,
-    segment: &'static str,
-    offset: u64,
+/// One whole tensor of a checkpoint: its name, and what it is of the plan.
+pub struct Tensor {
+    /// Name in the file.
+    pub name: String,
+    /// Published shape.
+    pub shape: Vec<u64>,
+    /// `params`, `adam_m` or `adam_v`.
+    pub segment: &'static str,
+    /// Number of the parameter in the plan's table.
+    pub parameter: usize,
+    /// Layer, where the parameter is a stack.
+    pub layer: u64,
 }
 
 impl Tensor {
-    fn bytes(&self) -> usize {
+    /// Bytes of the whole tensor.
+    pub fn bytes(&self) -> usize {
         self.shape.iter().product::<u64>() as usize * 4
     }
 }
@@ -72,13 +80,14 @@ impl Tensor {
 fn tensors(plan: &Plan, kinds: &[(&'static str, &str)]) -> Vec<Tensor> {
     let mut out = vec![];
     for (segment, prefix) in kinds {
-        for p in &plan.tables.parameters {
-            for (name, offset) in p.tensors() {
+        for (parameter, p) in plan.tables.parameters.iter().enumerate() {
+            for (layer, (name, _)) in p.tensors().into_iter().enumerate() {
                 out.push(Tensor {
                     name: format!("{prefix}{name}"),
                     shape: p.shape.clone(),
                     segment,
-                    offset: p.offset + offset,
+                    parameter,
+                    layer: layer as u64,
                 });
             }
         }
@@ -93,8 +102,10 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Where the bytes of a segment are: (segment, offset, length). Nothing is copied.
-pub type Source<'a> = &'a dyn Fn(&str, u64, usize) -> &'a [u8];
+/// The bytes of a whole tensor, borrowed where they lie together.
+pub type Source<'a> = &'a dyn Fn(&Tensor) -> Cow<'a, [u8]>;
+/// Takes the bytes of a whole tensor.
+pub type Sink<'a> = &'a mut dyn FnMut(&Tensor, &[u8]);
 
 /// Writes a safetensors file tensor by tensor; gives its hash.
 fn write_tensors(path: &Path, list: &[Tensor], get: Source<'_>) -> Result<String, RuntimeError> {
@@ -120,13 +131,13 @@ fn write_tensors(path: &Path, list: &[Tensor], get: Source<'_>) -> Result<String
     put(&(text.len() as u64).to_le_bytes())?;
     put(&text)?;
     for t in list {
-        put(get(t.segment, t.offset, t.bytes()))?;
+        put(&get(t))?;
     }
     file.sync_all().map_err(RuntimeError::io("sync", path))?;
     Ok(hex(&hash.finalize()))
 }
 
-/// Saves under `folder`; `get` reads bytes of a segment. Gives the new folder.
+/// Saves under `folder`; `get` reads whole tensors. Gives the new folder.
 pub fn save(
     folder: &Path,
     plan: &Plan,
@@ -233,12 +244,8 @@ fn verify(folder: &Path, m: &Manifest, file: &str) -> Result<memmap2::Mmap, Runt
     unsafe { memmap2::Mmap::map(&f) }.map_err(RuntimeError::io("map", &path))
 }
 
-/// Loads parameters and optimizer state; `put` writes bytes of a segment.
-pub fn load(
-    folder: &Path,
-    plan: &Plan,
-    put: &mut dyn FnMut(&str, u64, &[u8]),
-) -> Result<Manifest, RuntimeError> {
+/// Loads parameters and optimizer state; `put` takes whole tensors.
+pub fn load(folder: &Path, plan: &Plan, put: Sink<'_>) -> Result<Manifest, RuntimeError> {
     let m = manifest(folder)?;
     let maps = [
         (verify(folder, &m, "model.safetensors")?, "model.safetensors", MODEL),
@@ -255,11 +262,7 @@ pub fn load(
 }
 
 /// Loads parameters only.
-pub fn load_model(
-    folder: &Path,
-    plan: &Plan,
-    put: &mut dyn FnMut(&str, u64, &[u8]),
-) -> Result<Manifest, RuntimeError> {
+pub fn load_model(folder: &Path, plan: &Plan, put: Sink<'_>) -> Result<Manifest, RuntimeError> {
     let m = manifest(folder)?;
     let path = folder.join("model.safetensors");
     let map = verify(folder, &m, "model.safetensors")?;
@@ -303,16 +306,11 @@ fn check(path: &Path, map: &[u8], list: &[Tensor]) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-fn copy(
-    path: &Path,
-    map: &[u8],
-    list: &[Tensor],
-    put: &mut dyn FnMut(&str, u64, &[u8]),
-) -> Result<(), RuntimeError> {
+fn copy(path: &Path, map: &[u8], list: &[Tensor], put: Sink<'_>) -> Result<(), RuntimeError> {
     let st = parse(path, map)?;
     for t in list {
         if let Ok(view) = st.tensor(&t.name) {
-            put(t.segment, t.offset, view.data());
+            put(t, view.data());
         }
     }
     Ok(())

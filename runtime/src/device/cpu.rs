@@ -9,10 +9,15 @@ use super::limits;
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use crate::RuntimeError;
+use crate::collectives::Collectives;
+
+/// An address with the offset that each enclosing loop adds.
+type Moving = (usize, Vec<(usize, usize)>);
 
 /// A launch with everything resolved but the loop offsets.
 enum Step {
-    Launch { entry: Entry, tasks: u64, args: Vec<(usize, Vec<(usize, usize)>)>, name: u32 },
+    Launch { entry: Entry, tasks: u64, args: Vec<Moving>, name: u32 },
+    AllReduce { axis: usize, elements: usize, from: Moving, to: Moving },
     Loop { depth: usize, count: usize, reverse: bool, body: Vec<Step> },
 }
 
@@ -23,6 +28,8 @@ pub struct CpuDevice {
     pool: Pool,
     pointers: Vec<*mut u8>,
     index: Vec<usize>,
+    /// The other ranks, if there are any.
+    others: Option<Box<dyn Collectives>>,
     /// Seconds per kernel when profiling.
     profile: Option<Vec<(u64, f64)>>,
     // Kept last: symbols point into it.
@@ -31,9 +38,49 @@ pub struct CpuDevice {
     _file: std::fs::File,
 }
 
+// SAFETY: the raw pointers are scratch for a launch's arguments and point into the device's own
+// segments; whoever holds `&mut` is the only one to use them.
+unsafe impl Send for CpuDevice {}
+
+/// Refuses a plan whose ranks together take more memory than can be had.
+pub fn check_memory(plan: &Plan, threads: usize, ranks: u64) -> Result<(), RuntimeError> {
+    let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
+    let segments: u64 = plan.tables.segments.iter().map(|s| s.bytes).sum();
+    let one = segments.saturating_add(scratch.saturating_mul(threads as u64));
+    limits::check(one.saturating_mul(ranks))
+}
+
 impl CpuDevice {
-    /// Allocates the plan's segments and loads its kernels.
+    /// Allocates the plan's segments and loads its kernels, for a plan of one rank.
     pub fn new(plan: &Plan, threads: usize) -> Result<CpuDevice, RuntimeError> {
+        if plan.ranks() != 1 {
+            return Err(RuntimeError::Settings(format!("the plan is for {} ranks", plan.ranks())));
+        }
+        check_memory(plan, threads, 1)?;
+        Self::build(plan, threads, None)
+    }
+
+    /// One rank of several.
+    pub fn with_collectives(
+        plan: &Plan,
+        threads: usize,
+        others: Box<dyn Collectives>,
+    ) -> Result<CpuDevice, RuntimeError> {
+        Self::build(plan, threads, Some(others))
+    }
+
+    /// Tells the other ranks not to wait for this one any more.
+    pub fn give_up(&self) {
+        if let Some(o) = &self.others {
+            o.give_up();
+        }
+    }
+
+    fn build(
+        plan: &Plan,
+        threads: usize,
+        others: Option<Box<dyn Collectives>>,
+    ) -> Result<CpuDevice, RuntimeError> {
         let file = format!("kernels/{}.so", plan.tables.target);
         let bytes = plan
             .files
@@ -41,8 +88,6 @@ impl CpuDevice {
             .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
         let (library, file) = load(bytes)?;
         let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
-        let segments: u64 = plan.tables.segments.iter().map(|s| s.bytes).sum();
-        limits::check(segments.saturating_add(scratch.saturating_mul(threads as u64)))?;
         let segments = plan
             .tables
             .segments
@@ -57,11 +102,12 @@ impl CpuDevice {
             entries.push((*entry, k.tasks));
         }
         let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
+        let axes = &plan.tables.mesh[..];
         let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
         let programs = plan
             .programs
             .iter()
-            .map(|p| (p.name.clone(), resolve(&p.body, &entries, &bases, 0)))
+            .map(|p| (p.name.clone(), resolve(&p.body, &entries, &bases, axes, 0)))
             .collect();
         let mut device = CpuDevice {
             segments,
@@ -69,6 +115,7 @@ impl CpuDevice {
             pool: Pool::new(threads, scratch)?,
             pointers: vec![std::ptr::null_mut(); most],
             index: vec![0; 32],
+            others,
             profile: None,
             _library: library,
             _file: file,
@@ -116,7 +163,13 @@ fn load(bytes: &[u8]) -> Result<(libloading::Library, std::fs::File), RuntimeErr
     Ok((library.map_err(|e| fail(&e))?, file))
 }
 
-fn resolve(body: &[Instr], entries: &[(Entry, u64)], bases: &[usize], depth: usize) -> Vec<Step> {
+fn resolve(
+    body: &[Instr],
+    entries: &[(Entry, u64)],
+    bases: &[usize],
+    axes: &[(String, u64)],
+    depth: usize,
+) -> Vec<Step> {
     let address = |a: &Address| {
         let strides = a.strides.iter().map(|(d, s)| (*d, *s as usize)).collect();
         (bases[a.segment] + a.offset as usize, strides)
@@ -128,11 +181,18 @@ fn resolve(body: &[Instr], entries: &[(Entry, u64)], bases: &[usize], depth: usi
                 let args = args.iter().map(address).collect();
                 Step::Launch { entry, tasks, args, name: *kernel as u32 }
             }
+            Instr::AllReduce { axis, elements, from, to, .. } => Step::AllReduce {
+                // A validated plan names no other axes.
+                axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(0),
+                elements: *elements as usize,
+                from: address(from),
+                to: address(to),
+            },
             Instr::Loop { count, reverse, body, .. } => Step::Loop {
                 depth,
                 count: *count as usize,
                 reverse: *reverse,
-                body: resolve(body, entries, bases, depth + 1),
+                body: resolve(body, entries, bases, axes, depth + 1),
             },
         })
         .collect()
@@ -143,14 +203,14 @@ fn execute(
     pool: &mut Pool,
     pointers: &mut [*mut u8],
     index: &mut [usize],
+    others: Option<&dyn Collectives>,
     profile: &mut Option<Vec<(u64, f64)>>,
-) {
+) -> Result<(), RuntimeError> {
     for step in steps {
         match step {
             Step::Launch { entry, tasks, args, name } => {
-                for (slot, (base, strides)) in pointers.iter_mut().zip(args) {
-                    let moved: usize = strides.iter().map(|(d, s)| index[*d] * s).sum();
-                    *slot = (base + moved) as *mut u8;
+                for (slot, at) in pointers.iter_mut().zip(args) {
+                    *slot = here(at, index) as *mut u8;
                 }
                 let start = profile.as_ref().map(|_| std::time::Instant::now());
                 // SAFETY: a validated plan keeps every argument inside its segment; the compiler
@@ -162,14 +222,30 @@ fn execute(
                     slot.1 += start.elapsed().as_secs_f64();
                 }
             }
+            Step::AllReduce { axis, elements, from, to } => {
+                if let Some(others) = others {
+                    let (from, to) = (here(from, index), here(to, index));
+                    // SAFETY: a validated plan keeps both inside their segments; every rank runs
+                    // the same program, so that all make the same exchanges in the same order.
+                    unsafe {
+                        others.all_reduce(*axis, from as *mut f32, to as *mut f32, *elements)?;
+                    }
+                }
+            }
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
                     index[*depth] = if *reverse { count - 1 - i } else { i };
-                    execute(body, pool, pointers, index, profile);
+                    execute(body, pool, pointers, index, others, profile)?;
                 }
             }
         }
     }
+    Ok(())
+}
+
+/// The address in this iteration.
+fn here(at: &Moving, index: &[usize]) -> usize {
+    at.0 + at.1.iter().map(|(depth, stride)| index[*depth] * stride).sum::<usize>()
 }
 
 impl Device for CpuDevice {
@@ -177,8 +253,14 @@ impl Device for CpuDevice {
         let at = self.programs.iter().position(|(n, _)| n == program);
         let at = at.ok_or_else(|| RuntimeError::Settings(format!("the plan has no {program}")))?;
         let steps = &self.programs[at].1;
-        execute(steps, &mut self.pool, &mut self.pointers, &mut self.index, &mut self.profile);
-        Ok(())
+        execute(
+            steps,
+            &mut self.pool,
+            &mut self.pointers,
+            &mut self.index,
+            self.others.as_deref(),
+            &mut self.profile,
+        )
     }
 
     fn write(&mut self, segment: usize, offset: u64, bytes: &[u8]) {

@@ -5,7 +5,7 @@ mod limits;
 mod memory;
 mod pool;
 
-pub use cpu::CpuDevice;
+pub use cpu::{CpuDevice, check_memory};
 pub use memory::Segment;
 
 use crate::RuntimeError;

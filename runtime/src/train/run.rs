@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use neoxc_plan::{Plan, Port};
+use neoxc_plan::Plan;
 use serde::Serialize;
 
 use super::init::fill;
@@ -14,7 +14,7 @@ use crate::RuntimeError;
 use crate::checkpoint;
 use crate::data::TokenDataset;
 use crate::data::dataset::{Demand, Splits, open_separate, open_split, unigram_entropy};
-use crate::device::{CpuDevice, Device};
+use crate::ranks::Ranks;
 use crate::text::TextTokenizer;
 
 /// What the command line says.
@@ -86,7 +86,7 @@ pub struct Summary {
 
 struct Trainer<'a> {
     plan: &'a Plan,
-    device: CpuDevice,
+    ranks: Ranks<'a>,
     settings: Settings,
     tokens: Vec<i32>,
     labels: Vec<i32>,
@@ -101,41 +101,16 @@ fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
 }
 
 impl Trainer<'_> {
-    fn port(&self, program: &str, name: &str) -> Result<Port, RuntimeError> {
-        let p = self.plan.program(program);
-        let found = p.and_then(|p| p.inputs.iter().chain(&p.outputs).find(|q| q.name == name));
-        found
-            .cloned()
-            .ok_or_else(|| RuntimeError::Settings(format!("the plan's {program} has no {name}")))
-    }
-
-    fn put(&mut self, program: &str, name: &str, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let port = self.port(program, name)?;
-        if port.elements() * 4 != bytes.len() as u64 {
-            return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
-        }
-        let segment = self.plan.segment(&port.segment).unwrap_or(0);
-        self.device.write(segment, port.offset, bytes);
-        Ok(())
-    }
-
-    fn scalar(&self, program: &str, name: &str) -> Result<f32, RuntimeError> {
-        let port = self.port(program, name)?;
-        let mut bytes = [0; 4];
-        self.device.read(self.plan.segment(&port.segment).unwrap_or(0), port.offset, &mut bytes);
-        Ok(f32::from_le_bytes(bytes))
-    }
-
-    fn start_values(&mut self) -> Result<(), RuntimeError> {
-        let segment = self.plan.segment("params").unwrap_or(0);
+    /// Start values depend on seed, name and index: every rank takes its part of the whole tensor.
+    fn start_values(&mut self) {
+        let mut whole = vec![];
         for p in &self.plan.tables.parameters {
-            let size = (p.elements() * 4) as usize;
-            for (name, offset) in p.tensors() {
-                let at = p.offset + offset;
-                fill(self.device.bytes_mut(segment, at, size), &name, p.init, self.settings.seed);
+            whole.resize((p.elements() * 4) as usize, 0);
+            for (layer, (name, _)) in p.tensors().iter().enumerate() {
+                fill(&mut whole, name, p.init, self.settings.seed);
+                self.ranks.set_tensor("params", p, layer as u64, &whole);
             }
         }
-        Ok(())
     }
 
     /// Reads `count` sequences from `position` on into the batch buffers; gives their ids.
@@ -174,9 +149,9 @@ impl Trainer<'_> {
         let n = count * self.settings.seq_length;
         let (tokens, labels, mask) =
             (self.tokens[..n].to_vec(), self.labels[..n].to_vec(), self.mask[..n].to_vec());
-        self.put(program, "tokens", bytes_of(&tokens))?;
-        self.put(program, "labels", bytes_of(&labels))?;
-        self.put(program, "mask", bytes_of(&mask))
+        self.ranks.put(program, "tokens", bytes_of(&tokens))?;
+        self.ranks.put(program, "labels", bytes_of(&labels))?;
+        self.ranks.put(program, "mask", bytes_of(&mask))
     }
 
     fn step(&mut self, data: Option<&TokenDataset>, step: u64) -> Result<StepReport, RuntimeError> {
@@ -187,12 +162,14 @@ impl Trainer<'_> {
         let lr = learning_rate(&self.settings, step);
         let (b1, b2) = self.settings.betas;
         let power = i32::try_from(step).unwrap_or(i32::MAX);
-        self.put("train_step", "lr", &(lr as f32).to_le_bytes())?;
-        self.put("train_step", "bc1", &((1.0 - b1.powi(power)) as f32).to_le_bytes())?;
-        self.put("train_step", "bc2", &((1.0 - b2.powi(power)) as f32).to_le_bytes())?;
-        self.device.run("train_step")?;
-        let (loss, norm) =
-            (self.scalar("train_step", "loss")?, self.scalar("train_step", "grad_norm")?);
+        self.ranks.put("train_step", "lr", &(lr as f32).to_le_bytes())?;
+        self.ranks.put("train_step", "bc1", &((1.0 - b1.powi(power)) as f32).to_le_bytes())?;
+        self.ranks.put("train_step", "bc2", &((1.0 - b2.powi(power)) as f32).to_le_bytes())?;
+        self.ranks.run("train_step")?;
+        let (loss, norm) = (
+            self.ranks.scalar("train_step", "loss")?,
+            self.ranks.scalar("train_step", "grad_norm")?,
+        );
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
                 let tensor = self.first_bad();
@@ -217,11 +194,9 @@ impl Trainer<'_> {
     /// The first gradient, or else parameter, that holds a number that is not finite.
     fn first_bad(&self) -> String {
         for (segment, kind) in [("grads", "gradient of"), ("params", "parameter")] {
-            let at = self.plan.segment(segment).unwrap_or(0);
             for p in &self.plan.tables.parameters {
-                let base = if segment == "grads" { p.grad_offset } else { p.offset };
-                for (name, offset) in p.tensors() {
-                    let bytes = self.device.bytes(at, base + offset, (p.elements() * 4) as usize);
+                for (layer, (name, _)) in p.tensors().iter().enumerate() {
+                    let bytes = self.ranks.tensor(segment, p, layer as u64);
                     let bad = bytes
                         .chunks_exact(4)
                         .any(|c| !f32::from_le_bytes([c[0], c[1], c[2], c[3]]).is_finite());
@@ -240,15 +215,15 @@ impl Trainer<'_> {
         for i in 0..iters {
             self.read(Some(data), (round * iters + i) * batch as u64, batch)?;
             self.feed("eval_step", batch)?;
-            self.device.run("eval_step")?;
-            sum += f64::from(self.scalar("eval_step", "loss")?);
+            self.ranks.run("eval_step")?;
+            sum += f64::from(self.ranks.scalar("eval_step", "loss")?);
         }
         Ok(sum / iters as f64)
     }
 
     fn save(&self, folder: &std::path::Path, step: u64) -> Result<PathBuf, RuntimeError> {
-        let get = |segment: &str, offset: u64, len: usize| {
-            self.device.bytes(self.plan.segment(segment).unwrap_or(0), offset, len)
+        let get = |t: &checkpoint::Tensor| {
+            self.ranks.tensor(t.segment, &self.plan.tables.parameters[t.parameter], t.layer)
         };
         let cursor = step * self.settings.global_batch();
         checkpoint::save(folder, self.plan, &self.settings, step, cursor, &get)
@@ -300,7 +275,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let n = (settings.global_batch() as usize) * settings.seq_length;
     let mut t = Trainer {
         plan,
-        device: CpuDevice::new(plan, o.threads.max(1))?,
+        ranks: Ranks::new(plan, o.threads.max(1))?,
         tokens: vec![0; n],
         labels: vec![0; n],
         mask: vec![1.0; n],
@@ -311,8 +286,13 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let mut first = 1;
     let latest = if o.resume { save.as_deref().and_then(checkpoint::latest) } else { None };
     if let Some(folder) = latest {
-        let mut put = |segment: &str, offset: u64, bytes: &[u8]| {
-            t.device.write(plan.segment(segment).unwrap_or(0), offset, bytes);
+        let mut put = |one: &checkpoint::Tensor, bytes: &[u8]| {
+            t.ranks.set_tensor(
+                one.segment,
+                &plan.tables.parameters[one.parameter],
+                one.layer,
+                bytes,
+            );
         };
         first = checkpoint::load(&folder, plan, &mut put)?.step + 1;
     } else {
@@ -322,7 +302,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
                 "--resume: there is no checkpoint in {place}"
             )));
         }
-        t.start_values()?;
+        t.start_values();
     }
     let mut metrics = match &o.metrics {
         None => None,

@@ -84,6 +84,10 @@ impl CompileError {
 /// Who is shown each phase: the module, milliseconds, and (pass, note) pairs.
 pub type Seen<'a> = &'a mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>);
 
+fn degrees(c: &Config) -> pass::Degrees {
+    pass::Degrees { data: c.parallel.data, tensor: c.parallel.tensor }
+}
+
 /// Runs all phases up to `last`; calls `seen` with each phase's module.
 pub fn phases(
     config: &Config,
@@ -96,7 +100,7 @@ pub fn phases(
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
     neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
-    let cx = PassCx::new(target);
+    let cx = PassCx { degrees: degrees(config), ..PassCx::new(target) };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
         if phase > last {
             break;
@@ -164,7 +168,7 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
         config: serde_json::to_value(config).unwrap_or_default(),
         run: lower_config::run(config),
         flops_per_step: flops::of_entry(&m, "train_step"),
-        threads: o.threads,
+        threads: (o.threads / degrees(config).ranks() as u64).max(1),
     };
     let mut plan = emit_plan::emit(&m, &first, extras)?;
     plan.files = files;

@@ -10,7 +10,8 @@ pub fn arch(c: &Config) -> Arch {
     let m = &c.model;
     Arch {
         batch: c.run.micro_batch,
-        grad_accum: c.run.grad_accum,
+        // A step is the same whatever the number of ranks that divide its micro-batches.
+        grad_accum: c.run.grad_accum * c.parallel.data,
         seq: m.seq_length,
         layers: m.num_layers,
         embed: m.hidden_size,
@@ -55,6 +56,7 @@ pub fn arch(c: &Config) -> Arch {
 pub fn run(c: &Config) -> serde_json::Value {
     let mut out = serde_json::to_value(&c.run).unwrap_or_default();
     let extra = serde_json::json!({
+        "grad_accum": c.run.grad_accum * c.parallel.data,
         "seq_length": c.model.seq_length,
         "padded_vocab_size": c.model.padded_vocab_size,
         "vocab_size": c.model.vocab_size,

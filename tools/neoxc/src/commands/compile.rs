@@ -33,7 +33,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
         let k = compiled.kernels;
         let object = serde_json::json!({
             "parameters": t.parameter_count,
-            "world_size": 1,
+            "world_size": plan.ranks(),
             "tokens_per_step": t.tokens_per_step,
             "flops_per_step": t.flops_per_step,
             "phases_ms": phases,
@@ -51,6 +51,14 @@ pub fn run(a: Compile) -> Result<(), Failure> {
         t.tokens_per_step,
         t.flops_per_step / 1e9
     );
+    if plan.ranks() > 1 {
+        let axes: Vec<String> = t.mesh.iter().map(|(n, size)| format!("{size} {n}")).collect();
+        println!(
+            "ranks     {} ({}); memory and FLOP are one rank's",
+            plan.ranks(),
+            axes.join(" × ")
+        );
+    }
     println!(
         "kernels   {} distinct, {} launches, {} from the cache",
         compiled.kernels.distinct, compiled.kernels.count, compiled.kernels.cached

@@ -1,5 +1,6 @@
 //! `neoxc convert`: between checkpoints and Hugging Face's GPTNeoXForCausalLM folders.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -161,15 +162,10 @@ fn from_hf(dir: &Path, out: &Path) -> Result<(), Failure> {
     let settings = neoxc_runtime::train::Settings::of(&compiled.plan)?;
     let parameters = compiled.plan.tables.parameters.clone();
     // Converted weights start training anew: the optimizer's state is zero.
-    let largest =
-        parameters.iter().map(|p| p.elements() as usize * 4 * p.layers.unwrap_or(1) as usize);
-    let zeros = vec![0; largest.max().unwrap_or(0)];
-    let get = |segment: &str, offset: u64, len: usize| -> &[u8] {
-        let tensor = parameters.iter().find_map(|p| {
-            let tensor = p.tensors().into_iter().find(|(_, o)| p.offset + o == offset)?;
-            floats.get(&tensor.0).filter(|b| segment == "params" && b.len() == len)
-        });
-        tensor.map_or(&zeros[..len], Vec::as_slice)
+    let zeros = vec![0; parameters.iter().map(|p| p.elements() as usize * 4).max().unwrap_or(0)];
+    let get = |t: &checkpoint::Tensor| match floats.get(&t.name) {
+        Some(bytes) if t.segment == "params" => Cow::Borrowed(bytes.as_slice()),
+        _ => Cow::Borrowed(&zeros[..t.bytes()]),
     };
     let saved = checkpoint::save(out, &compiled.plan, &settings, 0, 0, &get)?;
     println!("{}: {} tensors", saved.display(), floats.len());

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use neoxc_plan::Plan;
 use neoxc_runtime::checkpoint;
-use neoxc_runtime::device::{CpuDevice, Device};
 use neoxc_runtime::generate::{Sampling, generate};
+use neoxc_runtime::ranks::Ranks;
 use neoxc_runtime::text::TextTokenizer;
 use neoxc_runtime::train::Settings;
 
@@ -38,9 +38,9 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
     let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
     let (vocab, merges) = (path(&settings.vocab_file), path(&settings.merge_file));
     let t = TextTokenizer::open(&settings.tokenizer_type, vocab.as_deref(), merges.as_deref())?;
-    let mut device = CpuDevice::new(&plan, threads(a.threads))?;
-    let mut put = |segment: &str, offset: u64, bytes: &[u8]| {
-        device.write(plan.segment(segment).unwrap_or(0), offset, bytes);
+    let mut ranks = Ranks::new(&plan, threads(a.threads))?;
+    let mut put = |t: &checkpoint::Tensor, bytes: &[u8]| {
+        ranks.set_tensor(t.segment, &plan.tables.parameters[t.parameter], t.layer, bytes);
     };
     checkpoint::load_model(&folder, &plan, &mut put)?;
     let how = Sampling {
@@ -53,7 +53,7 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
     let prompt = t.encode(&a.prompt)?;
     let live = std::io::stderr().is_terminal();
     let mut count = 0;
-    let new = generate(&plan, &mut device, &prompt, how, t.size(), t.end_of_text(), |_| {
+    let new = generate(&plan, &mut ranks, &prompt, how, t.size(), t.end_of_text(), |_| {
         count += 1;
         if live {
             eprint!("\r{count} tokens");

@@ -26,9 +26,12 @@ pub fn run(a: Run) -> Result<(), Failure> {
     eprintln!(
         "{} parameters, {} allocated, {} threads",
         plan.tables.parameter_count,
-        super::human(plan.tables.memory.peak),
+        super::human(plan.tables.memory.peak * plan.ranks()),
         options.threads
     );
+    if plan.ranks() > 1 {
+        eprintln!("{} ranks as threads of this process", plan.ranks());
+    }
     let mut watch = TrainProgress::new(settings.log_interval);
     let s = train(&plan, &options, &mut watch)?;
     if let Some(loss) = s.loss {

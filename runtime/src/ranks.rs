@@ -1,0 +1,150 @@
+//! All ranks of a plan in this process: a device each, run by a thread each, and the values of the
+//! whole program put together from their parts.
+
+use std::borrow::Cow;
+
+use neoxc_plan::{Parameter, Plan, Port};
+
+use crate::RuntimeError;
+use crate::collectives::connect;
+use crate::device::{CpuDevice, Device, check_memory};
+
+/// The ranks of a plan.
+pub struct Ranks<'a> {
+    plan: &'a Plan,
+    devices: Vec<CpuDevice>,
+}
+
+impl<'a> Ranks<'a> {
+    /// Allocates every rank's memory; `threads` are divided among the ranks.
+    pub fn new(plan: &'a Plan, threads: usize) -> Result<Self, RuntimeError> {
+        let ranks = plan.ranks() as usize;
+        let each = (threads / ranks).max(1);
+        check_memory(plan, each, ranks as u64)?;
+        if ranks == 1 {
+            return Ok(Self { plan, devices: vec![CpuDevice::new(plan, each)?] });
+        }
+        let devices = connect(plan)
+            .into_iter()
+            .map(|side| CpuDevice::with_collectives(plan, each, Box::new(side)))
+            .collect::<Result<_, _>>()?;
+        Ok(Self { plan, devices })
+    }
+
+    /// Threads that work together.
+    pub fn width(&self) -> usize {
+        self.devices.iter().map(Device::width).sum()
+    }
+
+    /// Runs a program on every rank and returns when all are done.
+    pub fn run(&mut self, program: &str) -> Result<(), RuntimeError> {
+        if let [only] = &mut self.devices[..] {
+            return only.run(program);
+        }
+        std::thread::scope(|s| {
+            let running: Vec<_> = self
+                .devices
+                .iter_mut()
+                .map(|d| {
+                    s.spawn(move || {
+                        let done = d.run(program);
+                        if done.is_err() {
+                            d.give_up();
+                        }
+                        done
+                    })
+                })
+                .collect();
+            let gone = || Err(RuntimeError::Kernels("a rank's thread ended early".into()));
+            let results: Vec<_> =
+                running.into_iter().map(|r| r.join().unwrap_or_else(|_| gone())).collect();
+            results.into_iter().collect()
+        })
+    }
+
+    /// The port called `name` of a program.
+    pub fn port(&self, program: &str, name: &str) -> Result<Port, RuntimeError> {
+        let p = self.plan.program(program);
+        let found = p.and_then(|p| p.inputs.iter().chain(&p.outputs).find(|q| q.name == name));
+        found
+            .cloned()
+            .ok_or_else(|| RuntimeError::Settings(format!("the plan's {program} has no {name}")))
+    }
+
+    /// Gives every rank its part of an input.
+    pub fn put(&mut self, program: &str, name: &str, bytes: &[u8]) -> Result<(), RuntimeError> {
+        let port = self.port(program, name)?;
+        let segment = self.plan.segment(&port.segment).unwrap_or(0);
+        let part = port.elements() as usize * 4;
+        for (rank, device) in self.devices.iter_mut().enumerate() {
+            let axis = port.axis.as_deref().unwrap_or_default();
+            let (ranks, at) = self.plan.along(axis, rank as u64);
+            if bytes.len() != part * ranks as usize {
+                return Err(RuntimeError::Settings(format!(
+                    "{name} of {program} has another size"
+                )));
+            }
+            let begin = at as usize * part;
+            device.write(segment, port.offset, &bytes[begin..begin + part]);
+        }
+        Ok(())
+    }
+
+    /// Reads an output that all ranks have.
+    pub fn get(&self, program: &str, name: &str, bytes: &mut [u8]) -> Result<(), RuntimeError> {
+        let port = self.port(program, name)?;
+        let segment = self.plan.segment(&port.segment).unwrap_or(0);
+        self.devices[0].read(segment, port.offset, bytes);
+        Ok(())
+    }
+
+    /// Reads a scalar output.
+    pub fn scalar(&self, program: &str, name: &str) -> Result<f32, RuntimeError> {
+        let mut bytes = [0; 4];
+        self.get(program, name, &mut bytes)?;
+        Ok(f32::from_le_bytes(bytes))
+    }
+
+    /// Byte offset of one layer's tensor of a parameter in a segment.
+    fn offset(p: &Parameter, segment: &str, layer: u64) -> u64 {
+        let base = if segment == "grads" { p.grad_offset } else { p.offset };
+        base + layer * p.local_elements() * 4
+    }
+
+    /// The whole tensor of one layer of a parameter (of its gradient, its moments: by segment).
+    pub fn tensor(&self, segment: &str, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
+        let at = self.plan.segment(segment).unwrap_or(0);
+        let offset = Self::offset(p, segment, layer);
+        let len = p.local_elements() as usize * 4;
+        let Some(d) = &p.divided else {
+            return Cow::Borrowed(self.devices[0].bytes(at, offset, len));
+        };
+        let mut whole = vec![0; p.elements() as usize * 4];
+        for rank in self.plan.group(&d.axis, 0) {
+            let part = self.devices[rank as usize].bytes(at, offset, len);
+            for (to, from, n) in d.runs(self.plan.along(&d.axis, rank).1) {
+                let [to, from, n] = [to, from, n].map(|x| x as usize * 4);
+                whole[to..to + n].copy_from_slice(&part[from..from + n]);
+            }
+        }
+        Cow::Owned(whole)
+    }
+
+    /// Gives every rank its part of one layer's tensor of a parameter.
+    pub fn set_tensor(&mut self, segment: &str, p: &Parameter, layer: u64, bytes: &[u8]) {
+        let at = self.plan.segment(segment).unwrap_or(0);
+        let offset = Self::offset(p, segment, layer);
+        let len = p.local_elements() as usize * 4;
+        for (rank, device) in self.devices.iter_mut().enumerate() {
+            let part = device.bytes_mut(at, offset, len);
+            let Some(d) = &p.divided else {
+                part.copy_from_slice(bytes);
+                continue;
+            };
+            for (from, to, n) in d.runs(self.plan.along(&d.axis, rank as u64).1) {
+                let [from, to, n] = [from, to, n].map(|x| x as usize * 4);
+                part[to..to + n].copy_from_slice(&bytes[from..from + n]);
+            }
+        }
+    }
+}
