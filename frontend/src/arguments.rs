@@ -382,7 +382,7 @@ pub static ARGUMENTS: &[Argument] = &[
     arg("bf16", Group::DeepspeedConfig, Kind::Dict, Status::Supported, Neutral::None),
     arg("amp", Group::DeepspeedConfig, Kind::Dict, Status::NotYet, Neutral::None),
     arg("gradient_clipping", Group::DeepspeedConfig, Kind::Float, Status::Supported, Neutral::Number(1.0)),
-    arg("zero_optimization", Group::DeepspeedConfig, Kind::Dict, Status::WithoutEffect, Neutral::None),
+    arg("zero_optimization", Group::DeepspeedConfig, Kind::Dict, Status::Supported, Neutral::None),
     arg("curriculum_learning", Group::DeepspeedConfig, Kind::Dict, Status::NotYet, Neutral::None),
     arg("curriculum_seqlen", Group::DeepspeedConfig, Kind::Int, Status::NotYet, Neutral::Number(0.0)),
     arg("steps_per_print", Group::DeepspeedConfig, Kind::Int, Status::WithoutEffect, Neutral::Number(10.0)),

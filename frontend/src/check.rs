@@ -36,7 +36,7 @@ pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config>
     Some(Config { model: model?, optimizer: optimizer?, run: run?, parallel, places })
 }
 
-fn number(v: &Value) -> Option<f64> {
+pub(crate) fn number(v: &Value) -> Option<f64> {
     match v {
         Value::Int(i) => Some(*i as f64),
         Value::Float(x) => Some(*x),
@@ -61,7 +61,7 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 impl Reader<'_> {
-    fn error(
+    pub(crate) fn error(
         &mut self,
         kind: &'static DiagKind,
         message: String,
@@ -167,7 +167,7 @@ impl Reader<'_> {
         }
     }
 
-    fn find(&self, name: &str) -> Option<&'_ (Key, Node)> {
+    pub(crate) fn find(&self, name: &str) -> Option<&'_ (Key, Node)> {
         self.keys.iter().find(|(k, n)| k.name == name && n.value != Value::Null)
     }
 

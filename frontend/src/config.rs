@@ -27,11 +27,13 @@ pub struct Parallel {
     pub data: usize,
     /// Ranks that divide each layer.
     pub tensor: usize,
+    /// ZeRO stage: what is divided over the data ranks beside the micro-batches.
+    pub zero_stage: u8,
 }
 
 impl Default for Parallel {
     fn default() -> Self {
-        Self { data: 1, tensor: 1 }
+        Self { data: 1, tensor: 1, zero_stage: 0 }
     }
 }
 

@@ -1,7 +1,9 @@
 //! How many ranks there are along each axis of the mesh, by GPT-NeoX's arguments.
 
-use crate::check::Reader;
+use crate::check::{Reader, number};
 use crate::config::{Model, Parallel};
+use crate::diagnostics::{impossible_value, not_supported, unknown_key};
+use crate::yaml::Value;
 
 impl Reader<'_> {
     /// Degrees of parallelism; what does not divide is a conflict with both sides shown.
@@ -30,7 +32,8 @@ impl Reader<'_> {
                 }
             }
         }
-        Parallel { data: world / tensor, tensor }
+        let data = world / tensor;
+        Parallel { data, tensor, zero_stage: self.zero_stage(data) }
     }
 
     /// `train_batch_size` must be what the other numbers make.
@@ -61,4 +64,71 @@ impl Reader<'_> {
             }
         }
     }
+
+    /// The stage of `zero_optimization`; its other keys tune what is planned here anyway.
+    fn zero_stage(&mut self, data: usize) -> u8 {
+        let Some((_, node)) = self.find("zero_optimization").cloned() else { return 0 };
+        let Value::Map(pairs) = node.value else { return 0 };
+        let mut stage = 0;
+        for (key, value) in pairs {
+            let off = matches!(&value.value, Value::Bool(false) | Value::Null)
+                || matches!(&value.value, Value::Map(m) if m.is_empty());
+            let name = key.name.as_str();
+            match number(&value.value) {
+                Some(n) if name == "stage" && n.fract() == 0.0 && (0.0..=3.0).contains(&n) => {
+                    stage = n as u8;
+                }
+                _ if name == "stage" => {
+                    let message = format!("a ZeRO stage of {}", value.value.describe());
+                    let hint = "0, 1, 2 or 3";
+                    self.error(&impossible_value::KIND, message, &value.span, "no stage", hint);
+                }
+                _ if TUNING.contains(&name) || off => {}
+                _ if OFFLOAD.contains(&name) => {
+                    let message = format!("`zero_optimization.{name}`: not supported yet");
+                    let hint = "remove it: all state stays with the ranks";
+                    self.error(&not_supported::KIND, message, &key.span, "asked for here", hint);
+                }
+                _ => {
+                    let message = format!("unknown key `zero_optimization.{name}`");
+                    let label = "not a setting of ZeRO";
+                    self.error(&unknown_key::KIND, message, &key.span, label, "");
+                }
+            }
+        }
+        if stage > MOST && data > 1 {
+            let message = format!("ZeRO stage {stage}: not supported yet");
+            let hint = "the same losses with `\"zero_optimization\": {\"stage\": 1}`";
+            self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
+        }
+        stage
+    }
 }
+
+/// The highest stage that programs are made for.
+const MOST: u8 = 1;
+
+/// Settings of ZeRO about buffers and overlap: planned here in any case.
+const TUNING: [&str; 17] = [
+    "allgather_partitions",
+    "allgather_bucket_size",
+    "overlap_comm",
+    "reduce_scatter",
+    "reduce_bucket_size",
+    "contiguous_gradients",
+    "load_from_fp32_weights",
+    "elastic_checkpoint",
+    "round_robin_gradients",
+    "sub_group_size",
+    "stage3_max_live_parameters",
+    "stage3_max_reuse_distance",
+    "stage3_prefetch_bucket_size",
+    "stage3_param_persistence_threshold",
+    "stage3_gather_16bit_weights_on_model_save",
+    "stage3_gather_fp16_weights_on_model_save",
+    "ignore_unused_parameters",
+];
+
+/// Settings that move state off the device.
+const OFFLOAD: [&str; 4] =
+    ["cpu_offload", "cpu_offload_params", "offload_param", "offload_optimizer"];

@@ -97,14 +97,49 @@ fn step(
             .collect();
     }
     let axis = rule.str("axis")?;
+    let value = |rank: usize| &operands[rank][0];
     (0..operands.len())
         .map(|rank| {
-            let mut sum = Tensor::fill(operands[rank][0].ty.clone(), 0.0);
-            for other in group(axes, rank, axis) {
-                let part = &operands[other][0].data;
-                sum.data.iter_mut().zip(part).for_each(|(s, x)| *s += x);
-            }
-            Ok(vec![sum])
+            let members = group(axes, rank, axis);
+            let place = members.iter().position(|r| *r == rank).unwrap_or(0);
+            let sum = || {
+                let mut sum = Tensor::fill(value(rank).ty.clone(), 0.0);
+                for other in &members {
+                    let part = &value(*other).data;
+                    sum.data.iter_mut().zip(part).for_each(|(s, x)| *s += x);
+                }
+                sum
+            };
+            let along = || -> Result<usize, OpError> {
+                let dim = rule.str("dim")?;
+                let at = results[0].position(dim);
+                at.ok_or_else(|| OpError::new(format!("there is no dim `{dim}`")))
+            };
+            // This rank's part of `whole` along the dim.
+            let part = |whole: &Tensor| -> Result<Tensor, OpError> {
+                let at = along()?;
+                let first = place * results[0].dims[at].size;
+                Ok(Tensor::from_fn(results[0].clone(), |i| {
+                    let mut i = i.to_vec();
+                    i[at] += first;
+                    whole.at(&i)
+                }))
+            };
+            Ok(vec![match op.kind.name() {
+                "all_reduce" => sum(),
+                "reduce_scatter" => part(&sum())?,
+                "take_part" => part(value(rank))?,
+                _ => {
+                    let at = along()?;
+                    let each = value(rank).ty.dims[at].size;
+                    Tensor::from_fn(results[0].clone(), |i| {
+                        let mut i = i.to_vec();
+                        let from = members[i[at] / each];
+                        i[at] %= each;
+                        value(from).at(&i)
+                    })
+                }
+            }])
         })
         .collect()
 }

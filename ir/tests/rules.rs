@@ -60,7 +60,10 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let none = Attrs::new;
     let mut out = vec![];
     let axis = none().with("axis", s("data")).with("ranks", Attr::Int(1));
-    out.push(case("all_reduce", vec![x.clone()], axis));
+    out.push(case("all_reduce", vec![x.clone()], axis.clone()));
+    for op in ["all_gather", "reduce_scatter", "take_part"] {
+        out.push(case(op, vec![x.clone()], axis.clone().with("dim", s("seq"))));
+    }
     for op in ["add", "sub", "mul", "maximum", "minimum"] {
         out.push(case(op, vec![x.clone(), w.clone()], none()));
         out.push(case(op, vec![row.clone(), x.clone()], none()));
@@ -329,7 +332,7 @@ fn costs_and_sharding_rules_cover_all_dims() {
 #[test]
 fn every_file_of_an_op_is_registered() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops");
-    let helpers = ["mod", "prelude", "docs", "decomposed", "pointwise", "rows"];
+    let helpers = ["mod", "prelude", "docs", "decomposed", "pointwise", "rows", "exchange"];
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string())

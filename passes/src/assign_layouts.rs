@@ -6,13 +6,15 @@
 //! ```
 //! Megatron's pattern follows from two choices alone: parameters are divided along heads and along
 //! the MLP's inner dim. Data parallelism is one more: the loop over micro-batches is divided, so a
-//! step computes the same sum whatever the number of ranks. Everything else is propagated by
+//! step computes the same sum whatever the number of ranks. ZeRO's first stage divides the optimizer's
+//! moments over the data axis: then each rank wants its part of the gradients, and gives its part of
+//! the new weights. Everything else is propagated by
 //! `partition-program`.
 
 use neoxc_ir::{Attr, Function, Module};
 
 use crate::facts::Fact;
-use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
+use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
 
 /// The pass.
@@ -30,13 +32,14 @@ const TENSOR_DIMS: [&str; 2] = ["heads", "ffn"];
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     for entry in ENTRIES {
         if let Some(f) = m.function_mut(entry) {
-            assign(f, cx.degrees)?;
+            assign(f, cx)?;
         }
     }
     Ok(PassReport::default())
 }
 
-fn assign(f: &mut Function, d: Degrees) -> Result<(), PassError> {
+fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
+    let d = cx.degrees;
     for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
         let ty = &f.values[p.index()].ty;
         let role = attrs.str("neox.role").unwrap_or_default().to_string();
@@ -46,7 +49,17 @@ fn assign(f: &mut Function, d: Degrees) -> Result<(), PassError> {
             (_, "batch") if d.data > 1 && dim == "micro" => "data",
             _ => "",
         };
-        let layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
+        let mut layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
+        if cx.zero_stage >= 1 && d.data > 1 && role.starts_with("adam") {
+            // Along the outermost dim that can be divided; layers stay together.
+            let free = |i: &usize| {
+                let dim = &ty.dims[*i];
+                layout[*i].is_empty() && &*dim.name != "layer" && dim.size.is_multiple_of(d.data)
+            };
+            if let Some(i) = (0..layout.len()).find(free) {
+                layout[i] = "data";
+            }
+        }
         for (dim, axis) in ty.dims.iter().zip(&layout) {
             let ranks = d.of(axis);
             if !dim.size.is_multiple_of(ranks) {

@@ -8,22 +8,25 @@
 //! Layouts start at the entries' parameters (`neox.layout`) and go through every op by its own
 //! sharding rule: a dim divided on one operand is divided on all, and on the results; a dim that is
 //! summed away leaves partial sums, which linear ops pass on and every other op wants whole, so that
-//! an all-reduce is put where it is needed and no earlier. From here on the sizes of types are those
+//! an exchange is put where layouts meet and no earlier: all-reduce for a sum wanted whole,
+//! reduce-scatter for one wanted divided, all-gather for a divided value wanted whole. From here on the sizes of types are those
 //! of one rank's part, and all ranks run the same program.
 //!
 //! A loop whose slices are divided runs the rank's own iterations; what it only ever adds to
 //! (accumulators that start at zero) becomes a partial sum over the axis.
 
 mod accumulators;
+mod convert;
 mod layout;
 mod loops;
 mod ops;
 
 use std::collections::HashMap;
 
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::op::Class;
+use neoxc_ir::{Attr, Builder, Function, Module, Op, TensorType, ValueId};
 
-use self::layout::{Axis, Layout};
+use self::layout::Layout;
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
@@ -61,14 +64,14 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if let Some(setup) = p.source.function("setup") {
         p.out.insert(setup.clone());
     }
-    let exchanges = |f: &Function| f.ops.iter().filter(|o| o.kind.is("all_reduce")).count();
-    let notes = p
-        .out
-        .functions
-        .iter()
-        .filter(|f| exchanges(f) > 0)
-        .map(|f| format!("@{}: {} all-reduces", f.name, exchanges(f)))
-        .collect();
+    let mut notes = vec![];
+    for f in &p.out.functions {
+        let mut counts = std::collections::BTreeMap::new();
+        for op in f.ops.iter().filter(|o| o.kind.0.class() == Class::Collective) {
+            *counts.entry(op.kind.name()).or_insert(0) += 1;
+        }
+        notes.extend(counts.iter().map(|(op, n)| format!("@{}: {n} × {op}", f.name)));
+    }
     *m = p.out;
     Ok(PassReport { notes })
 }
@@ -119,6 +122,10 @@ struct Body<'f> {
     values: HashMap<ValueId, Val>,
     params: Vec<Option<Layout>>,
     degrees: Degrees,
+    /// Layouts in which partial sums will be wanted.
+    meets: HashMap<ValueId, Layout>,
+    /// Conversions made already.
+    converted: HashMap<(ValueId, Layout), ValueId>,
 }
 
 impl Partition<'_> {
@@ -145,7 +152,16 @@ impl Partition<'_> {
                 },
             );
         }
-        let mut b = Body { f, g, values, params: layouts, degrees: self.degrees };
+        let meets = meetings(f, &layouts);
+        let mut b = Body {
+            f,
+            g,
+            values,
+            params: layouts,
+            degrees: self.degrees,
+            meets,
+            converted: HashMap::new(),
+        };
         for op in &f.ops {
             match op.kind.name() {
                 "fill" => {
@@ -256,45 +272,58 @@ impl Body<'_> {
                 self.bring(v, Some(&layout))
             }
             Val::Known(local, have) => {
-                let Some(wanted) = wanted else { return Ok((local, have)) };
-                if have == *wanted {
+                let Some(wanted) = wanted.filter(|w| **w != have) else {
                     return Ok((local, have));
+                };
+                if let Some(made) = self.converted.get(&(v, wanted.clone())) {
+                    return Ok((*made, wanted.clone()));
                 }
-                let (local, have) = self.reduce(v, local, &have, &wanted.partial)?;
-                if have != *wanted {
-                    return Err(PassError::Unsupported(format!(
-                        "@{}: {ty} is divided as {have} and wanted as {wanted}",
-                        self.f.name
-                    )));
-                }
-                Ok((local, have))
+                let maker = self.f.ops.iter().find(|o| o.results.contains(&v));
+                let loc = maker.map(|o| o.loc.clone()).unwrap_or_default();
+                let made = self.convert(local, &ty, &have, wanted, &loc)?;
+                self.converted.insert((v, wanted.clone()), made);
+                Ok((made, wanted.clone()))
             }
         }
     }
 
-    /// Sums a partial value over the axes that are not in `keep`; later uses get the sum.
-    fn reduce(
-        &mut self,
-        v: ValueId,
-        local: ValueId,
-        have: &Layout,
-        keep: &std::collections::BTreeSet<Axis>,
-    ) -> Result<(ValueId, Layout), PassError> {
-        let (mut local, mut have) = (local, have.clone());
-        let loc = self.f.ops.iter().find(|o| o.results.contains(&v)).map(|o| o.loc.clone());
-        for axis in have.partial.clone() {
-            if keep.contains(&axis) {
-                continue;
+    /// Makes a partial sum into a value, divided as an op that follows wants it, or whole; later uses
+    /// get that.
+    fn reduce(&mut self, v: ValueId) -> Result<(), PassError> {
+        let Some(have) = self.layout(v).filter(|l| !l.partial.is_empty()) else { return Ok(()) };
+        let mut wanted = Layout { partial: Default::default(), ..have.clone() };
+        if let Some(meets) = self.meets.get(&v) {
+            for (slot, axis) in wanted.dims.iter_mut().zip(&meets.dims) {
+                if slot.is_none() && axis.as_ref().is_some_and(|a| have.partial.contains(a)) {
+                    slot.clone_from(axis);
+                }
             }
-            let mut b = Builder::new(&mut self.g);
-            b.at(&loc.clone().unwrap_or_default());
-            let attrs = Attrs::new()
-                .with("axis", Attr::Str(axis.to_string()))
-                .with("ranks", Attr::Int(self.degrees.of(&axis) as i64));
-            local = b.one("all_reduce", &[local], attrs)?;
-            have.partial.remove(&axis);
         }
-        self.values.insert(v, Val::Known(local, have.clone()));
-        Ok((local, have))
+        let (local, layout) = self.bring(v, Some(&wanted))?;
+        self.values.insert(v, Val::Known(local, layout));
+        Ok(())
     }
+}
+
+/// Values that an element-wise op takes together with a parameter that is divided: the layout that
+/// they will be wanted in.
+fn meetings(f: &Function, layouts: &[Option<Layout>]) -> HashMap<ValueId, Layout> {
+    let mut out = HashMap::new();
+    let parameter = |v: &ValueId| f.params.iter().position(|p| p == v);
+    for op in f.ops.iter().filter(|op| op.operands.len() > 1) {
+        let divided = op.operands.iter().find_map(|o| {
+            let layout = layouts[parameter(o)?].as_ref()?;
+            layout.dims.iter().any(Option::is_some).then(|| (*o, layout.clone()))
+        });
+        let Some((with, layout)) = divided else { continue };
+        for o in op.operands.iter().filter(|o| f.ty(**o).dims == f.ty(with).dims) {
+            // Of several, the one that is divided most.
+            let count = |l: &Layout| l.dims.iter().flatten().count();
+            let slot = out.entry(*o).or_insert_with(|| layout.clone());
+            if count(&layout) > count(slot) {
+                *slot = layout.clone();
+            }
+        }
+    }
+    out
 }

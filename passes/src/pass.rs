@@ -15,6 +15,9 @@ pub struct PassCx {
     pub chunk_bytes: usize,
     /// How many ranks there are along each axis.
     pub degrees: Degrees,
+    /// What is divided over the data axis: nothing, the optimizer's moments (1), gradients too (2),
+    /// weights too (3); the stages of ZeRO.
+    pub zero_stage: u8,
 }
 
 /// Ranks along the axes of the mesh. Ranks are numbered with `tensor` fastest, as GPT-NeoX does.
@@ -55,7 +58,7 @@ impl PassCx {
     /// The usual settings for `target`: a few hundred rows of logits for usual vocabularies, so that
     /// weights packed for a chunk are used often enough.
     pub fn new(target: Target) -> Self {
-        Self { target, chunk_bytes: 112 << 20, degrees: Degrees::ONE }
+        Self { target, chunk_bytes: 112 << 20, degrees: Degrees::ONE, zero_stage: 0 }
     }
 }
 

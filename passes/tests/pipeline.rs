@@ -40,7 +40,8 @@ fn same(a: &[Tensor], b: &[Tensor], what: &str) {
 }
 
 /// Logits of the tests' models take 44 bytes a token: chunks of two tokens, so that there are several.
-const CX: PassCx = PassCx { target: Target::X86Native, chunk_bytes: 100, degrees: Degrees::ONE };
+const CX: PassCx =
+    PassCx { target: Target::X86Native, chunk_bytes: 100, degrees: Degrees::ONE, zero_stage: 0 };
 
 fn through(m: &mut Module, phase: Phase) -> Vec<String> {
     let reports = run_phase(m, phase, &CX).unwrap_or_else(|e| panic!("{e}"));

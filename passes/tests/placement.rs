@@ -129,6 +129,7 @@ fn addresses_alone_carry_every_value() {
             target: Target::X86Native,
             chunk_bytes: 50 + (seed as usize) * 40,
             degrees: Degrees::ONE,
+            zero_stage: 0,
         };
         let mut m = neoxc_models::build(&a).unwrap();
         for phase in Phase::ALL.into_iter().skip(1).take(2) {

@@ -3,6 +3,8 @@
 //! [`Collectives`] is what the executor needs of a transport; [`Threads`] is the embedded one: ranks are
 //! threads of this process and see each other's memory. Sums are made in the order of the ranks,
 //! whoever makes them, so that results repeat to the bit.
+//!
+//! A divided value is seen as [before, dim, after]: rank i of n has the i-th of n equal parts of `dim`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
@@ -26,6 +28,32 @@ pub trait Collectives: Send {
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError>;
+    /// As [`Collectives::all_reduce`], but each rank gets only its part of the sum. `from` holds the
+    /// whole `shape`; `to` must not overlap it.
+    ///
+    /// # Safety
+    /// As for [`Collectives::all_reduce`].
+    unsafe fn reduce_scatter(
+        &self,
+        axis: usize,
+        from: *mut f32,
+        to: *mut f32,
+        shape: [usize; 3],
+    ) -> Result<(), RuntimeError>;
+    /// Puts the parts at every rank's `from` together to the whole `shape` at `to`, which must not
+    /// overlap `from`.
+    ///
+    /// # Safety
+    /// As for [`Collectives::all_reduce`].
+    unsafe fn all_gather(
+        &self,
+        axis: usize,
+        from: *mut f32,
+        to: *mut f32,
+        shape: [usize; 3],
+    ) -> Result<(), RuntimeError>;
+    /// Number of ranks along `axis`, and which of them this is.
+    fn place(&self, axis: usize) -> (usize, usize);
     /// Tells the others not to wait for this rank any more.
     fn give_up(&self);
 }
@@ -47,6 +75,29 @@ pub struct Threads {
 
 /// Looks at the others before the thread gives its core away.
 const SPINS: u32 = 2_000;
+
+/// Floats that are summed at a time.
+const BLOCK: usize = 256;
+
+/// Copies this rank's part of the whole `shape` at `from` to `to`.
+///
+/// # Safety
+/// `from` must hold the whole and `to` the part, without overlap.
+pub unsafe fn take_part(
+    (ranks, place): (usize, usize),
+    from: *const f32,
+    to: *mut f32,
+    [before, dim, after]: [usize; 3],
+) {
+    let run = dim / ranks * after;
+    for i in 0..before {
+        // SAFETY: inside the two ranges, by the caller's word.
+        unsafe {
+            let part = from.add(i * dim * after + place * run);
+            std::ptr::copy_nonoverlapping(part, to.add(i * run), run);
+        }
+    }
+}
 
 /// Connects the ranks of a plan: one side for each.
 pub fn connect(plan: &Plan) -> Vec<Threads> {
@@ -102,6 +153,33 @@ impl Group {
     }
 }
 
+impl Threads {
+    /// Shows the others of the group this rank's ranges and waits for theirs.
+    fn show(&self, axis: usize, from: *mut f32, to: *mut f32) -> Result<&Group, RuntimeError> {
+        let (group, place) = &self.groups[axis];
+        group.from[*place].store(from, Ordering::Relaxed);
+        group.to[*place].store(to, Ordering::Relaxed);
+        group.meet(&self.failed)?;
+        Ok(group)
+    }
+}
+
+impl Group {
+    /// The sum over the ranks of `n` ≤ [`BLOCK`] floats that begin at `at` in each rank's `from`.
+    ///
+    /// # Safety
+    /// All ranks must be inside the exchange, and nobody may write there meanwhile.
+    unsafe fn sum(&self, at: usize, sum: &mut [f32]) {
+        sum.fill(0.0);
+        for other in &self.from {
+            let x = other.load(Ordering::Relaxed);
+            // SAFETY: the caller's word.
+            let x = unsafe { std::slice::from_raw_parts(x.add(at), sum.len()) };
+            sum.iter_mut().zip(x).for_each(|(s, x)| *s += x);
+        }
+    }
+}
+
 impl Collectives for Threads {
     unsafe fn all_reduce(
         &self,
@@ -110,36 +188,78 @@ impl Collectives for Threads {
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError> {
-        let (group, place) = &self.groups[axis];
-        let size = group.from.len();
-        group.from[*place].store(from, Ordering::Relaxed);
-        group.to[*place].store(to, Ordering::Relaxed);
-        group.meet(&self.failed)?;
+        let group = self.show(axis, from, to)?;
+        let (size, place) = self.place(axis);
         // Each rank sums its own stretch for all. Stretches are disjoint, so that a rank may write
         // where another one's operand was: nobody else reads that stretch of it.
         let share = elements.div_ceil(size);
         let (begin, end) = ((place * share).min(elements), ((place + 1) * share).min(elements));
-        const BLOCK: usize = 256;
-        let mut sum = [0f32; BLOCK];
+        let mut block = [0f32; BLOCK];
         for at in (begin..end).step_by(BLOCK) {
-            let n = BLOCK.min(end - at);
-            sum[..n].fill(0.0);
-            for other in &group.from {
-                // SAFETY: all ranks are inside this call, so their ranges stay valid, and only this
-                // rank touches the stretch [begin, end) of any of them.
-                let x =
-                    unsafe { std::slice::from_raw_parts(other.load(Ordering::Relaxed).add(at), n) };
-                sum[..n].iter_mut().zip(x).for_each(|(s, x)| *s += x);
-            }
+            let sum = &mut block[..BLOCK.min(end - at)];
+            // SAFETY: only this rank touches the stretch [begin, end) of any of the ranges.
+            unsafe { group.sum(at, sum) };
             for other in &group.to {
                 // SAFETY: as above; the sum lies in memory of its own.
                 unsafe {
                     let to = other.load(Ordering::Relaxed).add(at);
-                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to, n);
+                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to, sum.len());
                 }
             }
         }
         group.meet(&self.failed)
+    }
+
+    unsafe fn reduce_scatter(
+        &self,
+        axis: usize,
+        from: *mut f32,
+        to: *mut f32,
+        [before, dim, after]: [usize; 3],
+    ) -> Result<(), RuntimeError> {
+        let group = self.show(axis, from, to)?;
+        let (size, place) = self.place(axis);
+        let run = dim / size * after;
+        let mut block = [0f32; BLOCK];
+        for i in 0..before {
+            let first = i * dim * after + place * run;
+            for at in (0..run).step_by(BLOCK) {
+                let sum = &mut block[..BLOCK.min(run - at)];
+                // SAFETY: nobody writes to an operand; `to` is this rank's own.
+                unsafe {
+                    group.sum(first + at, sum);
+                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to.add(i * run + at), sum.len());
+                }
+            }
+        }
+        group.meet(&self.failed)
+    }
+
+    unsafe fn all_gather(
+        &self,
+        axis: usize,
+        from: *mut f32,
+        to: *mut f32,
+        [before, dim, after]: [usize; 3],
+    ) -> Result<(), RuntimeError> {
+        let group = self.show(axis, from, to)?;
+        let run = dim / self.place(axis).0 * after;
+        for (n, other) in group.from.iter().enumerate() {
+            let part = other.load(Ordering::Relaxed);
+            for i in 0..before {
+                // SAFETY: nobody writes to an operand; `to` is this rank's own.
+                unsafe {
+                    let to = to.add(i * dim * after + n * run);
+                    std::ptr::copy_nonoverlapping(part.add(i * run), to, run);
+                }
+            }
+        }
+        group.meet(&self.failed)
+    }
+
+    fn place(&self, axis: usize) -> (usize, usize) {
+        let (group, place) = &self.groups[axis];
+        (group.from.len(), *place)
     }
 
     fn give_up(&self) {
@@ -191,6 +311,38 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn parts_are_scattered_and_gathered() {
+        let plan = plan(&[("data", 2), ("tensor", 3)]);
+        let shape = [5, 6, 77];
+        let all: usize = shape.iter().product();
+        let value = |rank: usize, i: usize| ((rank * 7919 + i * 31) % 97) as f32 * 1e-3 + 1e4;
+        std::thread::scope(|s| {
+            for (rank, side) in connect(&plan).into_iter().enumerate() {
+                s.spawn(move || {
+                    let mut x: Vec<f32> = (0..all).map(|i| value(rank, i)).collect();
+                    let mut want = vec![f32::NAN; all];
+                    let mut part = vec![f32::NAN; all / 3];
+                    let mut own = vec![f32::NAN; all / 3];
+                    let mut whole = vec![f32::NAN; all];
+                    let (from, to) = (x.as_mut_ptr(), part.as_mut_ptr());
+                    // SAFETY: all are this thread's, and all ranks make these calls.
+                    unsafe {
+                        side.all_reduce(1, from, want.as_mut_ptr(), all).unwrap();
+                        side.reduce_scatter(1, from, to, shape).unwrap();
+                        take_part(side.place(1), want.as_ptr(), own.as_mut_ptr(), shape);
+                        side.all_gather(1, to, whole.as_mut_ptr(), shape).unwrap();
+                    }
+                    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+                    assert_eq!(bits(&part), bits(&own));
+                    assert_eq!(bits(&whole), bits(&want));
+                    let first = (0..3).fold(0f32, |s, r| s + value(rank / 3 * 3 + r, 0));
+                    assert_eq!(whole[0].to_bits(), first.to_bits());
+                });
+            }
+        });
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use neoxc_plan::{Parameter, Plan, Port};
+use neoxc_plan::{Held, Parameter, Plan, Port};
 
 use crate::RuntimeError;
 use crate::collectives::connect;
@@ -105,25 +105,25 @@ impl<'a> Ranks<'a> {
         Ok(f32::from_le_bytes(bytes))
     }
 
-    /// Byte offset of one layer's tensor of a parameter in a segment.
-    fn offset(p: &Parameter, segment: &str, layer: u64) -> u64 {
-        let base = if segment == "grads" { p.grad_offset } else { p.offset };
-        base + layer * p.local_elements() * 4
+    /// Where one layer's tensor of a parameter lies on a rank: offset and length in bytes.
+    fn place(&self, p: &Parameter, held: &Held, layer: u64) -> (u64, usize) {
+        let bytes = self.plan.local_elements(p, held) * 4;
+        (held.offset + layer * bytes, bytes as usize)
     }
 
     /// The whole tensor of one layer of a parameter (of its gradient, its moments: by segment).
     pub fn tensor(&self, segment: &str, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
         let at = self.plan.segment(segment).unwrap_or(0);
-        let offset = Self::offset(p, segment, layer);
-        let len = p.local_elements() as usize * 4;
-        let Some(d) = &p.divided else {
+        let held = p.held(segment);
+        let (offset, len) = self.place(p, held, layer);
+        if len as u64 == p.elements() * 4 {
             return Cow::Borrowed(self.devices[0].bytes(at, offset, len));
-        };
+        }
         let mut whole = vec![0; p.elements() as usize * 4];
-        for rank in self.plan.group(&d.axis, 0) {
+        for rank in self.plan.owners(held) {
             let part = self.devices[rank as usize].bytes(at, offset, len);
-            for (to, from, n) in d.runs(self.plan.along(&d.axis, rank).1) {
-                let [to, from, n] = [to, from, n].map(|x| x as usize * 4);
+            for run in self.plan.runs(p, held, rank) {
+                let (to, from, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 whole[to..to + n].copy_from_slice(&part[from..from + n]);
             }
         }
@@ -133,16 +133,12 @@ impl<'a> Ranks<'a> {
     /// Gives every rank its part of one layer's tensor of a parameter.
     pub fn set_tensor(&mut self, segment: &str, p: &Parameter, layer: u64, bytes: &[u8]) {
         let at = self.plan.segment(segment).unwrap_or(0);
-        let offset = Self::offset(p, segment, layer);
-        let len = p.local_elements() as usize * 4;
+        let held = p.held(segment);
+        let (offset, len) = self.place(p, held, layer);
         for (rank, device) in self.devices.iter_mut().enumerate() {
             let part = device.bytes_mut(at, offset, len);
-            let Some(d) = &p.divided else {
-                part.copy_from_slice(bytes);
-                continue;
-            };
-            for (from, to, n) in d.runs(self.plan.along(&d.axis, rank as u64).1) {
-                let [from, to, n] = [from, to, n].map(|x| x as usize * 4);
+            for run in self.plan.runs(p, held, rank as u64) {
+                let (from, to, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 part[to..to + n].copy_from_slice(&bytes[from..from + n]);
             }
         }

@@ -70,10 +70,11 @@ impl<'p> Machine<'p> {
     fn new(plan: &'p Plan, value: &dyn Fn(&str) -> Vec<u8>) -> Self {
         let mut device = CpuDevice::new(plan, 2).unwrap();
         for p in &plan.tables.parameters {
-            for (name, offset) in p.tensors() {
+            for (layer, name) in p.names().into_iter().enumerate() {
                 let bytes = value(&name);
                 assert_eq!(bytes.len() as u64, p.elements() * 4, "{name}");
-                device.write(plan.segment("params").unwrap(), p.offset + offset, &bytes);
+                let offset = p.weights.offset + (layer * bytes.len()) as u64;
+                device.write(plan.segment("params").unwrap(), offset, &bytes);
             }
         }
         Self { plan, device }
@@ -112,10 +113,10 @@ impl<'p> Machine<'p> {
         let at = self.plan.segment(segment).unwrap();
         let mut out = vec![];
         for p in &self.plan.tables.parameters {
-            let base = if segment == "grads" { p.grad_offset } else { p.offset };
-            for (name, offset) in p.tensors() {
-                let len = p.elements() as usize * 4;
-                out.push((name, floats(self.device.bytes(at, base + offset, len))));
+            let len = p.elements() as usize * 4;
+            for (layer, name) in p.names().into_iter().enumerate() {
+                let offset = p.held(segment).offset + (layer * len) as u64;
+                out.push((name, floats(self.device.bytes(at, offset, len))));
             }
         }
         out
@@ -268,7 +269,7 @@ fn a_model_of_real_size() {
         .tables
         .parameters
         .iter()
-        .flat_map(|p| p.tensors().into_iter().map(|(n, _)| (n, p.elements())))
+        .flat_map(|p| p.names().into_iter().map(|n| (n, p.elements())))
         .collect();
     let mut m = Machine::new(&plan, &|n| hashed(n, size[n]));
     let tokens = &c.tensors["tokens"];

@@ -24,8 +24,9 @@ fn tensors(folder: &Path) -> Vec<(String, Vec<f32>)> {
 }
 
 /// Settings of a mesh: a step has the same eight sequences on all of them.
-fn mesh(data: usize, tensor: usize) -> Vec<String> {
+fn mesh(data: usize, tensor: usize, stage: usize) -> Vec<String> {
     vec![
+        format!("zero_optimization={{\"stage\": {stage}}}"),
         format!("world_size={}", data * tensor),
         format!("model_parallel_size={tensor}"),
         format!("gradient_accumulation_steps={}", 4 / data),
@@ -48,8 +49,8 @@ fn every_mesh_trains_the_same() {
     let variants: [&[&str]; 2] =
         [&[], &["gpt_j_residual=false", "no_weight_tying=false", "checkpoint_activations=true"]];
     for (v, variant) in variants.iter().enumerate() {
-        let train = |d: usize, t: usize, name: &str| {
-            let more = mesh(d, t);
+        let train = |d: usize, t: usize, stage: usize, name: &str| {
+            let more = mesh(d, t, stage);
             let sets: Vec<&str> = SHAPE
                 .iter()
                 .chain(*variant)
@@ -67,10 +68,10 @@ fn every_mesh_trains_the_same() {
             assert_eq!(bits(&first), bits(&again), "{d} × {t} ranks do not repeat");
             (first, save.join("global_step6"))
         };
-        let (want, saved) = train(1, 1, "one");
-        for (d, t) in [(2, 1), (1, 2), (2, 2), (1, 4), (4, 1)] {
-            let what = format!("{variant:?} on {d} data × {t} tensor ranks");
-            let (got, folder) = train(d, t, "many");
+        let (want, saved) = train(1, 1, 0, "one");
+        for (d, t, stage) in [(2, 1, 0), (1, 2, 0), (2, 2, 1), (1, 4, 0), (4, 1, 1)] {
+            let what = format!("{variant:?} on {d} data × {t} tensor ranks, ZeRO {stage}");
+            let (got, folder) = train(d, t, stage, "many");
             close(&got, &want, &what);
             for ((name, a), (_, b)) in tensors(&folder).iter().zip(&tensors(&saved)) {
                 // Softmax does not see a constant added to all keys: the key's bias is noise.
@@ -88,16 +89,16 @@ fn every_mesh_trains_the_same() {
 fn a_checkpoint_goes_on_in_another_layout() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
-    let made = |d: usize, t: usize| {
-        let more = mesh(d, t);
+    let made = |d: usize, t: usize, stage: usize| {
+        let more = mesh(d, t, stage);
         let sets: Vec<&str> =
             SHAPE.iter().copied().chain(more.iter().map(String::as_str)).collect();
         plan(folder.path(), &sets)
     };
-    let want = run(&made(1, 1), &folder.path().join("one"), 6, 2, false);
+    let want = run(&made(1, 1, 0), &folder.path().join("one"), 6, 2, false);
     let save = folder.path().join("moved");
-    let mut got = run(&made(1, 4), &save, 2, 2, false);
-    got.extend(run(&made(2, 2), &save, 4, 2, true));
-    got.extend(run(&made(1, 1), &save, 6, 2, true));
+    let mut got = run(&made(1, 4, 0), &save, 2, 2, false);
+    got.extend(run(&made(2, 2, 1), &save, 4, 2, true));
+    got.extend(run(&made(1, 1, 0), &save, 6, 2, true));
     close(&got, &want, "moved from layout to layout");
 }

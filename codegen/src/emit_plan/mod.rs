@@ -7,8 +7,10 @@ use std::collections::HashMap;
 
 use neoxc_ir::eval;
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attrs, Function, Module, Op, ValueId};
-use neoxc_plan::{Address, Init, Instr, Memory, Parameter, Plan, Port, Program, Segment, Tables};
+use neoxc_ir::{Attrs, Dim, Function, Module, Op, ValueId};
+use neoxc_plan::{
+    Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Segment, Tables,
+};
 
 use crate::CodegenError;
 use crate::kernels::Kernel;
@@ -103,9 +105,21 @@ impl Emitter<'_> {
                         |v: &ValueId| self.address(&at[v], vars, f.ty(*v).bytes() as u64, counts);
                     let (from, to) = (at(&op.operands[0])?, at(&op.results[0])?);
                     let axis = op.attrs.str("axis").unwrap_or_default().to_string();
-                    let elements = f.ty(op.results[0]).elements() as u64;
+                    let kind = Exchange::named(op.kind.name())
+                        .ok_or_else(|| bad(format!("no exchange is called {}", op.kind.name())))?;
+                    let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
+                    let whole = if x.elements() > y.elements() { x } else { y };
+                    let shape = match op.attrs.str("dim").and_then(|d| whole.position(d)) {
+                        None => [1, whole.elements() as u64, 1],
+                        Some(i) => {
+                            let product =
+                                |dims: &[Dim]| dims.iter().map(|d| d.size as u64).product();
+                            let (before, after) = (&whole.dims[..i], &whole.dims[i + 1..]);
+                            [product(before), whole.dims[i].size as u64, product(after)]
+                        }
+                    };
                     let loc = op.loc.to_string();
-                    out.push(Instr::AllReduce { axis, elements, from, to, loc });
+                    out.push(Instr::Exchange { kind, axis, shape, from, to, loc });
                 }
                 _ => {
                     let kernel = callee
@@ -187,38 +201,44 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
             }
         };
         let mut dims: Vec<u64> = f.ty(*p).dims.iter().map(|d| d.size as u64).collect();
+        let axes = axes_of(attrs);
         // Sizes of the whole parameter.
-        let layout = attrs.strs("neox.layout").unwrap_or_default();
-        let along = layout.iter().position(|a| !a.is_empty());
-        let axis = along.map_or("", |i| layout[i]).to_string();
-        let ranks = mesh.iter().find(|(n, _)| *n == axis).map_or(1, |(_, n)| *n);
-        if let Some(i) = along {
-            dims[i] *= ranks;
+        for (dim, axis) in dims.iter_mut().zip(&axes) {
+            *dim *= mesh.iter().find(|(n, _)| n == axis).map_or(1, |(_, n)| *n);
         }
-        let divided = along.map(|i| neoxc_plan::Divided {
-            axis,
-            ranks,
-            outer: dims[usize::from(name.contains("{layer}"))..i].iter().product(),
-            whole: dims[i],
-            inner: dims[i + 1..].iter().product(),
-        });
-        let (layers, dims) = match name.contains("{layer}") {
-            true => (dims.first().copied(), &dims[1..]),
-            false => (None, &dims[..]),
+        let stacked = name.contains("{layer}");
+        let layers = stacked.then(|| dims.remove(0));
+        let held = |attrs: &Attrs| -> Result<Held, CodegenError> {
+            let place = Emitter::places(attrs)?.pop().unwrap_or_default();
+            let offset = place.split_once('+').and_then(|(_, o)| o.parse().ok());
+            let axes = axes_of(attrs);
+            Ok(Held {
+                offset: offset.ok_or_else(|| bad(format!("{name} has no place")))?,
+                axes: axes.into_iter().skip(usize::from(stacked)).collect(),
+            })
         };
-        let place = Emitter::places(attrs)?.pop().unwrap_or_default();
-        let offset = place.split_once('+').and_then(|(_, o)| o.parse().ok());
+        let of_role =
+            |a: &&Attrs| a.str("neox.role") == Some("adam_m") && a.str("neox.name") == Some(name);
+        let moments = f.param_attrs.iter().find(of_role);
+        let weights = held(attrs)?;
+        let offset = grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?;
         out.push(Parameter {
             name: name.to_string(),
             layers,
-            shape: published_shape(name, dims),
+            shape: published_shape(name, &dims),
+            dims,
             init,
-            offset: offset.ok_or_else(|| bad("a parameter has no place"))?,
-            divided,
-            grad_offset: grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?,
+            gradients: Held { offset, axes: weights.axes.clone() },
+            weights,
+            moments: held(moments.ok_or_else(|| bad(format!("{name} has no moments")))?)?,
         });
     }
     Ok(out)
+}
+
+/// The mesh axis of each dim of a parameter; empty if it is not divided.
+fn axes_of(attrs: &Attrs) -> Vec<String> {
+    attrs.strs("neox.layout").unwrap_or_default().into_iter().map(str::to_string).collect()
 }
 
 /// What the driver adds to a plan.

@@ -8,11 +8,13 @@ pub mod docs;
 pub mod pointwise;
 
 mod decomposed;
+mod exchange;
 mod prelude;
 mod rows;
 
 mod adamw;
 mod add;
+mod all_gather;
 mod all_reduce;
 pub mod attention;
 mod attention_grad;
@@ -43,6 +45,7 @@ mod pad;
 mod qkv_merge;
 pub mod qkv_split;
 mod reduce_max;
+mod reduce_scatter;
 mod reduce_sum;
 mod rename;
 pub mod repeat;
@@ -57,6 +60,7 @@ mod sqrt;
 mod step;
 mod sub;
 mod sum_squares;
+mod take_part;
 mod tanh;
 mod transpose;
 
@@ -64,6 +68,7 @@ mod transpose;
 pub static ALL: &[&dyn OpDef] = &[
     &adamw::AdamW,
     &add::Add,
+    &all_gather::AllGather,
     &all_reduce::AllReduce,
     &attention::Attention,
     &attention_grad::AttentionGrad,
@@ -94,6 +99,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &qkv_merge::QkvMerge,
     &qkv_split::QkvSplit,
     &reduce_max::ReduceMax,
+    &reduce_scatter::ReduceScatter,
     &reduce_sum::ReduceSum,
     &rename::Rename,
     &repeat::Repeat,
@@ -108,6 +114,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &step::Step,
     &sub::Sub,
     &sum_squares::SumSquares,
+    &take_part::TakePart,
     &tanh::Tanh,
     &transpose::Transpose,
 ];

@@ -29,8 +29,9 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         let Some(layout) = b.layout(*o) else { continue };
         for (dim, axis) in ty.dims.iter().zip(&layout.dims) {
             let Some(axis) = axis else { continue };
+            // An op that needs the dim whole gets it whole.
             if rule.effect(&dim.name) == Some(ShardEffect::Whole) {
-                return Err(refuse(format!("`{}`, divided over {axis}, must be whole", dim.name)));
+                continue;
             }
             let old = divided.insert(dim.name.clone(), axis.clone());
             if old.is_some_and(|old| old != *axis) {
@@ -107,7 +108,7 @@ fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassEr
         let fits = |b: &Body<'_>, o: &ValueId| match &b.values[o] {
             Val::Constant(value, _) => *value == 0.0,
             Val::Open(..) | Val::View(_) => true,
-            Val::Known(_, l) => l.partial == axes || (l.partial.is_empty() && small(b, *o)),
+            Val::Known(_, l) => l.partial == axes || small(b, *o),
         };
         if op.operands.iter().all(|o| fits(b, o)) {
             for o in &op.operands {
@@ -117,9 +118,7 @@ fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassEr
         }
     }
     for o in &op.operands {
-        if let Some(Val::Known(local, layout)) = b.values.get(o).cloned() {
-            b.reduce(*o, local, &layout, &BTreeSet::new())?;
-        }
+        b.reduce(*o)?;
     }
     Ok(Partial { axes: BTreeSet::new(), on })
 }
@@ -128,13 +127,13 @@ fn small(b: &Body<'_>, v: ValueId) -> bool {
     b.f.ty(v).dims.is_empty()
 }
 
-/// A scalar that every rank has, as parts of a sum: so that a chain of sums needs one exchange.
+/// A scalar that ranks have in common, as parts of a sum: so that a chain of sums needs one exchange.
 fn share(b: &mut Body<'_>, v: ValueId, axes: &BTreeSet<Axis>) -> Result<(), PassError> {
     let Some(Val::Known(local, layout)) = b.values.get(&v).cloned() else { return Ok(()) };
     if layout.partial == *axes {
         return Ok(());
     }
-    let ranks: usize = axes.iter().map(|a| b.degrees.of(a)).product();
+    let ranks: usize = axes.difference(&layout.partial).map(|a| b.degrees.of(a)).product();
     let mut builder = Builder::new(&mut b.g);
     let part = builder.scalar(1.0 / ranks as f64)?;
     let local = builder.mul(local, part)?;

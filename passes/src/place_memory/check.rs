@@ -122,7 +122,7 @@ impl Check<'_> {
             } else {
                 // In-place pairs may overlap; anything else written must not touch an operand.
                 let pairs = if op.kind.0.class() == Class::Collective {
-                    vec![0, 0]
+                    if op.kind.is("all_reduce") { vec![0, 0] } else { vec![] }
                 } else {
                     let callee = op.attrs.symbol("callee").unwrap_or_default();
                     let callee = function(self.module, callee)?;

@@ -235,7 +235,8 @@ impl Walk<'_> {
             return stacked || (result < carried && operand == result);
         }
         if op.kind.0.class() == Class::Collective {
-            return result == operand;
+            // Every rank sums a stretch of its own; the others read what is elsewhere.
+            return op.kind.is("all_reduce");
         }
         let Some(callee) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
             return false;

@@ -11,6 +11,7 @@
 //! Invariant: a [`Plan`] that [`Plan::open`] returned is whole (every file as it was written) and
 //! valid (every address of every loop iteration lies inside its segment).
 
+mod held;
 mod program;
 mod store;
 mod validate;
@@ -19,10 +20,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use program::{Address, Instr, ProgramError, parse_program, print_program};
+pub use held::{Held, Run};
+pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_program};
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -98,40 +100,16 @@ pub struct Parameter {
     pub layers: Option<u64>,
     /// Shape of one layer's tensor as published checkpoints have it.
     pub shape: Vec<u64>,
+    /// The same elements by the dims that can be divided.
+    pub dims: Vec<u64>,
     /// Start value.
     pub init: Init,
-    /// Offset in `params` (and in `adam_m`, `adam_v`), bytes; layers follow each other.
-    pub offset: u64,
-    /// Offset in `grads`, bytes.
-    pub grad_offset: u64,
-    /// How it is divided over the ranks, if it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub divided: Option<Divided>,
-}
-
-/// How the elements of one layer's tensor are divided over a mesh axis: as `[outer, whole, inner]`, of
-/// which rank i has the i-th part along the middle.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Divided {
-    /// Mesh axis.
-    pub axis: String,
-    /// Ranks along it.
-    pub ranks: u64,
-    /// Product of the dims before the divided one.
-    pub outer: u64,
-    /// Size of the divided dim.
-    pub whole: u64,
-    /// Product of the dims after it.
-    pub inner: u64,
-}
-
-impl Divided {
-    /// The runs of elements that rank number `at` along the axis has: (first in the whole tensor,
-    /// first in the rank's part, how many).
-    pub fn runs(&self, at: u64) -> impl Iterator<Item = (u64, u64, u64)> + '_ {
-        let run = self.whole / self.ranks * self.inner;
-        (0..self.outer).map(move |o| (o * self.whole * self.inner + at * run, o * run, run))
-    }
+    /// Where the weights lie, in `params`.
+    pub weights: Held,
+    /// Where their gradients lie, in `grads`.
+    pub gradients: Held,
+    /// Where Adam's moments lie, in `adam_m` and in `adam_v`.
+    pub moments: Held,
 }
 
 impl Parameter {
@@ -140,21 +118,20 @@ impl Parameter {
         self.shape.iter().product()
     }
 
-    /// Elements of one layer's tensor on one rank.
-    pub fn local_elements(&self) -> u64 {
-        self.elements() / self.divided.as_ref().map_or(1, |d| d.ranks)
+    /// Where its values lie in a segment.
+    pub fn held(&self, segment: &str) -> &Held {
+        match segment {
+            "grads" => &self.gradients,
+            "adam_m" | "adam_v" => &self.moments,
+            _ => &self.weights,
+        }
     }
 
-    /// Each tensor's logical name and byte offset on a rank from the start of the stack.
-    pub fn tensors(&self) -> Vec<(String, u64)> {
+    /// Each tensor's logical name, layer by layer.
+    pub fn names(&self) -> Vec<String> {
         match self.layers {
-            None => vec![(self.name.clone(), 0)],
-            Some(n) => (0..n)
-                .map(|i| {
-                    let name = self.name.replace("{layer}", &i.to_string());
-                    (name, i * self.local_elements() * 4)
-                })
-                .collect(),
+            None => vec![self.name.clone()],
+            Some(n) => (0..n).map(|i| self.name.replace("{layer}", &i.to_string())).collect(),
         }
     }
 }

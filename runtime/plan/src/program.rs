@@ -3,7 +3,7 @@
 //! ```text
 //! loop layer 6
 //!   launch 4 rowwise_0 arena+4096 params+1024+layer*65536 -> arena+90112 ; 14M.yml:14:5
-//!   all_reduce tensor 8192 arena+90112 arena+90112 ; 14M.yml:14:5
+//!   all_reduce tensor 1 8192 1 arena+90112 arena+90112 ; 14M.yml:14:5
 //! end
 //! loop layer 6 reverse
 //! ```
@@ -21,6 +21,49 @@ pub struct Address {
     pub strides: Vec<(usize, u64)>,
 }
 
+/// Exchanges between the ranks of a mesh axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// All get the sum.
+    AllReduce,
+    /// Each gets its part of the sum.
+    ReduceScatter,
+    /// All get the parts put together.
+    AllGather,
+    /// Each keeps its part of what all have; nothing is sent.
+    TakePart,
+}
+
+impl Exchange {
+    /// All of them.
+    pub const ALL: [Exchange; 4] =
+        [Exchange::AllReduce, Exchange::ReduceScatter, Exchange::AllGather, Exchange::TakePart];
+
+    /// Name in programs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Exchange::AllReduce => "all_reduce",
+            Exchange::ReduceScatter => "reduce_scatter",
+            Exchange::AllGather => "all_gather",
+            Exchange::TakePart => "take_part",
+        }
+    }
+
+    /// The exchange called `name`.
+    pub fn named(name: &str) -> Option<Exchange> {
+        Exchange::ALL.into_iter().find(|e| e.name() == name)
+    }
+
+    /// Elements that a rank gives and gets, of a value of `whole` elements on `ranks` ranks.
+    pub fn elements(self, whole: u64, ranks: u64) -> (u64, u64) {
+        match self {
+            Exchange::AllReduce => (whole, whole),
+            Exchange::ReduceScatter | Exchange::TakePart => (whole, whole / ranks),
+            Exchange::AllGather => (whole / ranks, whole),
+        }
+    }
+}
+
 /// One instruction.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Instr {
@@ -33,15 +76,18 @@ pub enum Instr {
         /// YAML place.
         loc: String,
     },
-    /// Sums a value over the ranks of a mesh axis; all of them get the sum.
-    AllReduce {
+    /// Exchanges a value of f32 with the ranks along a mesh axis.
+    Exchange {
+        /// What is exchanged.
+        kind: Exchange,
         /// Mesh axis.
         axis: String,
-        /// Elements of f32.
-        elements: u64,
-        /// This rank's part of the sum.
+        /// The undivided value: product of the dims before the one that is divided, its size, product
+        /// of the dims after it.
+        shape: [u64; 3],
+        /// What this rank gives.
         from: Address,
-        /// Where the sum goes; may be `from`.
+        /// What it gets; may be `from` for an all-reduce.
         to: Address,
         /// YAML place.
         loc: String,
@@ -95,8 +141,9 @@ fn print_into(
                 args.iter().for_each(|a| print_address(out, a, segments, vars));
                 let _ = writeln!(out, " ; {loc}");
             }
-            Instr::AllReduce { axis, elements, from, to, loc } => {
-                let _ = write!(out, "{indent}all_reduce {axis} {elements}");
+            Instr::Exchange { kind, axis, shape: [before, dim, after], from, to, loc } => {
+                let name = kind.name();
+                let _ = write!(out, "{indent}{name} {axis} {before} {dim} {after}");
                 print_address(out, from, segments, vars);
                 print_address(out, to, segments, vars);
                 let _ = writeln!(out, " ; {loc}");
@@ -177,10 +224,15 @@ pub fn parse_program(
                     .collect::<Result<_, _>>()?;
                 body.push(Instr::Launch { kernel, args, loc: loc.to_string() });
             }
-            Some("all_reduce") => {
+            Some(word) => {
+                let kind = Exchange::named(word)
+                    .ok_or_else(|| fail("expected launch, loop, end or an exchange"))?;
                 let axis = words.next().ok_or_else(|| fail("expected an axis"))?.to_string();
-                let elements = words.next().and_then(|w| w.parse().ok());
-                let elements = elements.ok_or_else(|| fail("expected a number of elements"))?;
+                let mut size = || {
+                    let word = words.next().and_then(|w| w.parse().ok());
+                    word.ok_or_else(|| fail("expected three sizes"))
+                };
+                let shape = [size()?, size()?, size()?];
                 let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
                 let mut next = || {
                     let word = words.next().and_then(|w| address(w, segments, &vars));
@@ -188,9 +240,9 @@ pub fn parse_program(
                 };
                 let (from, to) = (next()?, next()?);
                 let loc = loc.to_string();
-                body.push(Instr::AllReduce { axis, elements, from, to, loc });
+                body.push(Instr::Exchange { kind, axis, shape, from, to, loc });
             }
-            _ => return Err(fail("expected launch, all_reduce, loop or end")),
+            None => return Err(fail("an empty line")),
         }
     }
     if !open.is_empty() {

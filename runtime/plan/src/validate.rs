@@ -1,6 +1,6 @@
 //! Checks that the parts of a plan fit together before anything runs.
 
-use crate::{Address, Instr, Plan, PlanError};
+use crate::{Address, Exchange, Instr, Plan, PlanError};
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
 const MAX_BYTES: u64 = 1 << 46;
@@ -25,29 +25,25 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
         return invalid("consts.bin has another size than its segment".into());
     }
     for p in &t.parameters {
-        let size = p
-            .shape
-            .iter()
-            .chain(&p.layers)
-            .try_fold(4u64, |a, s| a.checked_mul(*s))
-            .filter(|s| *s > 0);
-        if let Some(d) = &p.divided {
-            let all = d.outer.checked_mul(d.whole).and_then(|n| n.checked_mul(d.inner));
-            let whole = p.shape.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
-            let fits = d.ranks > 0 && d.whole.is_multiple_of(d.ranks) && all == whole;
-            if !fits || plan.along(&d.axis, 0).0 != d.ranks {
-                return invalid(format!("parameter {} is divided wrongly", p.name));
-            }
-        }
-        let size = size.map(|s| s / p.divided.as_ref().map_or(1, |d| d.ranks));
-        let fits = |offset: u64, segment: &str| {
-            size.and_then(|s| s.checked_add(offset)).is_some_and(|e| e <= bytes(segment))
+        let product = |sizes: &[u64]| sizes.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
+        let layers = p.layers.unwrap_or(1);
+        let all = product(&p.shape).filter(|n| *n > 0 && product(&p.dims) == Some(*n));
+        let fits = |segment: &str| {
+            let held = p.held(segment);
+            let named: Vec<&String> = held.axes.iter().filter(|a| !a.is_empty()).collect();
+            let known = named.iter().all(|a| t.mesh.iter().any(|(n, _)| n == *a));
+            let once = (1..named.len()).all(|i| !named[..i].contains(&named[i]));
+            let even =
+                held.axes.iter().zip(&p.dims).all(|(a, d)| d.is_multiple_of(plan.along(a, 0).0));
+            let whole = all.and_then(|n| n.checked_mul(layers)?.checked_mul(4)).is_some();
+            let ok = held.axes.len() <= p.dims.len() && known && once && even && whole;
+            let end = || {
+                let size = plan.local_elements(p, held).checked_mul(layers)?.checked_mul(4)?;
+                size.checked_add(held.offset)
+            };
+            ok && end().is_some_and(|e| e <= bytes(segment))
         };
-        let everywhere = fits(p.offset, "params")
-            && fits(p.offset, "adam_m")
-            && fits(p.offset, "adam_v")
-            && fits(p.grad_offset, "grads");
-        if !everywhere {
+        if !["params", "grads", "adam_m", "adam_v"].into_iter().all(fits) {
             return invalid(format!("parameter {} leaves its segment", p.name));
         }
     }
@@ -75,14 +71,19 @@ fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<()
                 instructions(plan, body, counts)?;
                 counts.pop();
             }
-            Instr::AllReduce { axis, elements, from, to, .. } => {
-                if !plan.tables.mesh.iter().any(|(name, _)| name == axis) {
-                    return Err(PlanError::Invalid(format!("the mesh has no axis {axis}")));
-                }
-                for a in [from, to] {
+            Instr::Exchange { kind, axis, shape, from, to, .. } => {
+                let mesh = plan.tables.mesh.iter().find(|(name, _)| name == axis);
+                let ranks = mesh
+                    .map(|(_, n)| *n)
+                    .ok_or_else(|| PlanError::Invalid(format!("the mesh has no axis {axis}")))?;
+                let whole = shape.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
+                let whole = whole
+                    .filter(|_| *kind == Exchange::AllReduce || shape[1].is_multiple_of(ranks));
+                let (given, got) = kind.elements(whole.unwrap_or(u64::MAX), ranks);
+                for (a, elements) in [(from, given), (to, got)] {
                     let end = elements.checked_mul(4).and_then(|b| last_byte(a, b, counts));
                     let segment = plan.tables.segments.get(a.segment);
-                    if end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes)) {
+                    if whole.is_none() || end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes)) {
                         return Err(PlanError::Invalid(
                             "an exchanged value leaves its segment".into(),
                         ));

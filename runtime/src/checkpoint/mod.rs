@@ -81,7 +81,7 @@ fn tensors(plan: &Plan, kinds: &[(&'static str, &str)]) -> Vec<Tensor> {
     let mut out = vec![];
     for (segment, prefix) in kinds {
         for (parameter, p) in plan.tables.parameters.iter().enumerate() {
-            for (layer, (name, _)) in p.tensors().into_iter().enumerate() {
+            for (layer, name) in p.names().into_iter().enumerate() {
                 out.push(Tensor {
                     name: format!("{prefix}{name}"),
                     shape: p.shape.clone(),

@@ -2,14 +2,14 @@
 
 use std::io::{Seek, Write};
 
-use neoxc_plan::{Address, Instr, Plan};
+use neoxc_plan::{Address, Exchange, Instr, Plan};
 
 use super::Device;
 use super::limits;
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use crate::RuntimeError;
-use crate::collectives::Collectives;
+use crate::collectives::{Collectives, take_part};
 
 /// An address with the offset that each enclosing loop adds.
 type Moving = (usize, Vec<(usize, usize)>);
@@ -17,7 +17,7 @@ type Moving = (usize, Vec<(usize, usize)>);
 /// A launch with everything resolved but the loop offsets.
 enum Step {
     Launch { entry: Entry, tasks: u64, args: Vec<Moving>, name: u32 },
-    AllReduce { axis: usize, elements: usize, from: Moving, to: Moving },
+    Exchange { kind: Exchange, axis: usize, shape: [usize; 3], from: Moving, to: Moving },
     Loop { depth: usize, count: usize, reverse: bool, body: Vec<Step> },
 }
 
@@ -181,10 +181,11 @@ fn resolve(
                 let args = args.iter().map(address).collect();
                 Step::Launch { entry, tasks, args, name: *kernel as u32 }
             }
-            Instr::AllReduce { axis, elements, from, to, .. } => Step::AllReduce {
+            Instr::Exchange { kind, axis, shape, from, to, .. } => Step::Exchange {
+                kind: *kind,
                 // A validated plan names no other axes.
                 axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(0),
-                elements: *elements as usize,
+                shape: shape.map(|n| n as usize),
                 from: address(from),
                 to: address(to),
             },
@@ -222,13 +223,23 @@ fn execute(
                     slot.1 += start.elapsed().as_secs_f64();
                 }
             }
-            Step::AllReduce { axis, elements, from, to } => {
-                if let Some(others) = others {
-                    let (from, to) = (here(from, index), here(to, index));
-                    // SAFETY: a validated plan keeps both inside their segments; every rank runs
-                    // the same program, so that all make the same exchanges in the same order.
-                    unsafe {
-                        others.all_reduce(*axis, from as *mut f32, to as *mut f32, *elements)?;
+            Step::Exchange { kind, axis, shape, from, to } => {
+                let Some(others) = others else { continue };
+                let from = here(from, index) as *mut f32;
+                let to = here(to, index) as *mut f32;
+                // SAFETY: a validated plan keeps both inside their segments, the compiler keeps them
+                // apart, and every rank runs the same program, so that all make the same exchanges
+                // in the same order.
+                unsafe {
+                    match kind {
+                        Exchange::AllReduce => {
+                            others.all_reduce(*axis, from, to, shape.iter().product())?;
+                        }
+                        Exchange::ReduceScatter => {
+                            others.reduce_scatter(*axis, from, to, *shape)?;
+                        }
+                        Exchange::AllGather => others.all_gather(*axis, from, to, *shape)?,
+                        Exchange::TakePart => take_part(others.place(*axis), from, to, *shape),
                     }
                 }
             }

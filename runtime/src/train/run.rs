@@ -106,7 +106,7 @@ impl Trainer<'_> {
         let mut whole = vec![];
         for p in &self.plan.tables.parameters {
             whole.resize((p.elements() * 4) as usize, 0);
-            for (layer, (name, _)) in p.tensors().iter().enumerate() {
+            for (layer, name) in p.names().iter().enumerate() {
                 fill(&mut whole, name, p.init, self.settings.seed);
                 self.ranks.set_tensor("params", p, layer as u64, &whole);
             }
@@ -195,7 +195,7 @@ impl Trainer<'_> {
     fn first_bad(&self) -> String {
         for (segment, kind) in [("grads", "gradient of"), ("params", "parameter")] {
             for p in &self.plan.tables.parameters {
-                for (layer, (name, _)) in p.tensors().iter().enumerate() {
+                for (layer, name) in p.names().iter().enumerate() {
                     let bytes = self.ranks.tensor(segment, p, layer as u64);
                     let bad = bytes
                         .chunks_exact(4)

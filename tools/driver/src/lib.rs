@@ -100,7 +100,8 @@ pub fn phases(
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
     neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
-    let cx = PassCx { degrees: degrees(config), ..PassCx::new(target) };
+    let zero_stage = config.parallel.zero_stage;
+    let cx = PassCx { degrees: degrees(config), zero_stage, ..PassCx::new(target) };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
         if phase > last {
             break;

@@ -1,0 +1,122 @@
+//! Which elements of a parameter a rank holds.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Parameter, Plan};
+
+/// Where one kind of a parameter's values lies on a rank, and how it is divided over the ranks.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Held {
+    /// Offset in the segment, bytes; layers follow each other.
+    pub offset: u64,
+    /// For each of [`Parameter::dims`] the mesh axis that it is divided over, or nothing; empty where
+    /// every rank has all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub axes: Vec<String>,
+}
+
+/// Elements that follow each other in the whole tensor and on a rank.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Run {
+    /// First element in the whole tensor.
+    pub whole: usize,
+    /// First element on the rank.
+    pub local: usize,
+    /// How many.
+    pub elements: usize,
+}
+
+impl Plan {
+    /// Sizes of one layer's tensor on a rank.
+    fn local_dims(&self, p: &Parameter, held: &Held) -> Vec<u64> {
+        let ranks = |i: usize| held.axes.get(i).map_or(1, |axis| self.along(axis, 0).0);
+        p.dims.iter().enumerate().map(|(i, d)| d / ranks(i)).collect()
+    }
+
+    /// Elements of one layer's tensor on a rank.
+    pub fn local_elements(&self, p: &Parameter, held: &Held) -> u64 {
+        self.local_dims(p, held).iter().product()
+    }
+
+    /// The elements of one layer's tensor that `rank` has.
+    pub fn runs(&self, p: &Parameter, held: &Held, rank: u64) -> Vec<Run> {
+        let local: Vec<usize> = self.local_dims(p, held).into_iter().map(|d| d as usize).collect();
+        let whole: Vec<usize> = p.dims.iter().map(|d| *d as usize).collect();
+        let place = |i: usize| held.axes.get(i).map_or(0, |axis| self.along(axis, rank).1) as usize;
+        // Behind the last divided dim everything lies together.
+        let last = (0..local.len()).rev().find(|i| local[*i] != whole[*i]);
+        let Some(last) = last else {
+            let elements = whole.iter().product();
+            return vec![Run { whole: 0, local: 0, elements }];
+        };
+        let inner: usize = whole[last + 1..].iter().product();
+        let elements = local[last] * inner;
+        let count: usize = local[..last].iter().product();
+        (0..count)
+            .map(|n| {
+                // Where the n-th run lies in the whole tensor, dim by dim from the innermost.
+                let (mut rest, mut stride) = (n, inner * whole[last]);
+                let mut at = place(last) * elements;
+                for i in (0..last).rev() {
+                    at += (place(i) * local[i] + rest % local[i]) * stride;
+                    rest /= local[i];
+                    stride *= whole[i];
+                }
+                Run { whole: at, local: n * elements, elements }
+            })
+            .collect()
+    }
+
+    /// Ranks that together have every element once, for values divided as `held` says.
+    pub fn owners(&self, held: &Held) -> Vec<u64> {
+        let idle = |axis: &str| !held.axes.iter().any(|a| a == axis);
+        (0..self.ranks())
+            .filter(|r| {
+                let mesh = &self.tables.mesh;
+                mesh.iter().all(|(axis, _)| !idle(axis) || self.along(axis, *r).1 == 0)
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Init;
+
+    #[test]
+    fn ranks_have_every_element_once() {
+        let mut plan = Plan::default();
+        plan.tables.mesh = vec![("data".into(), 2), ("tensor".into(), 3)];
+        let axes = |a: &[&str]| a.iter().map(|s| s.to_string()).collect::<Vec<_>>();
+        for (dims, axes) in [
+            (vec![6, 4, 5], axes(&["tensor", "data", ""])),
+            (vec![6, 4, 5], axes(&["", "data", ""])),
+            (vec![2, 5, 3], axes(&["data", "", "tensor"])),
+            (vec![7], axes(&[])),
+        ] {
+            let held = Held { offset: 0, axes };
+            let p = Parameter {
+                name: "w".into(),
+                layers: None,
+                shape: vec![dims.iter().product()],
+                dims: dims.clone(),
+                init: Init::Zeros,
+                weights: held.clone(),
+                gradients: held.clone(),
+                moments: held.clone(),
+            };
+            let mut seen = vec![0; p.elements() as usize];
+            for rank in plan.owners(&held) {
+                let mut next = 0;
+                for run in plan.runs(&p, &held, rank) {
+                    assert_eq!(run.local, next);
+                    next += run.elements;
+                    seen[run.whole..run.whole + run.elements].iter_mut().for_each(|n| *n += 1);
+                }
+                assert_eq!(next as u64, plan.local_elements(&p, &held));
+            }
+            assert!(seen.iter().all(|n| *n == 1), "{dims:?} {held:?}");
+        }
+    }
+}
