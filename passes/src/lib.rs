@@ -16,6 +16,7 @@ pub mod pipeline;
 pub mod place_memory;
 pub mod rewrite_graph;
 pub mod rules;
+pub mod schedule_pipeline;
 pub mod specialise_calls;
 pub mod split_cross_entropy;
 
