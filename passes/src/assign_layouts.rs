@@ -11,10 +11,10 @@
 //! the new weights. Everything else is propagated by
 //! `partition-program`.
 
-use neoxc_ir::{Attr, Function, Module};
+use neoxc_ir::{Attr, Function, Module, TensorType};
 
 use crate::facts::Fact;
-use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
 
 /// The pass.
@@ -40,17 +40,21 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
 
 fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     let d = cx.degrees;
+    // The programs of a stage see its own layers; only the optimizer's sees the ranks of all stages.
+    let update = f.name == "train_finish";
     for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
         let ty = &f.values[p.index()].ty;
         let role = attrs.str("neox.role").unwrap_or_default().to_string();
-        let state = attrs.get("neox.param").is_some() || role.starts_with("adam");
+        let adam = role.starts_with("adam");
+        let state = attrs.get("neox.param").is_some() || adam || role == "grad";
         let axis = |dim: &str| match (state, role.as_str()) {
             (true, _) if d.tensor > 1 && TENSOR_DIMS.contains(&dim) => "tensor",
-            (_, "batch") if d.data > 1 && dim == "micro" => "data",
+            (true, _) if d.pipe > 1 && update && dim == "layer" => "pipe",
+            (_, "batch" | "losses") if d.data > 1 && dim == "micro" => "data",
             _ => "",
         };
         let mut layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
-        if cx.zero_stage >= 1 && d.data > 1 && role.starts_with("adam") {
+        if cx.zero_stage >= 1 && d.data > 1 && adam {
             // Along the outermost dim that can be divided; layers stay together.
             let free = |i: &usize| {
                 let dim = &ty.dims[*i];
@@ -60,17 +64,41 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
                 layout[i] = "data";
             }
         }
-        for (dim, axis) in ty.dims.iter().zip(&layout) {
-            let ranks = d.of(axis);
-            if !dim.size.is_multiple_of(ranks) {
-                return Err(PassError::Unsupported(format!(
-                    "{ranks} ranks of the {axis} axis do not divide the {} elements of `{}`",
-                    dim.size, dim.name
-                )));
-            }
-        }
+        divides(ty, &layout, d)?;
         if layout.iter().any(|a| !a.is_empty()) {
             attrs.set("neox.layout", Attr::strs(&layout));
+        }
+        if update && matches!(role.as_str(), "grad" | "losses") {
+            // Every data rank and, outside the layers, every stage has its part of the sum.
+            let mut sums = vec!["data", "pipe"];
+            sums.retain(|axis| d.of(axis) > 1 && !layout.contains(axis));
+            attrs.set("neox.partial", Attr::strs(&sums));
+        }
+    }
+    // What the first program of a step makes is laid out as what the others add to it.
+    if f.name == "train_start" {
+        let axis =
+            |dim: &str| if TENSOR_DIMS.contains(&dim) && d.tensor > 1 { "tensor" } else { "" };
+        let mut layouts = vec![];
+        for r in &f.results {
+            let ty = f.ty(*r);
+            let layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
+            divides(ty, &layout, d)?;
+            layouts.push(layout.join(","));
+        }
+        f.attrs.set("neox.layouts", Attr::strs(&layouts));
+    }
+    Ok(())
+}
+
+fn divides(ty: &TensorType, layout: &[&str], d: Degrees) -> Result<(), PassError> {
+    for (dim, axis) in ty.dims.iter().zip(layout) {
+        let ranks = d.of(axis);
+        if !dim.size.is_multiple_of(ranks) {
+            return Err(PassError::Unsupported(format!(
+                "{ranks} ranks of the {axis} axis do not divide the {} elements of `{}`",
+                dim.size, dim.name
+            )));
         }
     }
     Ok(())

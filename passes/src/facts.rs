@@ -54,7 +54,7 @@ impl Fact {
             Fact::HasLoss => "there is a function @loss",
             Fact::CheckpointsSingle => "every checkpointed loop recomputes one iteration at a time",
             Fact::HasMicroStep => "there are functions @micro_step and @eval_step",
-            Fact::HasTrainStep => "there is a function @train_step",
+            Fact::HasTrainStep => "there is a function @train_step or @train_finish",
             Fact::OneRank => "every entry is one rank's program",
             Fact::HeadInChunks => "head and loss are computed in chunks of tokens",
             Fact::OneCallSite => "every function but the entries has one call site",
@@ -74,7 +74,7 @@ impl Fact {
         match self {
             Fact::HasLoss => needs("loss"),
             Fact::HasMicroStep => needs("micro_step").and(needs("eval_step")),
-            Fact::HasTrainStep => needs("train_step"),
+            Fact::HasTrainStep => needs("train_step").or(needs("train_finish")),
             Fact::CheckpointsSingle => fail(plain().find_map(|f| {
                 let op = f.ops.iter().find(|o| o.attrs.int("neox.checkpoint") > Some(1))?;
                 Some(format!("@{} at {}", f.name, op.loc))

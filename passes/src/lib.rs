@@ -5,6 +5,7 @@
 
 pub mod assign_layouts;
 pub mod build_train_step;
+pub mod cut_stages;
 pub mod differentiate_loss;
 pub mod facts;
 pub mod fuse_kernels;

@@ -24,7 +24,7 @@ mod ops;
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Builder, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
 
 use self::layout::Layout;
 use crate::facts::Fact;
@@ -51,15 +51,26 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         degrees: cx.degrees,
         known: HashMap::new(),
     };
+    // Layouts of values that one program of a stage leaves for another.
+    let mut slots: HashMap<String, Layout> = HashMap::new();
     for entry in ENTRIES {
         let Some(f) = p.source.function(entry) else { continue };
-        let layouts = f
-            .params
-            .iter()
-            .zip(&f.param_attrs)
-            .map(|(v, a)| Some(Layout::of_attr(f.ty(*v), a)))
-            .collect();
-        p.function(f, entry, layouts, Ends::Whole)?;
+        let layout = |(v, a): (&ValueId, &Attrs)| {
+            let slot = a.str("neox.role") == Some("slot");
+            let left = a.str("neox.name").filter(|_| slot).and_then(|n| slots.get(n)).cloned();
+            Some(left.unwrap_or_else(|| Layout::of_attr(f.ty(*v), a)))
+        };
+        let layouts = f.params.iter().zip(&f.param_attrs).map(layout).collect();
+        let Some(results) = f.attrs.strs("neox.results") else {
+            p.function(f, entry, layouts, Ends::Whole)?;
+            continue;
+        };
+        let done = p.function(f, entry, layouts, Ends::Named)?;
+        for (name, layout) in results.iter().zip(done.results) {
+            if let Some(name) = name.strip_prefix("slot ") {
+                slots.insert(name.to_string(), layout);
+            }
+        }
     }
     if let Some(setup) = p.source.function("setup") {
         p.out.insert(setup.clone());
@@ -83,6 +94,9 @@ enum Ends {
     Whole,
     /// The first so many as the parameters in the same place: a loop's body.
     Carried(usize),
+    /// As `neox.results` says: sums as their parameter, what other stages see whole, what this stage
+    /// keeps as it is.
+    Named,
 }
 
 /// A function after partitioning.
@@ -188,6 +202,23 @@ impl Partition<'_> {
                     None => Some(b.layout(*r).unwrap_or_else(|| Layout::whole(f.ty(*r)))),
                 },
                 Ends::Carried(_) => None,
+                Ends::Named => {
+                    let names = f.attrs.strs("neox.results").unwrap_or_default();
+                    let name = names.get(i).copied().unwrap_or_default();
+                    let whole = Layout::whole(f.ty(*r));
+                    let sum = name.strip_prefix("grad ").and_then(|name| {
+                        let same = |a: &Attrs| {
+                            let named = a.str("neox.name") == Some(name);
+                            a.str("neox.role") == Some("grad") && named
+                        };
+                        b.params[f.param_attrs.iter().position(same)?].clone()
+                    });
+                    let kept = b.layout(*r).filter(|_| name.starts_with("slot saved"));
+                    let kept = kept.map(|l| Layout { partial: Default::default(), ..l });
+                    let layouts = f.attrs.strs("neox.layouts").unwrap_or_default();
+                    let given = layouts.get(i).map(|text| Layout::parse(text));
+                    Some(sum.or(kept).or(given).unwrap_or(whole))
+                }
                 Ends::Whole => {
                     let state = f.params.get(i).filter(|_| i + 2 < f.results.len());
                     let like = state.and_then(|_| b.params[i].clone());

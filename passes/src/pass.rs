@@ -1,5 +1,6 @@
 //! What a pass is: a name, the facts it needs and leaves, a function on modules, a report.
 
+use crate::schedule_pipeline::Kind;
 use neoxc_ir::op::OpError;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, VerifyError};
@@ -18,11 +19,15 @@ pub struct PassCx {
     /// What is divided over the data axis: nothing, the optimizer's moments (1), gradients too (2),
     /// weights too (3); the stages of ZeRO.
     pub zero_stage: u8,
+    /// The order of micro-batches in a pipeline.
+    pub schedule: Kind,
 }
 
 /// Ranks along the axes of the mesh. Ranks are numbered with `tensor` fastest, as GPT-NeoX does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Degrees {
+    /// Ranks that divide the layers: pipeline stages.
+    pub pipe: usize,
     /// Ranks that divide the micro-batches of a step.
     pub data: usize,
     /// Ranks that divide each layer.
@@ -31,11 +36,11 @@ pub struct Degrees {
 
 impl Degrees {
     /// One rank.
-    pub const ONE: Degrees = Degrees { data: 1, tensor: 1 };
+    pub const ONE: Degrees = Degrees { pipe: 1, data: 1, tensor: 1 };
 
     /// All ranks.
     pub fn ranks(self) -> usize {
-        self.data * self.tensor
+        self.pipe * self.data * self.tensor
     }
 
     /// Ranks along the axis called `axis`; 1 for any other name.
@@ -44,8 +49,8 @@ impl Degrees {
     }
 
     /// Axes from the slowest to the fastest in the numbering of ranks.
-    pub fn axes(self) -> [(&'static str, usize); 2] {
-        [("data", self.data), ("tensor", self.tensor)]
+    pub fn axes(self) -> [(&'static str, usize); 3] {
+        [("pipe", self.pipe), ("data", self.data), ("tensor", self.tensor)]
     }
 
     /// `axis=ranks` of each axis, as the module's `neox.mesh`.
@@ -58,7 +63,13 @@ impl PassCx {
     /// The usual settings for `target`: a few hundred rows of logits for usual vocabularies, so that
     /// weights packed for a chunk are used often enough.
     pub fn new(target: Target) -> Self {
-        Self { target, chunk_bytes: 112 << 20, degrees: Degrees::ONE, zero_stage: 0 }
+        Self {
+            target,
+            chunk_bytes: 112 << 20,
+            degrees: Degrees::ONE,
+            zero_stage: 0,
+            schedule: Kind::default(),
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use neoxc_ir::{Module, text, verify};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
-    assign_layouts, build_train_step, differentiate_loss, fuse_kernels, group_checkpoints,
-    merge_loss_gradient, partition_program, place_memory, rewrite_graph, specialise_calls,
-    split_cross_entropy,
+    assign_layouts, build_train_step, cut_stages, differentiate_loss, fuse_kernels,
+    group_checkpoints, merge_loss_gradient, partition_program, place_memory, rewrite_graph,
+    specialise_calls, split_cross_entropy,
 };
 
 /// Stages of compilation whose IR can be dumped.
@@ -66,6 +66,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Grad, differentiate_loss::PASS),
     (Phase::Grad, build_train_step::PASS),
     (Phase::Grad, merge_loss_gradient::PASS),
+    (Phase::Sharded, cut_stages::PASS),
     (Phase::Sharded, assign_layouts::PASS),
     (Phase::Sharded, partition_program::PASS),
     (Phase::Fused, split_cross_entropy::PASS),

@@ -12,11 +12,13 @@
 
 mod check;
 mod intervals;
+mod shared;
 mod walk;
 
 pub use check::check;
 use neoxc_ir::{Attr, Attrs, Function, Module};
 
+use self::shared::Shared;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
@@ -123,8 +125,16 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
     let mut arena = 0;
     let mut saved = 0;
+    let shared = m.attrs.get("neox.slots").is_some().then(|| Shared::of(m));
     for entry in ENTRIES {
         let Some(f) = m.function(entry).cloned() else { continue };
+        if let Some(shared) = &shared {
+            let placed = walk::place(m, entry, shared.params(&f)?, shared.results(&f)?)?;
+            report.notes.push(format!("@{entry}: arena {} bytes", placed.arena));
+            arena = arena.max(placed.arena);
+            check(m, entry)?;
+            continue;
+        }
         let params = entry_places(&f)?;
         let mut out_at = io_bytes(&f, &params);
         let states = |role: &str| -> Vec<Place> {

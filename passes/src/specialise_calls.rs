@@ -21,7 +21,26 @@ pub const PASS: Pass = Pass {
 };
 
 /// Entry functions: what a plan has programs for.
-pub const ENTRIES: [&str; 3] = ["train_step", "eval_step", "logits"];
+///
+/// A program of one rank runs a step at once; that of a pipeline's stages is cut into parts.
+pub const ENTRIES: [&str; 16] = [
+    "train_step",
+    "eval_step",
+    "logits",
+    "train_start",
+    "train_enter",
+    "train_forward",
+    "train_head",
+    "train_backward",
+    "train_leave",
+    "train_finish",
+    "eval_enter",
+    "eval_forward",
+    "eval_head",
+    "logits_enter",
+    "logits_forward",
+    "logits_head",
+];
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let old = std::mem::take(&mut m.functions);

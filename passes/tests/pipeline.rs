@@ -12,6 +12,7 @@ use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
+use neoxc_passes::schedule_pipeline::Kind;
 
 fn variants() -> Vec<(&'static str, Arch)> {
     let a = arch();
@@ -40,8 +41,13 @@ fn same(a: &[Tensor], b: &[Tensor], what: &str) {
 }
 
 /// Logits of the tests' models take 44 bytes a token: chunks of two tokens, so that there are several.
-const CX: PassCx =
-    PassCx { target: Target::X86Native, chunk_bytes: 100, degrees: Degrees::ONE, zero_stage: 0 };
+const CX: PassCx = PassCx {
+    target: Target::X86Native,
+    chunk_bytes: 100,
+    degrees: Degrees::ONE,
+    zero_stage: 0,
+    schedule: Kind::OneForwardOneBackward,
+};
 
 fn through(m: &mut Module, phase: Phase) -> Vec<String> {
     let reports = run_phase(m, phase, &CX).unwrap_or_else(|e| panic!("{e}"));

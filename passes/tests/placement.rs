@@ -16,6 +16,7 @@ use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::place_memory::Place;
+use neoxc_passes::schedule_pipeline::Kind;
 
 /// Segments of 4-byte elements; what nobody wrote is NaN.
 #[derive(Default)]
@@ -130,6 +131,7 @@ fn addresses_alone_carry_every_value() {
             chunk_bytes: 50 + (seed as usize) * 40,
             degrees: Degrees::ONE,
             zero_stage: 0,
+            schedule: Kind::OneForwardOneBackward,
         };
         let mut m = neoxc_models::build(&a).unwrap();
         for phase in Phase::ALL.into_iter().skip(1).take(2) {

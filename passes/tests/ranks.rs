@@ -100,7 +100,7 @@ fn every_mesh_computes_the_same() {
             ..arch()
         };
         for (data, tensor) in [(1, 2), (2, 1), (2, 2), (4, 1), (1, heads), (2, heads)] {
-            let d = Degrees { data, tensor };
+            let d = Degrees { pipe: 1, data, tensor };
             let what = format!("seed {seed}, {data} data × {tensor} tensor ranks");
             let zero_stage = seed as u8 % 2;
             let cx = PassCx { degrees: d, zero_stage, ..PassCx::new(Target::X86V4) };

@@ -30,7 +30,15 @@ impl Layout {
         for (slot, name) in layout.dims.iter_mut().zip(names) {
             *slot = (!name.is_empty()).then(|| name.into());
         }
+        let partial = attrs.strs("neox.partial").unwrap_or_default();
+        layout.partial = partial.into_iter().map(Axis::from).collect();
         layout
+    }
+
+    /// Reads the axes of dims, separated by commas.
+    pub fn parse(text: &str) -> Layout {
+        let axis = |name: &str| (!name.is_empty()).then(|| name.into());
+        Layout { dims: text.split(',').map(axis).collect(), partial: BTreeSet::new() }
     }
 
     /// One rank's part of a value of type `ty`.

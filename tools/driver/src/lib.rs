@@ -16,6 +16,7 @@ use neoxc_ir::{Module, text};
 use neoxc_passes::PassCx;
 pub use neoxc_passes::Phase;
 use neoxc_passes::pipeline::{PipelineError, run_phase};
+use neoxc_passes::schedule_pipeline::Kind;
 pub use neoxc_passes::{pass, pipeline};
 use neoxc_plan::Plan;
 
@@ -85,7 +86,8 @@ impl CompileError {
 pub type Seen<'a> = &'a mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>);
 
 fn degrees(c: &Config) -> pass::Degrees {
-    pass::Degrees { data: c.parallel.data, tensor: c.parallel.tensor }
+    let p = &c.parallel;
+    pass::Degrees { pipe: p.pipe, data: p.data, tensor: p.tensor }
 }
 
 /// Runs all phases up to `last`; calls `seen` with each phase's module.
@@ -101,7 +103,8 @@ pub fn phases(
     neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
     let zero_stage = config.parallel.zero_stage;
-    let cx = PassCx { degrees: degrees(config), zero_stage, ..PassCx::new(target) };
+    let schedule = Kind::parse(&config.parallel.schedule).unwrap_or_default();
+    let cx = PassCx { degrees: degrees(config), zero_stage, schedule, ..PassCx::new(target) };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
         if phase > last {
             break;

@@ -1,0 +1,409 @@
+//! `cut-stages`: the programs of one pipeline stage out of the programs of the whole model.
+//!
+//! ```text
+//! @train_step = repeat(@micro_step), update
+//! @micro_step = embed, repeat(@block.fwd) 12, loss, repeat(@block.bwd) 12, embedding gradient
+//!   ⇒  @train_start    clears the sums            @train_forward   repeat(@block.fwd) 12/P
+//!      @train_enter    embed                      @train_backward  repeat(@block.bwd) 12/P
+//!      @train_head     loss and its gradient      @train_leave     embedding gradient
+//!      @train_finish   update
+//! ```
+//! and `@eval_*`, `@logits_*` with enter, forward and head. All stages have the same programs; which of
+//! them a stage runs, and when, is the schedule's business ([`crate::schedule_pipeline`]). What one
+//! program makes and another one needs lies in a slot of its micro-batch; gradients are sums that the
+//! programs add to. A parameter outside the layers is on every stage; its gradient is the sum over the
+//! stages, of which most have nothing to add.
+
+use std::collections::{HashMap, HashSet};
+
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId};
+
+use crate::facts::Fact;
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::schedule_pipeline::{Schedule, check};
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "cut-stages",
+    doc: "cut training, evaluation and logits into the programs of a pipeline stage",
+    requires: &[Fact::HasTrainStep],
+    ensures: &[Fact::HasTrainStep],
+    run,
+};
+
+/// The dim of layers.
+const LAYER: &str = "layer";
+
+/// A part of a function around its loops over layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Part {
+    Enter,
+    Forward,
+    Head,
+    Backward,
+    Leave,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Part::Enter => "enter",
+            Part::Forward => "forward",
+            Part::Head => "head",
+            Part::Backward => "backward",
+            Part::Leave => "leave",
+        }
+    }
+}
+
+fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
+    let stages = cx.degrees.pipe;
+    if stages == 1 {
+        return Ok(PassReport::default());
+    }
+    let missing = |what: &str| PassError::Unsupported(format!("there is no @{what}"));
+    let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
+    let (step, train) = (get("micro_step")?, get("train_step")?);
+    let micro_loop = |op: &&Op| op.attrs.str("dim") == Some("micro");
+    let at = train.ops.iter().position(|o| micro_loop(&o)).ok_or_else(|| missing("loop"))?;
+    let count = train.ops[at].attrs.int("count").unwrap_or(1) as usize;
+    if !count.is_multiple_of(cx.degrees.data) {
+        return Err(PassError::Unsupported(format!(
+            "{} data ranks do not divide {count} micro-batches",
+            cx.degrees.data
+        )));
+    }
+    let micro = count / cx.degrees.data;
+    let schedule = Schedule::train(cx.schedule, stages, micro);
+    check(&schedule).map_err(|e| PassError::Unsupported(e.to_string()))?;
+
+    let mut made = vec![];
+    let carried = train.ops[at].attrs.int("carried").unwrap_or(0) as usize;
+    made.push(start(&step, carried, micro, stages)?);
+    made.extend(cut(m, &step, "train", carried, &["loss"], stages)?);
+    made.push(finish(&train, at, carried)?);
+    made.extend(cut(m, &get("eval_step")?, "eval", 0, &["loss"], stages)?);
+    made.extend(cut(m, &get("logits")?, "logits", 0, &["logits"], stages)?);
+    m.functions.retain(|f| {
+        !["micro_step", "train_step", "eval_step", "logits"].contains(&f.name.as_str())
+    });
+    m.functions.extend(made);
+    let texts = |s: &Schedule| Attr::strs(&(0..stages).map(|n| s.text(n)).collect::<Vec<_>>());
+    m.attrs.set("neox.schedule_train", texts(&schedule));
+    m.attrs.set("neox.schedule_forward", texts(&Schedule::evaluate(stages)));
+    m.attrs.set("neox.slots", Attr::Int(schedule.slots as i64));
+    m.attrs.set("neox.micro", Attr::Int(micro as i64));
+    let note = format!(
+        "{stages} stages, {micro} micro-batches, {} slots, a bubble of {:.1} %",
+        schedule.slots,
+        100.0 * schedule.bubble()
+    );
+    Ok(PassReport { notes: vec![note] })
+}
+
+/// One stage's part of a type with a dim of layers.
+fn of_stage(ty: &TensorType, stages: usize) -> Result<TensorType, PassError> {
+    let mut ty = ty.clone();
+    for d in ty.dims.iter_mut().filter(|d| &*d.name == LAYER) {
+        if !d.size.is_multiple_of(stages) {
+            let message = format!("{stages} stages do not divide {} layers", d.size);
+            return Err(PassError::Unsupported(message));
+        }
+        d.size /= stages;
+    }
+    Ok(ty)
+}
+
+fn named(role: &str, name: &str) -> Attrs {
+    Attrs::new().with("neox.role", Attr::Str(role.into())).with("neox.name", Attr::Str(name.into()))
+}
+
+fn label(f: &Function, v: ValueId) -> String {
+    f.values[v.index()].name.as_deref().unwrap_or_default().to_string()
+}
+
+/// The parameter of the model that gradient `n` belongs to.
+fn parameter(step: &Function, n: usize) -> &str {
+    let mut names = step.param_attrs.iter().filter_map(|a| a.str("neox.param"));
+    names.nth(n).unwrap_or_default()
+}
+
+/// Zeros for every sum.
+fn start(
+    step: &Function,
+    carried: usize,
+    micro: usize,
+    stages: usize,
+) -> Result<Function, PassError> {
+    let mut f = Function::new("train_start");
+    let mut results = vec![];
+    for (n, p) in step.params.iter().take(carried).enumerate() {
+        let ty = of_stage(step.ty(*p), stages)?;
+        let zero = Builder::new(&mut f).fill(0.0, &ty)?;
+        f.results.push(zero);
+        results.push(format!("grad {}", parameter(step, n)));
+    }
+    let ty = TensorType::scalar(DType::F32).stacked(Dim::new("micro", micro));
+    let zero = Builder::new(&mut f).fill(0.0, &ty)?;
+    f.results.push(zero);
+    results.push("losses".into());
+    f.attrs.set("neox.results", Attr::strs(&results));
+    Ok(f)
+}
+
+/// What comes after the loop over micro-batches.
+fn finish(train: &Function, at: usize, carried: usize) -> Result<Function, PassError> {
+    let mut f = Function::new("train_finish");
+    let mut map: HashMap<ValueId, ValueId> = HashMap::new();
+    let batch = |a: &Attrs| matches!(a.str("neox.role"), Some("batch" | "const"));
+    for (p, attrs) in train.params.iter().zip(&train.param_attrs).filter(|(_, a)| !batch(a)) {
+        let v = f.add_param(&label(train, *p), train.ty(*p).clone(), attrs.clone());
+        map.insert(*p, v);
+    }
+    let results = &train.ops[at].results;
+    for (n, r) in results.iter().enumerate() {
+        let name = if n < carried { parameter(train, n) } else { "losses" };
+        let role = if n < carried { "grad" } else { "losses" };
+        let v = f.add_param(&format!("{role}{n}"), train.ty(*r).clone(), named(role, name));
+        map.insert(*r, v);
+    }
+    for op in &train.ops[at + 1..] {
+        copy(train, op, &mut f, &mut map, None, &|a| a.clone())?;
+    }
+    f.results = train.results.iter().map(|r| map[r]).collect();
+    Ok(f)
+}
+
+/// Adds a copy of `op` to `to`; constants that it needs come with it.
+fn copy(
+    from: &Function,
+    op: &Op,
+    to: &mut Function,
+    map: &mut HashMap<ValueId, ValueId>,
+    module: Option<&Module>,
+    attrs: &dyn Fn(&Attrs) -> Attrs,
+) -> Result<(), PassError> {
+    for o in &op.operands {
+        if map.contains_key(o) {
+            continue;
+        }
+        let maker = from.ops.iter().find(|op| op.results.contains(o) && op.kind.is("fill"));
+        let lost = || PassError::Unsupported(format!("a value at {} is on no stage", op.loc));
+        copy(from, maker.ok_or_else(lost)?, to, map, module, attrs)?;
+    }
+    let operands: Vec<ValueId> = op.operands.iter().map(|o| map[o]).collect();
+    let mut b = match module {
+        Some(m) => Builder::with_module(to, m),
+        None => Builder::new(to),
+    };
+    b.at(&op.loc);
+    let made = b.named(op.kind.name(), &operands, attrs(&op.attrs))?;
+    map.extend(op.results.iter().copied().zip(made));
+    Ok(())
+}
+
+/// Attributes of an op on one stage: sizes and counts of layers.
+fn shrink(attrs: &Attrs, stages: usize) -> Attrs {
+    let mut out = attrs.clone();
+    if attrs.str("dim") == Some(LAYER)
+        && let Some(count) = attrs.int("count")
+    {
+        out.set("count", Attr::Int(count / stages as i64));
+    }
+    if let (Some(dims), Some(sizes)) = (attrs.strs("dims"), attrs.ints("sizes")) {
+        let size = |(d, s): (&&str, &i64)| if *d == LAYER { s / stages as i64 } else { *s };
+        let sizes: Vec<i64> = dims.iter().zip(&sizes).map(size).collect();
+        out.set("sizes", Attr::ints(&sizes));
+    }
+    out
+}
+
+/// The part that each op belongs to.
+fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
+    let loops: Vec<usize> = (0..f.ops.len()).filter(|i| f.ops[*i].kind.is("repeat")).collect();
+    let layers = loops.iter().all(|i| {
+        f.ops[*i].attrs.str("dim") == Some(LAYER) && f.ops[*i].attrs.int("carried") == Some(1)
+    });
+    let (forward, backward) = match loops[..] {
+        [forward] => (forward, None),
+        [forward, backward] => (forward, Some(backward)),
+        _ => {
+            let message = format!("@{} has {} loops over layers", f.name, loops.len());
+            return Err(PassError::Unsupported(message));
+        }
+    };
+    if !layers {
+        let message = format!("@{} has a loop over something else than layers", f.name);
+        return Err(PassError::Unsupported(message));
+    }
+    let mut out = vec![Part::Head; f.ops.len()];
+    let mut needed: HashSet<ValueId> = f.ops[forward].operands.iter().copied().collect();
+    out[forward] = Part::Forward;
+    for i in (0..forward).rev() {
+        if f.ops[i].results.iter().any(|r| needed.contains(r)) {
+            needed.extend(&f.ops[i].operands);
+            out[i] = Part::Enter;
+        }
+    }
+    if let Some(backward) = backward {
+        out[backward] = Part::Backward;
+        let mut after: HashSet<ValueId> = f.ops[backward].results.iter().copied().collect();
+        for i in backward + 1..f.ops.len() {
+            if f.ops[i].operands.iter().any(|o| after.contains(o)) {
+                after.extend(&f.ops[i].results);
+                out[i] = Part::Leave;
+            }
+        }
+    }
+    Ok(out)
+}
+
+/// For values that are a gradient's sum so far: which gradient.
+fn sums(f: &Function, carried: usize) -> HashMap<ValueId, usize> {
+    let mut out: HashMap<ValueId, usize> =
+        f.params.iter().take(carried).enumerate().map(|(n, p)| (*p, n)).collect();
+    for op in &f.ops {
+        let from = op.operands.iter().find_map(|o| out.get(o).copied());
+        match from {
+            Some(n) if op.kind.is("add") => {
+                out.insert(op.results[0], n);
+            }
+            Some(_) if op.kind.is("repeat") => {
+                for r in &op.results {
+                    if let Some(n) = f.results[..carried].iter().position(|x| x == r) {
+                        out.insert(*r, n);
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    out
+}
+
+/// The programs of one function.
+fn cut(
+    m: &Module,
+    f: &Function,
+    prefix: &str,
+    carried: usize,
+    outputs: &[&str],
+    stages: usize,
+) -> Result<Vec<Function>, PassError> {
+    let part_of = parts(f)?;
+    let sums = sums(f, carried);
+    let maker = |v: ValueId| f.ops.iter().position(|op| op.results.contains(&v));
+    let find = |p: Part| part_of.iter().position(|q| *q == p);
+    let mut names: HashMap<ValueId, String> = HashMap::new();
+    if let Some(i) = find(Part::Forward) {
+        names.insert(f.ops[i].operands[0], "x".into());
+        names.insert(f.ops[i].results[0], "y".into());
+    }
+    if let Some(i) = find(Part::Backward) {
+        names.insert(f.ops[i].operands[0], "dy".into());
+        names.insert(f.ops[i].results[0], "dx".into());
+    }
+    // Values that one part makes and another one needs.
+    let mut cross: Vec<(ValueId, Part)> = vec![];
+    for (op, part) in f.ops.iter().zip(&part_of) {
+        for o in &op.operands {
+            let Some(i) = maker(*o).filter(|i| part_of[*i] != *part) else { continue };
+            if f.ops[i].kind.is("fill") || sums.contains_key(o) {
+                continue;
+            }
+            let known = names.contains_key(o);
+            let near = matches!(
+                (part_of[i], *part),
+                (Part::Enter, Part::Leave)
+                    | (Part::Forward, Part::Head | Part::Backward | Part::Leave)
+                    | (Part::Backward, Part::Leave)
+            );
+            if !known && !near {
+                return Err(PassError::Unsupported(format!(
+                    "{} at {} needs a value of another stage",
+                    op.kind.full_name(),
+                    op.loc
+                )));
+            }
+            if !cross.iter().any(|(v, _)| v == o) {
+                cross.push((*o, part_of[i]));
+            }
+            let next = format!("saved{}", names.len());
+            names.entry(*o).or_insert(next);
+        }
+    }
+    // The stage behind wants it even if no part of this one does.
+    if let Some(i) = find(Part::Forward) {
+        let y = f.ops[i].results[0];
+        if !cross.iter().any(|(v, _)| *v == y) {
+            cross.push((y, Part::Forward));
+        }
+    }
+    if let Some(i) = find(Part::Backward) {
+        let dx = f.ops[i].results[0];
+        if !cross.iter().any(|(v, _)| *v == dx) {
+            cross.push((dx, Part::Backward));
+        }
+    }
+    let order = [Part::Enter, Part::Forward, Part::Head, Part::Backward, Part::Leave];
+    let mut made = vec![];
+    for part in order.into_iter().filter(|p| find(*p).is_some()) {
+        let mut g = Function::new(&format!("{prefix}_{}", part.name()));
+        g.attrs = f.attrs.clone();
+        let mut map: HashMap<ValueId, ValueId> = HashMap::new();
+        let all = f.params.iter().zip(&f.param_attrs);
+        for (p, attrs) in all.clone().skip(carried) {
+            let mut attrs = attrs.clone();
+            if attrs.get("neox.param").is_none() {
+                attrs.set("neox.name", Attr::Str(label(f, *p)));
+            }
+            let v = g.add_param(&label(f, *p), of_stage(f.ty(*p), stages)?, attrs);
+            map.insert(*p, v);
+        }
+        let mut grads = HashMap::new();
+        if matches!(part, Part::Head | Part::Backward | Part::Leave) {
+            for (n, (p, _)) in all.take(carried).enumerate() {
+                let ty = of_stage(f.ty(*p), stages)?;
+                let v = g.add_param(&label(f, *p), ty, named("grad", parameter(f, n)));
+                grads.insert(n, v);
+                map.insert(*p, v);
+            }
+        }
+        let ops: Vec<&Op> =
+            f.ops.iter().zip(&part_of).filter(|(_, q)| **q == part).map(|(op, _)| op).collect();
+        for op in &ops {
+            for o in &op.operands {
+                if map.contains_key(o) || maker(*o).is_some_and(|i| part_of[i] == part) {
+                    continue;
+                }
+                if let Some(n) = sums.get(o) {
+                    map.insert(*o, grads[n]);
+                } else if let Some(name) = names.get(o) {
+                    let ty = of_stage(f.ty(*o), stages)?;
+                    map.insert(*o, g.add_param(name, ty, named("slot", name)));
+                }
+            }
+        }
+        let mut results: Vec<(String, ValueId)> = vec![];
+        for op in ops {
+            copy(f, op, &mut g, &mut map, Some(m), &|a| shrink(a, stages))?;
+            for r in &op.results {
+                if let Some(n) = sums.get(r) {
+                    let name = format!("grad {}", parameter(f, *n));
+                    results.retain(|(other, _)| *other != name);
+                    results.push((name, map[r]));
+                } else if cross.iter().any(|(v, _)| v == r) {
+                    results.push((format!("slot {}", names[r]), map[r]));
+                }
+                if let Some(n) = f.results[carried..].iter().position(|x| x == r) {
+                    results.push((outputs[n].to_string(), map[r]));
+                }
+            }
+        }
+        let texts: Vec<&str> = results.iter().map(|(name, _)| name.as_str()).collect();
+        g.attrs.set("neox.results", Attr::strs(&texts));
+        g.results = results.into_iter().map(|(_, v)| v).collect();
+        made.push(g);
+    }
+    Ok(made)
+}

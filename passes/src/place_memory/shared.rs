@@ -1,0 +1,151 @@
+//! Fixed places of what several programs of a pipeline stage use: state, sums, slots, inputs.
+
+use std::collections::BTreeMap;
+
+use neoxc_ir::{Attrs, Function, Module, ValueId};
+
+use super::{Place, aligned};
+use crate::pass::PassError;
+use crate::specialise_calls::ENTRIES;
+
+/// Fixed places of what the programs of a stage share, by segment and name.
+#[derive(Default)]
+pub struct Shared {
+    offsets: BTreeMap<(&'static str, String), u64>,
+    next: BTreeMap<&'static str, u64>,
+    micro: u64,
+}
+
+impl Shared {
+    /// Gives every name of every entry a place; the largest use counts.
+    pub fn of(m: &Module) -> Shared {
+        let mut s =
+            Shared { micro: m.attrs.int("neox.micro").unwrap_or(1) as u64, ..Self::default() };
+        let mut sizes: Vec<((&'static str, String), u64)> = vec![];
+        let mut want = |key: (&'static str, String), bytes: u64| match sizes
+            .iter_mut()
+            .find(|(k, _)| *k == key)
+        {
+            Some((_, size)) => *size = bytes.max(*size),
+            None => sizes.push((key, bytes)),
+        };
+        for entry in ENTRIES {
+            let Some(f) = m.function(entry) else { continue };
+            for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+                let each = f.ty(*p).bytes() as u64;
+                let Some((segment, name)) = shared_name(entry, attrs) else { continue };
+                let many = stride_of(attrs) == Some("micro") && entry.starts_with("train");
+                want((segment, name), if many { each * s.micro } else { each });
+            }
+            for (name, r) in result_names(f).into_iter().zip(&f.results) {
+                let each = f.ty(*r).bytes() as u64;
+                match name.split_once(' ') {
+                    Some(("slot", name)) => want(("slots", name.to_string()), each),
+                    Some(_) => {}
+                    None if name == "loss" && entry.starts_with("train") => {
+                        want(("io", "train losses".into()), each * s.micro);
+                    }
+                    None if name == "losses" => want(("io", "train losses".into()), each),
+                    None => want(("io", format!("{entry} {name}")), each),
+                }
+            }
+        }
+        for (key, bytes) in sizes {
+            let at = s.next.entry(key.0).or_default();
+            s.offsets.insert(key, *at);
+            *at += aligned(bytes);
+        }
+        s
+    }
+
+    fn place(&self, segment: &'static str, name: &str) -> Result<Place, PassError> {
+        let offset = self.offsets.get(&(segment, name.to_string())).copied();
+        let lost = || PassError::Unsupported(format!("{segment} has no {name}"));
+        Ok(Place { segment: segment.into(), offset: offset.ok_or_else(lost)?, strides: vec![] })
+    }
+
+    fn slot(&self, name: &str) -> Result<Place, PassError> {
+        let stride = self.next.get("slots").copied().unwrap_or(0);
+        Ok(self.place("slots", name)?.slice("slot", stride))
+    }
+
+    pub fn params(&self, f: &Function) -> Result<Vec<Place>, PassError> {
+        let one = |(p, attrs): (&ValueId, &Attrs)| {
+            let lost = || PassError::Unsupported(format!("@{}: a parameter has no role", f.name));
+            let (segment, name) = shared_name(&f.name, attrs).ok_or_else(lost)?;
+            match stride_of(attrs) {
+                Some("slot") => self.slot(&name),
+                Some(var) if f.name.starts_with("train") => {
+                    Ok(self.place(segment, &name)?.slice(var, f.ty(*p).bytes() as u64))
+                }
+                _ => self.place(segment, &name),
+            }
+        };
+        f.params.iter().zip(&f.param_attrs).map(one).collect()
+    }
+
+    pub fn results(&self, f: &Function) -> Result<Vec<Place>, PassError> {
+        let train = f.name.starts_with("train");
+        let one = |(name, r): (String, &ValueId)| match name.split_once(' ') {
+            Some(("slot", name)) => self.slot(name),
+            Some(("grad", name)) => self.place("grads", name),
+            Some((segment, name)) => {
+                let known = ["params", "adam_m", "adam_v"].into_iter().find(|s| *s == segment);
+                self.place(known.unwrap_or("params"), name)
+            }
+            None if name == "loss" && train => {
+                let bytes = f.ty(*r).bytes() as u64;
+                Ok(self.place("io", "train losses")?.slice("micro", bytes))
+            }
+            None if name == "losses" => self.place("io", "train losses"),
+            None => self.place("io", &format!("{} {name}", f.name)),
+        };
+        result_names(f).into_iter().zip(&f.results).map(one).collect()
+    }
+}
+
+/// The loop variable of a program's caller that a parameter moves with.
+fn stride_of(attrs: &Attrs) -> Option<&'static str> {
+    match attrs.str("neox.role") {
+        Some("slot") => Some("slot"),
+        Some("batch") => Some("micro"),
+        _ => None,
+    }
+}
+
+/// Segment and name of a parameter that the programs of a stage share.
+fn shared_name(entry: &str, attrs: &Attrs) -> Option<(&'static str, String)> {
+    let name = attrs.str("neox.name").unwrap_or_default().to_string();
+    let (kind, _) = entry.split_once('_').unwrap_or((entry, ""));
+    if let Some(name) = attrs.str("neox.param") {
+        return Some(("params", name.to_string()));
+    }
+    Some(match attrs.str("neox.role")? {
+        "adam_m" => ("adam_m", name),
+        "adam_v" => ("adam_v", name),
+        "grad" => ("grads", name),
+        "slot" => ("slots", name),
+        "losses" => ("io", "train losses".into()),
+        "batch" | "scalar" => ("io", format!("{kind} {name}")),
+        "const" => ("consts", name),
+        _ => return None,
+    })
+}
+
+/// What each result of a stage's program is; the update gives back the state that it was given.
+fn result_names(f: &Function) -> Vec<String> {
+    if let Some(names) = f.attrs.strs("neox.results") {
+        return names.into_iter().map(str::to_string).collect();
+    }
+    let state = f.results.len().saturating_sub(2);
+    let of = |attrs: &Attrs| {
+        shared_name(&f.name, attrs).map(|(segment, name)| format!("{segment} {name}"))
+    };
+    let mut names: Vec<String> = f.param_attrs.iter().take(state).filter_map(of).collect();
+    names.extend(["loss".to_string(), "grad_norm".to_string()]);
+    if let Some(loss) = names.iter_mut().find(|n| *n == "loss") {
+        // Not to be taken for one micro-batch's.
+        *loss = "mean_loss".into();
+    }
+    names
+}
