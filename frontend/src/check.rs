@@ -222,7 +222,7 @@ impl Reader<'_> {
     }
 
     /// One of `choices`, each supported; anything else is not supported yet.
-    fn choice(&mut self, name: &str, default: &str, choices: &[&str]) -> String {
+    pub(crate) fn choice(&mut self, name: &str, default: &str, choices: &[&str]) -> String {
         let Some((key, node)) = self.find(name) else { return default.to_string() };
         let Value::Str(s) = &node.value else { return default.to_string() };
         if choices.contains(&s.as_str()) {
@@ -246,22 +246,6 @@ impl Reader<'_> {
         let heads = self.required("num_attention_heads", 1, 1 << 16);
         let seq = self.required("seq_length", 1, 1 << 24);
         let positions = self.int("max_position_embeddings", 1, 1 << 24);
-        for degree in ["pipe_parallel_size"] {
-            if let Some(n) = self.int(degree, 0, 1 << 20)
-                && n > 1
-            {
-                let span = self.find(degree).map(|(_, v)| v.span.clone())?;
-                let message = format!("`{degree}` {n}: not supported yet");
-                let hint = format!("`--set {degree}=1`");
-                self.error(
-                    &not_supported::KIND,
-                    message,
-                    &span,
-                    "this version has one stage",
-                    &hint,
-                );
-            }
-        }
         self.choice("norm", "layernorm", &["layernorm"]);
         self.choice("activation", "gelu", &["gelu"]);
         self.choice("data_impl", "infer", &["infer", "mmap"]);

@@ -20,9 +20,25 @@ pub struct Config {
     pub places: BTreeMap<String, (String, u32, u32)>,
 }
 
+/// The order in which micro-batches go through a pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PipeSchedule {
+    /// All forward, then all backward.
+    #[serde(rename = "gpipe")]
+    GPipe,
+    /// One forward, one backward.
+    #[default]
+    #[serde(rename = "1f1b")]
+    OneForwardOneBackward,
+}
+
 /// Ranks along the axes of the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parallel {
+    /// Ranks that divide the layers: pipeline stages.
+    pub pipe: usize,
+    /// The order of micro-batches in the pipeline.
+    pub schedule: PipeSchedule,
     /// Ranks that divide a step's micro-batches.
     pub data: usize,
     /// Ranks that divide each layer.
@@ -33,7 +49,13 @@ pub struct Parallel {
 
 impl Default for Parallel {
     fn default() -> Self {
-        Self { data: 1, tensor: 1, zero_stage: 0 }
+        Self {
+            pipe: 1,
+            schedule: PipeSchedule::OneForwardOneBackward,
+            data: 1,
+            tensor: 1,
+            zero_stage: 0,
+        }
     }
 }
 

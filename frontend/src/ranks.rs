@@ -1,7 +1,7 @@
 //! How many ranks there are along each axis of the mesh, by GPT-NeoX's arguments.
 
 use crate::check::{Reader, number};
-use crate::config::{Model, Parallel};
+use crate::config::{Model, Parallel, PipeSchedule};
 use crate::diagnostics::{impossible_value, not_supported, unknown_key};
 use crate::yaml::Value;
 
@@ -9,17 +9,35 @@ impl Reader<'_> {
     /// Degrees of parallelism; what does not divide is a conflict with both sides shown.
     pub(crate) fn parallel(&mut self, model: Option<&Model>) -> Parallel {
         let tensor = self.int("model_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let world = self.int("world_size", 1, 1 << 20).unwrap_or(tensor);
-        if !world.is_multiple_of(tensor) {
-            let message = format!("{world} ranks are not a multiple of {tensor} tensor ranks");
-            self.both(
-                message,
-                "world_size",
-                "model_parallel_size",
-                "world_size = data-parallel size × model_parallel_size",
-            );
+        let pipe = self.int("pipe_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
+        let world = self.int("world_size", 1, 1 << 20).unwrap_or(tensor * pipe);
+        if !world.is_multiple_of(tensor * pipe) {
+            let hint = "world_size = data-parallel size × pipe_parallel_size × model_parallel_size";
+            let (key, what) = match world.is_multiple_of(tensor) {
+                false => ("model_parallel_size", format!("{tensor} tensor ranks")),
+                true => ("pipe_parallel_size", format!("{pipe} stages × {tensor} tensor ranks")),
+            };
+            let message = format!("{world} ranks are not a multiple of {what}");
+            self.both(message, "world_size", key, hint);
             return Parallel::default();
         }
+        if let Some(m) = model.filter(|m| !m.num_layers.is_multiple_of(pipe)) {
+            let message = format!("{pipe} stages do not divide {} layers", m.num_layers);
+            self.both(message, "pipe_parallel_size", "num_layers", "choose a divisor");
+        }
+        if let Some(m) = model.filter(|m| pipe > 1 && m.checkpoint > Some(1))
+            && let Some((_, node)) = self.find("checkpoint_num_layers").cloned()
+        {
+            let n = m.checkpoint.unwrap_or(1);
+            let message =
+                format!("groups of {n} recomputed layers in a pipeline: not supported yet");
+            let hint = "`--set checkpoint_num_layers=1`";
+            self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
+        }
+        let schedule = match self.choice("pipe_schedule", "1f1b", &["1f1b", "gpipe"]).as_str() {
+            "gpipe" => PipeSchedule::GPipe,
+            _ => PipeSchedule::OneForwardOneBackward,
+        };
         if let Some(m) = model {
             for (key, size, what) in [
                 ("num_attention_heads", m.num_attention_heads, "attention heads"),
@@ -32,8 +50,8 @@ impl Reader<'_> {
                 }
             }
         }
-        let data = world / tensor;
-        Parallel { data, tensor, zero_stage: self.zero_stage(data) }
+        let data = world / tensor / pipe;
+        Parallel { pipe, schedule, data, tensor, zero_stage: self.zero_stage(data) }
     }
 
     /// `train_batch_size` must be what the other numbers make.

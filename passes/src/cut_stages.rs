@@ -248,10 +248,10 @@ fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
     if let Some(backward) = backward {
         out[backward] = Part::Backward;
         let mut after: HashSet<ValueId> = f.ops[backward].results.iter().copied().collect();
-        for i in backward + 1..f.ops.len() {
-            if f.ops[i].operands.iter().any(|o| after.contains(o)) {
-                after.extend(&f.ops[i].results);
-                out[i] = Part::Leave;
+        for (op, part) in f.ops.iter().zip(&mut out).skip(backward + 1) {
+            if op.operands.iter().any(|o| after.contains(o)) {
+                after.extend(&op.results);
+                *part = Part::Leave;
             }
         }
     }

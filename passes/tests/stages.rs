@@ -170,9 +170,9 @@ fn stages_compute_what_the_whole_does() {
             } else {
                 Positions::Learned { rows: 16 }
             },
-            parallel_residual: r.next() % 2 == 0,
-            tied: r.next() % 2 == 0,
-            checkpoint: (r.next() % 2 == 0).then_some(1),
+            parallel_residual: r.next().is_multiple_of(2),
+            tied: r.next().is_multiple_of(2),
+            checkpoint: (r.next().is_multiple_of(2)).then_some(1),
             ..arch()
         };
         let tensor = 1 + (seed as usize) % 2;

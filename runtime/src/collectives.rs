@@ -1,15 +1,12 @@
-//! Exchanges between ranks.
+//! Exchanges between ranks: what the executor needs of a transport.
 //!
-//! [`Collectives`] is what the executor needs of a transport; [`Threads`] is the embedded one: ranks are
-//! threads of this process and see each other's memory. Sums are made in the order of the ranks,
-//! whoever makes them, so that results repeat to the bit.
+//! Sums are made in the order of the ranks, whoever makes them, so that results repeat to the bit.
 //!
 //! A divided value is seen as [before, dim, after]: rank i of n has the i-th of n equal parts of `dim`.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+mod threads;
 
-use neoxc_plan::Plan;
+pub use threads::{Threads, connect};
 
 use crate::RuntimeError;
 
@@ -52,32 +49,36 @@ pub trait Collectives: Send {
         to: *mut f32,
         shape: [usize; 3],
     ) -> Result<(), RuntimeError>;
+    /// Gives `elements` floats at `from` to the next rank along `axis`, or to the one before. They must
+    /// stay as they are until the other has taken them; the call returns when at most `ahead` values
+    /// given that way have not been taken.
+    ///
+    /// # Safety
+    /// `from` must stay valid until it is taken; the other rank must take as many elements.
+    unsafe fn send(
+        &self,
+        axis: usize,
+        forward: bool,
+        from: *const f32,
+        ahead: usize,
+    ) -> Result<(), RuntimeError>;
+    /// Takes `elements` floats that the rank before along `axis` gave (the next one, if not `forward`)
+    /// and leaves them at `to`.
+    ///
+    /// # Safety
+    /// `to` must be this rank's to write.
+    unsafe fn receive(
+        &self,
+        axis: usize,
+        forward: bool,
+        to: *mut f32,
+        elements: usize,
+    ) -> Result<(), RuntimeError>;
     /// Number of ranks along `axis`, and which of them this is.
     fn place(&self, axis: usize) -> (usize, usize);
     /// Tells the others not to wait for this rank any more.
     fn give_up(&self);
 }
-
-/// Ranks that meet in one group.
-struct Group {
-    arrived: AtomicUsize,
-    round: AtomicUsize,
-    from: Vec<AtomicPtr<f32>>,
-    to: Vec<AtomicPtr<f32>>,
-}
-
-/// One rank's side of the exchanges between threads.
-pub struct Threads {
-    /// By number of the axis: the group, and this rank's place in it.
-    groups: Vec<(Arc<Group>, usize)>,
-    failed: Arc<AtomicBool>,
-}
-
-/// Looks at the others before the thread gives its core away.
-const SPINS: u32 = 2_000;
-
-/// Floats that are summed at a time.
-const BLOCK: usize = 256;
 
 /// Copies this rank's part of the whole `shape` at `from` to `to`.
 ///
@@ -96,266 +97,5 @@ pub unsafe fn take_part(
             let part = from.add(i * dim * after + place * run);
             std::ptr::copy_nonoverlapping(part, to.add(i * run), run);
         }
-    }
-}
-
-/// Connects the ranks of a plan: one side for each.
-pub fn connect(plan: &Plan) -> Vec<Threads> {
-    let failed = Arc::new(AtomicBool::new(false));
-    let mut made: std::collections::HashMap<(usize, u64), Arc<Group>> = Default::default();
-    (0..plan.ranks())
-        .map(|rank| {
-            let groups = plan
-                .tables
-                .mesh
-                .iter()
-                .enumerate()
-                .map(|(n, (axis, _))| {
-                    let members = plan.group(axis, rank);
-                    let place = members.iter().position(|r| *r == rank).unwrap_or(0);
-                    let new = || Arc::new(Group::new(members.len()));
-                    (made.entry((n, members[0])).or_insert_with(new).clone(), place)
-                })
-                .collect();
-            Threads { groups, failed: failed.clone() }
-        })
-        .collect()
-}
-
-impl Group {
-    fn new(size: usize) -> Self {
-        let empty = || (0..size).map(|_| AtomicPtr::default()).collect();
-        Self {
-            arrived: AtomicUsize::new(0),
-            round: AtomicUsize::new(0),
-            from: empty(),
-            to: empty(),
-        }
-    }
-
-    /// Returns when all have come here; an error once any rank has failed.
-    fn meet(&self, failed: &AtomicBool) -> Result<(), RuntimeError> {
-        let round = self.round.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.from.len() {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.round.store(round.wrapping_add(1), Ordering::Release);
-            return Ok(());
-        }
-        let mut spins = 0;
-        while self.round.load(Ordering::Acquire) == round {
-            if failed.load(Ordering::Relaxed) {
-                return Err(RuntimeError::Settings("another rank failed".into()));
-            }
-            spins += 1;
-            if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-        }
-        Ok(())
-    }
-}
-
-impl Threads {
-    /// Shows the others of the group this rank's ranges and waits for theirs.
-    fn show(&self, axis: usize, from: *mut f32, to: *mut f32) -> Result<&Group, RuntimeError> {
-        let (group, place) = &self.groups[axis];
-        group.from[*place].store(from, Ordering::Relaxed);
-        group.to[*place].store(to, Ordering::Relaxed);
-        group.meet(&self.failed)?;
-        Ok(group)
-    }
-}
-
-impl Group {
-    /// The sum over the ranks of `n` ≤ [`BLOCK`] floats that begin at `at` in each rank's `from`.
-    ///
-    /// # Safety
-    /// All ranks must be inside the exchange, and nobody may write there meanwhile.
-    unsafe fn sum(&self, at: usize, sum: &mut [f32]) {
-        sum.fill(0.0);
-        for other in &self.from {
-            let x = other.load(Ordering::Relaxed);
-            // SAFETY: the caller's word.
-            let x = unsafe { std::slice::from_raw_parts(x.add(at), sum.len()) };
-            sum.iter_mut().zip(x).for_each(|(s, x)| *s += x);
-        }
-    }
-}
-
-impl Collectives for Threads {
-    unsafe fn all_reduce(
-        &self,
-        axis: usize,
-        from: *mut f32,
-        to: *mut f32,
-        elements: usize,
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let (size, place) = self.place(axis);
-        // Each rank sums its own stretch for all. Stretches are disjoint, so that a rank may write
-        // where another one's operand was: nobody else reads that stretch of it.
-        let share = elements.div_ceil(size);
-        let (begin, end) = ((place * share).min(elements), ((place + 1) * share).min(elements));
-        let mut block = [0f32; BLOCK];
-        for at in (begin..end).step_by(BLOCK) {
-            let sum = &mut block[..BLOCK.min(end - at)];
-            // SAFETY: only this rank touches the stretch [begin, end) of any of the ranges.
-            unsafe { group.sum(at, sum) };
-            for other in &group.to {
-                // SAFETY: as above; the sum lies in memory of its own.
-                unsafe {
-                    let to = other.load(Ordering::Relaxed).add(at);
-                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to, sum.len());
-                }
-            }
-        }
-        group.meet(&self.failed)
-    }
-
-    unsafe fn reduce_scatter(
-        &self,
-        axis: usize,
-        from: *mut f32,
-        to: *mut f32,
-        [before, dim, after]: [usize; 3],
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let (size, place) = self.place(axis);
-        let run = dim / size * after;
-        let mut block = [0f32; BLOCK];
-        for i in 0..before {
-            let first = i * dim * after + place * run;
-            for at in (0..run).step_by(BLOCK) {
-                let sum = &mut block[..BLOCK.min(run - at)];
-                // SAFETY: nobody writes to an operand; `to` is this rank's own.
-                unsafe {
-                    group.sum(first + at, sum);
-                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to.add(i * run + at), sum.len());
-                }
-            }
-        }
-        group.meet(&self.failed)
-    }
-
-    unsafe fn all_gather(
-        &self,
-        axis: usize,
-        from: *mut f32,
-        to: *mut f32,
-        [before, dim, after]: [usize; 3],
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let run = dim / self.place(axis).0 * after;
-        for (n, other) in group.from.iter().enumerate() {
-            let part = other.load(Ordering::Relaxed);
-            for i in 0..before {
-                // SAFETY: nobody writes to an operand; `to` is this rank's own.
-                unsafe {
-                    let to = to.add(i * dim * after + n * run);
-                    std::ptr::copy_nonoverlapping(part.add(i * run), to, run);
-                }
-            }
-        }
-        group.meet(&self.failed)
-    }
-
-    fn place(&self, axis: usize) -> (usize, usize) {
-        let (group, place) = &self.groups[axis];
-        (group.from.len(), *place)
-    }
-
-    fn give_up(&self) {
-        self.failed.store(true, Ordering::Relaxed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn plan(mesh: &[(&str, u64)]) -> Plan {
-        let mut plan = Plan::default();
-        plan.tables.mesh = mesh.iter().map(|(n, s)| (n.to_string(), *s)).collect();
-        plan
-    }
-
-    #[test]
-    fn sums_are_over_the_axis_and_in_order() {
-        let plan = plan(&[("data", 2), ("tensor", 3)]);
-        let value = |rank: usize, i: usize| ((rank * 7919 + i * 31) % 97) as f32 * 1e-3 + 1e4;
-        for elements in [1, 2, 5, 777] {
-            let results: Vec<(Vec<f32>, Vec<f32>)> = std::thread::scope(|s| {
-                let running: Vec<_> = connect(&plan)
-                    .into_iter()
-                    .enumerate()
-                    .map(|(rank, side)| {
-                        s.spawn(move || {
-                            let mut x: Vec<f32> = (0..elements).map(|i| value(rank, i)).collect();
-                            let mut y = vec![f32::NAN; elements];
-                            let (from, to) = (x.as_mut_ptr(), y.as_mut_ptr());
-                            // SAFETY: both are this thread's, and all ranks make these calls.
-                            unsafe {
-                                side.all_reduce(1, from, to, elements).unwrap();
-                                side.all_reduce(0, from, from, elements).unwrap();
-                            }
-                            (x, y)
-                        })
-                    })
-                    .collect();
-                running.into_iter().map(|r| r.join().unwrap()).collect()
-            });
-            for (rank, (x, y)) in results.iter().enumerate() {
-                for i in 0..elements {
-                    let sum = |ranks: &[usize]| ranks.iter().fold(0f32, |s, r| s + value(*r, i));
-                    let row = rank / 3 * 3;
-                    assert_eq!(y[i].to_bits(), sum(&[row, row + 1, row + 2]).to_bits());
-                    assert_eq!(x[i].to_bits(), sum(&[rank % 3, rank % 3 + 3]).to_bits());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn parts_are_scattered_and_gathered() {
-        let plan = plan(&[("data", 2), ("tensor", 3)]);
-        let shape = [5, 6, 77];
-        let all: usize = shape.iter().product();
-        let value = |rank: usize, i: usize| ((rank * 7919 + i * 31) % 97) as f32 * 1e-3 + 1e4;
-        std::thread::scope(|s| {
-            for (rank, side) in connect(&plan).into_iter().enumerate() {
-                s.spawn(move || {
-                    let mut x: Vec<f32> = (0..all).map(|i| value(rank, i)).collect();
-                    let mut want = vec![f32::NAN; all];
-                    let mut part = vec![f32::NAN; all / 3];
-                    let mut own = vec![f32::NAN; all / 3];
-                    let mut whole = vec![f32::NAN; all];
-                    let (from, to) = (x.as_mut_ptr(), part.as_mut_ptr());
-                    // SAFETY: all are this thread's, and all ranks make these calls.
-                    unsafe {
-                        side.all_reduce(1, from, want.as_mut_ptr(), all).unwrap();
-                        side.reduce_scatter(1, from, to, shape).unwrap();
-                        take_part(side.place(1), want.as_ptr(), own.as_mut_ptr(), shape);
-                        side.all_gather(1, to, whole.as_mut_ptr(), shape).unwrap();
-                    }
-                    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
-                    assert_eq!(bits(&part), bits(&own));
-                    assert_eq!(bits(&whole), bits(&want));
-                    let first = (0..3).fold(0f32, |s, r| s + value(rank / 3 * 3 + r, 0));
-                    assert_eq!(whole[0].to_bits(), first.to_bits());
-                });
-            }
-        });
-    }
-
-    #[test]
-    fn nobody_waits_for_a_rank_that_failed() {
-        let plan = plan(&[("tensor", 2)]);
-        let mut sides = connect(&plan);
-        let (last, first) = (sides.pop().unwrap(), sides.pop().unwrap());
-        let waiting = std::thread::spawn(move || {
-            let mut x = [1f32];
-            // SAFETY: the value is this thread's.
-            unsafe { first.all_reduce(0, x.as_mut_ptr(), x.as_mut_ptr(), 1) }
-        });
-        last.give_up();
-        assert!(waiting.join().unwrap().is_err());
     }
 }

@@ -90,11 +90,14 @@ impl<'a> Ranks<'a> {
         Ok(())
     }
 
-    /// Reads an output that all ranks have.
+    /// Reads an output.
     pub fn get(&self, program: &str, name: &str, bytes: &mut [u8]) -> Result<(), RuntimeError> {
         let port = self.port(program, name)?;
         let segment = self.plan.segment(&port.segment).unwrap_or(0);
-        self.devices[0].read(segment, port.offset, bytes);
+        // The last stage has what is computed at the end; `pipe` is the slowest axis.
+        let stages = self.plan.along("pipe", 0).0 as usize;
+        let rank = self.devices.len() / stages * (stages - 1);
+        self.devices[rank].read(segment, port.offset, bytes);
         Ok(())
     }
 
@@ -115,12 +118,15 @@ impl<'a> Ranks<'a> {
     pub fn tensor(&self, segment: &str, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);
+        let (stage, layer) = self.plan.stage_of(p, layer);
         let (offset, len) = self.place(p, held, layer);
+        let stages = self.plan.along("pipe", 0).0;
+        let first = self.plan.ranks() / stages * stage;
         if len as u64 == p.elements() * 4 {
-            return Cow::Borrowed(self.devices[0].bytes(at, offset, len));
+            return Cow::Borrowed(self.devices[first as usize].bytes(at, offset, len));
         }
         let mut whole = vec![0; p.elements() as usize * 4];
-        for rank in self.plan.owners(held) {
+        for rank in self.plan.owners(held).into_iter().map(|r| first + r) {
             let part = self.devices[rank as usize].bytes(at, offset, len);
             for run in self.plan.runs(p, held, rank) {
                 let (to, from, n) = (run.whole * 4, run.local * 4, run.elements * 4);
@@ -134,8 +140,12 @@ impl<'a> Ranks<'a> {
     pub fn set_tensor(&mut self, segment: &str, p: &Parameter, layer: u64, bytes: &[u8]) {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);
+        let (stage, layer) = self.plan.stage_of(p, layer);
         let (offset, len) = self.place(p, held, layer);
         for (rank, device) in self.devices.iter_mut().enumerate() {
+            if p.layer_axis.is_some() && self.plan.along("pipe", rank as u64).1 != stage {
+                continue;
+            }
             let part = device.bytes_mut(at, offset, len);
             for run in self.plan.runs(p, held, rank as u64) {
                 let (from, to, n) = (run.whole * 4, run.local * 4, run.elements * 4);

@@ -85,20 +85,76 @@ fn every_mesh_trains_the_same() {
     }
 }
 
+/// Settings of a pipeline over a mesh.
+fn pipeline(pipe: usize, data: usize, tensor: usize, stage: usize, schedule: &str) -> Vec<String> {
+    let mut sets = mesh(data, tensor, stage);
+    sets[1] = format!("world_size={}", pipe * data * tensor);
+    sets.push(format!("pipe_parallel_size={pipe}"));
+    sets.push(format!("pipe_schedule={schedule}"));
+    sets
+}
+
+#[test]
+fn every_pipeline_trains_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let variants: [&[&str]; 2] = [
+        &["num_layers=4"],
+        &["num_layers=4", "gpt_j_residual=false", "no_weight_tying=false", "pos_emb=learned"],
+    ];
+    for (v, variant) in variants.iter().enumerate() {
+        let train = |more: Vec<String>, name: &str| {
+            let sets: Vec<&str> = SHAPE
+                .iter()
+                .chain(*variant)
+                .copied()
+                .chain(more.iter().map(String::as_str))
+                .collect();
+            let made = plan(folder.path(), &sets);
+            let save = folder.path().join(format!("{v}-{name}"));
+            let first = run(&made, &save, 6, 2, false);
+            let again = run(&made, &folder.path().join("again"), 6, 2, false);
+            let bits = |r: &[StepReport]| {
+                r.iter().map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())).collect::<Vec<_>>()
+            };
+            assert_eq!(bits(&first), bits(&again), "{name} does not repeat");
+            (first, save.join("global_step6"))
+        };
+        let (want, saved) = train(mesh(1, 1, 0), "one");
+        for (p, d, t, stage, schedule) in [
+            (2, 1, 1, 0, "1f1b"),
+            (4, 1, 1, 0, "gpipe"),
+            (4, 1, 1, 0, "1f1b"),
+            (2, 2, 2, 1, "1f1b"),
+        ] {
+            let what = format!("{variant:?}: {p} stages × {d} data × {t} tensor, {schedule}");
+            let (got, folder) = train(pipeline(p, d, t, stage, schedule), "many");
+            close(&got, &want, &what);
+            for ((name, a), (_, b)) in tensors(&folder).iter().zip(&tensors(&saved)) {
+                if name.contains("query_key_value.bias") {
+                    continue;
+                }
+                let worst = a.iter().zip(b).map(|(x, y)| (x - y).abs()).fold(0f32, f32::max);
+                assert!(worst < 2e-4, "{what}: {name} differs by {worst}");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_checkpoint_goes_on_in_another_layout() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
-    let made = |d: usize, t: usize, stage: usize| {
-        let more = mesh(d, t, stage);
+    let made = |p: usize, d: usize, t: usize, stage: usize| {
+        let more = pipeline(p, d, t, stage, "1f1b");
         let sets: Vec<&str> =
             SHAPE.iter().copied().chain(more.iter().map(String::as_str)).collect();
         plan(folder.path(), &sets)
     };
-    let want = run(&made(1, 1, 0), &folder.path().join("one"), 6, 2, false);
+    let want = run(&made(1, 1, 1, 0), &folder.path().join("one"), 6, 2, false);
     let save = folder.path().join("moved");
-    let mut got = run(&made(1, 4, 0), &save, 2, 2, false);
-    got.extend(run(&made(2, 2, 1), &save, 4, 2, true));
-    got.extend(run(&made(1, 1, 0), &save, 6, 2, true));
+    let mut got = run(&made(2, 1, 2, 0), &save, 2, 2, false);
+    got.extend(run(&made(1, 2, 2, 1), &save, 4, 2, true));
+    got.extend(run(&made(1, 1, 1, 0), &save, 6, 2, true));
     close(&got, &want, "moved from layout to layout");
 }

@@ -3,7 +3,9 @@
 //! The Scheduled phase says everything: addresses are attributes, loops are `neox.repeat`, kernels
 //! are called by name. Here it is only transcribed, entry by entry.
 
-use std::collections::HashMap;
+mod stages;
+
+use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::eval;
 use neoxc_ir::op::Class;
@@ -16,7 +18,8 @@ use crate::CodegenError;
 use crate::kernels::Kernel;
 
 /// Segments, in the order of their numbers.
-const SEGMENTS: [&str; 7] = ["params", "grads", "adam_m", "adam_v", "arena", "consts", "io"];
+const SEGMENTS: [&str; 8] =
+    ["params", "grads", "adam_m", "adam_v", "arena", "consts", "io", "slots"];
 
 fn bad(message: impl Into<String>) -> CodegenError {
     CodegenError::Schedule(message.into())
@@ -33,7 +36,7 @@ pub fn kernel_functions(m: &Module) -> Vec<&Function> {
 struct Emitter<'a> {
     m: &'a Module,
     kernels: HashMap<&'a str, usize>,
-    bytes: [u64; 7],
+    bytes: [u64; 8],
 }
 
 impl Emitter<'_> {
@@ -174,8 +177,19 @@ fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
     dims.to_vec()
 }
 
-/// Offsets of the gradients' sums: what the loop over micro-batches hands on.
+/// Offsets of the gradients' sums: what the loop over micro-batches hands on, or what the update of a
+/// pipeline's stage is given.
 fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
+    let sum = |a: &&Attrs| a.str("neox.role") == Some("grad");
+    let given: Vec<&Attrs> = f.param_attrs.iter().filter(sum).collect();
+    if !given.is_empty() {
+        let offset = |a: &&Attrs| {
+            let place = Emitter::places(a)?.pop().unwrap_or_default();
+            let offset = place.strip_prefix("grads+").and_then(|o| o.parse().ok());
+            offset.ok_or_else(|| bad(format!("a gradient lies at {place}")))
+        };
+        return given.iter().map(offset).collect();
+    }
     let micro = |op: &&Op| op.kind.is("repeat") && op.attrs.str("dim") == Some("micro");
     let op = f.ops.iter().find(micro).ok_or_else(|| bad("there is no loop over micro-batches"))?;
     let carried = op.attrs.int("carried").unwrap_or(0).max(0) as usize;
@@ -208,6 +222,7 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
         }
         let stacked = name.contains("{layer}");
         let layers = stacked.then(|| dims.remove(0));
+        let layer_axis = axes.first().filter(|a| stacked && !a.is_empty()).cloned();
         let held = |attrs: &Attrs| -> Result<Held, CodegenError> {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             let offset = place.split_once('+').and_then(|(_, o)| o.parse().ok());
@@ -225,6 +240,7 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
         out.push(Parameter {
             name: name.to_string(),
             layers,
+            layer_axis,
             shape: published_shape(name, &dims),
             dims,
             init,
@@ -239,6 +255,13 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
 /// The mesh axis of each dim of a parameter; empty if it is not divided.
 fn axes_of(attrs: &Attrs) -> Vec<String> {
     attrs.strs("neox.layout").unwrap_or_default().into_iter().map(str::to_string).collect()
+}
+
+/// The place of a value that an op makes.
+fn place_of(f: &Function, v: ValueId) -> Option<String> {
+    let op = f.ops.iter().find(|op| op.results.contains(&v))?;
+    let at = op.results.iter().position(|r| *r == v)?;
+    Emitter::places(&op.attrs).ok()?.get(at).cloned()
 }
 
 /// What the driver adds to a plan.
@@ -262,10 +285,17 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let mut e = Emitter {
         m,
         kernels: kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect(),
-        bytes: [0; 7],
+        bytes: [0; 8],
     };
     let mut programs = vec![];
-    for entry in ENTRIES {
+    let mut schedules = BTreeMap::new();
+    let staged = m.attrs.get("neox.slots").is_some();
+    if staged {
+        let stages::Staged { programs: parts, schedules: all } = stages::emit(&mut e)?;
+        programs = parts;
+        schedules = all;
+    }
+    for entry in ENTRIES.into_iter().filter(|_| !staged) {
         let f = m.function(entry).ok_or_else(|| bad(format!("there is no @{entry}")))?;
         let body = e.body(f, &mut vec![], &mut vec![])?;
         let mut program = Program { name: entry.to_string(), body, ..Program::default() };
@@ -283,16 +313,9 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             _ => &["logits"],
         };
         let first = f.results.len() - names.len();
-        let places: HashMap<ValueId, String> = f
-            .ops
-            .iter()
-            .flat_map(|op| {
-                op.results.iter().copied().zip(Emitter::places(&op.attrs).unwrap_or_default())
-            })
-            .collect();
         for (name, r) in names.iter().zip(&f.results[first..]) {
-            let place = places.get(r).ok_or_else(|| bad("an output has no place"))?;
-            program.outputs.push(port(name, f.ty(*r), place, &Attrs::new())?);
+            let place = place_of(f, *r).ok_or_else(|| bad("an output has no place"))?;
+            program.outputs.push(port(name, f.ty(*r), &place, &Attrs::new())?);
         }
         programs.push(program);
     }
@@ -303,7 +326,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let mut consts = vec![0u8; bytes[5] as usize];
     if m.function("setup").is_some() {
         let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
-        let train = m.function("train_step").ok_or_else(|| bad("there is no @train_step"))?;
+        let name = if staged { "train_forward" } else { "train_step" };
+        let train = m.function(name).ok_or_else(|| bad(format!("there is no @{name}")))?;
         let roles = train.params.iter().zip(&train.param_attrs);
         let tables = roles.filter(|(_, a)| a.str("neox.role") == Some("const"));
         for ((_, attrs), value) in tables.zip(&values) {
@@ -315,7 +339,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             }
         }
     }
-    let train = m.function("train_step").ok_or_else(|| bad("there is no @train_step"))?;
+    let name = if staged { "train_finish" } else { "train_step" };
+    let train = m.function(name).ok_or_else(|| bad(format!("there is no @{name}")))?;
     let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0).div_ceil(64) * 64;
     let gradients = bytes[1];
     // In the order in which a plan on disk has them.
@@ -324,7 +349,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         parameters: bytes[0],
         gradients,
         optimizer: bytes[2] + bytes[3],
-        activations: saved.min(bytes[4]),
+        activations: saved.min(bytes[4]) + bytes[7],
         workspace: bytes[4] - saved.min(bytes[4]) + bytes[5] + bytes[6] + scratch * extras.threads,
         peak: bytes.iter().sum::<u64>() + scratch * extras.threads,
     };
@@ -372,6 +397,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             flops_per_step: extras.flops_per_step,
             tokens_per_step: tokens,
             mesh,
+            schedules,
             segments: SEGMENTS
                 .iter()
                 .zip(bytes)

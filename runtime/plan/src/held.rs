@@ -67,6 +67,14 @@ impl Plan {
             .collect()
     }
 
+    /// The stage that has a layer of a parameter, and the layer's number on that stage; stage 0 where
+    /// all have it.
+    pub fn stage_of(&self, p: &Parameter, layer: u64) -> (u64, u64) {
+        let stages = p.layer_axis.as_ref().map_or(1, |axis| self.along(axis, 0).0);
+        let each = (p.layers.unwrap_or(1) / stages).max(1);
+        (layer / each, layer % each)
+    }
+
     /// Ranks that together have every element once, for values divided as `held` says.
     pub fn owners(&self, held: &Held) -> Vec<u64> {
         let idle = |axis: &str| !held.axes.iter().any(|a| a == axis);
@@ -99,6 +107,7 @@ mod tests {
             let p = Parameter {
                 name: "w".into(),
                 layers: None,
+                layer_axis: None,
                 shape: vec![dims.iter().product()],
                 dims: dims.clone(),
                 init: Init::Zeros,

@@ -13,6 +13,7 @@
 
 mod held;
 mod program;
+mod schedule;
 mod store;
 mod validate;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use held::{Held, Run};
 pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_program};
+pub use schedule::{Handed, Move, Schedule, parse_schedule};
 
 /// Version of the format; a plan of another version is refused.
 pub const FORMAT: u32 = 2;
@@ -73,7 +75,7 @@ pub struct Memory {
 /// One allocation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Segment {
-    /// `params grads adam_m adam_v arena consts io`.
+    /// `params grads adam_m adam_v arena consts io slots`.
     pub name: String,
     /// Bytes.
     pub bytes: u64,
@@ -98,6 +100,9 @@ pub struct Parameter {
     pub name: String,
     /// Number of layers, if stacked.
     pub layers: Option<u64>,
+    /// The mesh axis over which the layers are divided, if they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_axis: Option<String>,
     /// Shape of one layer's tensor as published checkpoints have it.
     pub shape: Vec<u64>,
     /// The same elements by the dims that can be divided.
@@ -213,6 +218,9 @@ pub struct Tables {
     pub segments: Vec<Segment>,
     /// Parameters.
     pub parameters: Vec<Parameter>,
+    /// Programs that pipeline stages run in parts, by the name of the whole.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub schedules: BTreeMap<String, Schedule>,
     /// Kernels; launches name them by number.
     pub kernels: Vec<Kernel>,
     /// Ports of each program.
@@ -270,6 +278,16 @@ impl Plan {
             stride *= size;
         }
         vec![rank]
+    }
+
+    /// A part of a scheduled program: slots, micro-batches, and the instructions for one of each. In the
+    /// text they stand inside a loop over slots and one over micro-batches; the schedule says which
+    /// iterations are run, and when.
+    pub fn part(&self, s: &Schedule, name: &str) -> Option<(&u64, &u64, &[Instr])> {
+        let program = self.program(&format!("{}_{name}", s.prefix))?;
+        let [Instr::Loop { count: slots, body, .. }] = &program.body[..] else { return None };
+        let [Instr::Loop { count: micro, body, .. }] = &body[..] else { return None };
+        Some((slots, micro, body))
     }
 
     /// Number of the segment called `name`.

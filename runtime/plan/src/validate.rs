@@ -1,6 +1,8 @@
 //! Checks that the parts of a plan fit together before anything runs.
 
-use crate::{Address, Exchange, Instr, Plan, PlanError};
+use std::collections::HashMap;
+
+use crate::{Address, Exchange, Instr, Move, Plan, PlanError, Schedule, parse_schedule};
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
 const MAX_BYTES: u64 = 1 << 46;
@@ -26,7 +28,12 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     }
     for p in &t.parameters {
         let product = |sizes: &[u64]| sizes.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
+        let stages = p.layer_axis.as_ref().map_or(1, |axis| plan.along(axis, 0).0);
         let layers = p.layers.unwrap_or(1);
+        if !layers.is_multiple_of(stages) {
+            return invalid(format!("the layers of {} are divided unevenly", p.name));
+        }
+        let layers = layers / stages;
         let all = product(&p.shape).filter(|n| *n > 0 && product(&p.dims) == Some(*n));
         let fits = |segment: &str| {
             let held = p.held(segment);
@@ -59,6 +66,47 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
             }
         }
         instructions(plan, &program.body, &mut vec![])?;
+    }
+    t.schedules.values().try_for_each(|s| schedule(plan, s))
+}
+
+/// Every part there, run no more often than its addresses allow; every handed value inside its slots.
+fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
+    let invalid = |m: String| Err(PlanError::Invalid(m));
+    if s.slots == 0 || s.stages.len() as u64 != plan.along("pipe", 0).0 {
+        return invalid(format!("the schedule of {} has the wrong stages", s.prefix));
+    }
+    let bytes = plan.tables.segments.iter().find(|g| g.name == "slots").map_or(0, |g| g.bytes);
+    for (name, v) in &s.values {
+        let end = v.elements.checked_mul(4).and_then(|n| {
+            n.checked_add(v.offset)?.checked_add((s.slots - 1).checked_mul(s.stride)?)
+        });
+        if end.is_none_or(|e| e > bytes) {
+            return invalid(format!("{name} of {} leaves its slot", s.prefix));
+        }
+    }
+    for text in &s.stages {
+        let Some(groups) = parse_schedule(text) else {
+            return invalid(format!("the schedule of {} cannot be read", s.prefix));
+        };
+        let mut made: HashMap<&Move, u64> = HashMap::new();
+        for (times, moves) in &groups {
+            for step in moves {
+                let n = made.entry(step).or_default();
+                *n = n.saturating_add(*times);
+            }
+        }
+        for (step, n) in made {
+            let known = match step {
+                Move::Run(part) => plan
+                    .part(s, part)
+                    .is_some_and(|(slots, micro, _)| *slots >= s.slots.min(n) && *micro >= n),
+                Move::Send(v) | Move::Receive(v) => s.values.contains_key(v),
+            };
+            if !known || n > s.micro {
+                return invalid(format!("the schedule of {} does not fit its parts", s.prefix));
+            }
+        }
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::Device;
 use super::limits;
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
+use super::staged::{Action, Staged};
 use crate::RuntimeError;
 use crate::collectives::{Collectives, take_part};
 
@@ -25,6 +26,8 @@ enum Step {
 pub struct CpuDevice {
     segments: Vec<Segment>,
     programs: Vec<(String, Vec<Step>)>,
+    /// What this rank's stage does where a program is run in parts.
+    schedules: Vec<(String, Staged)>,
     pool: Pool,
     pointers: Vec<*mut u8>,
     index: Vec<usize>,
@@ -109,9 +112,21 @@ impl CpuDevice {
             .iter()
             .map(|p| (p.name.clone(), resolve(&p.body, &entries, &bases, axes, 0)))
             .collect();
+        let stage = axes
+            .iter()
+            .position(|(name, _)| name == "pipe")
+            .and_then(|n| Some(others.as_ref()?.place(n).1));
+        let slots = plan.segment("slots").map_or(0, |at| bases[at]);
+        let schedules = plan
+            .tables
+            .schedules
+            .iter()
+            .map(|(name, s)| Ok((name.clone(), Staged::new(plan, s, stage.unwrap_or(0), slots)?)))
+            .collect::<Result<_, RuntimeError>>()?;
         let mut device = CpuDevice {
             segments,
             programs,
+            schedules,
             pool: Pool::new(threads, scratch)?,
             pointers: vec![std::ptr::null_mut(); most],
             index: vec![0; 32],
@@ -124,6 +139,49 @@ impl CpuDevice {
             device.write(at, 0, &plan.consts);
         }
         Ok(device)
+    }
+
+    /// Runs this stage's schedule.
+    fn run_staged(&mut self, at: usize) -> Result<(), RuntimeError> {
+        let staged = &mut self.schedules[at].1;
+        let lost = || RuntimeError::Settings("a part of the schedule is missing".into());
+        // The instructions for one slot and one micro-batch stand inside two loops.
+        let parts: Vec<&[Step]> = staged
+            .parts
+            .iter()
+            .map(|name| {
+                let (_, steps) = self.programs.iter().find(|(n, _)| n == name)?;
+                let [Step::Loop { body, .. }] = &steps[..] else { return None };
+                let [Step::Loop { body, .. }] = &body[..] else { return None };
+                Some(&body[..])
+            })
+            .collect::<Option<_>>()
+            .ok_or_else(lost)?;
+        let others = self.others.as_deref().ok_or_else(lost)?;
+        let (slots, stride, axis) = (staged.slots, staged.stride, staged.axis);
+        let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
+        let profile = &mut self.profile;
+        staged.each(&mut |action, micro| {
+            let slot = micro % slots;
+            match action {
+                Action::Run(part) => {
+                    index[0] = slot;
+                    index[1] = micro;
+                    execute(parts[*part], pool, pointers, index, Some(others), profile)
+                }
+                // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to
+                // use a slot again only after the value in it was taken, and to pair every gift with
+                // one that takes it.
+                Action::Send { forward, base } => unsafe {
+                    others.send(axis, *forward, (base + slot * stride) as *const f32, slots - 1)
+                },
+                // SAFETY: as above.
+                Action::Receive { forward, base, elements } => unsafe {
+                    let to = (base + slot * stride) as *mut f32;
+                    others.receive(axis, *forward, to, *elements)
+                },
+            }
+        })
     }
 
     /// Starts to measure the time of each kernel.
@@ -261,6 +319,9 @@ fn here(at: &Moving, index: &[usize]) -> usize {
 
 impl Device for CpuDevice {
     fn run(&mut self, program: &str) -> Result<(), RuntimeError> {
+        if let Some(at) = self.schedules.iter().position(|(n, _)| n == program) {
+            return self.run_staged(at);
+        }
         let at = self.programs.iter().position(|(n, _)| n == program);
         let at = at.ok_or_else(|| RuntimeError::Settings(format!("the plan has no {program}")))?;
         let steps = &self.programs[at].1;

@@ -4,6 +4,7 @@ mod cpu;
 mod limits;
 mod memory;
 mod pool;
+mod staged;
 
 pub use cpu::{CpuDevice, check_memory};
 pub use memory::Segment;

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use neoxc_codegen::{CodegenError, emit_plan, gpu, kernels, x86};
 use neoxc_frontend::Config;
+use neoxc_frontend::config::PipeSchedule;
 use neoxc_ir::target::{Family, Target};
 use neoxc_ir::{Module, text};
 use neoxc_passes::PassCx;
@@ -103,7 +104,10 @@ pub fn phases(
     neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
     let zero_stage = config.parallel.zero_stage;
-    let schedule = Kind::parse(&config.parallel.schedule).unwrap_or_default();
+    let schedule = match config.parallel.schedule {
+        PipeSchedule::GPipe => Kind::GPipe,
+        PipeSchedule::OneForwardOneBackward => Kind::OneForwardOneBackward,
+    };
     let cx = PassCx { degrees: degrees(config), zero_stage, schedule, ..PassCx::new(target) };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
         if phase > last {
@@ -127,8 +131,13 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     })?;
     let (mut phases_ms, mut notes) = (vec![], vec![]);
     let mut files = std::collections::BTreeMap::new();
+    // Counted while the program is whole: the same for every number of ranks.
+    let mut flops = 0.0;
     let m = phases(config, main, Phase::Scheduled, &mut |phase, m, ms, n| {
         phases_ms.push((phase.name().to_string(), ms));
+        if phase == Phase::Grad {
+            flops = flops::of_entry(m, "train_step");
+        }
         for (pass, note) in &n {
             tracing::info!("{pass}: {note}");
         }
@@ -171,7 +180,7 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
         target: main.name().to_string(),
         config: serde_json::to_value(config).unwrap_or_default(),
         run: lower_config::run(config),
-        flops_per_step: flops::of_entry(&m, "train_step"),
+        flops_per_step: flops,
         threads: (o.threads / degrees(config).ranks() as u64).max(1),
     };
     let mut plan = emit_plan::emit(&m, &first, extras)?;

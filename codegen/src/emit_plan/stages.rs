@@ -1,0 +1,127 @@
+//! Programs of a pipeline's stages, and the schedules that run them.
+
+use std::collections::BTreeMap;
+
+use neoxc_ir::{Attrs, Dim, Function};
+use neoxc_plan::{Handed, Instr, Program, Schedule};
+
+use super::{Emitter, bad, place_of, port};
+use crate::CodegenError;
+
+/// Programs, and schedules by the name of the whole that they make.
+pub struct Staged {
+    pub programs: Vec<Program>,
+    pub schedules: BTreeMap<String, Schedule>,
+}
+
+/// An output's name, and the part that makes it.
+type Output = (&'static str, &'static str);
+
+/// A whole, the prefix of its parts, and its outputs.
+const WHOLES: [(&str, &str, &[Output]); 3] = [
+    ("train_step", "train", &[("loss", "train_finish"), ("grad_norm", "train_finish")]),
+    ("eval_step", "eval", &[("loss", "eval_head")]),
+    ("logits", "logits", &[("logits", "logits_head")]),
+];
+
+const STEPS: [&str; 7] = ["start", "enter", "forward", "head", "backward", "leave", "finish"];
+
+/// Transcribes all parts.
+pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
+    let m = e.m;
+    let int = |name: &str| m.attrs.int(name).unwrap_or(1).max(1) as u64;
+    let mut out = Staged { programs: vec![], schedules: BTreeMap::new() };
+    for (whole, prefix, outputs) in WHOLES {
+        let train = prefix == "train";
+        let (slots, micro) = if train { (int("neox.slots"), int("neox.micro")) } else { (1, 1) };
+        let mut program = Program { name: whole.to_string(), ..Program::default() };
+        let mut schedule = Schedule { prefix: prefix.into(), slots, micro, ..Schedule::default() };
+        for step in STEPS {
+            let Some(f) = m.function(&format!("{prefix}_{step}")) else { continue };
+            let mut vars = vec!["slot".to_string(), "micro".to_string()];
+            let mut counts = vec![slots, micro];
+            let body = e.body(f, &mut vars, &mut counts)?;
+            let inner = Instr::Loop { var: "micro".into(), count: micro, reverse: false, body };
+            let body = vec![inner];
+            let outer = Instr::Loop { var: "slot".into(), count: slots, reverse: false, body };
+            let (name, body) = (f.name.clone(), vec![outer]);
+            out.programs.push(Program { name, body, ..Program::default() });
+            let mut handed = vec![];
+            for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+                let place = Emitter::places(attrs)?.pop().unwrap_or_default();
+                e.address(&place, &vars, f.ty(*p).bytes() as u64, &counts)?;
+                let name = attrs.str("neox.name").unwrap_or_default().to_string();
+                let role = attrs.str("neox.role");
+                if role == Some("slot") {
+                    handed.push((name, place, f.ty(*p).elements()));
+                } else if matches!(role, Some("batch" | "scalar"))
+                    && !program.inputs.iter().any(|q| q.name == name)
+                {
+                    program.inputs.push(input(m, f, *p, attrs, &place, &name, micro)?);
+                }
+            }
+            let names = f.attrs.strs("neox.results").unwrap_or_default();
+            for (name, r) in names.iter().zip(&f.results) {
+                let Some(name) = name.strip_prefix("slot ") else { continue };
+                let place = place_of(f, *r).ok_or_else(|| bad("a slot has no place"))?;
+                handed.push((name.to_string(), place, f.ty(*r).elements()));
+            }
+            for (name, place, elements) in handed {
+                let (offset, stride) = slot(&place)?;
+                schedule.stride = schedule.stride.max(stride);
+                if ["x", "y", "dy", "dx"].contains(&name.as_str()) {
+                    schedule.values.insert(name, Handed { offset, elements: elements as u64 });
+                }
+            }
+        }
+        for (name, part) in outputs {
+            let f = m.function(part).ok_or_else(|| bad(format!("there is no @{part}")))?;
+            let at = match f.attrs.strs("neox.results") {
+                Some(names) => names.iter().position(|n| n == name),
+                // The update: state, loss, gradient norm.
+                None => f.results.len().checked_sub(if *name == "loss" { 2 } else { 1 }),
+            };
+            let r = at.map(|at| f.results[at]).ok_or_else(|| bad(format!("no {name}")))?;
+            let place = place_of(f, r).ok_or_else(|| bad("an output has no place"))?;
+            program.outputs.push(port(name, f.ty(r), &place, &Attrs::new())?);
+        }
+        let key = if train { "neox.schedule_train" } else { "neox.schedule_forward" };
+        let texts = m.attrs.strs(key).ok_or_else(|| bad("there is no schedule"))?;
+        schedule.stages = texts.into_iter().map(str::to_string).collect();
+        out.schedules.insert(whole.to_string(), schedule);
+        out.programs.push(program);
+    }
+    Ok(out)
+}
+
+/// Offset and stride of `slots+offset+slot*stride`.
+fn slot(place: &str) -> Result<(u64, u64), CodegenError> {
+    let wrong = || bad(format!("{place} is no slot"));
+    let (offset, stride) = place
+        .strip_prefix("slots+")
+        .and_then(|rest| rest.split_once("+slot*"))
+        .ok_or_else(wrong)?;
+    Ok((offset.parse().map_err(|_| wrong())?, stride.parse().map_err(|_| wrong())?))
+}
+
+/// The port of an input: of a training step, all micro-batches of the rank.
+fn input(
+    m: &neoxc_ir::Module,
+    f: &Function,
+    p: neoxc_ir::ValueId,
+    attrs: &Attrs,
+    place: &str,
+    name: &str,
+    micro: u64,
+) -> Result<neoxc_plan::Port, CodegenError> {
+    let many = place.contains("+micro*");
+    let (base, _) = place.split_once("+micro*").unwrap_or((place, ""));
+    let ty = f.ty(p).clone();
+    let ty = if many { ty.stacked(Dim::new("micro", micro as usize)) } else { ty };
+    let mut made = port(name, &ty, base, attrs)?;
+    let divided = m.attrs.strs("neox.mesh").unwrap_or_default();
+    if many && divided.iter().any(|a| a.starts_with("data=") && *a != "data=1") {
+        made.axis = Some("data".into());
+    }
+    Ok(made)
+}
