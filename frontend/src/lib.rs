@@ -5,6 +5,7 @@
 
 pub mod arguments;
 pub mod check;
+pub mod cluster;
 pub mod config;
 pub mod diagnostics;
 pub mod merge;

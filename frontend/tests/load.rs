@@ -138,3 +138,19 @@ fn users_files_are_understood() {
     let l = load(&[pythia], None, &sets);
     assert!(l.config.is_some(), "{:?}", told(&l));
 }
+
+#[test]
+fn bundled_clusters_are_whole() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/clusters");
+    let mut count = 0;
+    for file in std::fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let mut sources = neoxc_ir::diag::Sources::default();
+        let loaded = neoxc_frontend::cluster::load_cluster(&path, &mut sources);
+        let c = loaded.cluster.unwrap_or_else(|| panic!("{path:?}: {:?}", loaded.diagnostics));
+        assert!(c.ranks() >= 8 && c.within.bandwidth > c.between.bandwidth, "{path:?}");
+        assert!(c.memory.is_none_or(|m| m > 30 << 30) && c.peak_flops["f32"] > 1e11, "{path:?}");
+        count += 1;
+    }
+    assert_eq!(count, 7);
+}

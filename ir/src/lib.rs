@@ -21,6 +21,7 @@
 
 pub mod attrs;
 pub mod build;
+pub mod cluster;
 pub mod diag;
 pub mod dialect;
 pub mod eval;

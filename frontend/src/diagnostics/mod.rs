@@ -4,6 +4,7 @@ use neoxc_ir::diag::Kind;
 
 pub mod adjusted_value;
 pub mod conflict;
+pub mod does_not_fit;
 pub mod duplicate_key;
 pub mod file;
 pub mod impossible_value;
@@ -27,6 +28,7 @@ pub static ALL: &[&Kind] = &[
     &syntax::KIND,
     &file::KIND,
     &adjusted_value::KIND,
+    &does_not_fit::KIND,
 ];
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 pub mod flops;
 pub mod lower_config;
+pub mod report;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -17,7 +18,7 @@ use neoxc_ir::{Module, text};
 use neoxc_passes::PassCx;
 pub use neoxc_passes::Phase;
 use neoxc_passes::pipeline::{PipelineError, run_phase};
-use neoxc_passes::schedule_pipeline::Kind;
+use neoxc_passes::schedule_pipeline::{Kind, Schedule};
 pub use neoxc_passes::{pass, pipeline};
 use neoxc_plan::Plan;
 
@@ -41,6 +42,10 @@ pub struct Compiled {
     pub phases_ms: Vec<(String, f64)>,
     /// Notes of the passes: what was found, how much is saved.
     pub notes: Vec<(String, String)>,
+    /// FLOPs of each program of one rank, run once.
+    pub program_flops: std::collections::BTreeMap<String, f64>,
+    /// The part of a step that stages wait, if backward takes twice as long as forward.
+    pub bubble: f64,
     /// Distinct kernels, launches in the programs' text, and cache hits.
     pub kernels: KernelCounts,
 }
@@ -91,6 +96,13 @@ fn degrees(c: &Config) -> pass::Degrees {
     pass::Degrees { pipe: p.pipe, data: p.data, tensor: p.tensor }
 }
 
+fn schedule(c: &Config) -> Kind {
+    match c.parallel.schedule {
+        PipeSchedule::GPipe => Kind::GPipe,
+        PipeSchedule::OneForwardOneBackward => Kind::OneForwardOneBackward,
+    }
+}
+
 /// Runs all phases up to `last`; calls `seen` with each phase's module.
 pub fn phases(
     config: &Config,
@@ -104,10 +116,7 @@ pub fn phases(
     neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
     let zero_stage = config.parallel.zero_stage;
-    let schedule = match config.parallel.schedule {
-        PipeSchedule::GPipe => Kind::GPipe,
-        PipeSchedule::OneForwardOneBackward => Kind::OneForwardOneBackward,
-    };
+    let schedule = schedule(config);
     let cx = PassCx { degrees: degrees(config), zero_stage, schedule, ..PassCx::new(target) };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
         if phase > last {
@@ -190,5 +199,11 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
         distinct: first.len(),
         cached,
     };
-    Ok(Compiled { plan, phases_ms, notes, kernels })
+    let program_flops =
+        plan.programs.iter().map(|p| (p.name.clone(), flops::of_entry(&m, &p.name))).collect();
+    let bubble = match plan.tables.schedules.get("train_step") {
+        None => 0.0,
+        Some(s) => Schedule::train(schedule(config), s.stages.len(), s.micro as usize).bubble(),
+    };
+    Ok(Compiled { plan, phases_ms, notes, program_flops, bubble, kernels })
 }

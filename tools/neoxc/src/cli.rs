@@ -89,6 +89,9 @@ pub struct Compile {
     /// Target.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Cluster that the plan is for: prints what it asks of each rank, and refuses what does not fit.
+    #[arg(long, value_name = "FILE")]
+    pub cluster: Option<PathBuf>,
     /// Where to write the plan [default: plan].
     #[arg(short, long, value_name = "PLAN")]
     pub output: Option<PathBuf>,

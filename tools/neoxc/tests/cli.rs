@@ -175,3 +175,85 @@ fn bad_input_is_told_what_is_wrong() {
     let told = fails(f, 4, &[&["run", "model", "run"][..], &huge, &more].concat());
     assert!(told.contains("NXR0404") && told.contains("available"), "{told}");
 }
+
+/// Settings that compile without data or tokenizer.
+const BARE: [&str; 6] =
+    ["--set", "vocab_file=null", "--set", "padded_vocab_size=64", "--set", "train_iters=4"];
+
+#[test]
+fn a_cluster_is_told_what_a_plan_asks_of_it() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    prepare(folder);
+    let clusters = concat!(env!("CARGO_MANIFEST_DIR"), "/../../configs/clusters");
+    fn compile<'a>(cluster: &'a str, more: &[&'a str]) -> Vec<&'a str> {
+        [&["compile", "model.yml", "run.yml", "--cluster", cluster][..], &BARE, more].concat()
+    }
+    let mesh = [
+        "--json",
+        "--set",
+        "world_size=8",
+        "--set",
+        "pipe_parallel_size=2",
+        "--set",
+        "model_parallel_size=2",
+        "--set",
+        "gradient_accumulation_steps=3",
+    ];
+    let path = format!("{clusters}/local-cpu.yml");
+    let text = ok(folder, &compile(&path, &mesh));
+    let v: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(v["world_size"], 8);
+    // (p − 1) / (m + p − 1), published for 1F1B.
+    assert!((v["cluster"]["bubble"].as_f64().unwrap() - 0.25).abs() < 1e-9);
+    let classes = v["cluster"]["rank_classes"].as_array().unwrap();
+    assert_eq!(classes.len(), 2);
+    let bytes = |class: usize, axis: &str| {
+        let all = classes[class]["traffic"].as_array().unwrap();
+        all.iter().find(|t| t["axis"] == axis).map(|t| t["bytes"].as_u64().unwrap()).unwrap()
+    };
+    // One activation (4 × 16 × 32 floats) a micro-batch, besides the gradients that both stages share.
+    assert!(bytes(0, "pipe") > 3 * 4 * 16 * 32 * 4);
+    assert!(bytes(0, "data") > 0 && bytes(1, "tensor") > 0);
+    let peak = v["memory"]["peak"].as_u64().unwrap();
+    assert_eq!(classes[0]["memory"]["peak"].as_u64().unwrap(), peak);
+
+    let small = std::fs::read_to_string(&path).unwrap();
+    let small = small.replace("memory_gib: null", "memory_gib: 0.0001").replace("64\n", "4\n");
+    std::fs::write(folder.join("small.yml"), &small).unwrap();
+    let text = fails(folder, 3, &compile("small.yml", &[]));
+    assert!(text.contains("NX0112") && text.contains("memory_gib: 0.0001"), "{text}");
+    let text = fails(folder, 3, &compile("small.yml", &mesh[1..]));
+    assert!(text.contains("8 ranks on a cluster of 4") && text.contains("world_size=8"), "{text}");
+
+    let wrong = small
+        .replace("nodes: 1", "nodes: -2")
+        .replace("cpu", "7")
+        .replace("gb_per_s: 10", "speed: 10");
+    std::fs::write(folder.join("wrong.yml"), wrong + "colour: red\n").unwrap();
+    let text = fails(folder, 3, &compile("wrong.yml", &[]));
+    for part in ["`nodes` is -2", "`accelerator`", "no gb_per_s", "`colour`"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    fails(folder, 3, &compile("missing.yml", &[]));
+}
+
+#[test]
+fn degrees_that_do_not_divide_are_shown_with_both_sides() {
+    let temporary = tempfile::tempdir().unwrap();
+    let folder = temporary.path();
+    prepare(folder);
+    for (set, parts) in [
+        ("pipe_parallel_size=3", ["3 stages do not divide 2 layers", "num_layers"]),
+        ("world_size=3", ["3 ranks are not a multiple of 2", "model_parallel_size"]),
+        ("zero_optimization={\"stage\": 7}", ["ZeRO stage", "no stage"]),
+        ("zero_optimization={\"stages\": 1}", ["zero_optimization.stages", "unknown key"]),
+        ("zero_optimization={\"cpu_offload\": true}", ["cpu_offload", "not supported yet"]),
+    ] {
+        let mut args = vec!["check", "model.yml", "run.yml"];
+        args.extend(BARE);
+        args.extend(["--set", "model_parallel_size=2", "--set", set]);
+        let text = fails(folder, 3, &args);
+        assert!(parts.iter().all(|p| text.contains(p)), "{set}: {text}");
+    }
+}

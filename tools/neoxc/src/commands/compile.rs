@@ -4,14 +4,25 @@ use std::path::Path;
 
 use neoxc_driver::Phase;
 
-use super::{compile_config, human, load};
+use super::{cluster, compile_config, human, load_with_sources};
 use crate::Failure;
 use crate::cli::Compile;
 
 /// Compiles, writes the plan, prints a summary (or JSON).
 pub fn run(a: Compile) -> Result<(), Failure> {
-    let config = load(&a.config)?;
-    let compiled = compile_config(&config, &a.target)?;
+    let (config, sources) = load_with_sources(&a.config)?;
+    let cluster = a.cluster.as_ref().map(|path| cluster::load(path, &config, sources));
+    let cluster = cluster.transpose()?;
+    let mut targets = a.target.clone();
+    if let Some(c) = &cluster
+        && !targets.target.contains(&c.cluster.target)
+    {
+        targets.target.push(c.cluster.target);
+    }
+    let compiled = compile_config(&config, &targets)?;
+    // A plan that does not fit is refused before anything is written.
+    let classes = cluster.as_ref().map(|c| c.classes(&config, &compiled)).transpose()?;
+    let on_cluster = cluster.as_ref().zip(classes.as_deref());
     let plan = &compiled.plan;
     if let Some(dump) = &a.dump {
         if let Some(folder) = dump.strip_prefix("all=") {
@@ -31,7 +42,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
         let phases: serde_json::Map<String, serde_json::Value> =
             compiled.phases_ms.iter().map(|(n, ms)| (n.clone(), (*ms).into())).collect();
         let k = compiled.kernels;
-        let object = serde_json::json!({
+        let mut object = serde_json::json!({
             "parameters": t.parameter_count,
             "world_size": plan.ranks(),
             "tokens_per_step": t.tokens_per_step,
@@ -40,6 +51,9 @@ pub fn run(a: Compile) -> Result<(), Failure> {
             "kernels": { "count": k.count, "distinct": k.distinct, "cached": k.cached },
             "memory": m,
         });
+        if let (Some((c, classes)), Some(o)) = (on_cluster, object.as_object_mut()) {
+            o.insert("cluster".into(), c.json(classes, compiled.bubble));
+        }
         println!("{object}");
         return Ok(());
     }
@@ -53,25 +67,26 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     );
     if plan.ranks() > 1 {
         let axes: Vec<String> = t.mesh.iter().map(|(n, size)| format!("{size} {n}")).collect();
-        println!(
-            "ranks     {} ({}); memory and FLOP are one rank's",
-            plan.ranks(),
-            axes.join(" × ")
-        );
+        println!("ranks     {} ({}); memory is one rank's", plan.ranks(), axes.join(" × "));
     }
     println!(
         "kernels   {} distinct, {} launches, {} from the cache",
         compiled.kernels.distinct, compiled.kernels.count, compiled.kernels.cached
     );
-    for (name, bytes) in [
-        ("parameters", m.parameters),
-        ("gradients", m.gradients),
-        ("optimizer", m.optimizer),
-        ("activations", m.activations),
-        ("workspace", m.workspace),
-        ("peak", m.peak),
-    ] {
-        println!("{name:<12}{:>12}  {bytes} bytes", human(bytes));
+    match on_cluster {
+        Some((c, classes)) => c.print(classes, compiled.bubble),
+        None => {
+            for (name, bytes) in [
+                ("parameters", m.parameters),
+                ("gradients", m.gradients),
+                ("optimizer", m.optimizer),
+                ("activations", m.activations),
+                ("workspace", m.workspace),
+                ("peak", m.peak),
+            ] {
+                println!("{name:<12}{:>12}  {bytes} bytes", human(bytes));
+            }
+        }
     }
     let phases: Vec<String> =
         compiled.phases_ms.iter().map(|(n, ms)| format!("{n} {ms:.0}")).collect();

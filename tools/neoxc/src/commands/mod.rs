@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod check;
+pub mod cluster;
 pub mod compile;
 pub mod convert;
 pub mod dump;
@@ -14,6 +15,7 @@ use std::path::PathBuf;
 
 use neoxc_driver::{CompileError, Compiled, Options};
 use neoxc_frontend::Config;
+use neoxc_ir::diag::Sources;
 
 use crate::Failure;
 use crate::cli::{ConfigArgs, TargetArgs};
@@ -27,12 +29,18 @@ pub fn dialect() -> Result<(), Failure> {
 
 /// Loads and checks a configuration; diagnostics go to stderr.
 pub fn load(a: &ConfigArgs) -> Result<Config, Failure> {
+    load_with_sources(a).map(|(config, _)| config)
+}
+
+/// As [`load`], with the text of the files for further diagnostics.
+pub fn load_with_sources(a: &ConfigArgs) -> Result<(Config, Sources), Failure> {
     if a.configs.is_empty() && a.sets.is_empty() {
         return Err(Failure::new(2, "error: give configuration files, or --plan PLAN"));
     }
     let loaded = neoxc_frontend::load(&a.configs, a.dir.as_deref(), &a.sets);
     render::report(&loaded.diagnostics, &loaded.sources);
-    loaded.config.ok_or_else(|| Failure::new(3, ""))
+    let config = loaded.config.ok_or_else(|| Failure::new(3, ""))?;
+    Ok((config, loaded.sources))
 }
 
 /// The kernel cache's folder.

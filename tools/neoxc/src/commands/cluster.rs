@@ -1,0 +1,150 @@
+//! `neoxc compile --cluster`: what a plan asks of a cluster, and whether it fits.
+
+use std::path::Path;
+
+use neoxc_driver::Compiled;
+use neoxc_driver::report::{RankClass, classes};
+use neoxc_frontend::Config;
+use neoxc_frontend::cluster::{LoadedCluster, load_cluster};
+use neoxc_frontend::diagnostics::does_not_fit;
+use neoxc_ir::cluster::Cluster;
+use neoxc_ir::diag::{Diagnostic, Sources, Span};
+
+use super::human;
+use crate::{Failure, render};
+
+/// A cluster with what is needed to complain about it.
+pub struct Checked {
+    /// The cluster.
+    pub cluster: Cluster,
+    loaded: LoadedCluster,
+    sources: Sources,
+}
+
+/// Reads a cluster file and sees whether it has the configuration's ranks.
+pub fn load(path: &Path, config: &Config, mut sources: Sources) -> Result<Checked, Failure> {
+    let loaded = load_cluster(path, &mut sources);
+    render::report(&loaded.diagnostics, &sources);
+    let cluster = loaded.cluster.clone().ok_or_else(|| Failure::new(3, ""))?;
+    let checked = Checked { cluster, loaded, sources };
+    let p = &config.parallel;
+    let (wanted, there) = (p.pipe * p.data * p.tensor, checked.cluster.ranks());
+    if wanted > there {
+        let c = &checked.cluster;
+        let message = format!("{wanted} ranks on a cluster of {there}");
+        let text = format!("{} nodes of {} ranks", c.nodes, c.ranks_per_node);
+        return checked.refuse(config, &message, "nodes", &text, "world_size", "fewer ranks");
+    }
+    Ok(checked)
+}
+
+impl Checked {
+    /// Refuses with a label in the cluster file and one in the configuration.
+    fn refuse<T>(
+        &self,
+        config: &Config,
+        message: &str,
+        key: &str,
+        text: &str,
+        other: &str,
+        hint: &str,
+    ) -> Result<T, Failure> {
+        let mut d = Diagnostic::error(&does_not_fit::KIND, message).hint(hint);
+        if let Some(span) = self.loaded.places.get(key) {
+            d = d.label(span, text);
+        }
+        if let Some((file, line, column)) = config.places.get(other) {
+            let file = file.as_str().into();
+            let span = Span { file, line: *line, column: *column, length: other.len() as u32 };
+            d = d.label(&span, format!("`{other}`"));
+        }
+        render::report(&[d], &self.sources);
+        Err(Failure::new(3, ""))
+    }
+
+    /// What each class of ranks needs; refuses a plan that takes more memory than a rank has.
+    pub fn classes(&self, config: &Config, c: &Compiled) -> Result<Vec<RankClass>, Failure> {
+        let m = c.plan.tables.memory;
+        if let Some(limit) = self.cluster.memory.filter(|limit| m.peak > *limit) {
+            let message = format!(
+                "a rank needs {} ({} bytes), {} over what it has",
+                human(m.peak),
+                m.peak,
+                human(m.peak - limit)
+            );
+            let text = format!("{} are left for the plan", human(limit));
+            let most = [
+                (m.activations + m.workspace, "train_micro_batch_size_per_gpu"),
+                (m.optimizer, "zero_optimization"),
+                (m.parameters + m.gradients, "model_parallel_size"),
+            ];
+            let (_, key) = most.into_iter().max().unwrap_or_default();
+            let hint = match key {
+                "zero_optimization" => "most of it is optimizer state: ZeRO stage 1, or more ranks",
+                "model_parallel_size" => {
+                    "most of it is weights and gradients: a larger model_parallel_size or \
+                     pipe_parallel_size"
+                }
+                _ => "most of it is activations: a smaller micro-batch, checkpoint_activations",
+            };
+            return self.refuse(config, &message, "memory_gib", &text, key, hint);
+        }
+        Ok(classes(&c.plan, &c.program_flops, &self.cluster))
+    }
+
+    /// Prints the classes.
+    pub fn print(&self, classes: &[RankClass], bubble: f64) {
+        let c = &self.cluster;
+        println!("cluster   {} × {} on {} nodes", c.ranks(), c.accelerator, c.nodes);
+        println!("bubble    {:.1} % of a step, if backward takes twice as long", 100.0 * bubble);
+        for class in classes {
+            let (first, last) = class.stages;
+            let stages = match first == last {
+                true => format!("stage {first}"),
+                false => format!("stages {first}–{last}"),
+            };
+            println!("{stages}: {} ranks", class.ranks);
+            let m = &class.memory;
+            for (name, bytes) in [
+                ("parameters", m.parameters),
+                ("gradients", m.gradients),
+                ("optimizer", m.optimizer),
+                ("activations", m.activations),
+                ("workspace", m.workspace),
+                ("peak", m.peak),
+            ] {
+                println!("  {name:<12}{:>12}  {bytes} bytes", human(bytes));
+            }
+            let least = class.flops / c.peak_flops["f32"];
+            println!(
+                "  {:<12}{:>9.1} GFLOP  {least:.3} s at the f32 peak",
+                "compute",
+                class.flops / 1e9
+            );
+            for t in &class.traffic {
+                let link = if t.link == "within" { c.within } else { c.between };
+                let least = t.bytes as f64 / link.bandwidth + t.exchanges as f64 * link.latency;
+                println!(
+                    "  {:<12}{:>12}  {} exchanges over {} ranks, {} nodes, {least:.3} s at the \
+                     link's peak",
+                    t.axis,
+                    human(t.bytes),
+                    t.exchanges,
+                    t.ranks,
+                    t.link
+                );
+            }
+        }
+    }
+
+    /// For `--json`.
+    pub fn json(&self, classes: &[RankClass], bubble: f64) -> serde_json::Value {
+        serde_json::json!({
+            "accelerator": self.cluster.accelerator,
+            "nodes": self.cluster.nodes,
+            "ranks_per_node": self.cluster.ranks_per_node,
+            "bubble": bubble,
+            "rank_classes": classes,
+        })
+    }
+}
