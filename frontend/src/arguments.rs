@@ -105,7 +105,7 @@ pub static ARGUMENTS: &[Argument] = &[
     arg("pipe_partition_method", Group::Parallelism, Kind::Str, Status::WithoutEffect, Neutral::Text("type:transformer|mlp")),
     arg("world_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::None),
     arg("is_pipe_parallel", Group::Parallelism, Kind::Bool, Status::WithoutEffect, Neutral::Bool(false)),
-    arg("sequence_parallel", Group::Parallelism, Kind::Bool, Status::NotYet, Neutral::Bool(false)),
+    arg("sequence_parallel", Group::Parallelism, Kind::Bool, Status::Supported, Neutral::Bool(false)),
     arg("precision", Group::Model, Kind::Str, Status::Supported, Neutral::None),
     arg("num_layers", Group::Model, Kind::Int, Status::Supported, Neutral::None),
     arg("hidden_size", Group::Model, Kind::Int, Status::Supported, Neutral::None),

@@ -198,7 +198,7 @@ impl Reader<'_> {
         value
     }
 
-    fn bool(&self, name: &str, default: bool) -> bool {
+    pub(crate) fn bool(&self, name: &str, default: bool) -> bool {
         match self.find(name).map(|(_, n)| &n.value) {
             Some(Value::Bool(b)) => *b,
             _ => default,

@@ -43,6 +43,8 @@ pub struct Parallel {
     pub data: usize,
     /// Ranks that divide each layer.
     pub tensor: usize,
+    /// Whether they divide the residual stream along the sequence as well.
+    pub sequence_parallel: bool,
     /// ZeRO stage: what is divided over the data ranks beside the micro-batches.
     pub zero_stage: u8,
 }
@@ -54,6 +56,7 @@ impl Default for Parallel {
             schedule: PipeSchedule::OneForwardOneBackward,
             data: 1,
             tensor: 1,
+            sequence_parallel: false,
             zero_stage: 0,
         }
     }

@@ -34,6 +34,13 @@ impl Reader<'_> {
             let hint = "`--set checkpoint_num_layers=1`";
             self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
         }
+        let sequence_parallel = self.bool("sequence_parallel", false);
+        if let Some(m) = model.filter(|m| sequence_parallel && !m.seq_length.is_multiple_of(tensor))
+        {
+            let message = format!("{tensor} tensor ranks do not divide {} tokens", m.seq_length);
+            let hint = "or `--set sequence_parallel=false`";
+            self.both(message, "model_parallel_size", "seq_length", hint);
+        }
         let schedule = match self.choice("pipe_schedule", "1f1b", &["1f1b", "gpipe"]).as_str() {
             "gpipe" => PipeSchedule::GPipe,
             _ => PipeSchedule::OneForwardOneBackward,
@@ -51,7 +58,14 @@ impl Reader<'_> {
             }
         }
         let data = world / tensor / pipe;
-        Parallel { pipe, schedule, data, tensor, zero_stage: self.zero_stage(data) }
+        Parallel {
+            pipe,
+            schedule,
+            data,
+            tensor,
+            sequence_parallel,
+            zero_stage: self.zero_stage(data),
+        }
     }
 
     /// `train_batch_size` must be what the other numbers make.

@@ -12,6 +12,10 @@
 //! reduce-scatter for one wanted divided, all-gather for a divided value wanted whole. From here on the sizes of types are those
 //! of one rank's part, and all ranks run the same program.
 //!
+//! With sequence parallelism (Korthikanti et al. 2022) the residual stream, which layers hand on, is
+//! divided along the sequence: what was an all-reduce behind a layer becomes a reduce-scatter there and
+//! an all-gather in front of the next, and norms are computed once.
+//!
 //! A loop whose slices are divided runs the rank's own iterations; what it only ever adds to
 //! (accumulators that start at zero) becomes a partial sum over the axis.
 
@@ -49,6 +53,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         source: m,
         out: Module { attrs: m.attrs.clone(), functions: vec![] },
         degrees: cx.degrees,
+        sequence: cx.sequence_parallel && cx.degrees.tensor > 1,
         known: HashMap::new(),
     };
     // Layouts of values that one program of a stage leaves for another.
@@ -111,6 +116,8 @@ struct Partition<'m> {
     source: &'m Module,
     out: Module,
     degrees: Degrees,
+    /// Whether the residual stream is divided along the sequence.
+    sequence: bool,
     known: HashMap<(String, Vec<Option<Layout>>), Done>,
 }
 
@@ -136,6 +143,7 @@ struct Body<'f> {
     values: HashMap<ValueId, Val>,
     params: Vec<Option<Layout>>,
     degrees: Degrees,
+    sequence: bool,
     /// Layouts in which partial sums will be wanted.
     meets: HashMap<ValueId, Layout>,
     /// Conversions made already.
@@ -173,6 +181,7 @@ impl Partition<'_> {
             values,
             params: layouts,
             degrees: self.degrees,
+            sequence: self.sequence,
             meets,
             converted: HashMap::new(),
         };
@@ -205,7 +214,9 @@ impl Partition<'_> {
                 Ends::Named => {
                     let names = f.attrs.strs("neox.results").unwrap_or_default();
                     let name = names.get(i).copied().unwrap_or_default();
-                    let whole = Layout::whole(f.ty(*r));
+                    let handed = ["slot x", "slot y", "slot dy", "slot dx"].contains(&name);
+                    let divided = stream(f.ty(*r)).filter(|_| self.sequence && handed);
+                    let whole = divided.unwrap_or_else(|| Layout::whole(f.ty(*r)));
                     let sum = name.strip_prefix("grad ").and_then(|name| {
                         let same = |a: &Attrs| {
                             let named = a.str("neox.name") == Some(name);
@@ -323,7 +334,8 @@ impl Body<'_> {
     fn reduce(&mut self, v: ValueId) -> Result<(), PassError> {
         let Some(have) = self.layout(v).filter(|l| !l.partial.is_empty()) else { return Ok(()) };
         let mut wanted = Layout { partial: Default::default(), ..have.clone() };
-        if let Some(meets) = self.meets.get(&v) {
+        let stream = stream(self.f.ty(v)).filter(|_| self.sequence);
+        if let Some(meets) = stream.as_ref().or(self.meets.get(&v)) {
             for (slot, axis) in wanted.dims.iter_mut().zip(&meets.dims) {
                 if slot.is_none() && axis.as_ref().is_some_and(|a| have.partial.contains(a)) {
                     slot.clone_from(axis);
@@ -334,6 +346,17 @@ impl Body<'_> {
         self.values.insert(v, Val::Known(local, layout));
         Ok(())
     }
+}
+
+/// The layout of the residual stream where tensor ranks divide it along the sequence.
+fn stream(ty: &TensorType) -> Option<Layout> {
+    let names: Vec<&str> = ty.dims.iter().map(|d| &*d.name).collect();
+    if names != ["batch", "seq", "embed"] {
+        return None;
+    }
+    let mut layout = Layout::whole(ty);
+    layout.dims[1] = Some("tensor".into());
+    Some(layout)
 }
 
 /// Values that an element-wise op takes together with a parameter that is divided: the layout that

@@ -19,6 +19,8 @@ pub struct PassCx {
     /// What is divided over the data axis: nothing, the optimizer's moments (1), gradients too (2),
     /// weights too (3); the stages of ZeRO.
     pub zero_stage: u8,
+    /// Whether tensor ranks divide the residual stream along the sequence.
+    pub sequence_parallel: bool,
     /// The order of micro-batches in a pipeline.
     pub schedule: Kind,
 }
@@ -68,6 +70,7 @@ impl PassCx {
             chunk_bytes: 112 << 20,
             degrees: Degrees::ONE,
             zero_stage: 0,
+            sequence_parallel: false,
             schedule: Kind::default(),
         }
     }

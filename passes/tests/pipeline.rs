@@ -46,6 +46,7 @@ const CX: PassCx = PassCx {
     chunk_bytes: 100,
     degrees: Degrees::ONE,
     zero_stage: 0,
+    sequence_parallel: false,
     schedule: Kind::OneForwardOneBackward,
 };
 

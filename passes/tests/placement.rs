@@ -131,6 +131,7 @@ fn addresses_alone_carry_every_value() {
             chunk_bytes: 50 + (seed as usize) * 40,
             degrees: Degrees::ONE,
             zero_stage: 0,
+            sequence_parallel: false,
             schedule: Kind::OneForwardOneBackward,
         };
         let mut m = neoxc_models::build(&a).unwrap();

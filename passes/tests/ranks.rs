@@ -71,7 +71,7 @@ fn compare(before: &Module, after: &Module, entry: &str, d: Degrees, r: &mut Ran
 
 #[test]
 fn every_mesh_computes_the_same() {
-    for seed in 0..6 {
+    for seed in 0..8 {
         let mut r = Random(seed);
         let mut pick = |n: u64| (r.next() % n) as usize;
         let heads = [2, 4][pick(2)];
@@ -79,6 +79,7 @@ fn every_mesh_computes_the_same() {
             batch: 1 + pick(2),
             grad_accum: 4,
             heads,
+            seq: [4, 8][pick(2)],
             head_dim: 2,
             embed: 2 * heads,
             ffn: [4, 8, 12][pick(3)],
@@ -103,7 +104,9 @@ fn every_mesh_computes_the_same() {
             let d = Degrees { pipe: 1, data, tensor };
             let what = format!("seed {seed}, {data} data × {tensor} tensor ranks");
             let zero_stage = seed as u8 % 2;
-            let cx = PassCx { degrees: d, zero_stage, ..PassCx::new(Target::X86V4) };
+            let sequence_parallel = seed % 3 == 0;
+            let cx =
+                PassCx { degrees: d, zero_stage, sequence_parallel, ..PassCx::new(Target::X86V4) };
             let mut m = neoxc_models::build(&a).unwrap();
             for phase in [Phase::Rewritten, Phase::Grad] {
                 run_phase(&mut m, phase, &cx).unwrap();

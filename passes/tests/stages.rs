@@ -158,7 +158,7 @@ fn stages_compute_what_the_whole_does() {
         let a = Arch {
             batch: 2,
             grad_accum: 2 * data,
-            seq: 3 + (r.next() % 3) as usize,
+            seq: [4, 6][(r.next() % 2) as usize],
             layers: 4,
             embed: 8,
             heads: 2,
@@ -181,7 +181,14 @@ fn stages_compute_what_the_whole_does() {
             let schedule = Kind::ALL[(seed as usize) % 2].1;
             let what = format!("seed {seed}: {d:?} {schedule:?} {a:?}");
             let zero_stage = (seed as u8) % 2;
-            let cx = PassCx { degrees: d, zero_stage, schedule, ..PassCx::new(Target::X86V4) };
+            let sequence_parallel = r.next().is_multiple_of(2);
+            let cx = PassCx {
+                degrees: d,
+                zero_stage,
+                schedule,
+                sequence_parallel,
+                ..PassCx::new(Target::X86V4)
+            };
             let mut m = neoxc_models::build(&a).unwrap();
             for phase in [Phase::Rewritten, Phase::Grad] {
                 run_phase(&mut m, phase, &cx).unwrap();

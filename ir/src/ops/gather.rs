@@ -42,10 +42,10 @@ impl OpDef for Gather {
         Ok(Gradient::Operands(vec![Some(dt), None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        // A divided table gives zero rows for ids of other ranks: a partial sum.
+        // Ids number the rows of the whole table.
         let rows = cx.operands[0].dims[0].name.clone();
         ShardRule::by_dim(cx, |dim| match *dim == *rows {
-            true => ShardEffect::Partial,
+            true => ShardEffect::Whole,
             false => ShardEffect::Parallel,
         })
     }

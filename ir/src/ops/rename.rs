@@ -46,7 +46,13 @@ impl OpDef for Rename {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        ShardRule::parallel(cx).sums(Sums::Together)
+        // A layout is by name: it does not follow the dim to its new one.
+        let names = ["from", "to"].map(|name| cx.attrs.str(name).unwrap_or_default());
+        ShardRule::by_dim(cx, |dim| match names.contains(&dim) {
+            true => ShardEffect::Whole,
+            false => ShardEffect::Parallel,
+        })
+        .sums(Sums::Together)
     }
 
     fn cost(&self, _cx: &RuleCx<'_>) -> Cost {

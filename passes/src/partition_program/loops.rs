@@ -58,6 +58,13 @@ impl Partition<'_> {
                 }
             }
         }
+        if self.sequence && axis.is_none() {
+            for (slot, o) in layouts.iter_mut().zip(&op.operands).take(carried) {
+                if let Some(divided) = super::stream(b.f.ty(*o)) {
+                    *slot = Some(divided);
+                }
+            }
+        }
         // A value that an iteration hands on is whole there; it may be partial in front of the loop.
         for (n, slot) in layouts.iter_mut().enumerate().take(carried) {
             if let Some(l) = slot

@@ -39,6 +39,12 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
             }
         }
     }
+    // Where weights are divided over the ranks that divide the sequence, the sequence is put together.
+    if let Some(axis) = divided.get("seq").cloned()
+        && divided.iter().any(|(dim, a)| *a == axis && &**dim != "seq")
+    {
+        divided.remove("seq");
+    }
     for (dim, axis) in &divided {
         if divided.iter().any(|(other, a)| a == axis && other != dim) {
             return Err(refuse(format!("two dims are divided over {axis}")));
@@ -63,16 +69,14 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     builder.at(&op.loc);
     let made = builder.named(op.kind.name(), &locals, attrs)?;
 
-    let mut sums = partial.axes;
-    for (dim, axis) in &divided {
-        if rule.effect(dim) == Some(ShardEffect::Partial) {
-            sums.insert(axis.clone());
-        }
-    }
     for ((r, ty), v) in op.results.iter().zip(&results).zip(made) {
         let dims: Vec<Option<Axis>> =
             ty.dims.iter().map(|d| divided.get(&d.name).cloned()).collect();
-        let layout = Layout { dims, partial: sums.clone() };
+        // A result without a dim that is divided is each rank's part of a sum over it.
+        let mut sums = partial.axes.clone();
+        let lost = divided.iter().filter(|(dim, _)| ty.position(dim).is_none());
+        sums.extend(lost.map(|(_, axis)| axis.clone()));
+        let layout = Layout { dims, partial: sums };
         if layout.local(ty, b.degrees).dims != b.g.ty(v).dims {
             return Err(refuse(format!("{} is not one rank's part of {ty}", b.g.ty(v))));
         }

@@ -117,7 +117,13 @@ pub fn phases(
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
     let zero_stage = config.parallel.zero_stage;
     let schedule = schedule(config);
-    let cx = PassCx { degrees: degrees(config), zero_stage, schedule, ..PassCx::new(target) };
+    let cx = PassCx {
+        degrees: degrees(config),
+        zero_stage,
+        sequence_parallel: config.parallel.sequence_parallel,
+        schedule,
+        ..PassCx::new(target)
+    };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
         if phase > last {
             break;
