@@ -58,14 +58,7 @@ impl Reader<'_> {
             }
         }
         let data = world / tensor / pipe;
-        Parallel {
-            pipe,
-            schedule,
-            data,
-            tensor,
-            sequence_parallel,
-            zero_stage: self.zero_stage(data),
-        }
+        Parallel { pipe, schedule, data, tensor, sequence_parallel, zero_stage: self.zero_stage() }
     }
 
     /// `train_batch_size` must be what the other numbers make.
@@ -98,7 +91,7 @@ impl Reader<'_> {
     }
 
     /// The stage of `zero_optimization`; its other keys tune what is planned here anyway.
-    fn zero_stage(&mut self, data: usize) -> u8 {
+    fn zero_stage(&mut self) -> u8 {
         let Some((_, node)) = self.find("zero_optimization").cloned() else { return 0 };
         let Value::Map(pairs) = node.value else { return 0 };
         let mut stage = 0;
@@ -128,17 +121,9 @@ impl Reader<'_> {
                 }
             }
         }
-        if stage > MOST && data > 1 {
-            let message = format!("ZeRO stage {stage}: not supported yet");
-            let hint = "the same losses with `\"zero_optimization\": {\"stage\": 1}`";
-            self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
-        }
         stage
     }
 }
-
-/// The highest stage that programs are made for.
-const MOST: u8 = 1;
 
 /// Settings of ZeRO about buffers and overlap: planned here in any case.
 const TUNING: [&str; 17] = [

@@ -7,6 +7,7 @@ pub mod assign_layouts;
 pub mod build_train_step;
 pub mod cut_stages;
 pub mod differentiate_loss;
+pub mod divide_state;
 pub mod facts;
 pub mod fuse_kernels;
 pub mod group_checkpoints;

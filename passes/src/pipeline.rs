@@ -4,7 +4,7 @@ use neoxc_ir::{Module, text, verify};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
-    assign_layouts, build_train_step, cut_stages, differentiate_loss, fuse_kernels,
+    assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, fuse_kernels,
     group_checkpoints, merge_loss_gradient, partition_program, place_memory, rewrite_graph,
     specialise_calls, split_cross_entropy,
 };
@@ -69,6 +69,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Sharded, cut_stages::PASS),
     (Phase::Sharded, assign_layouts::PASS),
     (Phase::Sharded, partition_program::PASS),
+    (Phase::Sharded, divide_state::PASS),
     (Phase::Fused, split_cross_entropy::PASS),
     (Phase::Fused, specialise_calls::PASS),
     (Phase::Fused, fuse_kernels::PASS),

@@ -103,7 +103,7 @@ fn every_mesh_computes_the_same() {
         for (data, tensor) in [(1, 2), (2, 1), (2, 2), (4, 1), (1, heads), (2, heads)] {
             let d = Degrees { pipe: 1, data, tensor };
             let what = format!("seed {seed}, {data} data × {tensor} tensor ranks");
-            let zero_stage = seed as u8 % 2;
+            let zero_stage = seed as u8 % 4;
             let sequence_parallel = seed % 3 == 0;
             let cx =
                 PassCx { degrees: d, zero_stage, sequence_parallel, ..PassCx::new(Target::X86V4) };

@@ -80,9 +80,9 @@ fn every_mesh_trains_the_same() {
         for (d, t, stage, sequence) in [
             (2, 1, 0, false),
             (1, 2, 0, true),
-            (2, 2, 1, false),
+            (2, 2, 3, false),
             (1, 4, 0, false),
-            (2, 4, 1, true),
+            (2, 4, 2, true),
             (4, 1, 1, false),
         ] {
             let what = format!("{variant:?} on {d} data × {t} tensor ranks, ZeRO {stage}");
@@ -142,7 +142,8 @@ fn every_pipeline_trains_the_same() {
             (2, 1, 1, 0, "1f1b"),
             (4, 1, 1, 0, "gpipe"),
             (4, 1, 1, 0, "1f1b"),
-            (2, 2, 2, 1, "1f1b"),
+            (2, 2, 2, 3, "1f1b"),
+            (2, 4, 1, 2, "gpipe"),
         ] {
             let what = format!("{variant:?}: {p} stages × {d} data × {t} tensor, {schedule}");
             let (got, folder) = train(pipeline(p, d, t, stage, schedule), "many");
@@ -171,7 +172,7 @@ fn a_checkpoint_goes_on_in_another_layout() {
     let want = run(&made(1, 1, 1, 0), &folder.path().join("one"), 6, 2, false);
     let save = folder.path().join("moved");
     let mut got = run(&made(2, 1, 2, 0), &save, 2, 2, false);
-    got.extend(run(&made(1, 2, 2, 1), &save, 4, 2, true));
+    got.extend(run(&made(1, 2, 2, 3), &save, 4, 2, true));
     got.extend(run(&made(1, 1, 1, 0), &save, 6, 2, true));
     close(&got, &want, "moved from layout to layout");
 }

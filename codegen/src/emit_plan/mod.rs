@@ -236,6 +236,21 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
             |a: &&Attrs| a.str("neox.role") == Some("adam_m") && a.str("neox.name") == Some(name);
         let moments = f.param_attrs.iter().find(of_role);
         let weights = held(attrs)?;
+        let skip = |axes: Vec<&str>| -> Vec<String> {
+            axes.into_iter().skip(usize::from(stacked)).map(str::to_string).collect()
+        };
+        let own = f
+            .param_attrs
+            .iter()
+            .find(|a| a.str("neox.role") == Some("grad") && a.str("neox.name") == Some(name));
+        let gradient = match own {
+            Some(a) => skip(a.strs("neox.layout").unwrap_or_default()),
+            // As the weights, but whole on every data rank unless it says otherwise.
+            None => match attrs.strs("neox.gradient_layout") {
+                Some(axes) => skip(axes),
+                None => weights.axes.iter().map(|a| a.replace("data", "")).collect(),
+            },
+        };
         let offset = grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?;
         out.push(Parameter {
             name: name.to_string(),
@@ -244,7 +259,7 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
             shape: published_shape(name, &dims),
             dims,
             init,
-            gradients: Held { offset, axes: weights.axes.clone() },
+            gradients: Held { offset, axes: gradient },
             weights,
             moments: held(moments.ok_or_else(|| bad(format!("{name} has no moments")))?)?,
         });

@@ -1,0 +1,391 @@
+//! `divide-state`: gradients (ZeRO stage 2) and weights (stage 3) divided over the data ranks, as the
+//! optimizer's moments already are (Rajbhandari et al. 2020).
+//!
+//! ```text
+//! @block.bwd(%sum, …)  %2 = add(%sum, %g)
+//!   ⇒  @block.bwd(%sum', …)  %1 = reduce_scatter(%g) {axis = "data"}   %2 = add(%sum', %1)
+//! @block.fwd(%w, …)  %y = matmul(%x, %w)
+//!   ⇒  @block.fwd(%w', …)  %0 = all_gather(%w') {axis = "data"}   %y = matmul(%x, %0)
+//! ```
+//! Sums are scattered where something is added to them, and weights gathered where a layer needs them:
+//! no rank ever holds those of more than one layer whole. The exchanges that stage 1 had around the
+//! update are then gone.
+
+use neoxc_ir::ops::find;
+use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId};
+
+use crate::facts::Fact;
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::specialise_calls::ENTRIES;
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "divide-state",
+    doc: "divide gradients and weights over the data ranks",
+    requires: &[Fact::OneRank],
+    ensures: &[],
+    run,
+};
+
+/// A parameter of the model and the dim along which its state is divided.
+struct Divided {
+    name: String,
+    dim: String,
+}
+
+fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
+    let ranks = cx.degrees.data;
+    if cx.zero_stage < 2 || ranks == 1 {
+        return Ok(PassReport::default());
+    }
+    let staged = m.function("train_finish").is_some();
+    let update = if staged { "train_finish" } else { "train_step" };
+    let f = m.function(update).ok_or_else(|| unsupported("there is no update"))?;
+    let all: Vec<Divided> = f.params.iter().zip(&f.param_attrs).filter_map(moments(f)).collect();
+    let mut d = Divide { m, ranks };
+    let mut notes = vec![];
+    for p in &all {
+        let done = match staged {
+            true => d.sums_of_stages(p)?,
+            false => d.sums_of_step(p)?,
+        };
+        if !done {
+            notes.push(format!("the gradient of {} stays whole", p.name));
+        }
+    }
+    if cx.zero_stage >= 3 {
+        for p in &all {
+            d.weights(p, update)?;
+        }
+    }
+    for f in &mut d.m.functions {
+        f.remove_dead_ops();
+    }
+    let what = if cx.zero_stage >= 3 { "weights and gradients" } else { "gradients" };
+    notes.insert(0, format!("{what} of {} parameters divided over {ranks} ranks", all.len()));
+    Ok(PassReport { notes })
+}
+
+fn unsupported(message: &str) -> PassError {
+    PassError::Unsupported(message.to_string())
+}
+
+/// For a first moment that is divided over `data`: its parameter and the dim.
+fn moments(f: &Function) -> impl Fn((&ValueId, &Attrs)) -> Option<Divided> + '_ {
+    |(v, attrs)| {
+        if attrs.str("neox.role") != Some("adam_m") {
+            return None;
+        }
+        let at = attrs.strs("neox.layout")?.iter().position(|a| *a == "data")?;
+        let dim = f.ty(*v).dims[at].name.to_string();
+        Some(Divided { name: attrs.str("neox.name")?.to_string(), dim })
+    }
+}
+
+/// Sets the axis of a parameter's dim.
+fn set_layout(ty: &TensorType, attrs: &mut Attrs, key: &str, base: &[String], dim: &str) {
+    let mut layout: Vec<String> =
+        ty.dims.iter().enumerate().map(|(i, _)| base.get(i).cloned().unwrap_or_default()).collect();
+    if let Some(at) = ty.position(dim) {
+        layout[at] = "data".into();
+    }
+    attrs.set(key, Attr::strs(&layout));
+}
+
+fn layout_of(attrs: &Attrs) -> Vec<String> {
+    attrs.strs("neox.layout").unwrap_or_default().into_iter().map(str::to_string).collect()
+}
+
+struct Divide<'m> {
+    m: &'m mut Module,
+    ranks: usize,
+}
+
+impl Divide<'_> {
+    fn get(&mut self, name: &str) -> Result<&mut Function, PassError> {
+        self.m.function_mut(name).ok_or_else(|| PassError::Unsupported(format!("no @{name}")))
+    }
+
+    fn smaller(&self, ty: &TensorType, dim: &str) -> Result<TensorType, PassError> {
+        let mut ty = ty.clone();
+        let at = ty.position(dim).ok_or_else(|| unsupported("a divided dim is lost"))?;
+        ty.dims[at].size /= self.ranks;
+        Ok(ty)
+    }
+
+    /// Makes a value smaller along `dim`.
+    fn shrink(&mut self, f: &str, v: ValueId, dim: &str) -> Result<(), PassError> {
+        let ty = self.get(f)?.ty(v).clone();
+        let ty = self.smaller(&ty, dim)?;
+        self.get(f)?.values[v.index()].ty = ty;
+        Ok(())
+    }
+
+    /// Adds an exchange of `x` in front of op `at`; `ty` is what it gives.
+    fn exchange(
+        &mut self,
+        f: &str,
+        at: usize,
+        kind: &str,
+        x: ValueId,
+        ty: TensorType,
+        dim: &str,
+    ) -> Result<ValueId, PassError> {
+        let ranks = self.ranks as i64;
+        let f = self.get(f)?;
+        let result = f.add_value(ty);
+        let attrs = Attrs::new()
+            .with("axis", Attr::Str("data".into()))
+            .with("dim", Attr::Str(dim.into()))
+            .with("ranks", Attr::Int(ranks));
+        let kind = find(kind).ok_or_else(|| unsupported("no such exchange"))?;
+        let loc: Loc = f.ops[at].loc.clone();
+        f.ops.insert(at, Op { kind, operands: vec![x], results: vec![result], attrs, loc });
+        Ok(result)
+    }
+
+    /// The callee of an op, made its own if others call it too.
+    fn callee(&mut self, f: &str, at: usize) -> Result<String, PassError> {
+        let name = self.get(f)?.ops[at].attrs.symbol("callee").unwrap_or_default().to_string();
+        let ops = self.m.functions.iter().flat_map(|f| &f.ops);
+        if ops.filter(|op| op.attrs.symbol("callee") == Some(&name)).count() < 2 {
+            return Ok(name);
+        }
+        let mut copy = self.get(&name)?.clone();
+        let fresh = self.m.fresh_name(&name);
+        copy.name.clone_from(&fresh);
+        self.m.insert(copy);
+        self.get(f)?.ops[at].attrs.set("callee", Attr::Symbol(fresh.clone()));
+        Ok(fresh)
+    }
+
+    /// Divides a sum that comes in as value `v`: scatters whatever is added to it, and follows it to the
+    /// result that hands it on, whose number is given back.
+    fn sum(&mut self, f: &str, v: ValueId, dim: &str) -> Result<usize, PassError> {
+        self.shrink(f, v, dim)?;
+        let mut now = v;
+        loop {
+            let g = self.get(f)?;
+            let Some(at) = g.ops.iter().position(|op| op.operands.contains(&now)) else {
+                let end = g.results.iter().position(|r| *r == now);
+                return end.ok_or_else(|| unsupported("a sum is handed on by no result"));
+            };
+            let op = g.ops[at].clone();
+            let slot = op.operands.iter().position(|o| *o == now).unwrap_or(0);
+            match op.kind.name() {
+                "add" => {
+                    let other = op.operands[1 - slot];
+                    let ty = self.get(f)?.ty(other).clone();
+                    let ty = self.smaller(&ty, dim)?;
+                    let part = self.exchange(f, at, "reduce_scatter", other, ty, dim)?;
+                    self.get(f)?.ops[at + 1].operands[1 - slot] = part;
+                    now = op.results[0];
+                }
+                "reshape" => {
+                    self.resize(f, at, dim)?;
+                    now = op.results[0];
+                }
+                "repeat" => {
+                    let callee = self.callee(f, at)?;
+                    let inner = self.get(&callee)?.params[slot];
+                    let end = self.sum(&callee, inner, dim)?;
+                    now = op.results[end];
+                }
+                other => {
+                    return Err(PassError::Unsupported(format!(
+                        "a gradient's sum is used by {other} at {}",
+                        op.loc
+                    )));
+                }
+            }
+            self.shrink(f, now, dim)?;
+        }
+    }
+
+    /// Corrects the sizes of a reshape for a smaller dim.
+    fn resize(&mut self, f: &str, at: usize, dim: &str) -> Result<(), PassError> {
+        let ranks = self.ranks as i64;
+        let op = &mut self.get(f)?.ops[at];
+        let dims = op.attrs.strs("dims").unwrap_or_default();
+        let sizes = op.attrs.ints("sizes").unwrap_or_default();
+        let size = |(d, s): (&&str, &i64)| if *d == dim { s / ranks } else { *s };
+        let sizes: Vec<i64> = dims.iter().zip(&sizes).map(size).collect();
+        op.attrs.set("sizes", Attr::ints(&sizes));
+        Ok(())
+    }
+
+    /// Replaces every use of the result of the exchange at `at` by `v`.
+    fn bypass(&mut self, f: &str, at: usize, v: ValueId) -> Result<(), PassError> {
+        let g = self.get(f)?;
+        let old = g.ops[at].results[0];
+        for op in &mut g.ops {
+            op.operands.iter_mut().filter(|o| **o == old).for_each(|o| *o = v);
+        }
+        g.results.iter_mut().filter(|r| **r == old).for_each(|r| *r = v);
+        Ok(())
+    }
+
+    /// The one reduce-scatter over the data ranks that takes `v`, if nothing else does.
+    fn only_scatter(&mut self, f: &str, v: ValueId) -> Result<Option<usize>, PassError> {
+        let g = self.get(f)?;
+        let users: Vec<usize> =
+            (0..g.ops.len()).filter(|i| g.ops[*i].operands.contains(&v)).collect();
+        let [at] = users[..] else { return Ok(None) };
+        let op = &g.ops[at];
+        let fits = op.kind.is("reduce_scatter") && op.attrs.str("axis") == Some("data");
+        Ok(fits.then_some(at))
+    }
+
+    /// The gradient of one parameter, in a step with a loop over micro-batches.
+    fn sums_of_step(&mut self, p: &Divided) -> Result<bool, PassError> {
+        let f = self.get("train_step")?;
+        let named = |a: &&Attrs| a.get("neox.param").is_some();
+        let n =
+            f.param_attrs.iter().filter(named).position(|a| a.str("neox.param") == Some(&p.name));
+        let micro = |op: &Op| op.attrs.str("dim") == Some("micro");
+        let (Some(n), Some(at)) = (n, f.ops.iter().position(micro)) else { return Ok(false) };
+        let sum = f.ops[at].results[n];
+        let Some(scatter) = self.only_scatter("train_step", sum)? else { return Ok(false) };
+        let callee = self.callee("train_step", at)?;
+        let inner = self.get(&callee)?.params[n];
+        self.sum(&callee, inner, &p.dim)?;
+        self.bypass("train_step", scatter, sum)?;
+        self.shrink("train_step", sum, &p.dim)?;
+        // It starts from zeros, of which fewer are needed.
+        let f = self.get("train_step")?;
+        let zero = f.ops[at].operands[n];
+        let made = f.ops.iter().position(|op| op.results.contains(&zero));
+        let fill = f.ops[made.ok_or_else(|| unsupported("a sum starts from a parameter"))?].clone();
+        let ty = f.ty(zero).clone();
+        let ty = self.smaller(&ty, &p.dim)?;
+        let sizes: Vec<i64> = ty.dims.iter().map(|d| d.size as i64).collect();
+        let f = self.get("train_step")?;
+        let fresh = f.add_value(ty.clone());
+        let attrs = fill.attrs.clone().with("sizes", Attr::ints(&sizes));
+        f.ops.insert(at, Op { operands: vec![], results: vec![fresh], attrs, ..fill });
+        f.ops[at + 1].operands[n] = fresh;
+        for (v, attrs) in f.params.iter().zip(&mut f.param_attrs) {
+            if attrs.str("neox.param") == Some(&p.name) {
+                let base = layout_of(attrs);
+                set_layout(&f.values[v.index()].ty, attrs, "neox.gradient_layout", &base, &p.dim);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The gradient of one parameter, in the programs of a pipeline's stages.
+    fn sums_of_stages(&mut self, p: &Divided) -> Result<bool, PassError> {
+        let is_sum =
+            |a: &Attrs| a.str("neox.role") == Some("grad") && a.str("neox.name") == Some(&p.name);
+        let f = self.get("train_finish")?;
+        let Some(k) = f.param_attrs.iter().position(is_sum) else { return Ok(false) };
+        let sum = f.params[k];
+        let Some(scatter) = self.only_scatter("train_finish", sum)? else { return Ok(false) };
+        self.bypass("train_finish", scatter, sum)?;
+        self.shrink("train_finish", sum, &p.dim)?;
+        let f = self.get("train_finish")?;
+        let ty = f.ty(sum).clone();
+        let base = layout_of(&f.param_attrs[k]);
+        set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
+        for entry in ["train_head", "train_backward", "train_leave"] {
+            let f = self.get(entry)?;
+            let Some(k) = f.param_attrs.iter().position(is_sum) else { continue };
+            let v = f.params[k];
+            if f.ops.iter().any(|op| op.operands.contains(&v)) {
+                self.sum(entry, v, &p.dim)?;
+            } else {
+                self.shrink(entry, v, &p.dim)?;
+            }
+        }
+        let wanted = format!("grad {}", p.name);
+        let f = self.get("train_start")?;
+        let names = f.attrs.strs("neox.results").unwrap_or_default();
+        if let Some(at) = names.iter().position(|n| *n == wanted) {
+            let v = f.results[at];
+            self.shrink("train_start", v, &p.dim)?;
+            let f = self.get("train_start")?;
+            let sizes: Vec<i64> = f.ty(v).dims.iter().map(|d| d.size as i64).collect();
+            if let Some(op) = f.ops.iter_mut().find(|op| op.results.contains(&v)) {
+                op.attrs.set("sizes", Attr::ints(&sizes));
+            }
+        }
+        Ok(true)
+    }
+
+    /// One parameter's weights, in every program.
+    fn weights(&mut self, p: &Divided, update: &str) -> Result<(), PassError> {
+        for entry in ENTRIES {
+            let Some(f) = self.m.function(entry) else { continue };
+            let named = |a: &Attrs| a.str("neox.param") == Some(&p.name);
+            let Some(k) = f.param_attrs.iter().position(named) else { continue };
+            let (v, result) = (f.params[k], f.results.get(k).copied());
+            self.shrink(entry, v, &p.dim)?;
+            self.weight(entry, v, &p.dim)?;
+            let f = self.get(entry)?;
+            let ty = f.ty(v).clone();
+            let base = layout_of(&f.param_attrs[k]);
+            set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
+            if entry == update {
+                // The new weights stay divided.
+                let gather = f.ops.iter().position(|op| {
+                    op.results.first().copied() == result && op.kind.is("all_gather")
+                });
+                let gather = gather.ok_or_else(|| unsupported("new weights are not gathered"))?;
+                let part = f.ops[gather].operands[0];
+                f.results[k] = part;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gathers a divided weight in front of its first use, or lets a callee do it.
+    fn weight(&mut self, f: &str, v: ValueId, dim: &str) -> Result<(), PassError> {
+        let mut whole = None;
+        // What took its part of the weight now has it; its users are not to be given the whole.
+        let mut parts = vec![];
+        let mut at = 0;
+        while at < self.get(f)?.ops.len() {
+            let op = self.get(f)?.ops[at].clone();
+            for slot in (0..op.operands.len()).filter(|s| op.operands[*s] == v) {
+                match op.kind.name() {
+                    "take_part" if op.attrs.str("axis") == Some("data") => {
+                        parts.push(op.results[0]);
+                    }
+                    "reshape" => {
+                        self.resize(f, at, dim)?;
+                        self.shrink(f, op.results[0], dim)?;
+                        self.weight(f, op.results[0], dim)?;
+                    }
+                    "repeat" => {
+                        let callee = self.callee(f, at)?;
+                        let inner = self.get(&callee)?.params[slot];
+                        self.shrink(&callee, inner, dim)?;
+                        self.weight(&callee, inner, dim)?;
+                    }
+                    _ => {
+                        let gathered = match whole {
+                            Some(g) => g,
+                            None => {
+                                let mut ty = self.get(f)?.ty(v).clone();
+                                if let Some(i) = ty.position(dim) {
+                                    ty.dims[i].size *= self.ranks;
+                                }
+                                let g = self.exchange(f, at, "all_gather", v, ty, dim)?;
+                                at += 1;
+                                whole = Some(g);
+                                g
+                            }
+                        };
+                        self.get(f)?.ops[at].operands[slot] = gathered;
+                    }
+                }
+            }
+            at += 1;
+        }
+        for part in parts {
+            let at = self.get(f)?.ops.iter().position(|op| op.results.contains(&part));
+            self.bypass(f, at.ok_or_else(|| unsupported("a part is lost"))?, v)?;
+        }
+        Ok(())
+    }
+}
