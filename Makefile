@@ -1,13 +1,14 @@
 # make train   install what is missing, build, train a small model and print what it writes
 # make test    install what is missing and run every check
+# make layouts train on every layout of up to eight ranks (make test runs a sample of them)
 
 # The environment's RUSTFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-.PHONY: help train build test fmt lint docs bench setup clean
+.PHONY: help train build test layouts fmt lint docs bench setup clean
 help:
-	@echo "make train | test | build | bench | fmt | lint | docs | setup | clean"
+	@echo "make train | test | layouts | build | bench | fmt | lint | docs | setup | clean"
 
 setup:
 	@tools/setup.sh
@@ -28,6 +29,9 @@ test: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace --quiet
 	cargo test --workspace --no-fail-fast
 	@echo "make test: everything passed"
+
+layouts: setup
+	NEOXC_LAYOUTS=all cargo test --package neoxc-tests --test layouts
 
 fmt:
 	cargo fmt --all
