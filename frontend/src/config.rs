@@ -30,6 +30,9 @@ pub enum PipeSchedule {
     #[default]
     #[serde(rename = "1f1b")]
     OneForwardOneBackward,
+    /// 1F1B with the gradients of weights where stages would wait.
+    #[serde(rename = "zb-h1")]
+    ZeroBubble,
 }
 
 /// Ranks along the axes of the mesh.

@@ -41,10 +41,12 @@ impl Reader<'_> {
             let hint = "or `--set sequence_parallel=false`";
             self.both(message, "model_parallel_size", "seq_length", hint);
         }
-        let schedule = match self.choice("pipe_schedule", "1f1b", &["1f1b", "gpipe"]).as_str() {
-            "gpipe" => PipeSchedule::GPipe,
-            _ => PipeSchedule::OneForwardOneBackward,
-        };
+        let schedule =
+            match self.choice("pipe_schedule", "1f1b", &["1f1b", "gpipe", "zb-h1"]).as_str() {
+                "gpipe" => PipeSchedule::GPipe,
+                "zb-h1" => PipeSchedule::ZeroBubble,
+                _ => PipeSchedule::OneForwardOneBackward,
+            };
         if let Some(m) = model {
             for (key, size, what) in [
                 ("num_attention_heads", m.num_attention_heads, "attention heads"),

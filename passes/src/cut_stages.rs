@@ -14,6 +14,8 @@
 //! programs add to. A parameter outside the layers is on every stage; its gradient is the sum over the
 //! stages, of which most have nothing to add.
 
+mod split_backward;
+
 use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId};
@@ -41,6 +43,7 @@ enum Part {
     Forward,
     Head,
     Backward,
+    Weights,
     Leave,
 }
 
@@ -51,6 +54,7 @@ impl Part {
             Part::Forward => "forward",
             Part::Head => "head",
             Part::Backward => "backward",
+            Part::Weights => "weights",
             Part::Leave => "leave",
         }
     }
@@ -63,7 +67,8 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     }
     let missing = |what: &str| PassError::Unsupported(format!("there is no @{what}"));
     let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
-    let (step, train) = (get("micro_step")?, get("train_step")?);
+    let (mut step, train) = (get("micro_step")?, get("train_step")?);
+    let (eval, logits) = (get("eval_step")?, get("logits")?);
     let micro_loop = |op: &&Op| op.attrs.str("dim") == Some("micro");
     let at = train.ops.iter().position(|o| micro_loop(&o)).ok_or_else(|| missing("loop"))?;
     let count = train.ops[at].attrs.int("count").unwrap_or(1) as usize;
@@ -77,13 +82,16 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let schedule = Schedule::train(cx.schedule, stages, micro);
     check(&schedule).map_err(|e| PassError::Unsupported(e.to_string()))?;
 
+    if cx.schedule.splits() {
+        split_backward::split(m, &mut step)?;
+    }
     let mut made = vec![];
     let carried = train.ops[at].attrs.int("carried").unwrap_or(0) as usize;
     made.push(start(&step, carried, micro, stages)?);
     made.extend(cut(m, &step, "train", carried, &["loss"], stages)?);
     made.push(finish(&train, at, carried)?);
-    made.extend(cut(m, &get("eval_step")?, "eval", 0, &["loss"], stages)?);
-    made.extend(cut(m, &get("logits")?, "logits", 0, &["logits"], stages)?);
+    made.extend(cut(m, &eval, "eval", 0, &["loss"], stages)?);
+    made.extend(cut(m, &logits, "logits", 0, &["logits"], stages)?);
     m.functions.retain(|f| {
         !["micro_step", "train_step", "eval_step", "logits"].contains(&f.name.as_str())
     });
@@ -222,11 +230,12 @@ fn shrink(attrs: &Attrs, stages: usize) -> Attrs {
 fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
     let loops: Vec<usize> = (0..f.ops.len()).filter(|i| f.ops[*i].kind.is("repeat")).collect();
     let layers = loops.iter().all(|i| {
-        f.ops[*i].attrs.str("dim") == Some(LAYER) && f.ops[*i].attrs.int("carried") == Some(1)
+        let one = f.ops[*i].attrs.int("carried") == Some(1) || loops.get(2) == Some(i);
+        f.ops[*i].attrs.str("dim") == Some(LAYER) && one
     });
     let (forward, backward) = match loops[..] {
         [forward] => (forward, None),
-        [forward, backward] => (forward, Some(backward)),
+        [forward, backward] | [forward, backward, _] => (forward, Some(backward)),
         _ => {
             let message = format!("@{} has {} loops over layers", f.name, loops.len());
             return Err(PassError::Unsupported(message));
@@ -254,6 +263,9 @@ fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
                 *part = Part::Leave;
             }
         }
+    }
+    if let Some(weights) = loops.get(2) {
+        out[*weights] = Part::Weights;
     }
     Ok(out)
 }
@@ -315,8 +327,8 @@ fn cut(
             let near = matches!(
                 (part_of[i], *part),
                 (Part::Enter, Part::Leave)
-                    | (Part::Forward, Part::Head | Part::Backward | Part::Leave)
-                    | (Part::Backward, Part::Leave)
+                    | (Part::Forward, Part::Head | Part::Backward | Part::Weights | Part::Leave)
+                    | (Part::Backward, Part::Weights | Part::Leave)
             );
             if !known && !near {
                 return Err(PassError::Unsupported(format!(
@@ -345,7 +357,8 @@ fn cut(
             cross.push((dx, Part::Backward));
         }
     }
-    let order = [Part::Enter, Part::Forward, Part::Head, Part::Backward, Part::Leave];
+    let order =
+        [Part::Enter, Part::Forward, Part::Head, Part::Backward, Part::Weights, Part::Leave];
     let mut made = vec![];
     for part in order.into_iter().filter(|p| find(*p).is_some()) {
         let mut g = Function::new(&format!("{prefix}_{}", part.name()));
@@ -361,7 +374,7 @@ fn cut(
             map.insert(*p, v);
         }
         let mut grads = HashMap::new();
-        if matches!(part, Part::Head | Part::Backward | Part::Leave) {
+        if matches!(part, Part::Head | Part::Backward | Part::Weights | Part::Leave) {
             for (n, (p, _)) in all.take(carried).enumerate() {
                 let ty = of_stage(f.ty(*p), stages)?;
                 let v = g.add_param(&label(f, *p), ty, named("grad", parameter(f, n)));

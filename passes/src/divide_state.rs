@@ -287,8 +287,8 @@ impl Divide<'_> {
         let ty = f.ty(sum).clone();
         let base = layout_of(&f.param_attrs[k]);
         set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
-        for entry in ["train_head", "train_backward", "train_leave"] {
-            let f = self.get(entry)?;
+        for entry in ["train_head", "train_backward", "train_weights", "train_leave"] {
+            let Some(f) = self.m.function(entry) else { continue };
             let Some(k) = f.param_attrs.iter().position(is_sum) else { continue };
             let v = f.params[k];
             if f.ops.iter().any(|op| op.operands.contains(&v)) {

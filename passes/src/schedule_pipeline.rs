@@ -30,8 +30,10 @@ pub enum Step {
     Head,
     /// Takes the gradient of the stage's output from the stage behind.
     ReceiveDy,
-    /// Runs the stage's layers backwards.
+    /// Runs the stage's layers backwards; without the gradients of weights where those are a step.
     Backward,
+    /// Makes the gradients of the layers' weights, where backward does not.
+    Weights,
     /// Gives the gradient of the stage's input to the stage before.
     SendDx,
     /// Makes the gradient of the embeddings.
@@ -42,7 +44,7 @@ pub enum Step {
 
 impl Step {
     /// Every step, in the order in which one micro-batch needs them.
-    pub const ALL: [Step; 11] = [
+    pub const ALL: [Step; 12] = [
         Step::Start,
         Step::Enter,
         Step::ReceiveX,
@@ -53,6 +55,7 @@ impl Step {
         Step::Backward,
         Step::SendDx,
         Step::Leave,
+        Step::Weights,
         Step::Finish,
     ];
 
@@ -67,6 +70,7 @@ impl Step {
             Step::Head => "head",
             Step::ReceiveDy => "receive dy",
             Step::Backward => "backward",
+            Step::Weights => "weights",
             Step::SendDx => "send dx",
             Step::Leave => "leave",
             Step::Finish => "finish",
@@ -82,12 +86,23 @@ pub enum Kind {
     /// One forward, one backward as soon as there is one (Narayanan et al. 2019).
     #[default]
     OneForwardOneBackward,
+    /// As 1F1B, with the gradients of weights later: they fill what would be idle, and no stage keeps
+    /// more micro-batches than the first (ZB-H1, Qi et al. 2023).
+    ZeroBubble,
 }
 
 impl Kind {
     /// Every kind with its name.
-    pub const ALL: [(&'static str, Kind); 2] =
-        [("gpipe", Kind::GPipe), ("1f1b", Kind::OneForwardOneBackward)];
+    pub const ALL: [(&'static str, Kind); 3] = [
+        ("gpipe", Kind::GPipe),
+        ("1f1b", Kind::OneForwardOneBackward),
+        ("zb-h1", Kind::ZeroBubble),
+    ];
+
+    /// Whether gradients of weights are a step of their own.
+    pub fn splits(self) -> bool {
+        self == Kind::ZeroBubble
+    }
 
     /// The kind called `name`.
     pub fn parse(name: &str) -> Option<Kind> {
@@ -113,6 +128,8 @@ pub struct Schedule {
     pub slots: usize,
     /// Number of micro-batches.
     pub micro: usize,
+    /// Whether gradients of weights are a step of their own.
+    pub split: bool,
 }
 
 impl Schedule {
@@ -123,14 +140,20 @@ impl Schedule {
             let backward = backward(stage, stages);
             let ahead = match kind {
                 Kind::GPipe => micro,
-                Kind::OneForwardOneBackward => (stages - 1 - stage).min(micro),
+                _ => (stages - 1 - stage).min(micro),
             };
+            // How many micro-batches weights are behind: the later the stage, the sooner it is done with
+            // everything else.
+            let behind = if kind.splits() { stage.min(micro - ahead) } else { 0 };
+            let weights = if kind.splits() { vec![Step::Weights] } else { vec![] };
             let both = [forward.clone(), backward.clone()].concat();
             let all = [
                 (1, vec![Step::Start]),
                 (ahead, forward),
-                (micro - ahead, both),
-                (ahead, backward),
+                (behind, both.clone()),
+                (micro - ahead - behind, [both, weights.clone()].concat()),
+                (ahead, [backward, weights.clone()].concat()),
+                (behind, weights),
                 (1, vec![Step::Finish]),
             ];
             let some = all.into_iter().filter(|(times, _)| *times > 0);
@@ -138,9 +161,9 @@ impl Schedule {
         };
         let slots = match kind {
             Kind::GPipe => micro,
-            Kind::OneForwardOneBackward => stages.min(micro),
+            _ => stages.min(micro),
         };
-        Schedule { stages: (0..stages).map(groups).collect(), slots, micro }
+        Schedule { stages: (0..stages).map(groups).collect(), slots, micro, split: kind.splits() }
     }
 
     /// One micro-batch forward: evaluation and generation.
@@ -152,7 +175,7 @@ impl Schedule {
             }
             vec![Group { times: 1, steps }]
         };
-        Schedule { stages: (0..stages).map(groups).collect(), slots: 1, micro: 1 }
+        Schedule { stages: (0..stages).map(groups).collect(), slots: 1, micro: 1, split: false }
     }
 
     /// The text of one stage.
@@ -178,7 +201,8 @@ impl Schedule {
             .collect()
     }
 
-    /// The part of a stage's time that it waits, if forward takes 1 and backward 2: for reports.
+    /// The part of a stage's time that it waits, if forward, backward and weights take as long as each
+    /// other: for reports.
     pub fn bubble(&self) -> f64 {
         let stages = self.stages.len();
         let steps: Vec<_> = (0..stages).map(|s| self.steps(s)).collect();
@@ -198,7 +222,14 @@ impl Schedule {
                     let Some(ready) = needs.copied() else { break };
                     let takes = match step {
                         Step::Forward => 1.0,
-                        Step::Backward => 2.0,
+                        Step::Backward => {
+                            if self.split {
+                                1.0
+                            } else {
+                                2.0
+                            }
+                        }
+                        Step::Weights => 1.0,
                         _ => 0.0,
                     };
                     let end = ready.max(at[s].1) + takes;
@@ -246,12 +277,18 @@ mod tests {
     /// Published: (p − 1) / (m + p − 1) of the time, for both kinds.
     #[test]
     fn bubbles_are_the_published_ones() {
-        for (_, kind) in Kind::ALL {
+        for kind in [Kind::GPipe, Kind::OneForwardOneBackward] {
             for (p, m) in [(2, 1), (2, 8), (4, 4), (4, 16), (8, 3)] {
                 let got = Schedule::train(kind, p, m).bubble();
                 let want = (p - 1) as f64 / (m + p - 1) as f64;
                 assert!((got - want).abs() < 1e-9, "{kind:?} {p} {m}: {got} {want}");
             }
+        }
+        // ZB-H1: (p − 1) (F + B − W) instead of (p − 1) (F + B + W).
+        for (p, m) in [(2, 4), (4, 8), (4, 32), (8, 16)] {
+            let got = Schedule::train(Kind::ZeroBubble, p, m).bubble();
+            let want = (p - 1) as f64 / (3 * m + p - 1) as f64;
+            assert!((got - want).abs() < 1e-9, "{p} {m}: {got} {want}");
         }
     }
 }

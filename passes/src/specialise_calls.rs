@@ -23,7 +23,7 @@ pub const PASS: Pass = Pass {
 /// Entry functions: what a plan has programs for.
 ///
 /// A program of one rank runs a step at once; that of a pipeline's stages is cut into parts.
-pub const ENTRIES: [&str; 16] = [
+pub const ENTRIES: [&str; 17] = [
     "train_step",
     "eval_step",
     "logits",
@@ -32,6 +32,7 @@ pub const ENTRIES: [&str; 16] = [
     "train_forward",
     "train_head",
     "train_backward",
+    "train_weights",
     "train_leave",
     "train_finish",
     "eval_enter",

@@ -70,9 +70,11 @@ fn table() -> Vec<Layout> {
             for tensor in sizes.into_iter().filter(|t| pipe * data * t <= 8) {
                 for zero in 0..if data > 1 { 4 } else { 1 } {
                     for sequence in [false, true].into_iter().take(if tensor > 1 { 2 } else { 1 }) {
-                        for schedule in
-                            ["1f1b", "gpipe"].into_iter().take(if pipe > 1 { 2 } else { 1 })
-                        {
+                        for schedule in ["1f1b", "gpipe", "zb-h1"].into_iter().take(if pipe > 1 {
+                            3
+                        } else {
+                            1
+                        }) {
                             out.push(Layout { pipe, data, tensor, zero, sequence, schedule });
                         }
                     }

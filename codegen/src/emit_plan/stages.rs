@@ -24,7 +24,8 @@ const WHOLES: [(&str, &str, &[Output]); 3] = [
     ("logits", "logits", &[("logits", "logits_head")]),
 ];
 
-const STEPS: [&str; 7] = ["start", "enter", "forward", "head", "backward", "leave", "finish"];
+const STEPS: [&str; 8] =
+    ["start", "enter", "forward", "head", "backward", "weights", "leave", "finish"];
 
 /// Transcribes all parts.
 pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {

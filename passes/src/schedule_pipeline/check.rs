@@ -83,7 +83,11 @@ pub fn check(s: &Schedule) -> Result<(), Fault> {
     }
     for (stage, made) in made.iter().enumerate() {
         for step in Step::ALL.into_iter().filter(|step| belongs(*step, stage, stages)) {
-            let want = if once(step) { 1 } else { s.micro };
+            let want = match step {
+                _ if once(step) => 1,
+                Step::Weights if !s.split => 0,
+                _ => s.micro,
+            };
             if made[step as usize] != want {
                 let what = format!("is made {} times, not {want}", made[step as usize]);
                 return Err(Fault::Order { stage, step, micro: 0, what });
@@ -105,6 +109,16 @@ fn belongs(step: Step, stage: usize, stages: usize) -> bool {
         Step::SendY | Step::ReceiveDy => stage + 1 < stages,
         Step::Head => stage + 1 == stages,
         _ => true,
+    }
+}
+
+/// The steps that end a micro-batch on a stage.
+fn ends(s: &Schedule, first: bool) -> &'static [Step] {
+    match (first, s.split) {
+        (true, false) => &[Step::Leave],
+        (false, false) => &[Step::SendDx],
+        (true, true) => &[Step::Leave, Step::Weights],
+        (false, true) => &[Step::SendDx, Step::Weights],
     }
 }
 
@@ -136,10 +150,14 @@ fn allowed(
     }
     match step {
         Step::Enter | Step::ReceiveX => {
-            // The last one to use the slot before.
-            let end = if first { Step::Leave } else { Step::SendDx };
-            if micro >= s.slots && made[end as usize] + s.slots <= micro {
-                return Err(format!("overwrites a slot before `{}` is done with it", end.name()));
+            // The last ones to use the slot before.
+            for end in ends(s, first) {
+                if micro >= s.slots && made[*end as usize] + s.slots <= micro {
+                    return Err(format!(
+                        "overwrites a slot before `{}` is done with it",
+                        end.name()
+                    ));
+                }
             }
             Ok(())
         }
@@ -147,14 +165,11 @@ fn allowed(
         Step::SendY | Step::Head => after(Step::Forward),
         Step::ReceiveDy => after(Step::SendY),
         Step::Backward => after(if last { Step::Head } else { Step::ReceiveDy }),
-        Step::SendDx | Step::Leave => after(Step::Backward),
-        Step::Finish => {
-            let end = if first { Step::Leave } else { Step::SendDx };
-            match made[end as usize] == s.micro {
-                true => Ok(()),
-                false => Err("comes before the last micro-batch is done".into()),
-            }
-        }
+        Step::SendDx | Step::Leave | Step::Weights => after(Step::Backward),
+        Step::Finish => match ends(s, first).iter().all(|end| made[*end as usize] == s.micro) {
+            true => Ok(()),
+            false => Err("comes before the last micro-batch is done".into()),
+        },
         Step::Start => Ok(()),
     }
 }

@@ -100,6 +100,7 @@ fn schedule(c: &Config) -> Kind {
     match c.parallel.schedule {
         PipeSchedule::GPipe => Kind::GPipe,
         PipeSchedule::OneForwardOneBackward => Kind::OneForwardOneBackward,
+        PipeSchedule::ZeroBubble => Kind::ZeroBubble,
     }
 }
 
