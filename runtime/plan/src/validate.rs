@@ -169,3 +169,96 @@ fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
     }
     Some(end)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Handed, Program, Segment};
+
+    /// Two stages × two data ranks that exchange a value of 8 × 4 floats.
+    fn staged() -> Plan {
+        let a = |offset| Address { segment: 0, offset, strides: vec![(0, 256)] };
+        let exchange = Instr::Exchange {
+            kind: Exchange::AllGather,
+            axis: "data".into(),
+            shape: [8, 2, 2],
+            from: a(0),
+            to: a(64),
+            loc: "-".into(),
+        };
+        let nest =
+            |var: &str, body| vec![Instr::Loop { var: var.into(), count: 2, reverse: false, body }];
+        let body = nest("slot", nest("micro", vec![exchange]));
+        let part = |name: &str| Program {
+            name: format!("train_{name}"),
+            body: body.clone(),
+            ..Program::default()
+        };
+        let x = Handed { offset: 0, elements: 32 };
+        let schedule = Schedule {
+            prefix: "train".into(),
+            slots: 2,
+            stride: 256,
+            micro: 2,
+            values: [("x".to_string(), x), ("y".to_string(), x)].into(),
+            stages: vec!["2*(forward, send y)".into(), "2*(receive x, forward)".into()],
+        };
+        let mut plan = Plan { programs: vec![part("forward")], ..Plan::default() };
+        plan.tables.mesh = vec![("pipe".into(), 2), ("data".into(), 2)];
+        plan.tables.segments = vec![Segment { name: "slots".into(), bytes: 512 }];
+        plan.tables.schedules = [("train_step".to_string(), schedule)].into();
+        plan
+    }
+
+    #[test]
+    fn schedules_that_do_not_fit_are_refused() {
+        assert!(validate(&staged()).is_ok());
+        let wrong = |change: &dyn Fn(&mut Schedule)| {
+            let mut plan = staged();
+            change(plan.tables.schedules.get_mut("train_step").expect("it was put there"));
+            assert!(matches!(validate(&plan), Err(PlanError::Invalid(_))));
+        };
+        wrong(&|s| s.slots = 0);
+        wrong(&|s| s.slots = 3);
+        wrong(&|s| s.stride = 400);
+        wrong(&|s| s.stages.truncate(1));
+        wrong(&|s| s.stages[0] = "2*(forward, send dx)".into());
+        wrong(&|s| s.stages[0] = "3*(forward)".into());
+        wrong(&|s| s.stages[0] = "18446744073709551615*(forward) 9*(forward)".into());
+        wrong(&|s| s.stages[1] = "1*(backward)".into());
+        wrong(&|s| s.stages[1] = "forward".into());
+        wrong(&|s| s.prefix = "eval".into());
+        wrong(&|s| {
+            s.values.insert("x".into(), Handed { offset: 200, elements: 32 });
+        });
+        wrong(&|s| {
+            s.values.insert("x".into(), Handed { offset: u64::MAX, elements: u64::MAX });
+        });
+    }
+
+    #[test]
+    fn exchanges_that_do_not_fit_are_refused() {
+        let wrong = |change: &dyn Fn(&mut Instr)| {
+            let mut plan = staged();
+            let mut at = &mut plan.programs[0].body[0];
+            while let Instr::Loop { body, .. } = at {
+                at = &mut body[0];
+            }
+            change(at);
+            assert!(matches!(validate(&plan), Err(PlanError::Invalid(_))));
+        };
+        let with = |new: [u64; 3], name: &str| {
+            let name = name.to_string();
+            move |i: &mut Instr| {
+                if let Instr::Exchange { shape, axis, .. } = i {
+                    *shape = new;
+                    axis.clone_from(&name);
+                }
+            }
+        };
+        wrong(&with([8, 2, 2], "tensor"));
+        wrong(&with([8, 3, 2], "data"));
+        wrong(&with([8, 2, 200], "data"));
+        wrong(&with([u64::MAX, 2, 2], "data"));
+    }
+}

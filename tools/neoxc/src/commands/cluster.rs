@@ -96,7 +96,10 @@ impl Checked {
     pub fn print(&self, classes: &[RankClass], bubble: f64) {
         let c = &self.cluster;
         println!("cluster   {} × {} on {} nodes", c.ranks(), c.accelerator, c.nodes);
-        println!("bubble    {:.1} % of a step, if backward takes twice as long", 100.0 * bubble);
+        println!(
+            "bubble    {:.1} % of a step, if backward takes twice as long as forward",
+            100.0 * bubble
+        );
         for class in classes {
             let (first, last) = class.stages;
             let stages = match first == last {

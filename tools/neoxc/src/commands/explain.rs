@@ -43,7 +43,12 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
         Some((f, v)) => (f.trim_start_matches('@'), Some(v)),
         None => (what.trim_start_matches('@'), None),
     };
-    let name = if function.is_empty() { "train_step" } else { function };
+    // A pipeline has no @train_step: its layers are in @train_forward.
+    let name = match (function.is_empty(), module.function("train_step").is_some()) {
+        (false, _) => function,
+        (true, true) => "train_step",
+        (true, false) => "train_forward",
+    };
     let f = module
         .function(name)
         .ok_or_else(|| Failure::new(3, format!("error: the plan has no function @{name}")))?;
