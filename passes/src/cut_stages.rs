@@ -99,11 +99,11 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let texts = |s: &Schedule| Attr::strs(&(0..stages).map(|n| s.text(n)).collect::<Vec<_>>());
     m.attrs.set("neox.schedule_train", texts(&schedule));
     m.attrs.set("neox.schedule_forward", texts(&Schedule::evaluate(stages)));
-    m.attrs.set("neox.slots", Attr::Int(schedule.slots as i64));
+    let slots: Vec<i64> = schedule.slots.iter().map(|n| *n as i64).collect();
+    m.attrs.set("neox.slots", Attr::ints(&slots));
     m.attrs.set("neox.micro", Attr::Int(micro as i64));
     let note = format!(
-        "{stages} stages, {micro} micro-batches, {} slots, a bubble of {:.1} %",
-        schedule.slots,
+        "{stages} stages, {micro} micro-batches, {slots:?} slots, a bubble of {:.1} %",
         100.0 * schedule.bubble()
     );
     Ok(PassReport { notes: vec![note] })

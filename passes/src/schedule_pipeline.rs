@@ -124,8 +124,8 @@ pub struct Group {
 pub struct Schedule {
     /// By stage.
     pub stages: Vec<Vec<Group>>,
-    /// Number of slots.
-    pub slots: usize,
+    /// Number of slots of each stage.
+    pub slots: Vec<usize>,
     /// Number of micro-batches.
     pub micro: usize,
     /// Whether gradients of weights are a step of their own.
@@ -159,10 +159,13 @@ impl Schedule {
             let some = all.into_iter().filter(|(times, _)| *times > 0);
             some.map(|(times, steps)| Group { times, steps }).collect()
         };
-        let slots = match kind {
+        let slots = |stage: usize| match kind {
             Kind::GPipe => micro,
-            _ => stages.min(micro),
+            // What is under way, and one for what is on its way out.
+            Kind::OneForwardOneBackward => (stages - stage + 1).min(stages).min(micro),
+            Kind::ZeroBubble => stages.min(micro),
         };
+        let slots = (0..stages).map(slots).collect();
         Schedule { stages: (0..stages).map(groups).collect(), slots, micro, split: kind.splits() }
     }
 
@@ -175,7 +178,12 @@ impl Schedule {
             }
             vec![Group { times: 1, steps }]
         };
-        Schedule { stages: (0..stages).map(groups).collect(), slots: 1, micro: 1, split: false }
+        Schedule {
+            stages: (0..stages).map(groups).collect(),
+            slots: vec![1; stages],
+            micro: 1,
+            split: false,
+        }
     }
 
     /// The text of one stage.

@@ -34,9 +34,16 @@ pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
     let mut out = Staged { programs: vec![], schedules: BTreeMap::new() };
     for (whole, prefix, outputs) in WHOLES {
         let train = prefix == "train";
-        let (slots, micro) = if train { (int("neox.slots"), int("neox.micro")) } else { (1, 1) };
+        let by_stage: Vec<u64> = match m.attrs.ints("neox.slots") {
+            Some(n) if train => n.into_iter().map(|n| n.max(1) as u64).collect(),
+            Some(n) => vec![1; n.len()],
+            None => return Err(bad("there are no slots")),
+        };
+        let slots = by_stage.iter().copied().max().unwrap_or(1);
+        let micro = if train { int("neox.micro") } else { 1 };
         let mut program = Program { name: whole.to_string(), ..Program::default() };
-        let mut schedule = Schedule { prefix: prefix.into(), slots, micro, ..Schedule::default() };
+        let mut schedule =
+            Schedule { prefix: prefix.into(), slots: by_stage, micro, ..Schedule::default() };
         for step in STEPS {
             let Some(f) = m.function(&format!("{prefix}_{step}")) else { continue };
             let mut vars = vec!["slot".to_string(), "micro".to_string()];

@@ -60,8 +60,10 @@ pub fn check(s: &Schedule) -> Result<(), Fault> {
                 let ready = match step {
                     Step::ReceiveX => made_by(stage - 1, Step::SendY) > micro,
                     Step::ReceiveDy => made_by(stage + 1, Step::SendDx) > micro,
-                    Step::SendY => made_by(stage + 1, Step::ReceiveX) + s.slots >= micro + 2,
-                    Step::SendDx => made_by(stage - 1, Step::ReceiveDy) + s.slots >= micro + 2,
+                    Step::SendY => made_by(stage + 1, Step::ReceiveX) + s.slots[stage] >= micro + 2,
+                    Step::SendDx => {
+                        made_by(stage - 1, Step::ReceiveDy) + s.slots[stage] >= micro + 2
+                    }
                     _ => true,
                 };
                 if !ready {
@@ -152,7 +154,7 @@ fn allowed(
         Step::Enter | Step::ReceiveX => {
             // The last ones to use the slot before.
             for end in ends(s, first) {
-                if micro >= s.slots && made[*end as usize] + s.slots <= micro {
+                if micro >= s.slots[stage] && made[*end as usize] + s.slots[stage] <= micro {
                     return Err(format!(
                         "overwrites a slot before `{}` is done with it",
                         end.name()

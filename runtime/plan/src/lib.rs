@@ -290,6 +290,36 @@ impl Plan {
         Some((slots, micro, body))
     }
 
+    /// Bytes of slots that stages with more under way have, and this one has not.
+    fn unused_slots(&self, stage: u64) -> u64 {
+        let Some(s) = self.tables.schedules.get("train_step") else { return 0 };
+        let most = s.slots.iter().copied().max().unwrap_or(0);
+        let own = s.slots.get(stage as usize).copied().unwrap_or(most);
+        (most - own).saturating_mul(s.stride)
+    }
+
+    /// Memory of a rank of a stage.
+    pub fn memory_of(&self, stage: u64) -> Memory {
+        let (mut m, unused) = (self.tables.memory, self.unused_slots(stage));
+        m.activations = m.activations.saturating_sub(unused);
+        m.peak = m.peak.saturating_sub(unused);
+        m
+    }
+
+    /// Memory of all ranks together, bytes.
+    pub fn memory_of_all(&self) -> u64 {
+        let stages = self.along("pipe", 0).0.max(1);
+        (0..stages).map(|s| self.memory_of(s).peak * (self.ranks() / stages)).sum()
+    }
+
+    /// Bytes of a segment on a rank of a stage.
+    pub fn segment_bytes(&self, s: &Segment, stage: u64) -> u64 {
+        match s.name.as_str() {
+            "slots" => s.bytes.saturating_sub(self.unused_slots(stage)),
+            _ => s.bytes,
+        }
+    }
+
     /// Number of the segment called `name`.
     pub fn segment(&self, name: &str) -> Option<usize> {
         self.tables.segments.iter().position(|s| s.name == name)

@@ -23,8 +23,8 @@ pub struct Handed {
 pub struct Schedule {
     /// The parts are called `<prefix>_<step>`.
     pub prefix: String,
-    /// Micro-batches that one stage can have under way.
-    pub slots: u64,
+    /// Micro-batches that each stage can have under way.
+    pub slots: Vec<u64>,
     /// Bytes from a slot to the next.
     pub stride: u64,
     /// Micro-batches.

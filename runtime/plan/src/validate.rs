@@ -73,14 +73,18 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
 /// Every part there, run no more often than its addresses allow; every handed value inside its slots.
 fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
     let invalid = |m: String| Err(PlanError::Invalid(m));
-    if s.slots == 0 || s.stages.len() as u64 != plan.along("pipe", 0).0 {
+    let stages = plan.along("pipe", 0).0;
+    let most = s.slots.iter().copied().max().unwrap_or(0);
+    let some = s.slots.iter().all(|n| *n > 0) && s.slots.len() as u64 == stages;
+    if !some || s.stages.len() as u64 != stages {
         return invalid(format!("the schedule of {} has the wrong stages", s.prefix));
     }
     let bytes = plan.tables.segments.iter().find(|g| g.name == "slots").map_or(0, |g| g.bytes);
     for (name, v) in &s.values {
-        let end = v.elements.checked_mul(4).and_then(|n| {
-            n.checked_add(v.offset)?.checked_add((s.slots - 1).checked_mul(s.stride)?)
-        });
+        let end = v
+            .elements
+            .checked_mul(4)
+            .and_then(|n| n.checked_add(v.offset)?.checked_add((most - 1).checked_mul(s.stride)?));
         if end.is_none_or(|e| e > bytes) {
             return invalid(format!("{name} of {} leaves its slot", s.prefix));
         }
@@ -100,7 +104,7 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
             let known = match step {
                 Move::Run(part) => plan
                     .part(s, part)
-                    .is_some_and(|(slots, micro, _)| *slots >= s.slots.min(n) && *micro >= n),
+                    .is_some_and(|(slots, micro, _)| *slots >= most.min(n) && *micro >= n),
                 Move::Send(v) | Move::Receive(v) => s.values.contains_key(v),
             };
             if !known || n > s.micro {
@@ -197,7 +201,7 @@ mod tests {
         let x = Handed { offset: 0, elements: 32 };
         let schedule = Schedule {
             prefix: "train".into(),
-            slots: 2,
+            slots: vec![2, 2],
             stride: 256,
             micro: 2,
             values: [("x".to_string(), x), ("y".to_string(), x)].into(),
@@ -218,8 +222,9 @@ mod tests {
             change(plan.tables.schedules.get_mut("train_step").expect("it was put there"));
             assert!(matches!(validate(&plan), Err(PlanError::Invalid(_))));
         };
-        wrong(&|s| s.slots = 0);
-        wrong(&|s| s.slots = 3);
+        wrong(&|s| s.slots = vec![2, 0]);
+        wrong(&|s| s.slots = vec![2]);
+        wrong(&|s| s.slots = vec![2, 3]);
         wrong(&|s| s.stride = 400);
         wrong(&|s| s.stages.truncate(1));
         wrong(&|s| s.stages[0] = "2*(forward, send dx)".into());

@@ -63,7 +63,8 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
     let failed = Arc::new(AtomicBool::new(false));
     let mut made: std::collections::HashMap<(usize, u64), Arc<Group>> = Default::default();
     // One more than can be under way, so that a value given is never written over by the next.
-    let most = plan.tables.schedules.values().map(|s| s.slots).max().unwrap_or(1) as usize + 1;
+    let most =
+        plan.tables.schedules.values().flat_map(|s| &s.slots).max().map_or(1, |n| *n) as usize + 1;
     let mut ways: std::collections::HashMap<(usize, u64, u64), Arc<Channel>> = Default::default();
     (0..plan.ranks())
         .map(|rank| {

@@ -48,9 +48,12 @@ unsafe impl Send for CpuDevice {}
 /// Refuses a plan whose ranks together take more memory than can be had.
 pub fn check_memory(plan: &Plan, threads: usize, ranks: u64) -> Result<(), RuntimeError> {
     let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
-    let segments: u64 = plan.tables.segments.iter().map(|s| s.bytes).sum();
-    let one = segments.saturating_add(scratch.saturating_mul(threads as u64));
-    limits::check(one.saturating_mul(ranks))
+    let one = |rank: u64| {
+        let stage = plan.along("pipe", rank).1;
+        let sizes = plan.tables.segments.iter().map(|s| plan.segment_bytes(s, stage));
+        sizes.sum::<u64>().saturating_add(scratch.saturating_mul(threads as u64))
+    };
+    limits::check((0..ranks).fold(0, |sum: u64, rank| sum.saturating_add(one(rank))))
 }
 
 impl CpuDevice {
@@ -91,11 +94,17 @@ impl CpuDevice {
             .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
         let (library, file) = load(bytes)?;
         let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
+        let axes = &plan.tables.mesh[..];
+        let stage = axes
+            .iter()
+            .position(|(name, _)| name == "pipe")
+            .and_then(|n| Some(others.as_ref()?.place(n).1))
+            .unwrap_or(0);
         let segments = plan
             .tables
             .segments
             .iter()
-            .map(|s| Segment::new(s.bytes))
+            .map(|s| Segment::new(plan.segment_bytes(s, stage as u64)))
             .collect::<Result<Vec<_>, _>>()?;
         let mut entries = vec![];
         for k in &plan.tables.kernels {
@@ -105,23 +114,18 @@ impl CpuDevice {
             entries.push((*entry, k.tasks));
         }
         let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
-        let axes = &plan.tables.mesh[..];
         let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
         let programs = plan
             .programs
             .iter()
             .map(|p| (p.name.clone(), resolve(&p.body, &entries, &bases, axes, 0)))
             .collect();
-        let stage = axes
-            .iter()
-            .position(|(name, _)| name == "pipe")
-            .and_then(|n| Some(others.as_ref()?.place(n).1));
         let slots = plan.segment("slots").map_or(0, |at| bases[at]);
         let schedules = plan
             .tables
             .schedules
             .iter()
-            .map(|(name, s)| Ok((name.clone(), Staged::new(plan, s, stage.unwrap_or(0), slots)?)))
+            .map(|(name, s)| Ok((name.clone(), Staged::new(plan, s, stage, slots)?)))
             .collect::<Result<_, RuntimeError>>()?;
         let mut device = CpuDevice {
             segments,

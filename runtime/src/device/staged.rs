@@ -76,7 +76,7 @@ impl Staged {
         }
         Ok(Self {
             axis: axis.ok_or_else(wrong)?,
-            slots: s.slots as usize,
+            slots: s.slots.get(stage).map_or(1, |n| *n as usize),
             stride: s.stride as usize,
             parts,
             made: vec![0; actions.len()],

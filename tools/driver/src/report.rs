@@ -51,6 +51,7 @@ pub fn classes(plan: &Plan, flops: &BTreeMap<String, f64>, cluster: &Cluster) ->
         let count = of_stage(plan, flops, stage);
         if let Some((last, class)) = out.last_mut()
             && *last == count
+            && class.memory == plan.memory_of(stage)
         {
             class.stages.1 = stage;
             class.ranks += plan.ranks() / stages;
@@ -59,7 +60,7 @@ pub fn classes(plan: &Plan, flops: &BTreeMap<String, f64>, cluster: &Cluster) ->
         let class = RankClass {
             stages: (stage, stage),
             ranks: plan.ranks() / stages,
-            memory: plan.tables.memory,
+            memory: plan.memory_of(stage),
             flops: count.flops,
             traffic: traffic(plan, &count, cluster),
         };

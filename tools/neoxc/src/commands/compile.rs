@@ -67,7 +67,11 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     );
     if plan.ranks() > 1 {
         let axes: Vec<String> = t.mesh.iter().map(|(n, size)| format!("{size} {n}")).collect();
-        println!("ranks     {} ({}); memory is one rank's", plan.ranks(), axes.join(" × "));
+        println!(
+            "ranks     {} ({}); memory is that of a rank of the first stage",
+            plan.ranks(),
+            axes.join(" × ")
+        );
     }
     println!(
         "kernels   {} distinct, {} launches, {} from the cache",

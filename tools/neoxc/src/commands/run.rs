@@ -26,7 +26,7 @@ pub fn run(a: Run) -> Result<(), Failure> {
     eprintln!(
         "{} parameters, {} allocated, {} threads",
         plan.tables.parameter_count,
-        super::human(plan.tables.memory.peak * plan.ranks()),
+        super::human(plan.memory_of_all()),
         options.threads
     );
     if plan.ranks() > 1 {
