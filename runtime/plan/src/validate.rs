@@ -89,6 +89,7 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
             return invalid(format!("{name} of {} leaves its slot", s.prefix));
         }
     }
+    let mut meetings: Vec<Vec<Meeting>> = vec![];
     for text in &s.stages {
         let Some(groups) = parse_schedule(text) else {
             return invalid(format!("the schedule of {} cannot be read", s.prefix));
@@ -111,8 +112,56 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
                 return invalid(format!("the schedule of {} does not fit its parts", s.prefix));
             }
         }
+        meetings.push(meetings_of_stages(plan, s, &groups));
+    }
+    // Ranks of one stage run the same instructions; those of different stages meet along `pipe` only.
+    for (stage, list) in meetings.iter().enumerate().skip(1) {
+        if *list == meetings[0] {
+            continue;
+        }
+        let n = list.iter().zip(&meetings[0]).take_while(|(a, b)| a == b).count();
+        let what = |list: &[Meeting]| match list.get(n) {
+            Some((part, kind, [a, b, c])) => format!("`{} {a} {b} {c}` in {part}", kind.name()),
+            None => "nothing".to_string(),
+        };
+        return invalid(format!(
+            "exchange {n} between stages of {} does not match: stage 0 makes {}, stage {stage} {}",
+            s.prefix,
+            what(&meetings[0]),
+            what(list)
+        ));
     }
     Ok(())
+}
+
+/// An exchange between stages: its part, kind and size.
+type Meeting = (String, Exchange, [u64; 3]);
+
+/// The exchanges that a stage makes with the others, in order.
+fn meetings_of_stages(plan: &Plan, s: &Schedule, groups: &[(u64, Vec<Move>)]) -> Vec<Meeting> {
+    fn collect(body: &[Instr], part: &str, out: &mut Vec<Meeting>) {
+        for instr in body {
+            match instr {
+                Instr::Exchange { kind, axis, shape, .. } if axis == "pipe" => {
+                    out.push((part.to_string(), *kind, *shape));
+                }
+                // Every iteration makes the same ones: one stands for all.
+                Instr::Loop { body, .. } => collect(body, part, out),
+                _ => {}
+            }
+        }
+    }
+    let mut out = vec![];
+    for (_, moves) in groups {
+        for step in moves {
+            if let Move::Run(name) = step
+                && let Some((_, _, body)) = plan.part(s, name)
+            {
+                collect(body, name, &mut out);
+            }
+        }
+    }
+    out
 }
 
 fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<(), PlanError> {
@@ -233,6 +282,27 @@ mod tests {
         wrong(&|s| s.stages[1] = "1*(backward)".into());
         wrong(&|s| s.stages[1] = "forward".into());
         wrong(&|s| s.prefix = "eval".into());
+        let mut plan = staged();
+        let mut part = plan.programs[0].clone();
+        part.name = "train_finish".into();
+        let mut at = &mut part.body[0];
+        while let Instr::Loop { body, .. } = at {
+            at = &mut body[0];
+        }
+        if let Instr::Exchange { axis, .. } = at {
+            *axis = "pipe".into();
+        }
+        plan.programs.push(part);
+        let stages = |plan: &mut Plan, texts: [&str; 2]| {
+            for s in plan.tables.schedules.values_mut() {
+                s.stages = texts.map(str::to_string).to_vec();
+            }
+        };
+        stages(&mut plan, ["1*(forward, finish)", "1*(forward) 1*(finish)"]);
+        assert!(validate(&plan).is_ok());
+        stages(&mut plan, ["1*(forward, finish)", "1*(forward)"]);
+        let told = validate(&plan).expect_err("stage 1 does not come").to_string();
+        assert!(told.contains("stage 0") && told.contains("stage 1 nothing"), "{told}");
         wrong(&|s| {
             s.values.insert("x".into(), Handed { offset: 200, elements: 32 });
         });
