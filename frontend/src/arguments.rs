@@ -99,7 +99,8 @@ pub fn find(name: &str) -> Option<&'static Argument> {
 #[rustfmt::skip]
 pub static ARGUMENTS: &[Argument] = &[
     arg("pipe_parallel_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(0.0)),
-    // Ours: the order of micro-batches, which DeepSpeed does not let one choose.
+    // Ours: ranks along the sequence, and the order of micro-batches, which DeepSpeed does not let one choose.
+    arg("context_parallel_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("pipe_schedule", Group::Parallelism, Kind::Str, Status::Supported, Neutral::Text("1f1b")),
     arg("model_parallel_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("pipe_partition_method", Group::Parallelism, Kind::Str, Status::WithoutEffect, Neutral::Text("type:transformer|mlp")),

@@ -44,6 +44,8 @@ pub struct Parallel {
     pub schedule: PipeSchedule,
     /// Ranks that divide a step's micro-batches.
     pub data: usize,
+    /// Ranks that divide the sequence.
+    pub context: usize,
     /// Ranks that divide each layer.
     pub tensor: usize,
     /// Whether they divide the residual stream along the sequence as well.
@@ -58,6 +60,7 @@ impl Default for Parallel {
             pipe: 1,
             schedule: PipeSchedule::OneForwardOneBackward,
             data: 1,
+            context: 1,
             tensor: 1,
             sequence_parallel: false,
             zero_stage: 0,

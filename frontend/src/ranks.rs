@@ -10,11 +10,18 @@ impl Reader<'_> {
     pub(crate) fn parallel(&mut self, model: Option<&Model>) -> Parallel {
         let tensor = self.int("model_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
         let pipe = self.int("pipe_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let world = self.int("world_size", 1, 1 << 20).unwrap_or(tensor * pipe);
-        if !world.is_multiple_of(tensor * pipe) {
-            let hint = "world_size = data-parallel size × pipe_parallel_size × model_parallel_size";
+        let context = self.int("context_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
+        let each = tensor * context * pipe;
+        let world = self.int("world_size", 1, 1 << 20).unwrap_or(each);
+        if !world.is_multiple_of(each) {
+            let hint = "world_size = data-parallel size × pipe_parallel_size × \
+                        context_parallel_size × model_parallel_size";
             let (key, what) = match world.is_multiple_of(tensor) {
                 false => ("model_parallel_size", format!("{tensor} tensor ranks")),
+                true if world.is_multiple_of(tensor * pipe) => {
+                    let others = tensor * pipe;
+                    ("context_parallel_size", format!("{context} context ranks × {others} others"))
+                }
                 true => ("pipe_parallel_size", format!("{pipe} stages × {tensor} tensor ranks")),
             };
             let message = format!("{world} ranks are not a multiple of {what}");
@@ -59,8 +66,31 @@ impl Reader<'_> {
                 }
             }
         }
-        let data = world / tensor / pipe;
-        Parallel { pipe, schedule, data, tensor, sequence_parallel, zero_stage: self.zero_stage() }
+        if let Some(m) = model.filter(|m| !m.seq_length.is_multiple_of(context)) {
+            let message = format!("{context} context ranks do not divide {} tokens", m.seq_length);
+            self.both(message, "context_parallel_size", "seq_length", "choose a divisor");
+        }
+        if let Some(m) = model.filter(|m| !m.num_attention_heads.is_multiple_of(context)) {
+            let n = m.num_attention_heads;
+            let message = format!("{context} context ranks do not divide {n} attention heads");
+            let hint = "they divide the heads in attention: choose a divisor";
+            self.both(message, "context_parallel_size", "num_attention_heads", hint);
+        }
+        if sequence_parallel && context > 1 {
+            let message = "tensor and context ranks cannot both divide the sequence".to_string();
+            let hint = "keep one of them";
+            self.both(message, "sequence_parallel", "context_parallel_size", hint);
+        }
+        let data = world / each;
+        Parallel {
+            pipe,
+            schedule,
+            data,
+            context,
+            tensor,
+            sequence_parallel,
+            zero_stage: self.zero_stage(),
+        }
     }
 
     /// `train_batch_size` must be what the other numbers make.

@@ -51,6 +51,7 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
             (true, _) if d.tensor > 1 && TENSOR_DIMS.contains(&dim) => "tensor",
             (true, _) if d.pipe > 1 && update && dim == "layer" => "pipe",
             (_, "batch" | "losses") if d.data > 1 && dim == "micro" => "data",
+            (_, "batch") if d.context > 1 && dim == "seq" => "context",
             _ => "",
         };
         let mut layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();

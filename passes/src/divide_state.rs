@@ -318,7 +318,7 @@ impl Divide<'_> {
             let Some(f) = self.m.function(entry) else { continue };
             let named = |a: &Attrs| a.str("neox.param") == Some(&p.name);
             let Some(k) = f.param_attrs.iter().position(named) else { continue };
-            let (v, result) = (f.params[k], f.results.get(k).copied());
+            let v = f.params[k];
             self.shrink(entry, v, &p.dim)?;
             self.weight(entry, v, &p.dim)?;
             let f = self.get(entry)?;
@@ -326,16 +326,40 @@ impl Divide<'_> {
             let base = layout_of(&f.param_attrs[k]);
             set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
             if entry == update {
-                // The new weights stay divided.
-                let gather = f.ops.iter().position(|op| {
-                    op.results.first().copied() == result && op.kind.is("all_gather")
-                });
-                let gather = gather.ok_or_else(|| unsupported("new weights are not gathered"))?;
-                let part = f.ops[gather].operands[0];
-                f.results[k] = part;
+                self.keep_divided(entry, k, &p.dim)?;
             }
         }
         Ok(())
+    }
+
+    /// Takes the gather over data ranks away from what makes result `k`: the new weights stay divided.
+    fn keep_divided(&mut self, f: &str, k: usize, dim: &str) -> Result<(), PassError> {
+        let lost = || unsupported("new weights are not gathered");
+        // Gathers over other axes may follow it; they then have less to gather.
+        let mut later = vec![];
+        let mut v = self.get(f)?.results[k];
+        loop {
+            let g = self.get(f)?;
+            let at = g.ops.iter().position(|op| op.results.contains(&v)).ok_or_else(lost)?;
+            let op = &g.ops[at];
+            if !op.kind.is("all_gather") {
+                return Err(lost());
+            }
+            let part = op.operands[0];
+            if op.attrs.str("axis") == Some("data") {
+                match later.last().copied() {
+                    None => g.results[k] = part,
+                    Some(next) => {
+                        let at = g.ops.iter().position(|op| op.results.contains(&next));
+                        g.ops[at.ok_or_else(lost)?].operands[0] = part;
+                    }
+                }
+                break;
+            }
+            later.push(v);
+            v = part;
+        }
+        later.into_iter().try_for_each(|v| self.shrink(f, v, dim))
     }
 
     /// Gathers a divided weight in front of its first use, or lets a callee do it.

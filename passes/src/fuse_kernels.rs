@@ -285,6 +285,11 @@ fn unsupported(f: &Function, op: &Op) -> PassError {
 }
 
 fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
+    // A group runs where its first op stands: what a rank takes of a parameter is there before.
+    let early = |op: &Op| op.kind.is("take_part") && f.params.contains(&op.operands[0]);
+    let mut sorted = f.clone();
+    sorted.ops.sort_by_key(|op| !early(op));
+    let f = &sorted;
     let s = partition(f)?;
     let mut out = Function::new(&f.name);
     out.attrs = f.attrs.clone();

@@ -14,7 +14,9 @@
 //!
 //! With sequence parallelism (Korthikanti et al. 2022) the residual stream, which layers hand on, is
 //! divided along the sequence: what was an all-reduce behind a layer becomes a reduce-scatter there and
-//! an all-gather in front of the next, and norms are computed once.
+//! an all-gather in front of the next, and norms are computed once. Context parallelism divides the
+//! sequence from the tokens on, over ranks of its own; attention, which needs the whole sequence, is
+//! divided along the heads over the same ranks (Jacobs et al. 2023).
 //!
 //! A loop whose slices are divided runs the rank's own iterations; what it only ever adds to
 //! (accumulators that start at zero) becomes a partial sum over the axis.
@@ -30,7 +32,7 @@ use std::collections::HashMap;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
 
-use self::layout::Layout;
+use self::layout::{Axis, Layout};
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
@@ -53,7 +55,11 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         source: m,
         out: Module { attrs: m.attrs.clone(), functions: vec![] },
         degrees: cx.degrees,
-        sequence: cx.sequence_parallel && cx.degrees.tensor > 1,
+        sequence: match cx.degrees {
+            d if d.context > 1 => Some("context".into()),
+            d if d.tensor > 1 && cx.sequence_parallel => Some("tensor".into()),
+            _ => None,
+        },
         known: HashMap::new(),
     };
     // Layouts of values that one program of a stage leaves for another.
@@ -116,8 +122,8 @@ struct Partition<'m> {
     source: &'m Module,
     out: Module,
     degrees: Degrees,
-    /// Whether the residual stream is divided along the sequence.
-    sequence: bool,
+    /// The axis that divides the residual stream along the sequence, if any does.
+    sequence: Option<Axis>,
     known: HashMap<(String, Vec<Option<Layout>>), Done>,
 }
 
@@ -143,7 +149,7 @@ struct Body<'f> {
     values: HashMap<ValueId, Val>,
     params: Vec<Option<Layout>>,
     degrees: Degrees,
-    sequence: bool,
+    sequence: Option<Axis>,
     /// Layouts in which partial sums will be wanted.
     meets: HashMap<ValueId, Layout>,
     /// Conversions made already.
@@ -181,7 +187,7 @@ impl Partition<'_> {
             values,
             params: layouts,
             degrees: self.degrees,
-            sequence: self.sequence,
+            sequence: self.sequence.clone(),
             meets,
             converted: HashMap::new(),
         };
@@ -215,7 +221,7 @@ impl Partition<'_> {
                     let names = f.attrs.strs("neox.results").unwrap_or_default();
                     let name = names.get(i).copied().unwrap_or_default();
                     let handed = ["slot x", "slot y", "slot dy", "slot dx"].contains(&name);
-                    let divided = stream(f.ty(*r)).filter(|_| self.sequence && handed);
+                    let divided = stream(f.ty(*r), self.sequence.as_ref()).filter(|_| handed);
                     let whole = divided.unwrap_or_else(|| Layout::whole(f.ty(*r)));
                     let sum = name.strip_prefix("grad ").and_then(|name| {
                         let same = |a: &Attrs| {
@@ -334,7 +340,10 @@ impl Body<'_> {
     fn reduce(&mut self, v: ValueId) -> Result<(), PassError> {
         let Some(have) = self.layout(v).filter(|l| !l.partial.is_empty()) else { return Ok(()) };
         let mut wanted = Layout { partial: Default::default(), ..have.clone() };
-        let stream = stream(self.f.ty(v)).filter(|_| self.sequence);
+        let stream = stream(self.f.ty(v), self.sequence.as_ref());
+        // Not every sum is over the ranks that divide the stream.
+        let over = |l: &Layout| l.dims.iter().flatten().all(|a| have.partial.contains(a));
+        let stream = stream.filter(over);
         if let Some(meets) = stream.as_ref().or(self.meets.get(&v)) {
             for (slot, axis) in wanted.dims.iter_mut().zip(&meets.dims) {
                 if slot.is_none() && axis.as_ref().is_some_and(|a| have.partial.contains(a)) {
@@ -348,14 +357,15 @@ impl Body<'_> {
     }
 }
 
-/// The layout of the residual stream where tensor ranks divide it along the sequence.
-fn stream(ty: &TensorType) -> Option<Layout> {
+/// The layout of the residual stream where the ranks of an axis divide it along the sequence.
+fn stream(ty: &TensorType, axis: Option<&Axis>) -> Option<Layout> {
+    let axis = axis?;
     let names: Vec<&str> = ty.dims.iter().map(|d| &*d.name).collect();
     if names != ["batch", "seq", "embed"] {
         return None;
     }
     let mut layout = Layout::whole(ty);
-    layout.dims[1] = Some("tensor".into());
+    layout.dims[1] = Some(axis.clone());
     Some(layout)
 }
 

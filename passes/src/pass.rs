@@ -32,17 +32,19 @@ pub struct Degrees {
     pub pipe: usize,
     /// Ranks that divide the micro-batches of a step.
     pub data: usize,
+    /// Ranks that divide the sequence, attention aside: there they divide the heads.
+    pub context: usize,
     /// Ranks that divide each layer.
     pub tensor: usize,
 }
 
 impl Degrees {
     /// One rank.
-    pub const ONE: Degrees = Degrees { pipe: 1, data: 1, tensor: 1 };
+    pub const ONE: Degrees = Degrees { pipe: 1, data: 1, context: 1, tensor: 1 };
 
     /// All ranks.
     pub fn ranks(self) -> usize {
-        self.pipe * self.data * self.tensor
+        self.pipe * self.data * self.context * self.tensor
     }
 
     /// Ranks along the axis called `axis`; 1 for any other name.
@@ -51,8 +53,13 @@ impl Degrees {
     }
 
     /// Axes from the slowest to the fastest in the numbering of ranks.
-    pub fn axes(self) -> [(&'static str, usize); 3] {
-        [("pipe", self.pipe), ("data", self.data), ("tensor", self.tensor)]
+    pub fn axes(self) -> [(&'static str, usize); 4] {
+        [
+            ("pipe", self.pipe),
+            ("data", self.data),
+            ("context", self.context),
+            ("tensor", self.tensor),
+        ]
     }
 
     /// `axis=ranks` of each axis, as the module's `neox.mesh`.

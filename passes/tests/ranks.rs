@@ -100,9 +100,20 @@ fn every_mesh_computes_the_same() {
             clip: [0.0, 0.5][pick(2)],
             ..arch()
         };
-        for (data, tensor) in [(1, 2), (2, 1), (2, 2), (4, 1), (1, heads), (2, heads)] {
-            let d = Degrees { pipe: 1, data, tensor };
-            let what = format!("seed {seed}, {data} data × {tensor} tensor ranks");
+        for (data, context, tensor) in [
+            (1, 1, 2),
+            (2, 1, 1),
+            (2, 1, 2),
+            (4, 1, 1),
+            (1, 1, heads),
+            (2, 1, heads),
+            (1, 2, 1),
+            (2, 4, 1),
+            (1, 2, 2),
+        ] {
+            let d = Degrees { pipe: 1, data, context, tensor };
+            let what =
+                format!("seed {seed}, {data} data × {context} context × {tensor} tensor ranks");
             let zero_stage = seed as u8 % 4;
             let sequence_parallel = seed % 3 == 0;
             let cx =

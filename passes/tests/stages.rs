@@ -71,9 +71,11 @@ impl Pipeline<'_> {
             "batch" => {
                 let whole = &self.batch[&name];
                 let data = group(&self.axes, rank, "data").iter().position(|r| *r == rank).unwrap();
-                let size = ty.elements();
+                let one = TensorType::new(whole.ty.dtype, whole.ty.dims[1..].to_vec());
+                let size = one.elements();
                 let at = (data * self.micro + n) * size;
-                Tensor::new(ty.clone(), whole.data[at..at + size].to_vec())
+                let one = Tensor::new(one, whole.data[at..at + size].to_vec());
+                part(&one, ty, attrs, &self.axes, rank)
             }
             _ => part(&self.state[&(role, name)], ty, attrs, &self.axes, rank),
         }
@@ -177,7 +179,8 @@ fn stages_compute_what_the_whole_does() {
         };
         let tensor = 1 + (seed as usize) % 2;
         for pipe in [2, 4] {
-            let d = Degrees { pipe, data, tensor };
+            let context = 1 + (seed as usize) / 4 % 2;
+            let d = Degrees { pipe, data, context, tensor };
             let schedule = Kind::ALL[(seed as usize) % 3].1;
             let what = format!("seed {seed}: {d:?} {schedule:?} {a:?}");
             let zero_stage = (seed as u8) / 2 % 4;

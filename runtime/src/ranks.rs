@@ -76,16 +76,16 @@ impl<'a> Ranks<'a> {
         let port = self.port(program, name)?;
         let segment = self.plan.segment(&port.segment).unwrap_or(0);
         let part = port.elements() as usize * 4;
+        let whole = self.plan.whole_dims(&port);
+        if bytes.len() as u64 != whole.iter().product::<u64>() * 4 {
+            return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
+        }
         for (rank, device) in self.devices.iter_mut().enumerate() {
-            let axis = port.axis.as_deref().unwrap_or_default();
-            let (ranks, at) = self.plan.along(axis, rank as u64);
-            if bytes.len() != part * ranks as usize {
-                return Err(RuntimeError::Settings(format!(
-                    "{name} of {program} has another size"
-                )));
+            let to = device.bytes_mut(segment, port.offset, part);
+            for run in self.plan.runs_of(&whole, &port.axes, rank as u64) {
+                let (from, at, n) = (run.whole * 4, run.local * 4, run.elements * 4);
+                to[at..at + n].copy_from_slice(&bytes[from..from + n]);
             }
-            let begin = at as usize * part;
-            device.write(segment, port.offset, &bytes[begin..begin + part]);
         }
         Ok(())
     }

@@ -37,6 +37,7 @@ const MODELS: [&[&str]; 3] = [
 struct Layout {
     pipe: usize,
     data: usize,
+    context: usize,
     tensor: usize,
     zero: usize,
     sequence: bool,
@@ -44,13 +45,14 @@ struct Layout {
 }
 
 const ONE: Layout =
-    Layout { pipe: 1, data: 1, tensor: 1, zero: 0, sequence: false, schedule: "1f1b" };
+    Layout { pipe: 1, data: 1, context: 1, tensor: 1, zero: 0, sequence: false, schedule: "1f1b" };
 
 impl Layout {
     fn sets(self) -> Vec<String> {
-        let Layout { pipe, data, tensor, zero, sequence, schedule } = self;
+        let Layout { pipe, data, context, tensor, zero, sequence, schedule } = self;
         vec![
-            format!("world_size={}", pipe * data * tensor),
+            format!("world_size={}", pipe * data * context * tensor),
+            format!("context_parallel_size={context}"),
             format!("pipe_parallel_size={pipe}"),
             format!("model_parallel_size={tensor}"),
             format!("gradient_accumulation_steps={}", 8 / data),
@@ -63,20 +65,24 @@ impl Layout {
 
 /// Every layout of at most eight ranks.
 fn table() -> Vec<Layout> {
-    let mut out = vec![];
     let sizes = [1, 2, 4, 8];
+    let mut meshes = vec![];
     for pipe in sizes {
         for data in sizes {
-            for tensor in sizes.into_iter().filter(|t| pipe * data * t <= 8) {
-                for zero in 0..if data > 1 { 4 } else { 1 } {
-                    for sequence in [false, true].into_iter().take(if tensor > 1 { 2 } else { 1 }) {
-                        for schedule in ["1f1b", "gpipe", "zb-h1"].into_iter().take(if pipe > 1 {
-                            3
-                        } else {
-                            1
-                        }) {
-                            out.push(Layout { pipe, data, tensor, zero, sequence, schedule });
-                        }
+            for context in sizes {
+                let left = sizes.into_iter().filter(|t| pipe * data * context * t <= 8);
+                meshes.extend(left.map(|tensor| Layout { pipe, data, context, tensor, ..ONE }));
+            }
+        }
+    }
+    let mut out = vec![];
+    for mesh in meshes {
+        for zero in 0..if mesh.data > 1 { 4 } else { 1 } {
+            for sequence in [false, true] {
+                for schedule in ["1f1b", "gpipe", "zb-h1"] {
+                    let divided = mesh.tensor > 1 && mesh.context == 1;
+                    if (!sequence || divided) && (mesh.pipe > 1 || schedule == ONE.schedule) {
+                        out.push(Layout { zero, sequence, schedule, ..mesh });
                     }
                 }
             }
@@ -98,7 +104,7 @@ fn made(folder: &Path, model: &[&str], layout: Layout) -> Plan {
     let sets: Vec<&str> =
         SHAPE.iter().chain(model).copied().chain(more.iter().map(String::as_str)).collect();
     let plan = plan(folder, &sets);
-    assert_eq!(plan.ranks() as usize, layout.pipe * layout.data * layout.tensor);
+    assert_eq!(plan.ranks() as usize, layout.pipe * layout.data * layout.context * layout.tensor);
     plan
 }
 

@@ -147,8 +147,6 @@ fn port(
     place: &str,
     attrs: &Attrs,
 ) -> Result<Port, CodegenError> {
-    let layout = attrs.strs("neox.layout").unwrap_or_default();
-    let axis = layout.first().filter(|a| !a.is_empty()).map(|a| (*a).to_string());
     let (segment, offset) = place.split_once('+').ok_or_else(|| bad("a port has no place"))?;
     Ok(Port {
         name: name.to_string(),
@@ -156,7 +154,7 @@ fn port(
         shape: ty.dims.iter().map(|d| d.size as u64).collect(),
         segment: segment.to_string(),
         offset: offset.parse().map_err(|_| bad("a port lies in a loop"))?,
-        axis,
+        axes: axes_of(attrs),
     })
 }
 
@@ -382,8 +380,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let mut train_inputs =
         programs.iter().filter(|p| p.name == "train_step").flat_map(|p| &p.inputs);
     let along = |p: &Port| {
-        let axis = mesh.iter().find(|(n, _)| p.axis.as_ref() == Some(n));
-        p.elements() * axis.map_or(1, |(_, n)| *n)
+        let ranks = |a: &String| mesh.iter().find(|(n, _)| n == a).map_or(1, |(_, n)| *n);
+        p.elements() * p.axes.iter().map(ranks).product::<u64>()
     };
     let tokens = train_inputs.find(|p| p.name == "tokens").map_or(0, along);
     let functions: HashMap<&str, &Function> =

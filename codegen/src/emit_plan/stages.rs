@@ -127,9 +127,10 @@ fn input(
     let ty = f.ty(p).clone();
     let ty = if many { ty.stacked(Dim::new("micro", micro as usize)) } else { ty };
     let mut made = port(name, &ty, base, attrs)?;
-    let divided = m.attrs.strs("neox.mesh").unwrap_or_default();
-    if many && divided.iter().any(|a| a.starts_with("data=") && *a != "data=1") {
-        made.axis = Some("data".into());
+    if many {
+        let mesh = m.attrs.strs("neox.mesh").unwrap_or_default();
+        let data = mesh.iter().any(|a| a.starts_with("data=") && *a != "data=1");
+        made.axes.insert(0, if data { "data".into() } else { String::new() });
     }
     Ok(made)
 }

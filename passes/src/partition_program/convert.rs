@@ -28,6 +28,11 @@ impl Body<'_> {
             let Some(axis) = wanted.dims[i].clone().filter(|_| now.dims[i].is_none()) else {
                 continue;
             };
+            // Where another dim is divided over the same ranks, that one is put together first: each
+            // rank's part is of other elements.
+            if now.dims.contains(&Some(axis.clone())) {
+                continue;
+            }
             let summed = now.partial.contains(&axis) && !wanted.partial.contains(&axis);
             let op = if summed { "reduce_scatter" } else { "take_part" };
             local = self.exchange(op, local, &axis, Some(&dim.name), loc)?;
@@ -39,13 +44,14 @@ impl Body<'_> {
             now.partial.remove(axis);
         }
         for (i, dim) in ty.dims.iter().enumerate() {
-            if now.dims[i] == wanted.dims[i] {
-                continue;
-            }
-            if let Some(axis) = now.dims[i].take() {
+            if now.dims[i] != wanted.dims[i]
+                && let Some(axis) = now.dims[i].take()
+            {
                 local = self.exchange("all_gather", local, &axis, Some(&dim.name), loc)?;
             }
-            if let Some(axis) = wanted.dims[i].clone() {
+        }
+        for (i, dim) in ty.dims.iter().enumerate() {
+            if let Some(axis) = wanted.dims[i].clone().filter(|_| now.dims[i].is_none()) {
                 local = self.exchange("take_part", local, &axis, Some(&dim.name), loc)?;
                 now.dims[i] = Some(axis);
             }

@@ -33,11 +33,28 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
             if rule.effect(&dim.name) == Some(ShardEffect::Whole) {
                 continue;
             }
-            let old = divided.insert(dim.name.clone(), axis.clone());
-            if old.is_some_and(|old| old != *axis) {
-                return Err(refuse(format!("`{}` is divided in two ways", dim.name)));
+            // Divided in two ways, it will be as a parameter is, which cannot choose.
+            if !divided.contains_key(&dim.name) || b.f.params.contains(o) {
+                divided.insert(dim.name.clone(), axis.clone());
             }
         }
+    }
+    // What needs the whole sequence, but not all heads, has the heads divided by the ranks that divided
+    // the sequence.
+    let context = "context";
+    let heads = "heads";
+    let of_seq = op.operands.iter().zip(&operands).any(|(o, ty)| {
+        let axis = b.layout(*o).and_then(|l| l.axis(ty, "seq").cloned());
+        axis.is_some_and(|a| &*a == context)
+    });
+    let size = operands.iter().find_map(|ty| ty.size(heads)).unwrap_or(1);
+    if of_seq
+        && rule.effect("seq") == Some(ShardEffect::Whole)
+        && rule.effect(heads) == Some(ShardEffect::Parallel)
+        && !divided.contains_key(heads)
+        && size.is_multiple_of(b.degrees.of(context))
+    {
+        divided.insert(heads.into(), context.into());
     }
     // Where weights are divided over the ranks that divide the sequence, the sequence is put together.
     if let Some(axis) = divided.get("seq").cloned()

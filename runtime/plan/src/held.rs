@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Parameter, Plan};
+use crate::{Parameter, Plan, Port};
 
 /// Where one kind of a parameter's values lies on a rank, and how it is divided over the ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,22 +27,34 @@ pub struct Run {
 }
 
 impl Plan {
+    /// Sizes of the whole value that a port has one rank's part of.
+    pub fn whole_dims(&self, port: &Port) -> Vec<u64> {
+        let ranks = |i: usize| port.axes.get(i).map_or(1, |axis| self.along(axis, 0).0);
+        port.shape.iter().enumerate().map(|(i, d)| d * ranks(i)).collect()
+    }
+
     /// Sizes of one layer's tensor on a rank.
-    fn local_dims(&self, p: &Parameter, held: &Held) -> Vec<u64> {
-        let ranks = |i: usize| held.axes.get(i).map_or(1, |axis| self.along(axis, 0).0);
-        p.dims.iter().enumerate().map(|(i, d)| d / ranks(i)).collect()
+    fn local_dims(&self, dims: &[u64], axes: &[String]) -> Vec<u64> {
+        let ranks = |i: usize| axes.get(i).map_or(1, |axis| self.along(axis, 0).0);
+        dims.iter().enumerate().map(|(i, d)| d / ranks(i)).collect()
     }
 
     /// Elements of one layer's tensor on a rank.
     pub fn local_elements(&self, p: &Parameter, held: &Held) -> u64 {
-        self.local_dims(p, held).iter().product()
+        self.local_dims(&p.dims, &held.axes).iter().product()
     }
 
     /// The elements of one layer's tensor that `rank` has.
     pub fn runs(&self, p: &Parameter, held: &Held, rank: u64) -> Vec<Run> {
-        let local: Vec<usize> = self.local_dims(p, held).into_iter().map(|d| d as usize).collect();
-        let whole: Vec<usize> = p.dims.iter().map(|d| *d as usize).collect();
-        let place = |i: usize| held.axes.get(i).map_or(0, |axis| self.along(axis, rank).1) as usize;
+        self.runs_of(&p.dims, &held.axes, rank)
+    }
+
+    /// The elements that `rank` has of a value of sizes `dims`, each divided over one of `axes` or none.
+    pub fn runs_of(&self, dims: &[u64], axes: &[String], rank: u64) -> Vec<Run> {
+        let local: Vec<usize> =
+            self.local_dims(dims, axes).into_iter().map(|d| d as usize).collect();
+        let whole: Vec<usize> = dims.iter().map(|d| *d as usize).collect();
+        let place = |i: usize| axes.get(i).map_or(0, |axis| self.along(axis, rank).1) as usize;
         // Behind the last divided dim everything lies together.
         let last = (0..local.len()).rev().find(|i| local[*i] != whole[*i]);
         let Some(last) = last else {

@@ -171,9 +171,9 @@ pub struct Port {
     pub segment: String,
     /// Offset, bytes.
     pub offset: u64,
-    /// The mesh axis over which the leading dim is divided: `shape` is one rank's part.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub axis: Option<String>,
+    /// For each dim the mesh axis that it is divided over, or nothing: `shape` is one rank's part.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub axes: Vec<String>,
 }
 
 impl Port {

@@ -66,7 +66,8 @@ pub fn run(a: Compile) -> Result<(), Failure> {
         t.flops_per_step / 1e9
     );
     if plan.ranks() > 1 {
-        let axes: Vec<String> = t.mesh.iter().map(|(n, size)| format!("{size} {n}")).collect();
+        let several = t.mesh.iter().filter(|(_, size)| *size > 1);
+        let axes: Vec<String> = several.map(|(n, size)| format!("{size} {n}")).collect();
         println!(
             "ranks     {} ({}); memory is that of a rank of the first stage",
             plan.ranks(),
