@@ -129,6 +129,21 @@ fn step(
                 "all_reduce" => sum(),
                 "reduce_scatter" => part(&sum())?,
                 "take_part" => part(value(rank))?,
+                "all_to_all" => {
+                    let (at, from) = (along()?, rule.str("from")?);
+                    let from = value(rank).ty.position(from);
+                    let from =
+                        from.ok_or_else(|| OpError::new("there is no dim divided before"))?;
+                    let each = value(rank).ty.dims[from].size;
+                    let first = place * results[0].dims[at].size;
+                    Tensor::from_fn(results[0].clone(), |i| {
+                        let mut i = i.to_vec();
+                        let giver = members[i[from] / each];
+                        i[from] %= each;
+                        i[at] += first;
+                        value(giver).at(&i)
+                    })
+                }
                 _ => {
                     let at = along()?;
                     let each = value(rank).ty.dims[at].size;

@@ -64,6 +64,8 @@ fn cases(r: &mut Random) -> Vec<Case> {
     for op in ["all_gather", "reduce_scatter", "take_part"] {
         out.push(case(op, vec![x.clone()], axis.clone().with("dim", s("seq"))));
     }
+    let both = axis.clone().with("dim", s("seq")).with("from", s("embed"));
+    out.push(case("all_to_all", vec![x.clone()], both));
     for op in ["add", "sub", "mul", "maximum", "minimum"] {
         out.push(case(op, vec![x.clone(), w.clone()], none()));
         out.push(case(op, vec![row.clone(), x.clone()], none()));

@@ -46,7 +46,7 @@ fn outline(f: &Function) -> String {
             continue;
         }
         let mut words = vec![op.kind.name().to_string()];
-        for key in ["axis", "dim", "contract"] {
+        for key in ["axis", "from", "dim", "contract"] {
             words.extend(op.attrs.str(key).map(str::to_string));
         }
         words.extend(op.attrs.symbol("callee").map(|c| format!("@{c}")));
@@ -105,4 +105,11 @@ fn stages_of_a_pipeline() {
     let names = ["train_enter", "train_forward", "train_head", "train_backward", "train_leave"];
     let schedule = m.attrs.strs("neox.schedule_train").unwrap().join("\n");
     insta::assert_snapshot!(format!("{schedule}\n{}", outlines(&m, &names)));
+}
+
+/// Between products the sequence is divided, in attention the heads: all-to-alls change one for the other.
+#[test]
+fn context_ranks_divide_the_heads_in_attention() {
+    let m = sharded(cx(Degrees { context: 2, ..Degrees::ONE }));
+    insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
 }

@@ -49,6 +49,20 @@ pub trait Collectives: Send {
         to: *mut f32,
         shape: [usize; 3],
     ) -> Result<(), RuntimeError>;
+    /// Makes what is divided along the first dim of [before, first, between, second, after] divided
+    /// along the second one (`back`: the other way round). `from` and `to` hold a part each and must
+    /// not overlap.
+    ///
+    /// # Safety
+    /// As for [`Collectives::all_reduce`].
+    unsafe fn all_to_all(
+        &self,
+        axis: usize,
+        back: bool,
+        from: *mut f32,
+        to: *mut f32,
+        shape: [usize; 5],
+    ) -> Result<(), RuntimeError>;
     /// Gives `elements` floats at `from` to the next rank along `axis`, or to the one before. They must
     /// stay as they are until the other has taken them; the call returns when at most `ahead` values
     /// given that way have not been taken.

@@ -108,19 +108,7 @@ impl Emitter<'_> {
                         |v: &ValueId| self.address(&at[v], vars, f.ty(*v).bytes() as u64, counts);
                     let (from, to) = (at(&op.operands[0])?, at(&op.results[0])?);
                     let axis = op.attrs.str("axis").unwrap_or_default().to_string();
-                    let kind = Exchange::named(op.kind.name())
-                        .ok_or_else(|| bad(format!("no exchange is called {}", op.kind.name())))?;
-                    let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
-                    let whole = if x.elements() > y.elements() { x } else { y };
-                    let shape = match op.attrs.str("dim").and_then(|d| whole.position(d)) {
-                        None => [1, whole.elements() as u64, 1],
-                        Some(i) => {
-                            let product =
-                                |dims: &[Dim]| dims.iter().map(|d| d.size as u64).product();
-                            let (before, after) = (&whole.dims[..i], &whole.dims[i + 1..]);
-                            [product(before), whole.dims[i].size as u64, product(after)]
-                        }
-                    };
+                    let (kind, shape) = exchange(f, op)?;
                     let loc = op.loc.to_string();
                     out.push(Instr::Exchange { kind, axis, shape, from, to, loc });
                 }
@@ -139,6 +127,43 @@ impl Emitter<'_> {
         }
         Ok(out)
     }
+}
+
+/// The kind of an exchange, and the sizes of the undivided value.
+fn exchange(f: &Function, op: &Op) -> Result<(Exchange, Vec<u64>), CodegenError> {
+    let name = op.kind.name();
+    let kind = Exchange::named(name).ok_or_else(|| bad(format!("no exchange is called {name}")))?;
+    let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
+    let product = |dims: &[Dim]| dims.iter().map(|d| d.size as u64).product::<u64>();
+    let at = |key: &str| op.attrs.str(key).and_then(|d| y.position(d));
+    if let (Some(from), Some(to)) = (at("from"), at("dim")) {
+        // Each dim is whole on the side where it is not divided.
+        let whole: Vec<Dim> = x
+            .dims
+            .iter()
+            .zip(&y.dims)
+            .map(|(a, b)| Dim::new(&a.name, a.size.max(b.size)))
+            .collect();
+        let (first, second) = (from.min(to), from.max(to));
+        let kind = if from < to { Exchange::AllToAll } else { Exchange::AllToAllBack };
+        let sizes = vec![
+            product(&whole[..first]),
+            whole[first].size as u64,
+            product(&whole[first + 1..second]),
+            whole[second].size as u64,
+            product(&whole[second + 1..]),
+        ];
+        return Ok((kind, sizes));
+    }
+    let whole = if x.elements() > y.elements() { x } else { y };
+    let sizes = match at("dim") {
+        None => vec![1, whole.elements() as u64, 1],
+        Some(i) => {
+            let (before, after) = (&whole.dims[..i], &whole.dims[i + 1..]);
+            vec![product(before), whole.dims[i].size as u64, product(after)]
+        }
+    };
+    Ok((kind, sizes))
 }
 
 fn port(

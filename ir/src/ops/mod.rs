@@ -16,6 +16,7 @@ mod adamw;
 mod add;
 mod all_gather;
 mod all_reduce;
+mod all_to_all;
 pub mod attention;
 mod attention_grad;
 pub mod call;
@@ -70,6 +71,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &add::Add,
     &all_gather::AllGather,
     &all_reduce::AllReduce,
+    &all_to_all::AllToAll,
     &attention::Attention,
     &attention_grad::AttentionGrad,
     &call::Call,

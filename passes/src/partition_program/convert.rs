@@ -4,7 +4,7 @@ use neoxc_ir::{Attr, Attrs, Builder, Loc, TensorType, ValueId};
 
 use super::Body;
 use super::layout::{Axis, Layout};
-use crate::pass::PassError;
+use crate::pass::{Degrees, PassError};
 
 impl Body<'_> {
     /// One rank's value `local`, of the whole type `ty` and laid out as `have`, made to be laid out as
@@ -28,31 +28,37 @@ impl Body<'_> {
             let Some(axis) = wanted.dims[i].clone().filter(|_| now.dims[i].is_none()) else {
                 continue;
             };
-            // Where another dim is divided over the same ranks, that one is put together first: each
-            // rank's part is of other elements.
-            if now.dims.contains(&Some(axis.clone())) {
+            // Where another dim is divided over the same ranks, they change their parts.
+            if let Some(from) = now.dims.iter().position(|a| *a == Some(axis.clone())) {
+                let attrs = attrs(&axis, self.degrees, Some(&dim.name))
+                    .with("from", Attr::Str(ty.dims[from].name.to_string()));
+                local = self.exchange("all_to_all", local, attrs, loc)?;
+                now.dims[from] = None;
+                now.dims[i] = Some(axis);
                 continue;
             }
             let summed = now.partial.contains(&axis) && !wanted.partial.contains(&axis);
             let op = if summed { "reduce_scatter" } else { "take_part" };
-            local = self.exchange(op, local, &axis, Some(&dim.name), loc)?;
+            local = self.exchange(op, local, attrs(&axis, self.degrees, Some(&dim.name)), loc)?;
             now.partial.remove(&axis);
             now.dims[i] = Some(axis);
         }
         for axis in now.partial.clone().difference(&wanted.partial) {
-            local = self.exchange("all_reduce", local, axis, None, loc)?;
+            local = self.exchange("all_reduce", local, attrs(axis, self.degrees, None), loc)?;
             now.partial.remove(axis);
         }
         for (i, dim) in ty.dims.iter().enumerate() {
             if now.dims[i] != wanted.dims[i]
                 && let Some(axis) = now.dims[i].take()
             {
-                local = self.exchange("all_gather", local, &axis, Some(&dim.name), loc)?;
+                let attrs = attrs(&axis, self.degrees, Some(&dim.name));
+                local = self.exchange("all_gather", local, attrs, loc)?;
             }
         }
         for (i, dim) in ty.dims.iter().enumerate() {
             if let Some(axis) = wanted.dims[i].clone().filter(|_| now.dims[i].is_none()) {
-                local = self.exchange("take_part", local, &axis, Some(&dim.name), loc)?;
+                let attrs = attrs(&axis, self.degrees, Some(&dim.name));
+                local = self.exchange("take_part", local, attrs, loc)?;
                 now.dims[i] = Some(axis);
             }
         }
@@ -63,18 +69,21 @@ impl Body<'_> {
         &mut self,
         op: &str,
         x: ValueId,
-        axis: &Axis,
-        dim: Option<&str>,
+        attrs: Attrs,
         loc: &Loc,
     ) -> Result<ValueId, PassError> {
-        let mut attrs = Attrs::new()
-            .with("axis", Attr::Str(axis.to_string()))
-            .with("ranks", Attr::Int(self.degrees.of(axis) as i64));
-        if let Some(dim) = dim {
-            attrs.set("dim", Attr::Str(dim.to_string()));
-        }
         let mut b = Builder::new(&mut self.g);
         b.at(loc);
         Ok(b.one(op, &[x], attrs)?)
     }
+}
+
+fn attrs(axis: &Axis, degrees: Degrees, dim: Option<&str>) -> Attrs {
+    let mut attrs = Attrs::new()
+        .with("axis", Attr::Str(axis.to_string()))
+        .with("ranks", Attr::Int(degrees.of(axis) as i64));
+    if let Some(dim) = dim {
+        attrs.set("dim", Attr::Str(dim.to_string()));
+    }
+    attrs
 }

@@ -23,6 +23,7 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
 
     let partial = partial_sums(b, op, rule.sums)?;
 
+    let (context, heads) = ("context", "heads");
     // Which dims are divided, by the operands that are.
     let mut divided: BTreeMap<Arc<str>, Axis> = BTreeMap::new();
     for (o, ty) in op.operands.iter().zip(&operands) {
@@ -33,6 +34,12 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
             if rule.effect(&dim.name) == Some(ShardEffect::Whole) {
                 continue;
             }
+            // Heads were divided only because the sequence had to be whole.
+            let seq = rule.effect("seq").filter(|e| *e != ShardEffect::Whole && ty.has("seq"));
+            if &**axis == context && &*dim.name == heads && seq.is_some() {
+                divided.insert("seq".into(), axis.clone());
+                continue;
+            }
             // Divided in two ways, it will be as a parameter is, which cannot choose.
             if !divided.contains_key(&dim.name) || b.f.params.contains(o) {
                 divided.insert(dim.name.clone(), axis.clone());
@@ -41,8 +48,6 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     }
     // What needs the whole sequence, but not all heads, has the heads divided by the ranks that divided
     // the sequence.
-    let context = "context";
-    let heads = "heads";
     let of_seq = op.operands.iter().zip(&operands).any(|(o, ty)| {
         let axis = b.layout(*o).and_then(|l| l.axis(ty, "seq").cloned());
         axis.is_some_and(|a| &*a == context)

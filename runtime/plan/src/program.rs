@@ -32,12 +32,22 @@ pub enum Exchange {
     AllGather,
     /// Each keeps its part of what all have; nothing is sent.
     TakePart,
+    /// What is divided along the first dim is divided along the second one instead.
+    AllToAll,
+    /// The same from the second to the first.
+    AllToAllBack,
 }
 
 impl Exchange {
     /// All of them.
-    pub const ALL: [Exchange; 4] =
-        [Exchange::AllReduce, Exchange::ReduceScatter, Exchange::AllGather, Exchange::TakePart];
+    pub const ALL: [Exchange; 6] = [
+        Exchange::AllReduce,
+        Exchange::ReduceScatter,
+        Exchange::AllGather,
+        Exchange::TakePart,
+        Exchange::AllToAll,
+        Exchange::AllToAllBack,
+    ];
 
     /// Name in programs.
     pub fn name(self) -> &'static str {
@@ -46,6 +56,40 @@ impl Exchange {
             Exchange::ReduceScatter => "reduce_scatter",
             Exchange::AllGather => "all_gather",
             Exchange::TakePart => "take_part",
+            Exchange::AllToAll => "all_to_all",
+            Exchange::AllToAllBack => "all_to_all_back",
+        }
+    }
+
+    /// How many sizes say what is divided: before, dim, after; or before, first dim, between, second
+    /// dim, after.
+    pub fn sizes(self) -> usize {
+        match self {
+            Exchange::AllToAll | Exchange::AllToAllBack => 5,
+            _ => 3,
+        }
+    }
+
+    /// Whether `ranks` ranks can make this exchange of the undivided value.
+    pub fn fits(self, shape: &[u64], ranks: u64) -> bool {
+        let even = |at: usize| shape.get(at).is_some_and(|n| n.is_multiple_of(ranks));
+        shape.len() == self.sizes()
+            && match self {
+                Exchange::AllReduce => true,
+                Exchange::AllToAll | Exchange::AllToAllBack => even(1) && even(3),
+                _ => even(1),
+            }
+    }
+
+    /// Bytes that a rank sends, of a value of `whole` elements on `ranks` ranks: reductions and
+    /// gathers go around a ring.
+    pub fn sent(self, whole: u64, ranks: u64) -> u64 {
+        let part = whole * 4 / ranks * (ranks - 1);
+        match self {
+            Exchange::AllReduce => 2 * part,
+            Exchange::ReduceScatter | Exchange::AllGather => part,
+            Exchange::AllToAll | Exchange::AllToAllBack => part / ranks,
+            Exchange::TakePart => 0,
         }
     }
 
@@ -60,6 +104,7 @@ impl Exchange {
             Exchange::AllReduce => (whole, whole),
             Exchange::ReduceScatter | Exchange::TakePart => (whole, whole / ranks),
             Exchange::AllGather => (whole / ranks, whole),
+            Exchange::AllToAll | Exchange::AllToAllBack => (whole / ranks, whole / ranks),
         }
     }
 }
@@ -83,8 +128,8 @@ pub enum Instr {
         /// Mesh axis.
         axis: String,
         /// The undivided value: product of the dims before the one that is divided, its size, product
-        /// of the dims after it.
-        shape: [u64; 3],
+        /// of the dims after it; [`Exchange::sizes`] numbers.
+        shape: Vec<u64>,
         /// What this rank gives.
         from: Address,
         /// What it gets; may be `from` for an all-reduce.
@@ -141,9 +186,11 @@ fn print_into(
                 args.iter().for_each(|a| print_address(out, a, segments, vars));
                 let _ = writeln!(out, " ; {loc}");
             }
-            Instr::Exchange { kind, axis, shape: [before, dim, after], from, to, loc } => {
-                let name = kind.name();
-                let _ = write!(out, "{indent}{name} {axis} {before} {dim} {after}");
+            Instr::Exchange { kind, axis, shape, from, to, loc } => {
+                let _ = write!(out, "{indent}{} {axis}", kind.name());
+                shape.iter().for_each(|n| {
+                    let _ = write!(out, " {n}");
+                });
                 print_address(out, from, segments, vars);
                 print_address(out, to, segments, vars);
                 let _ = writeln!(out, " ; {loc}");
@@ -230,9 +277,9 @@ pub fn parse_program(
                 let axis = words.next().ok_or_else(|| fail("expected an axis"))?.to_string();
                 let mut size = || {
                     let word = words.next().and_then(|w| w.parse().ok());
-                    word.ok_or_else(|| fail("expected three sizes"))
+                    word.ok_or_else(|| fail("expected more sizes"))
                 };
-                let shape = [size()?, size()?, size()?];
+                let shape = (0..kind.sizes()).map(|_| size()).collect::<Result<Vec<u64>, _>>()?;
                 let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
                 let mut next = || {
                     let word = words.next().and_then(|w| address(w, segments, &vars));

@@ -121,7 +121,10 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
         }
         let n = list.iter().zip(&meetings[0]).take_while(|(a, b)| a == b).count();
         let what = |list: &[Meeting]| match list.get(n) {
-            Some((part, kind, [a, b, c])) => format!("`{} {a} {b} {c}` in {part}", kind.name()),
+            Some((part, kind, shape)) => {
+                let sizes: Vec<String> = shape.iter().map(u64::to_string).collect();
+                format!("`{} {}` in {part}", kind.name(), sizes.join(" "))
+            }
             None => "nothing".to_string(),
         };
         return invalid(format!(
@@ -135,7 +138,7 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
 }
 
 /// An exchange between stages: its part, kind and size.
-type Meeting = (String, Exchange, [u64; 3]);
+type Meeting = (String, Exchange, Vec<u64>);
 
 /// The exchanges that a stage makes with the others, in order.
 fn meetings_of_stages(plan: &Plan, s: &Schedule, groups: &[(u64, Vec<Move>)]) -> Vec<Meeting> {
@@ -143,7 +146,7 @@ fn meetings_of_stages(plan: &Plan, s: &Schedule, groups: &[(u64, Vec<Move>)]) ->
         for instr in body {
             match instr {
                 Instr::Exchange { kind, axis, shape, .. } if axis == "pipe" => {
-                    out.push((part.to_string(), *kind, *shape));
+                    out.push((part.to_string(), *kind, shape.clone()));
                 }
                 // Every iteration makes the same ones: one stands for all.
                 Instr::Loop { body, .. } => collect(body, part, out),
@@ -178,8 +181,7 @@ fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<()
                     .map(|(_, n)| *n)
                     .ok_or_else(|| PlanError::Invalid(format!("the mesh has no axis {axis}")))?;
                 let whole = shape.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
-                let whole = whole
-                    .filter(|_| *kind == Exchange::AllReduce || shape[1].is_multiple_of(ranks));
+                let whole = whole.filter(|_| kind.fits(shape, ranks));
                 let (given, got) = kind.elements(whole.unwrap_or(u64::MAX), ranks);
                 for (a, elements) in [(from, given), (to, got)] {
                     let end = elements.checked_mul(4).and_then(|b| last_byte(a, b, counts));
@@ -234,7 +236,7 @@ mod tests {
         let exchange = Instr::Exchange {
             kind: Exchange::AllGather,
             axis: "data".into(),
-            shape: [8, 2, 2],
+            shape: vec![8, 2, 2],
             from: a(0),
             to: a(64),
             loc: "-".into(),
@@ -326,7 +328,7 @@ mod tests {
             let name = name.to_string();
             move |i: &mut Instr| {
                 if let Instr::Exchange { shape, axis, .. } = i {
-                    *shape = new;
+                    *shape = new.to_vec();
                     axis.clone_from(&name);
                 }
             }
@@ -335,5 +337,19 @@ mod tests {
         wrong(&with([8, 3, 2], "data"));
         wrong(&with([8, 2, 200], "data"));
         wrong(&with([u64::MAX, 2, 2], "data"));
+        let as_kind = |new: Exchange, sizes: &[u64]| {
+            let sizes = sizes.to_vec();
+            move |i: &mut Instr| {
+                if let Instr::Exchange { kind, shape, .. } = i {
+                    *kind = new;
+                    *shape = sizes.clone();
+                }
+            }
+        };
+        wrong(&as_kind(Exchange::AllToAll, &[8, 2, 2]));
+        wrong(&as_kind(Exchange::AllToAll, &[8, 2, 1, 3, 1]));
+        wrong(&as_kind(Exchange::AllToAllBack, &[8, 3, 1, 2, 1]));
+        wrong(&as_kind(Exchange::AllToAllBack, &[800, 2, 1, 2, 1]));
+        wrong(&as_kind(Exchange::AllGather, &[8, 2, 1, 2, 1]));
     }
 }

@@ -231,6 +231,42 @@ impl Collectives for Threads {
         group.meet(&self.failed)
     }
 
+    unsafe fn all_to_all(
+        &self,
+        axis: usize,
+        back: bool,
+        from: *mut f32,
+        to: *mut f32,
+        [before, first, between, second, after]: [usize; 5],
+    ) -> Result<(), RuntimeError> {
+        let group = self.show(axis, from, to)?;
+        let (size, place) = self.place(axis);
+        for (n, other) in group.from.iter().enumerate() {
+            let part = other.load(Ordering::Relaxed);
+            for i in 0..before {
+                // Along the first dim: where the rows begin that the other has, or gives; how many.
+                let (rows, get, give) = match back {
+                    false => (first / size, i * first + n * (first / size), i * (first / size)),
+                    true => (first / size, i * (first / size), i * first + place * (first / size)),
+                };
+                for row in 0..rows {
+                    for j in 0..between {
+                        let run = second / size * after;
+                        let (to_row, from_row) =
+                            ((get + row) * between + j, (give + row) * between + j);
+                        let (at, begin) = match back {
+                            false => (to_row * run, from_row * second * after + place * run),
+                            true => (to_row * second * after + n * run, from_row * run),
+                        };
+                        // SAFETY: nobody writes to an operand; `to` is this rank's own.
+                        unsafe { std::ptr::copy_nonoverlapping(part.add(begin), to.add(at), run) };
+                    }
+                }
+            }
+        }
+        group.meet(&self.failed)
+    }
+
     unsafe fn send(
         &self,
         axis: usize,
@@ -348,6 +384,48 @@ mod tests {
                     assert_eq!(bits(&whole), bits(&want));
                     let first = (0..3).fold(0f32, |s, r| s + value(rank / 3 * 3 + r, 0));
                     assert_eq!(whole[0].to_bits(), first.to_bits());
+                });
+            }
+        });
+    }
+
+    /// Element (i, f, j, s, l) of the whole value is its number.
+    #[test]
+    fn parts_along_one_dim_become_parts_along_another() {
+        let plan = plan(&[("data", 2), ("tensor", 3)]);
+        let (a, b, c, d, e) = (2usize, 6usize, 3usize, 9usize, 2usize);
+        let number =
+            |i: [usize; 5]| ((((i[0] * b + i[1]) * c + i[2]) * d + i[3]) * e + i[4]) as f32;
+        // The part of rank `n` of three along dim `at`.
+        let part = |at: usize, n: usize| {
+            let mut out = vec![];
+            let sizes = [a, b, c, d, e];
+            for k in 0..sizes.iter().product() {
+                let (mut left, mut i) = (k, [0; 5]);
+                for x in (0..5).rev() {
+                    i[x] = left % sizes[x];
+                    left /= sizes[x];
+                }
+                if i[at] / (sizes[at] / 3) == n {
+                    out.push(number(i));
+                }
+            }
+            out
+        };
+        std::thread::scope(|s| {
+            for (rank, side) in connect(&plan).into_iter().enumerate() {
+                s.spawn(move || {
+                    let (mut x, want) = (part(1, rank % 3), part(3, rank % 3));
+                    let mut y = vec![f32::NAN; x.len()];
+                    let mut z = vec![f32::NAN; x.len()];
+                    let (from, to, end) = (x.as_mut_ptr(), y.as_mut_ptr(), z.as_mut_ptr());
+                    // SAFETY: all are this thread's, and all ranks make these calls.
+                    unsafe {
+                        side.all_to_all(1, false, from, to, [a, b, c, d, e]).unwrap();
+                        side.all_to_all(1, true, to, end, [a, b, c, d, e]).unwrap();
+                    }
+                    assert_eq!(y, want);
+                    assert_eq!(z, x);
                 });
             }
         });

@@ -18,7 +18,7 @@ type Moving = (usize, Vec<(usize, usize)>);
 /// A launch with everything resolved but the loop offsets.
 enum Step {
     Launch { entry: Entry, tasks: u64, args: Vec<Moving>, name: u32 },
-    Exchange { kind: Exchange, axis: usize, shape: [usize; 3], from: Moving, to: Moving },
+    Exchange { kind: Exchange, axis: usize, shape: Vec<usize>, from: Moving, to: Moving },
     Loop { depth: usize, count: usize, reverse: bool, body: Vec<Step> },
 }
 
@@ -247,7 +247,7 @@ fn resolve(
                 kind: *kind,
                 // A validated plan names no other axes.
                 axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(0),
-                shape: shape.map(|n| n as usize),
+                shape: shape.iter().map(|n| *n as usize).collect(),
                 from: address(from),
                 to: address(to),
             },
@@ -293,15 +293,22 @@ fn execute(
                 // apart, and every rank runs the same program, so that all make the same exchanges
                 // in the same order.
                 unsafe {
-                    match kind {
-                        Exchange::AllReduce => {
-                            others.all_reduce(*axis, from, to, shape.iter().product())?;
+                    match (kind, &shape[..]) {
+                        (Exchange::ReduceScatter, &[a, b, c]) => {
+                            others.reduce_scatter(*axis, from, to, [a, b, c])?;
                         }
-                        Exchange::ReduceScatter => {
-                            others.reduce_scatter(*axis, from, to, *shape)?;
+                        (Exchange::AllGather, &[a, b, c]) => {
+                            others.all_gather(*axis, from, to, [a, b, c])?;
                         }
-                        Exchange::AllGather => others.all_gather(*axis, from, to, *shape)?,
-                        Exchange::TakePart => take_part(others.place(*axis), from, to, *shape),
+                        (Exchange::TakePart, &[a, b, c]) => {
+                            take_part(others.place(*axis), from, to, [a, b, c]);
+                        }
+                        (Exchange::AllToAll | Exchange::AllToAllBack, &[a, b, c, d, e]) => {
+                            let back = *kind == Exchange::AllToAllBack;
+                            others.all_to_all(*axis, back, from, to, [a, b, c, d, e])?;
+                        }
+                        // A validated plan has the right number of sizes for every other kind.
+                        _ => others.all_reduce(*axis, from, to, shape.iter().product())?,
                     }
                 }
             }

@@ -109,12 +109,10 @@ fn exchanges(plan: &Plan, body: &[Instr], times: u64, count: &mut Count) {
             Instr::Loop { count: n, body, .. } => exchanges(plan, body, times * n, count),
             Instr::Exchange { kind, axis, shape, .. } => {
                 let ranks = plan.along(axis, 0).0;
-                let part = shape.iter().product::<u64>() * 4 * (ranks - 1) / ranks;
-                let bytes = match kind {
-                    Exchange::AllReduce => 2 * part,
-                    Exchange::ReduceScatter | Exchange::AllGather => part,
-                    Exchange::TakePart => continue,
-                };
+                if *kind == Exchange::TakePart {
+                    continue;
+                }
+                let bytes = kind.sent(shape.iter().product(), ranks);
                 let slot = count.traffic.entry(axis.clone()).or_default();
                 slot.0 += times;
                 slot.1 += times * bytes;

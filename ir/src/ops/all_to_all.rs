@@ -1,0 +1,66 @@
+//! `neox.all_to_all`: a value divided along one dim, divided along another one instead.
+
+use super::exchange;
+use super::prelude::*;
+
+/// The op of this file.
+pub struct AllToAll;
+
+impl OpDef for AllToAll {
+    fn name(&self) -> &'static str {
+        "all_to_all"
+    }
+    fn doc(&self) -> &'static str {
+        "`x`, which the `ranks` ranks along `axis` have divided along `from`, divided along `dim`: each rank gives every other one its part of what it has."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("x", Arity::One)],
+            results: &[("y", Arity::One)],
+            attrs: const {
+                &[
+                    exchange::ATTRS[0],
+                    exchange::ATTRS[1],
+                    exchange::ATTRS[2],
+                    required("from", AttrKind::Str, "dim that is divided before"),
+                ]
+            },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Collective
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let (from, ranks) = (cx.str("from")?, cx.size("ranks")?);
+        if cx.str("dim")? == from {
+            return Err(OpError::new(format!("`{from}` is divided before and after")));
+        }
+        let mut made = exchange::smaller(cx)?;
+        for ty in &mut made {
+            let at = ty.position(from);
+            let at = at.ok_or_else(|| OpError::new(format!("{ty} has no dim `{from}`")))?;
+            ty.dims[at].size = ty.dims[at]
+                .size
+                .checked_mul(ranks)
+                .ok_or_else(|| OpError::new("too many elements"))?;
+        }
+        Ok(made)
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("exchanges are inserted after differentiation"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        let names = ["dim", "from"].map(|name| cx.attrs.str(name).unwrap_or_default());
+        ShardRule::by_dim(cx, |dim| match names.contains(&dim) {
+            true => ShardEffect::Whole,
+            false => ShardEffect::Parallel,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, 0.0)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        exchange::alone(cx)
+    }
+    primitive!();
+}
