@@ -214,6 +214,9 @@ pub struct ShardRule {
     pub dims: Vec<(Arc<str>, ShardEffect)>,
     /// What becomes of operands that are partial sums.
     pub sums: Sums,
+    /// Dims of operands that are divided as another dim of the results is, where a view gives them
+    /// another name or size: each rank's part is the same elements.
+    pub follows: Vec<(Arc<str>, Arc<str>)>,
 }
 
 impl ShardRule {
@@ -243,6 +246,20 @@ impl ShardRule {
     pub fn sums(mut self, sums: Sums) -> Self {
         self.sums = sums;
         self
+    }
+
+    /// The dim of the results that is divided when `dim` of the operands is; itself for most.
+    pub fn target<'a>(&'a self, dim: &'a str) -> &'a str {
+        self.follows.iter().find(|(from, _)| &**from == dim).map_or(dim, |(_, to)| to)
+    }
+
+    /// The dim of the operands that decides how `dim` of the results is divided; itself for most, none
+    /// where the dim of this name becomes another one.
+    pub fn source<'a>(&'a self, dim: &'a str) -> Option<&'a str> {
+        match self.follows.iter().find(|(_, to)| &**to == dim) {
+            Some((from, _)) => Some(from),
+            None => (self.target(dim) == dim).then_some(dim),
+        }
     }
 
     /// The effect of dividing `dim`.

@@ -47,10 +47,14 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         let role = attrs.str("neox.role").unwrap_or_default().to_string();
         let adam = role.starts_with("adam");
         let state = attrs.get("neox.param").is_some() || adam || role == "grad";
+        // Generation has one sequence, which all have.
+        let splits =
+            |ty: &TensorType, dim: &str| ty.size(dim).is_some_and(|n| n.is_multiple_of(d.expert));
         let axis = |dim: &str| match (state, role.as_str()) {
             (true, _) if d.tensor > 1 && TENSOR_DIMS.contains(&dim) => "tensor",
             (true, _) if d.pipe > 1 && update && dim == "layer" => "pipe",
             (_, "batch" | "losses") if d.data > 1 && dim == "micro" => "data",
+            (_, "batch") if d.expert > 1 && dim == "batch" && splits(ty, dim) => "expert",
             (_, "batch") if d.context > 1 && dim == "seq" => "context",
             _ => "",
         };

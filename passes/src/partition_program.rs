@@ -16,7 +16,8 @@
 //! divided along the sequence: what was an all-reduce behind a layer becomes a reduce-scatter there and
 //! an all-gather in front of the next, and norms are computed once. Context parallelism divides the
 //! sequence from the tokens on, over ranks of its own; attention, which needs the whole sequence, is
-//! divided along the heads over the same ranks (Jacobs et al. 2023).
+//! divided along the heads over the same ranks (Jacobs et al. 2023). Expert ranks divide the sequences of
+//! a micro-batch.
 //!
 //! A loop whose slices are divided runs the rank's own iterations; what it only ever adds to
 //! (accumulators that start at zero) becomes a partial sum over the axis.
@@ -30,7 +31,7 @@ mod ops;
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId};
 
 use self::layout::{Axis, Layout};
 use crate::facts::Fact;
@@ -55,10 +56,14 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         source: m,
         out: Module { attrs: m.attrs.clone(), functions: vec![] },
         degrees: cx.degrees,
-        sequence: match cx.degrees {
-            d if d.context > 1 => Some("context".into()),
-            d if d.tensor > 1 && cx.sequence_parallel => Some("tensor".into()),
-            _ => None,
+        stream: Stream {
+            degrees: cx.degrees,
+            batch: (cx.degrees.expert > 1).then(|| "expert".into()),
+            seq: match cx.degrees {
+                d if d.context > 1 => Some("context".into()),
+                d if d.tensor > 1 && cx.sequence_parallel => Some("tensor".into()),
+                _ => None,
+            },
         },
         known: HashMap::new(),
     };
@@ -122,8 +127,7 @@ struct Partition<'m> {
     source: &'m Module,
     out: Module,
     degrees: Degrees,
-    /// The axis that divides the residual stream along the sequence, if any does.
-    sequence: Option<Axis>,
+    stream: Stream,
     known: HashMap<(String, Vec<Option<Layout>>), Done>,
 }
 
@@ -149,7 +153,7 @@ struct Body<'f> {
     values: HashMap<ValueId, Val>,
     params: Vec<Option<Layout>>,
     degrees: Degrees,
-    sequence: Option<Axis>,
+    stream: Stream,
     /// Layouts in which partial sums will be wanted.
     meets: HashMap<ValueId, Layout>,
     /// Conversions made already.
@@ -187,7 +191,7 @@ impl Partition<'_> {
             values,
             params: layouts,
             degrees: self.degrees,
-            sequence: self.sequence.clone(),
+            stream: self.stream.clone(),
             meets,
             converted: HashMap::new(),
         };
@@ -221,7 +225,7 @@ impl Partition<'_> {
                     let names = f.attrs.strs("neox.results").unwrap_or_default();
                     let name = names.get(i).copied().unwrap_or_default();
                     let handed = ["slot x", "slot y", "slot dy", "slot dx"].contains(&name);
-                    let divided = stream(f.ty(*r), self.sequence.as_ref()).filter(|_| handed);
+                    let divided = self.stream.layout(f.ty(*r)).filter(|_| handed);
                     let whole = divided.unwrap_or_else(|| Layout::whole(f.ty(*r)));
                     let sum = name.strip_prefix("grad ").and_then(|name| {
                         let same = |a: &Attrs| {
@@ -311,9 +315,11 @@ impl Body<'_> {
             }
             Val::View(op) => {
                 let layout = wanted.cloned().unwrap_or(whole);
-                // Dims that keep their name keep their layout.
+                // Dims keep their layout, under another name where the view gives them one.
                 let from = self.f.ty(op.operands[0]).clone();
-                let dims = from.dims.iter().map(|d| layout.axis(&ty, &d.name).cloned()).collect();
+                let rule = ops::rule(self.f, &op);
+                let axis = |d: &Dim| layout.axis(&ty, rule.target(&d.name)).cloned();
+                let dims = from.dims.iter().map(axis).collect();
                 let under = Layout { dims, partial: layout.partial.clone() };
                 self.bring(op.operands[0], Some(&under))?;
                 ops::step(self, &op)?;
@@ -340,10 +346,13 @@ impl Body<'_> {
     fn reduce(&mut self, v: ValueId) -> Result<(), PassError> {
         let Some(have) = self.layout(v).filter(|l| !l.partial.is_empty()) else { return Ok(()) };
         let mut wanted = Layout { partial: Default::default(), ..have.clone() };
-        let stream = stream(self.f.ty(v), self.sequence.as_ref());
+        let stream = self.stream.layout(self.f.ty(v));
         // Not every sum is over the ranks that divide the stream.
-        let over = |l: &Layout| l.dims.iter().flatten().all(|a| have.partial.contains(a));
-        let stream = stream.filter(over);
+        let fits = |(want, have_axis): (&Option<Axis>, &Option<Axis>)| match want {
+            Some(axis) => have_axis.as_ref() == Some(axis) || have.partial.contains(axis),
+            None => true,
+        };
+        let stream = stream.filter(|l| l.dims.iter().zip(&have.dims).all(fits));
         if let Some(meets) = stream.as_ref().or(self.meets.get(&v)) {
             for (slot, axis) in wanted.dims.iter_mut().zip(&meets.dims) {
                 if slot.is_none() && axis.as_ref().is_some_and(|a| have.partial.contains(a)) {
@@ -357,16 +366,28 @@ impl Body<'_> {
     }
 }
 
-/// The layout of the residual stream where the ranks of an axis divide it along the sequence.
-fn stream(ty: &TensorType, axis: Option<&Axis>) -> Option<Layout> {
-    let axis = axis?;
-    let names: Vec<&str> = ty.dims.iter().map(|d| &*d.name).collect();
-    if names != ["batch", "seq", "embed"] {
-        return None;
+/// The axes that divide the residual stream, which layers hand on.
+#[derive(Clone)]
+struct Stream {
+    degrees: Degrees,
+    batch: Option<Axis>,
+    seq: Option<Axis>,
+}
+
+impl Stream {
+    /// The layout of a value of the stream's dims, if it is divided.
+    fn layout(&self, ty: &TensorType) -> Option<Layout> {
+        let names: Vec<&str> = ty.dims.iter().map(|d| &*d.name).collect();
+        if names != ["batch", "seq", "embed"] {
+            return None;
+        }
+        let mut layout = Layout::whole(ty);
+        for (i, axis) in [&self.batch, &self.seq].into_iter().enumerate() {
+            let divides = |a: &&Axis| ty.dims[i].size.is_multiple_of(self.degrees.of(a));
+            layout.dims[i] = axis.as_ref().filter(divides).cloned();
+        }
+        layout.dims.iter().any(Option::is_some).then_some(layout)
     }
-    let mut layout = Layout::whole(ty);
-    layout.dims[1] = Some(axis.clone());
-    Some(layout)
 }
 
 /// Values that an element-wise op takes together with a parameter that is divided: the layout that

@@ -32,6 +32,9 @@ pub struct Degrees {
     pub pipe: usize,
     /// Ranks that divide the micro-batches of a step.
     pub data: usize,
+    /// Ranks that divide each micro-batch, and the experts: a micro-batch of all of them together is
+    /// as many groups of sequences.
+    pub expert: usize,
     /// Ranks that divide the sequence, attention aside: there they divide the heads.
     pub context: usize,
     /// Ranks that divide each layer.
@@ -40,11 +43,11 @@ pub struct Degrees {
 
 impl Degrees {
     /// One rank.
-    pub const ONE: Degrees = Degrees { pipe: 1, data: 1, context: 1, tensor: 1 };
+    pub const ONE: Degrees = Degrees { pipe: 1, data: 1, expert: 1, context: 1, tensor: 1 };
 
     /// All ranks.
     pub fn ranks(self) -> usize {
-        self.pipe * self.data * self.context * self.tensor
+        self.pipe * self.data * self.expert * self.context * self.tensor
     }
 
     /// Ranks along the axis called `axis`; 1 for any other name.
@@ -53,10 +56,11 @@ impl Degrees {
     }
 
     /// Axes from the slowest to the fastest in the numbering of ranks.
-    pub fn axes(self) -> [(&'static str, usize); 4] {
+    pub fn axes(self) -> [(&'static str, usize); 5] {
         [
             ("pipe", self.pipe),
             ("data", self.data),
+            ("expert", self.expert),
             ("context", self.context),
             ("tensor", self.tensor),
         ]

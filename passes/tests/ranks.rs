@@ -100,20 +100,24 @@ fn every_mesh_computes_the_same() {
             clip: [0.0, 0.5][pick(2)],
             ..arch()
         };
-        for (data, context, tensor) in [
-            (1, 1, 2),
-            (2, 1, 1),
-            (2, 1, 2),
-            (4, 1, 1),
-            (1, 1, heads),
-            (2, 1, heads),
-            (1, 2, 1),
-            (2, 4, 1),
-            (1, 2, 2),
+        for (data, expert, context, tensor) in [
+            (1, 1, 1, 2),
+            (2, 1, 1, 1),
+            (2, 1, 1, 2),
+            (4, 1, 1, 1),
+            (1, 1, 1, heads),
+            (2, 1, 1, heads),
+            (1, 1, 2, 1),
+            (2, 1, 4, 1),
+            (1, 1, 2, 2),
+            (1, 2, 1, 1),
+            (2, 3, 1, 1),
+            (1, 2, 2, 1),
+            (2, 2, 1, 2),
         ] {
-            let d = Degrees { pipe: 1, data, context, tensor };
-            let what =
-                format!("seed {seed}, {data} data × {context} context × {tensor} tensor ranks");
+            let a = Arch { batch: a.batch * expert, groups: expert, ..a.clone() };
+            let d = Degrees { pipe: 1, data, expert, context, tensor };
+            let what = format!("seed {seed}, {d:?}");
             let zero_stage = seed as u8 % 4;
             let sequence_parallel = seed % 3 == 0;
             let cx =

@@ -157,8 +157,10 @@ fn stages_compute_what_the_whole_does() {
     for seed in 0..8 {
         let mut r = Random(seed);
         let data = 1 + (seed as usize / 2) % 2;
+        let expert = 1 + (seed as usize) / 3 % 2;
         let a = Arch {
-            batch: 2,
+            batch: 2 * expert,
+            groups: expert,
             grad_accum: 2 * data,
             seq: [4, 6][(r.next() % 2) as usize],
             layers: 4,
@@ -180,7 +182,7 @@ fn stages_compute_what_the_whole_does() {
         let tensor = 1 + (seed as usize) % 2;
         for pipe in [2, 4] {
             let context = 1 + (seed as usize) / 4 % 2;
-            let d = Degrees { pipe, data, context, tensor };
+            let d = Degrees { pipe, data, expert, context, tensor };
             let schedule = Kind::ALL[(seed as usize) % 3].1;
             let what = format!("seed {seed}: {d:?} {schedule:?} {a:?}");
             let zero_stage = (seed as u8) / 2 % 4;

@@ -27,8 +27,11 @@ pub enum Positions {
 /// A GPT-NeoX architecture and one micro-batch's shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arch {
-    /// Sequences per micro-batch.
+    /// Sequences per micro-batch, of all groups together.
     pub batch: usize,
+    /// Groups of as many sequences: what one rank has of a micro-batch that several ranks divide. The
+    /// loss is the mean of the groups' means, so a group is to the model what a micro-batch is.
+    pub groups: usize,
     /// Micro-batches per optimizer step on one rank.
     pub grad_accum: usize,
     /// Tokens per sequence.

@@ -314,13 +314,31 @@ fn loss(a: &Arch, module: &Module) -> Result<Function> {
     let dim = Attrs::new().with("dim", Attr::Str("vocab".into()));
     let losses = b.named("cross_entropy", &[logits, labels], dim)?[0];
     let masked = b.mul(losses, mask)?;
-    let total = b.reduce_sum(masked, &["batch", "seq"])?;
-    let count = b.reduce_sum(mask, &["batch", "seq"])?;
-    let one = b.scalar(1.0)?;
-    let count = b.one("maximum", &[count, one], Attrs::new())?;
-    let mean = b.div(total, count)?;
-    f.results = vec![mean];
+    f.results = vec![mean(a, b, masked, mask)?];
     Ok(f)
+}
+
+/// The mean of `x` over the tokens of a group that `mask` counts; of several groups the mean of that.
+fn mean(a: &Arch, b: &mut Builder<'_>, x: ValueId, mask: ValueId) -> Result<ValueId> {
+    let one = b.scalar(1.0)?;
+    if a.groups == 1 {
+        let total = b.reduce_sum(x, &["batch", "seq"])?;
+        let count = b.reduce_sum(mask, &["batch", "seq"])?;
+        let count = b.one("maximum", &[count, one], Attrs::new())?;
+        return b.div(total, count);
+    }
+    let dims = [("group", a.groups), ("sample", a.batch / a.groups), ("seq", a.seq)];
+    let dims = dims.map(|(name, size)| Dim::new(name, size));
+    let mut sum = |v| {
+        let grouped = b.reshape(v, &dims)?;
+        b.reduce_sum(grouped, &["sample", "seq"])
+    };
+    let (total, count) = (sum(x)?, sum(mask)?);
+    let count = b.one("maximum", &[count, one], Attrs::new())?;
+    let means = b.div(total, count)?;
+    let sum = b.reduce_sum(means, &["group"])?;
+    let share = b.scalar(1.0 / a.groups as f64)?;
+    b.mul(sum, share)
 }
 
 /// `@logits`: one sequence, the logits at position `last`: [pick = 1, vocab].

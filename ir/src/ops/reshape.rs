@@ -1,10 +1,38 @@
 //! `neox.reshape`.
 
+use std::sync::Arc;
+
 use super::prelude::*;
 use crate::build::dims_attrs;
 
 /// The op of this file.
 pub struct Reshape;
+
+/// Where runs of dims of `x` and `y` have the same elements in the same places: the outermost dims of
+/// each pair of runs, if they differ.
+fn outermost(x: &TensorType, y: &TensorType) -> Vec<(Arc<str>, Arc<str>)> {
+    // Dims of one element divide nothing.
+    let several =
+        |ty: &TensorType| -> Vec<Dim> { ty.dims.iter().filter(|d| d.size > 1).cloned().collect() };
+    let (x, y) = (several(x), several(y));
+    let mut out = vec![];
+    let (mut i, mut j) = (0, 0);
+    while i < x.len() && j < y.len() {
+        let (a, b) = (&x[i], &y[j]);
+        let (mut left, mut right) = (a.size, b.size);
+        (i, j) = (i + 1, j + 1);
+        while left != right {
+            let longer = if left < right { (&x, &mut i) } else { (&y, &mut j) };
+            let Some(d) = longer.0.get(*longer.1) else { return out };
+            *longer.1 += 1;
+            if left < right { left *= d.size } else { right *= d.size }
+        }
+        if a != b {
+            out.push((a.name.clone(), b.name.clone()));
+        }
+    }
+    out
+}
 
 impl OpDef for Reshape {
     fn name(&self) -> &'static str {
@@ -43,13 +71,19 @@ impl OpDef for Reshape {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        // Dims that keep name and size keep their layout.
-        let (x, y) = (&cx.operands[0], cx.results.first());
-        ShardRule::by_dim(cx, |dim| match y.is_some_and(|y| y.size(dim) == x.size(dim)) {
+        // Dims that keep name and size keep their layout; of dims that are put together or taken apart
+        // the outermost one keeps it under its new name.
+        let x = &cx.operands[0];
+        let Some(y) = cx.results.first() else { return ShardRule::whole(cx) };
+        let follows = outermost(x, y);
+        let kept = |dim: &str| {
+            y.size(dim) == x.size(dim) || follows.iter().any(|(from, _)| &**from == dim)
+        };
+        let rule = ShardRule::by_dim(cx, |dim| match kept(dim) {
             true => ShardEffect::Parallel,
             false => ShardEffect::Whole,
-        })
-        .sums(Sums::Together)
+        });
+        ShardRule { follows, ..rule.sums(Sums::Together) }
     }
 
     fn cost(&self, _cx: &RuleCx<'_>) -> Cost {

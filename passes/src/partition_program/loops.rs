@@ -58,9 +58,9 @@ impl Partition<'_> {
                 }
             }
         }
-        if self.sequence.is_some() && axis.is_none() {
+        if axis.is_none() {
             for (slot, o) in layouts.iter_mut().zip(&op.operands).take(carried) {
-                if let Some(divided) = super::stream(b.f.ty(*o), self.sequence.as_ref()) {
+                if let Some(divided) = self.stream.layout(b.f.ty(*o)) {
                     *slot = Some(divided);
                 }
             }

@@ -3,20 +3,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use neoxc_ir::op::{RuleCx, ShardEffect, Sums};
-use neoxc_ir::{Attr, Builder, Op, TensorType, ValueId};
+use neoxc_ir::op::{RuleCx, ShardEffect, ShardRule, Sums};
+use neoxc_ir::{Attr, Builder, Function, Op, TensorType, ValueId};
 
 use super::layout::{Axis, Layout};
 use super::{Body, Val};
 use crate::pass::PassError;
+
+/// The sharding rule of one op of a function.
+pub fn rule(f: &Function, op: &Op) -> ShardRule {
+    let types =
+        |ids: &[ValueId]| -> Vec<TensorType> { ids.iter().map(|v| f.ty(*v).clone()).collect() };
+    let (operands, results) = (types(&op.operands), types(&op.results));
+    let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
+    op.kind.0.sharding(&cx)
+}
 
 /// Adds one rank's version of `op` to the body.
 pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     let types =
         |ids: &[ValueId]| -> Vec<TensorType> { ids.iter().map(|v| b.f.ty(*v).clone()).collect() };
     let (operands, results) = (types(&op.operands), types(&op.results));
-    let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
-    let rule = op.kind.0.sharding(&cx);
+    let rule = rule(b.f, op);
     let refuse = |what: String| {
         PassError::Unsupported(format!("{} at {}: {what}", op.kind.full_name(), op.loc))
     };
@@ -30,8 +38,14 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         let Some(layout) = b.layout(*o) else { continue };
         for (dim, axis) in ty.dims.iter().zip(&layout.dims) {
             let Some(axis) = axis else { continue };
-            // An op that needs the dim whole gets it whole.
-            if rule.effect(&dim.name) == Some(ShardEffect::Whole) {
+            // An op that needs the dim whole gets it whole, and so does a view that cannot divide it.
+            let ranks = b.degrees.of(axis);
+            let target = rule.target(&dim.name);
+            let uneven =
+                |ty: &TensorType| ty.size(target).is_some_and(|n| !n.is_multiple_of(ranks));
+            if rule.effect(&dim.name) == Some(ShardEffect::Whole)
+                || target != &*dim.name && results.iter().any(uneven)
+            {
                 continue;
             }
             // Heads were divided only because the sequence had to be whole.
@@ -82,7 +96,9 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         locals.push(b.bring(*o, Some(&layout))?.0);
     }
     let mut attrs = op.attrs.clone();
-    let ranks = |dim: &str| divided.get(dim).map_or(1, |a| b.degrees.of(a) as i64);
+    // Of a dim of the results.
+    let axis_of = |dim: &str| divided.get(rule.source(dim)?).cloned();
+    let ranks = |dim: &str| axis_of(dim).map_or(1, |a| b.degrees.of(&a) as i64);
     if let (Some(dims), Some(sizes)) = (op.attrs.strs("dims"), op.attrs.ints("sizes")) {
         let sizes: Vec<i64> = dims.iter().zip(sizes).map(|(d, s)| s / ranks(d)).collect();
         attrs.set("sizes", Attr::ints(&sizes));
@@ -92,11 +108,10 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     let made = builder.named(op.kind.name(), &locals, attrs)?;
 
     for ((r, ty), v) in op.results.iter().zip(&results).zip(made) {
-        let dims: Vec<Option<Axis>> =
-            ty.dims.iter().map(|d| divided.get(&d.name).cloned()).collect();
+        let dims: Vec<Option<Axis>> = ty.dims.iter().map(|d| axis_of(&d.name)).collect();
         // A result without a dim that is divided is each rank's part of a sum over it.
         let mut sums = partial.axes.clone();
-        let lost = divided.iter().filter(|(dim, _)| ty.position(dim).is_none());
+        let lost = divided.iter().filter(|(dim, _)| ty.position(rule.target(dim)).is_none());
         sums.extend(lost.map(|(_, axis)| axis.clone()));
         let layout = Layout { dims, partial: sums };
         if layout.local(ty, b.degrees).dims != b.g.ty(v).dims {

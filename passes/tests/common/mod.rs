@@ -10,6 +10,7 @@ use neoxc_models::arch::{Arch, Positions};
 pub fn arch() -> Arch {
     Arch {
         batch: 2,
+        groups: 1,
         grad_accum: 1,
         seq: 5,
         layers: 2,

@@ -93,7 +93,7 @@ pub type Seen<'a> = &'a mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>
 
 fn degrees(c: &Config) -> pass::Degrees {
     let p = &c.parallel;
-    pass::Degrees { pipe: p.pipe, data: p.data, context: p.context, tensor: p.tensor }
+    pass::Degrees { pipe: p.pipe, data: p.data, expert: 1, context: p.context, tensor: p.tensor }
 }
 
 fn schedule(c: &Config) -> Kind {

@@ -10,6 +10,7 @@ pub fn arch(c: &Config) -> Arch {
     let m = &c.model;
     Arch {
         batch: c.run.micro_batch,
+        groups: 1,
         // A step is the same whatever the number of ranks that divide its micro-batches.
         grad_accum: c.run.grad_accum * c.parallel.data,
         seq: m.seq_length,
