@@ -1,68 +1,76 @@
 //! Exchanges between ranks: what the executor needs of a transport.
 //!
+//! Every mesh axis is a stream: exchanges along it happen in the order in which they are started, beside
+//! whatever the rank does until it waits for them. This is the shape of NCCL's calls on a stream (with an
+//! event for each wait) and of MPI's nonblocking collectives (with a request).
+//!
 //! Sums are made in the order of the ranks, whoever makes them, so that results repeat to the bit.
 //!
 //! A divided value is seen as [before, dim, after]: rank i of n has the i-th of n equal parts of `dim`.
 
+mod meeting;
 mod threads;
 
+use neoxc_plan::Exchange;
 pub use threads::{Threads, connect};
 
 use crate::RuntimeError;
 
+/// Names an exchange to the rank that started it: its number along its axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ticket(pub u64);
+
+/// The sizes that the plan writes for an exchange; those that its kind does not have are 1.
+pub type Sizes = [usize; 5];
+
+/// A plan's sizes.
+pub fn sizes(of: &[u64]) -> Sizes {
+    let mut out = [1; 5];
+    out.iter_mut().zip(of).for_each(|(o, n)| *o = *n as usize);
+    out
+}
+
 /// What one rank asks of the others.
 pub trait Collectives: Send {
-    /// Sums `elements` floats at `from` over the ranks that differ along `axis` (its number in the
-    /// plan's mesh) and leaves the sum at `to` on each of them. `from` and `to` may be the same.
+    /// Starts an exchange of a value of these sizes with the ranks that differ along `axis` (its number
+    /// in the plan's mesh). Does not wait for them. Reductions sum; the others copy.
+    /// `from` and `to` may be the same for an all-reduce and must not overlap otherwise.
     ///
     /// # Safety
-    /// Both ranges must be this rank's to use until the call returns, and every rank of the group
-    /// must make the same calls in the same order.
-    unsafe fn all_reduce(
+    /// Until [`Collectives::wait`] returns, `from` must be left as it is, and nobody may touch `to`. Every
+    /// rank of the group must start the same exchanges in the same order, and no more may be under way
+    /// than the plan's programs have.
+    unsafe fn start(
         &self,
         axis: usize,
+        kind: Exchange,
+        shape: Sizes,
         from: *mut f32,
         to: *mut f32,
-        elements: usize,
-    ) -> Result<(), RuntimeError>;
-    /// As [`Collectives::all_reduce`], but each rank gets only its part of the sum. `from` holds the
-    /// whole `shape`; `to` must not overlap it.
+    ) -> Result<Ticket, RuntimeError>;
+    /// Returns when the exchange is complete for this rank: `to` is there, `from` is free.
     ///
     /// # Safety
-    /// As for [`Collectives::all_reduce`].
-    unsafe fn reduce_scatter(
-        &self,
-        axis: usize,
-        from: *mut f32,
-        to: *mut f32,
-        shape: [usize; 3],
-    ) -> Result<(), RuntimeError>;
-    /// Puts the parts at every rank's `from` together to the whole `shape` at `to`, which must not
-    /// overlap `from`.
+    /// The ticket must be of an exchange along `axis` that this rank has not waited for yet.
+    unsafe fn wait(&self, axis: usize, ticket: Ticket) -> Result<(), RuntimeError>;
+    /// Starts an exchange and waits for it.
     ///
     /// # Safety
-    /// As for [`Collectives::all_reduce`].
-    unsafe fn all_gather(
+    /// As for [`Collectives::start`].
+    unsafe fn exchange(
         &self,
         axis: usize,
+        kind: Exchange,
+        shape: Sizes,
         from: *mut f32,
         to: *mut f32,
-        shape: [usize; 3],
-    ) -> Result<(), RuntimeError>;
-    /// Makes what is divided along the first dim of [before, first, between, second, after] divided
-    /// along the second one (`back`: the other way round). `from` and `to` hold a part each and must
-    /// not overlap.
-    ///
-    /// # Safety
-    /// As for [`Collectives::all_reduce`].
-    unsafe fn all_to_all(
-        &self,
-        axis: usize,
-        back: bool,
-        from: *mut f32,
-        to: *mut f32,
-        shape: [usize; 5],
-    ) -> Result<(), RuntimeError>;
+    ) -> Result<(), RuntimeError> {
+        // SAFETY: the caller's word; the ticket is fresh.
+        unsafe {
+            let ticket = self.start(axis, kind, shape, from, to)?;
+            self.wait(axis, ticket)
+        }
+    }
     /// Gives `elements` floats at `from` to the next rank along `axis`, or to the one before. They must
     /// stay as they are until the other has taken them; the call returns when at most `ahead` values
     /// given that way have not been taken.

@@ -110,7 +110,7 @@ impl Emitter<'_> {
                     let axis = op.attrs.str("axis").unwrap_or_default().to_string();
                     let (kind, shape) = exchange(f, op)?;
                     let loc = op.loc.to_string();
-                    out.push(Instr::Exchange { kind, axis, shape, from, to, loc });
+                    out.push(Instr::Exchange { kind, axis, shape, from, to, event: None, loc });
                 }
                 _ => {
                     let kernel = callee
@@ -422,6 +422,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
                 tasks: k.tasks,
                 scratch: k.scratch_bytes,
                 args: f.params.iter().chain(&f.results).map(size).collect(),
+                operands: f.params.len(),
                 loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
             }
         })

@@ -26,7 +26,7 @@ pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_p
 pub use schedule::{Handed, Move, Schedule, parse_schedule};
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -154,6 +154,8 @@ pub struct Kernel {
     pub scratch: u64,
     /// Bytes of each argument, operands before results.
     pub args: Vec<u64>,
+    /// How many of the arguments are operands, which it only reads.
+    pub operands: usize,
     /// YAML places it came from.
     pub loc: String,
 }
@@ -288,6 +290,43 @@ impl Plan {
         let [Instr::Loop { count: slots, body, .. }] = &program.body[..] else { return None };
         let [Instr::Loop { count: micro, body, .. }] = &body[..] else { return None };
         Some((slots, micro, body))
+    }
+
+    /// Most exchanges along `axis` that a rank can have under way at once.
+    pub fn most_under_way(&self, axis: &str) -> usize {
+        fn most(body: &[Instr], axis: &str) -> usize {
+            let (mut events, mut most_yet): (Vec<usize>, usize) = (vec![], 0);
+            for instr in body {
+                let here = match instr {
+                    Instr::Exchange { axis: a, event, .. } if a == axis => {
+                        events.extend(*event);
+                        events.len() + usize::from(event.is_none())
+                    }
+                    Instr::Loop { body, .. } => events.len() + most(body, axis),
+                    Instr::Wait { event } => {
+                        events.retain(|e| e != event);
+                        events.len()
+                    }
+                    _ => 0,
+                };
+                most_yet = most_yet.max(here);
+            }
+            most_yet
+        }
+        self.programs.iter().map(|p| most(&p.body, axis)).max().unwrap_or(0)
+    }
+
+    /// Events are numbered below this.
+    pub fn events(&self) -> usize {
+        fn last(body: &[Instr]) -> usize {
+            let each = body.iter().map(|instr| match instr {
+                Instr::Exchange { event, .. } => event.map_or(0, |e| e + 1),
+                Instr::Loop { body, .. } => last(body),
+                _ => 0,
+            });
+            each.max().unwrap_or(0)
+        }
+        self.programs.iter().map(|p| last(&p.body)).max().unwrap_or(0)
     }
 
     /// Bytes of slots that stages with more under way have, and this one has not.

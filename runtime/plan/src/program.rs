@@ -4,9 +4,15 @@
 //! loop layer 6
 //!   launch 4 rowwise_0 arena+4096 params+1024+layer*65536 -> arena+90112 ; 14M.yml:14:5
 //!   all_reduce tensor 1 8192 1 arena+90112 arena+90112 ; 14M.yml:14:5
+//!   start all_gather data 1 4096 64 params+0+layer*524288 arena+0 @3 ; 14M.yml:20:3
+//!   launch 5 …
+//!   wait 3
 //! end
 //! loop layer 6 reverse
 //! ```
+//! Launches run on the compute stream, one after the other. Every mesh axis is a communication stream with
+//! an order of its own: an exchange that is started runs beside what follows until event `@n` is waited
+//! for; one without an event is started and waited for at once.
 
 use std::fmt::Write;
 
@@ -134,8 +140,16 @@ pub enum Instr {
         from: Address,
         /// What it gets; may be `from` for an all-reduce.
         to: Address,
+        /// The event to wait for before `to` is used or `from` written to; none if the exchange is
+        /// waited for at once.
+        event: Option<usize>,
         /// YAML place.
         loc: String,
+    },
+    /// Waits for the exchange that was started with this event.
+    Wait {
+        /// Number of the event.
+        event: usize,
     },
     /// Runs a body `count` times.
     Loop {
@@ -163,6 +177,13 @@ pub struct ProgramError {
 /// Loops deeper than this are refused.
 const MAX_DEPTH: usize = 16;
 
+/// Events are numbered below this.
+const MAX_EVENTS: usize = 1 << 16;
+
+fn event_number(word: &str) -> Option<usize> {
+    word.parse().ok().filter(|n| *n < MAX_EVENTS)
+}
+
 /// Prints instructions with segment and kernel names.
 pub fn print_program(body: &[Instr], segments: &[String], kernels: &[String]) -> String {
     let mut out = String::new();
@@ -186,14 +207,21 @@ fn print_into(
                 args.iter().for_each(|a| print_address(out, a, segments, vars));
                 let _ = writeln!(out, " ; {loc}");
             }
-            Instr::Exchange { kind, axis, shape, from, to, loc } => {
-                let _ = write!(out, "{indent}{} {axis}", kind.name());
+            Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
+                let start = if event.is_some() { "start " } else { "" };
+                let _ = write!(out, "{indent}{start}{} {axis}", kind.name());
                 shape.iter().for_each(|n| {
                     let _ = write!(out, " {n}");
                 });
                 print_address(out, from, segments, vars);
                 print_address(out, to, segments, vars);
+                if let Some(event) = event {
+                    let _ = write!(out, " @{event}");
+                }
                 let _ = writeln!(out, " ; {loc}");
+            }
+            Instr::Wait { event } => {
+                let _ = writeln!(out, "{indent}wait {event}");
             }
             Instr::Loop { var, count, reverse, body } => {
                 let how = if *reverse { " reverse" } else { "" };
@@ -267,13 +295,22 @@ pub fn parse_program(
                 }
                 let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
                 let args = words
+                    .by_ref()
                     .map(|w| address(w, segments, &vars).ok_or_else(|| fail("expected an address")))
                     .collect::<Result<_, _>>()?;
                 body.push(Instr::Launch { kernel, args, loc: loc.to_string() });
             }
+            Some("wait") => {
+                let event = words.next().and_then(event_number);
+                let event = event.ok_or_else(|| fail("expected the number of an event"))?;
+                body.push(Instr::Wait { event });
+            }
             Some(word) => {
-                let kind = Exchange::named(word)
-                    .ok_or_else(|| fail("expected launch, loop, end or an exchange"))?;
+                let started = word == "start";
+                let kind = if started { words.next() } else { Some(word) };
+                let kind = kind.and_then(Exchange::named).ok_or_else(|| {
+                    fail("expected launch, loop, end, start, wait or an exchange")
+                })?;
                 let axis = words.next().ok_or_else(|| fail("expected an axis"))?.to_string();
                 let mut size = || {
                     let word = words.next().and_then(|w| w.parse().ok());
@@ -286,10 +323,20 @@ pub fn parse_program(
                     word.ok_or_else(|| fail("expected an address"))
                 };
                 let (from, to) = (next()?, next()?);
+                let event = match started {
+                    true => {
+                        let n = words.next().and_then(|w| event_number(w.strip_prefix('@')?));
+                        Some(n.ok_or_else(|| fail("expected `@` and the number of an event"))?)
+                    }
+                    false => None,
+                };
                 let loc = loc.to_string();
-                body.push(Instr::Exchange { kind, axis, shape, from, to, loc });
+                body.push(Instr::Exchange { kind, axis, shape, from, to, event, loc });
             }
             None => return Err(fail("an empty line")),
+        }
+        if words.next().is_some() {
+            return Err(fail("expected the end of the line"));
         }
     }
     if !open.is_empty() {

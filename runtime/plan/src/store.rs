@@ -200,6 +200,7 @@ mod tests {
             tasks: 3,
             scratch: 0,
             args: vec![16, 16],
+            operands: 1,
             loc: "a.yml:1:2".into(),
         };
         let a = |offset| Address { segment: 0, offset, strides: vec![(0, 64)] };

@@ -1,5 +1,7 @@
 //! Checks that the parts of a plan fit together before anything runs.
 
+mod events;
+
 use std::collections::HashMap;
 
 use crate::{Address, Exchange, Instr, Move, Plan, PlanError, Schedule, parse_schedule};
@@ -66,6 +68,7 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
             }
         }
         instructions(plan, &program.body, &mut vec![])?;
+        events::check(plan, program)?;
     }
     t.schedules.values().try_for_each(|s| schedule(plan, s))
 }
@@ -193,12 +196,13 @@ fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<()
                     }
                 }
             }
+            Instr::Wait { .. } => {}
             Instr::Launch { kernel, args, .. } => {
                 let k =
                     plan.tables.kernels.get(*kernel).ok_or_else(|| {
                         PlanError::Invalid(format!("there is no kernel {kernel}"))
                     })?;
-                if k.args.len() != args.len() {
+                if k.args.len() != args.len() || k.operands > args.len() {
                     return Err(PlanError::Invalid(format!("{} takes other arguments", k.name)));
                 }
                 for (a, size) in args.iter().zip(&k.args) {
@@ -239,6 +243,7 @@ mod tests {
             shape: vec![8, 2, 2],
             from: a(0),
             to: a(64),
+            event: None,
             loc: "-".into(),
         };
         let nest =

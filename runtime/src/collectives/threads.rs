@@ -1,20 +1,13 @@
 //! The embedded transport: ranks are threads of this process and see each other's memory.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use neoxc_plan::Plan;
+use neoxc_plan::{Exchange, Plan};
 
-use super::Collectives;
+use super::meeting::{Group, Work};
+use super::{Collectives, Sizes, Ticket};
 use crate::RuntimeError;
-
-/// Ranks that meet in one group.
-struct Group {
-    arrived: AtomicUsize,
-    round: AtomicUsize,
-    from: Vec<AtomicPtr<f32>>,
-    to: Vec<AtomicPtr<f32>>,
-}
 
 /// What one rank gives another, in order.
 struct Channel {
@@ -31,7 +24,7 @@ impl Channel {
 }
 
 /// Returns when `ready` says so; an error once any rank has failed.
-fn wait(failed: &AtomicBool, ready: impl Fn() -> bool) -> Result<(), RuntimeError> {
+pub(super) fn wait(failed: &AtomicBool, ready: impl Fn() -> bool) -> Result<(), RuntimeError> {
     let mut spins = 0;
     while !ready() {
         if failed.load(Ordering::Relaxed) {
@@ -49,14 +42,13 @@ pub struct Threads {
     neighbours: Vec<[Option<Arc<Channel>>; 4]>,
     /// By number of the axis: the group, and this rank's place in it.
     groups: Vec<(Arc<Group>, usize)>,
+    /// By number of the axis: exchanges that this rank has started, and how many of them are finished.
+    streams: Vec<[AtomicU64; 2]>,
     failed: Arc<AtomicBool>,
 }
 
 /// Looks at the others before the thread gives its core away.
 const SPINS: u32 = 2_000;
-
-/// Floats that are summed at a time.
-const BLOCK: usize = 256;
 
 /// Connects the ranks of a plan: one side for each.
 pub fn connect(plan: &Plan) -> Vec<Threads> {
@@ -76,7 +68,7 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
                 .map(|(n, (axis, _))| {
                     let members = plan.group(axis, rank);
                     let place = members.iter().position(|r| *r == rank).unwrap_or(0);
-                    let new = || Arc::new(Group::new(members.len()));
+                    let new = || Arc::new(Group::new(members.len(), plan.most_under_way(axis)));
                     (made.entry((n, members[0])).or_insert_with(new).clone(), place)
                 })
                 .collect();
@@ -95,59 +87,10 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
                     [way(n, me, next), way(n, next, me), way(n, me, before), way(n, before, me)]
                 })
                 .collect();
-            Threads { neighbours, groups, failed: failed.clone() }
+            let streams = plan.tables.mesh.iter().map(|_| Default::default()).collect();
+            Threads { neighbours, groups, streams, failed: failed.clone() }
         })
         .collect()
-}
-
-impl Group {
-    fn new(size: usize) -> Self {
-        let empty = || (0..size).map(|_| AtomicPtr::default()).collect();
-        Self {
-            arrived: AtomicUsize::new(0),
-            round: AtomicUsize::new(0),
-            from: empty(),
-            to: empty(),
-        }
-    }
-
-    /// Returns when all have come here; an error once any rank has failed.
-    fn meet(&self, failed: &AtomicBool) -> Result<(), RuntimeError> {
-        let round = self.round.load(Ordering::Acquire);
-        if self.arrived.fetch_add(1, Ordering::AcqRel) + 1 == self.from.len() {
-            self.arrived.store(0, Ordering::Relaxed);
-            self.round.store(round.wrapping_add(1), Ordering::Release);
-            return Ok(());
-        }
-        wait(failed, || self.round.load(Ordering::Acquire) != round)
-    }
-}
-
-impl Threads {
-    /// Shows the others of the group this rank's ranges and waits for theirs.
-    fn show(&self, axis: usize, from: *mut f32, to: *mut f32) -> Result<&Group, RuntimeError> {
-        let (group, place) = &self.groups[axis];
-        group.from[*place].store(from, Ordering::Relaxed);
-        group.to[*place].store(to, Ordering::Relaxed);
-        group.meet(&self.failed)?;
-        Ok(group)
-    }
-}
-
-impl Group {
-    /// The sum over the ranks of `n` ≤ [`BLOCK`] floats that begin at `at` in each rank's `from`.
-    ///
-    /// # Safety
-    /// All ranks must be inside the exchange, and nobody may write there meanwhile.
-    unsafe fn sum(&self, at: usize, sum: &mut [f32]) {
-        sum.fill(0.0);
-        for other in &self.from {
-            let x = other.load(Ordering::Relaxed);
-            // SAFETY: the caller's word.
-            let x = unsafe { std::slice::from_raw_parts(x.add(at), sum.len()) };
-            sum.iter_mut().zip(x).for_each(|(s, x)| *s += x);
-        }
-    }
 }
 
 fn nobody() -> RuntimeError {
@@ -155,116 +98,31 @@ fn nobody() -> RuntimeError {
 }
 
 impl Collectives for Threads {
-    unsafe fn all_reduce(
+    unsafe fn start(
         &self,
         axis: usize,
+        kind: Exchange,
+        shape: Sizes,
         from: *mut f32,
         to: *mut f32,
-        elements: usize,
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let (size, place) = self.place(axis);
-        // Each rank sums its own stretch for all. Stretches are disjoint, so that a rank may write
-        // where another one's operand was: nobody else reads that stretch of it.
-        let share = elements.div_ceil(size);
-        let (begin, end) = ((place * share).min(elements), ((place + 1) * share).min(elements));
-        let mut block = [0f32; BLOCK];
-        for at in (begin..end).step_by(BLOCK) {
-            let sum = &mut block[..BLOCK.min(end - at)];
-            // SAFETY: only this rank touches the stretch [begin, end) of any of the ranges.
-            unsafe { group.sum(at, sum) };
-            for other in &group.to {
-                // SAFETY: as above; the sum lies in memory of its own.
-                unsafe {
-                    let to = other.load(Ordering::Relaxed).add(at);
-                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to, sum.len());
-                }
-            }
-        }
-        group.meet(&self.failed)
+    ) -> Result<Ticket, RuntimeError> {
+        let (group, place) = &self.groups[axis];
+        let [started, _] = &self.streams[axis];
+        let ticket = started.load(Ordering::Relaxed);
+        group.come(ticket, *place, Work { kind, shape }, [from, to], &self.failed)?;
+        started.store(ticket + 1, Ordering::Relaxed);
+        Ok(Ticket(ticket))
     }
 
-    unsafe fn reduce_scatter(
-        &self,
-        axis: usize,
-        from: *mut f32,
-        to: *mut f32,
-        [before, dim, after]: [usize; 3],
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let (size, place) = self.place(axis);
-        let run = dim / size * after;
-        let mut block = [0f32; BLOCK];
-        for i in 0..before {
-            let first = i * dim * after + place * run;
-            for at in (0..run).step_by(BLOCK) {
-                let sum = &mut block[..BLOCK.min(run - at)];
-                // SAFETY: nobody writes to an operand; `to` is this rank's own.
-                unsafe {
-                    group.sum(first + at, sum);
-                    std::ptr::copy_nonoverlapping(sum.as_ptr(), to.add(i * run + at), sum.len());
-                }
-            }
+    unsafe fn wait(&self, axis: usize, ticket: Ticket) -> Result<(), RuntimeError> {
+        // A stream has an order: what was started before is finished before.
+        let [_, finished] = &self.streams[axis];
+        for n in finished.load(Ordering::Relaxed)..=ticket.0 {
+            // SAFETY: the caller's word at the start, and that of every rank of the group.
+            unsafe { self.groups[axis].0.finish(n, &self.failed)? };
+            finished.store(n + 1, Ordering::Relaxed);
         }
-        group.meet(&self.failed)
-    }
-
-    unsafe fn all_gather(
-        &self,
-        axis: usize,
-        from: *mut f32,
-        to: *mut f32,
-        [before, dim, after]: [usize; 3],
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let run = dim / self.place(axis).0 * after;
-        for (n, other) in group.from.iter().enumerate() {
-            let part = other.load(Ordering::Relaxed);
-            for i in 0..before {
-                // SAFETY: nobody writes to an operand; `to` is this rank's own.
-                unsafe {
-                    let to = to.add(i * dim * after + n * run);
-                    std::ptr::copy_nonoverlapping(part.add(i * run), to, run);
-                }
-            }
-        }
-        group.meet(&self.failed)
-    }
-
-    unsafe fn all_to_all(
-        &self,
-        axis: usize,
-        back: bool,
-        from: *mut f32,
-        to: *mut f32,
-        [before, first, between, second, after]: [usize; 5],
-    ) -> Result<(), RuntimeError> {
-        let group = self.show(axis, from, to)?;
-        let (size, place) = self.place(axis);
-        for (n, other) in group.from.iter().enumerate() {
-            let part = other.load(Ordering::Relaxed);
-            for i in 0..before {
-                // Along the first dim: where the rows begin that the other has, or gives; how many.
-                let (rows, get, give) = match back {
-                    false => (first / size, i * first + n * (first / size), i * (first / size)),
-                    true => (first / size, i * (first / size), i * first + place * (first / size)),
-                };
-                for row in 0..rows {
-                    for j in 0..between {
-                        let run = second / size * after;
-                        let (to_row, from_row) =
-                            ((get + row) * between + j, (give + row) * between + j);
-                        let (at, begin) = match back {
-                            false => (to_row * run, from_row * second * after + place * run),
-                            true => (to_row * second * after + n * run, from_row * run),
-                        };
-                        // SAFETY: nobody writes to an operand; `to` is this rank's own.
-                        unsafe { std::ptr::copy_nonoverlapping(part.add(begin), to.add(at), run) };
-                    }
-                }
-            }
-        }
-        group.meet(&self.failed)
+        Ok(())
     }
 
     unsafe fn send(
@@ -302,7 +160,7 @@ impl Collectives for Threads {
 
     fn place(&self, axis: usize) -> (usize, usize) {
         let (group, place) = &self.groups[axis];
-        (group.from.len(), *place)
+        (group.size(), *place)
     }
 
     fn give_up(&self) {
@@ -312,6 +170,8 @@ impl Collectives for Threads {
 
 #[cfg(test)]
 mod tests {
+    use Exchange::{AllGather, AllReduce, AllToAll, AllToAllBack, ReduceScatter};
+
     use super::super::take_part;
     use super::*;
 
@@ -337,8 +197,9 @@ mod tests {
                             let (from, to) = (x.as_mut_ptr(), y.as_mut_ptr());
                             // SAFETY: both are this thread's, and all ranks make these calls.
                             unsafe {
-                                side.all_reduce(1, from, to, elements).unwrap();
-                                side.all_reduce(0, from, from, elements).unwrap();
+                                let shape = [1, elements, 1, 1, 1];
+                                side.exchange(1, AllReduce, shape, from, to).unwrap();
+                                side.exchange(0, AllReduce, shape, from, from).unwrap();
                             }
                             (x, y)
                         })
@@ -360,7 +221,7 @@ mod tests {
     #[test]
     fn parts_are_scattered_and_gathered() {
         let plan = plan(&[("data", 2), ("tensor", 3)]);
-        let shape = [5, 6, 77];
+        let shape = [5, 6, 77, 1, 1];
         let all: usize = shape.iter().product();
         let value = |rank: usize, i: usize| ((rank * 7919 + i * 31) % 97) as f32 * 1e-3 + 1e4;
         std::thread::scope(|s| {
@@ -374,10 +235,10 @@ mod tests {
                     let (from, to) = (x.as_mut_ptr(), part.as_mut_ptr());
                     // SAFETY: all are this thread's, and all ranks make these calls.
                     unsafe {
-                        side.all_reduce(1, from, want.as_mut_ptr(), all).unwrap();
-                        side.reduce_scatter(1, from, to, shape).unwrap();
-                        take_part(side.place(1), want.as_ptr(), own.as_mut_ptr(), shape);
-                        side.all_gather(1, to, whole.as_mut_ptr(), shape).unwrap();
+                        side.exchange(1, AllReduce, shape, from, want.as_mut_ptr()).unwrap();
+                        side.exchange(1, ReduceScatter, shape, from, to).unwrap();
+                        take_part(side.place(1), want.as_ptr(), own.as_mut_ptr(), [5, 6, 77]);
+                        side.exchange(1, AllGather, shape, to, whole.as_mut_ptr()).unwrap();
                     }
                     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&part), bits(&own));
@@ -421,14 +282,91 @@ mod tests {
                     let (from, to, end) = (x.as_mut_ptr(), y.as_mut_ptr(), z.as_mut_ptr());
                     // SAFETY: all are this thread's, and all ranks make these calls.
                     unsafe {
-                        side.all_to_all(1, false, from, to, [a, b, c, d, e]).unwrap();
-                        side.all_to_all(1, true, to, end, [a, b, c, d, e]).unwrap();
+                        side.exchange(1, AllToAll, [a, b, c, d, e], from, to).unwrap();
+                        side.exchange(1, AllToAllBack, [a, b, c, d, e], to, end).unwrap();
                     }
                     assert_eq!(y, want);
                     assert_eq!(z, x);
                 });
             }
         });
+    }
+
+    /// Exchanges of several kinds and sizes, on both axes, each waited for a few exchanges later, in
+    /// another order on every rank: each gives what the same exchange alone gives.
+    #[test]
+    fn started_exchanges_are_the_same_whenever_they_are_waited_for() {
+        const AHEAD: usize = 5;
+        let mut plan = plan(&[("data", 2), ("tensor", 3)]);
+        let at = || neoxc_plan::Address { segment: 0, offset: 0, strides: vec![] };
+        let start = |event: usize, axis: &str| neoxc_plan::Instr::Exchange {
+            kind: AllReduce,
+            axis: axis.into(),
+            shape: vec![1, 1, 1],
+            from: at(),
+            to: at(),
+            event: Some(event),
+            loc: String::new(),
+        };
+        let body = (0..AHEAD).flat_map(|e| [start(2 * e, "data"), start(2 * e + 1, "tensor")]);
+        let program = neoxc_plan::Program { body: body.collect(), ..Default::default() };
+        plan.programs.push(program);
+        let kinds = [AllReduce, ReduceScatter, AllGather];
+        let what = |n: usize| {
+            let (axis, kind) = (n % 2, kinds[n / 2 % 3]);
+            (axis, kind, [1 + n % 3, 6 * (1 + n % 5), 1 + n * n % 700, 1, 1])
+        };
+        let run = |ahead: usize| -> Vec<Vec<Vec<f32>>> {
+            std::thread::scope(|s| {
+                let running: Vec<_> = connect(&plan)
+                    .into_iter()
+                    .enumerate()
+                    .map(|(rank, side)| {
+                        s.spawn(move || {
+                            let mut values: Vec<[Vec<f32>; 2]> = (0..60)
+                                .map(|n| {
+                                    let all = what(n).2.iter().product();
+                                    let x = |i| ((rank * 7919 + n * 131 + i * 31) % 97) as f32;
+                                    let from = (0..all).map(|i| x(i) * 1e-3 + 1e4).collect();
+                                    [from, vec![f32::NAN; all]]
+                                })
+                                .collect();
+                            let mut under_way: Vec<(usize, Ticket)> = vec![];
+                            let mut random = rank as u32 + 1;
+                            for (n, [from, to]) in values.iter_mut().enumerate() {
+                                let (axis, kind, shape) = what(n);
+                                let (from, to) = (from.as_mut_ptr(), to.as_mut_ptr());
+                                // SAFETY: all ranks start these, and wait for each once.
+                                unsafe {
+                                    let ticket = side.start(axis, kind, shape, from, to).unwrap();
+                                    under_way.push((axis, ticket));
+                                }
+                                while under_way.len() > ahead || n == 59 && !under_way.is_empty() {
+                                    random = random.wrapping_mul(1_664_525).wrapping_add(1);
+                                    let at = (random >> 8) as usize % under_way.len();
+                                    let (axis, ticket) = under_way.remove(at);
+                                    // SAFETY: as above.
+                                    unsafe { side.wait(axis, ticket).unwrap() };
+                                }
+                                if n % 7 == rank {
+                                    std::thread::sleep(std::time::Duration::from_micros(200));
+                                }
+                            }
+                            values.into_iter().map(|[_, to]| to).collect()
+                        })
+                    })
+                    .collect();
+                running.into_iter().map(|r| r.join().unwrap()).collect()
+            })
+        };
+        let bits = |x: &Vec<Vec<Vec<f32>>>| -> Vec<u32> {
+            x.iter().flatten().flatten().map(|x| x.to_bits()).collect()
+        };
+        let alone = run(0);
+        assert!(alone[0][0].iter().all(|x| x.is_finite()));
+        for _ in 0..5 {
+            assert!(bits(&run(AHEAD)) == bits(&alone));
+        }
     }
 
     #[test]
@@ -439,7 +377,7 @@ mod tests {
         let waiting = std::thread::spawn(move || {
             let mut x = [1f32];
             // SAFETY: the value is this thread's.
-            unsafe { first.all_reduce(0, x.as_mut_ptr(), x.as_mut_ptr(), 1) }
+            unsafe { first.exchange(0, AllReduce, [1; 5], x.as_mut_ptr(), x.as_mut_ptr()) }
         });
         last.give_up();
         assert!(waiting.join().unwrap().is_err());

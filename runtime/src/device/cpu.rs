@@ -10,16 +10,34 @@ use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use super::staged::{Action, Staged};
 use crate::RuntimeError;
-use crate::collectives::{Collectives, take_part};
+use crate::collectives::{Collectives, Sizes, Ticket, sizes, take_part};
 
 /// An address with the offset that each enclosing loop adds.
 type Moving = (usize, Vec<(usize, usize)>);
 
 /// A launch with everything resolved but the loop offsets.
 enum Step {
-    Launch { entry: Entry, tasks: u64, args: Vec<Moving>, name: u32 },
-    Exchange { kind: Exchange, axis: usize, shape: Vec<usize>, from: Moving, to: Moving },
-    Loop { depth: usize, count: usize, reverse: bool, body: Vec<Step> },
+    Launch {
+        entry: Entry,
+        tasks: u64,
+        args: Vec<Moving>,
+        name: u32,
+    },
+    Exchange {
+        kind: Exchange,
+        axis: usize,
+        shape: Sizes,
+        from: Moving,
+        to: Moving,
+        event: Option<usize>,
+    },
+    Wait(usize),
+    Loop {
+        depth: usize,
+        count: usize,
+        reverse: bool,
+        body: Vec<Step>,
+    },
 }
 
 /// The CPU of this machine.
@@ -31,6 +49,8 @@ pub struct CpuDevice {
     pool: Pool,
     pointers: Vec<*mut u8>,
     index: Vec<usize>,
+    /// By event: the axis of the exchange that was last started with it, and its ticket.
+    events: Vec<(usize, Ticket)>,
     /// The other ranks, if there are any.
     others: Option<Box<dyn Collectives>>,
     /// Seconds per kernel when profiling.
@@ -134,6 +154,7 @@ impl CpuDevice {
             pool: Pool::new(threads, scratch)?,
             pointers: vec![std::ptr::null_mut(); most],
             index: vec![0; 32],
+            events: vec![Default::default(); plan.events()],
             others,
             profile: None,
             _library: library,
@@ -164,14 +185,14 @@ impl CpuDevice {
         let others = self.others.as_deref().ok_or_else(lost)?;
         let (slots, stride, axis) = (staged.slots, staged.stride, staged.axis);
         let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
-        let profile = &mut self.profile;
+        let (events, profile) = (&mut self.events, &mut self.profile);
         staged.each(&mut |action, micro| {
             let slot = micro % slots;
             match action {
                 Action::Run(part) => {
                     index[0] = slot;
                     index[1] = micro;
-                    execute(parts[*part], pool, pointers, index, Some(others), profile)
+                    execute(parts[*part], pool, pointers, index, events, Some(others), profile)
                 }
                 // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to
                 // use a slot again only after the value in it was taken, and to pair every gift with
@@ -243,14 +264,16 @@ fn resolve(
                 let args = args.iter().map(address).collect();
                 Step::Launch { entry, tasks, args, name: *kernel as u32 }
             }
-            Instr::Exchange { kind, axis, shape, from, to, .. } => Step::Exchange {
+            Instr::Exchange { kind, axis, shape, from, to, event, .. } => Step::Exchange {
+                event: *event,
                 kind: *kind,
                 // A validated plan names no other axes.
                 axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(0),
-                shape: shape.iter().map(|n| *n as usize).collect(),
+                shape: sizes(shape),
                 from: address(from),
                 to: address(to),
             },
+            Instr::Wait { event } => Step::Wait(*event),
             Instr::Loop { count, reverse, body, .. } => Step::Loop {
                 depth,
                 count: *count as usize,
@@ -261,11 +284,13 @@ fn resolve(
         .collect()
 }
 
+#[allow(clippy::too_many_arguments)] // a rank's whole state
 fn execute(
     steps: &[Step],
     pool: &mut Pool,
     pointers: &mut [*mut u8],
     index: &mut [usize],
+    events: &mut [(usize, Ticket)],
     others: Option<&dyn Collectives>,
     profile: &mut Option<Vec<(u64, f64)>>,
 ) -> Result<(), RuntimeError> {
@@ -285,37 +310,37 @@ fn execute(
                     slot.1 += start.elapsed().as_secs_f64();
                 }
             }
-            Step::Exchange { kind, axis, shape, from, to } => {
+            Step::Exchange { kind, axis, shape, from, to, event } => {
                 let Some(others) = others else { continue };
                 let from = here(from, index) as *mut f32;
                 let to = here(to, index) as *mut f32;
-                // SAFETY: a validated plan keeps both inside their segments, the compiler keeps them
-                // apart, and every rank runs the same program, so that all make the same exchanges
-                // in the same order.
+                // SAFETY: a validated plan keeps both inside their segments and leaves them alone until
+                // the exchange is waited for, the compiler keeps them apart, and all ranks of a group
+                // make the same exchanges in the same order.
                 unsafe {
-                    match (kind, &shape[..]) {
-                        (Exchange::ReduceScatter, &[a, b, c]) => {
-                            others.reduce_scatter(*axis, from, to, [a, b, c])?;
+                    match event {
+                        _ if *kind == Exchange::TakePart => {
+                            let [before, dim, after, ..] = *shape;
+                            take_part(others.place(*axis), from, to, [before, dim, after]);
                         }
-                        (Exchange::AllGather, &[a, b, c]) => {
-                            others.all_gather(*axis, from, to, [a, b, c])?;
+                        None => others.exchange(*axis, *kind, *shape, from, to)?,
+                        Some(event) => {
+                            let ticket = others.start(*axis, *kind, *shape, from, to)?;
+                            events[*event] = (*axis, ticket);
                         }
-                        (Exchange::TakePart, &[a, b, c]) => {
-                            take_part(others.place(*axis), from, to, [a, b, c]);
-                        }
-                        (Exchange::AllToAll | Exchange::AllToAllBack, &[a, b, c, d, e]) => {
-                            let back = *kind == Exchange::AllToAllBack;
-                            others.all_to_all(*axis, back, from, to, [a, b, c, d, e])?;
-                        }
-                        // A validated plan has the right number of sizes for every other kind.
-                        _ => others.all_reduce(*axis, from, to, shape.iter().product())?,
                     }
                 }
+            }
+            Step::Wait(event) => {
+                let Some(others) = others else { continue };
+                let (axis, ticket) = events[*event];
+                // SAFETY: a validated plan waits once for every exchange that it has started.
+                unsafe { others.wait(axis, ticket)? };
             }
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
                     index[*depth] = if *reverse { count - 1 - i } else { i };
-                    execute(body, pool, pointers, index, others, profile)?;
+                    execute(body, pool, pointers, index, events, others, profile)?;
                 }
             }
         }
@@ -341,6 +366,7 @@ impl Device for CpuDevice {
             &mut self.pool,
             &mut self.pointers,
             &mut self.index,
+            &mut self.events,
             self.others.as_deref(),
             &mut self.profile,
         )

@@ -105,7 +105,7 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, stage: u64) -> Count {
 fn exchanges(plan: &Plan, body: &[Instr], times: u64, count: &mut Count) {
     for instr in body {
         match instr {
-            Instr::Launch { .. } => {}
+            Instr::Launch { .. } | Instr::Wait { .. } => {}
             Instr::Loop { count: n, body, .. } => exchanges(plan, body, times * n, count),
             Instr::Exchange { kind, axis, shape, .. } => {
                 let ranks = plan.along(axis, 0).0;
