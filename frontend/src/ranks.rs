@@ -42,9 +42,16 @@ impl Reader<'_> {
             self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
         }
         let sequence_parallel = self.bool("sequence_parallel", false);
-        if let Some(m) = model.filter(|m| sequence_parallel && !m.seq_length.is_multiple_of(tensor))
+        let finer = |m: &&Model| sequence_parallel && m.seq_length.is_multiple_of(context);
+        if let Some(m) =
+            model.filter(|m| finer(m) && !m.seq_length.is_multiple_of(context * tensor))
         {
-            let message = format!("{tensor} tensor ranks do not divide {} tokens", m.seq_length);
+            let which = if context > 1 {
+                format!("{tensor} tensor × {context} context ranks")
+            } else {
+                format!("{tensor} tensor ranks")
+            };
+            let message = format!("{which} do not divide {} tokens", m.seq_length);
             let hint = "or `--set sequence_parallel=false`";
             self.both(message, "model_parallel_size", "seq_length", hint);
         }
@@ -70,16 +77,14 @@ impl Reader<'_> {
             let message = format!("{context} context ranks do not divide {} tokens", m.seq_length);
             self.both(message, "context_parallel_size", "seq_length", "choose a divisor");
         }
-        if let Some(m) = model.filter(|m| !m.num_attention_heads.is_multiple_of(context)) {
-            let n = m.num_attention_heads;
-            let message = format!("{context} context ranks do not divide {n} attention heads");
+        let heads = |m: &&Model, ranks| m.num_attention_heads.is_multiple_of(ranks);
+        if let Some(m) = model.filter(|m| heads(m, tensor) && !heads(m, tensor * context)) {
+            let n = m.num_attention_heads / tensor;
+            let whose =
+                if tensor > 1 { "attention heads of a tensor rank" } else { "attention heads" };
+            let message = format!("{context} context ranks do not divide {n} {whose}");
             let hint = "they divide the heads in attention: choose a divisor";
             self.both(message, "context_parallel_size", "num_attention_heads", hint);
-        }
-        if sequence_parallel && context > 1 {
-            let message = "tensor and context ranks cannot both divide the sequence".to_string();
-            let hint = "keep one of them";
-            self.both(message, "sequence_parallel", "context_parallel_size", hint);
         }
         let data = world / each;
         Parallel {

@@ -33,7 +33,7 @@ use std::collections::HashMap;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId};
 
-use self::layout::{Axis, Layout};
+use self::layout::{Axes, Layout, ranks};
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::ENTRIES;
@@ -58,12 +58,12 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         degrees: cx.degrees,
         stream: Stream {
             degrees: cx.degrees,
-            batch: (cx.degrees.expert > 1).then(|| "expert".into()),
-            seq: match cx.degrees {
-                d if d.context > 1 => Some("context".into()),
-                d if d.tensor > 1 && cx.sequence_parallel => Some("tensor".into()),
-                _ => None,
-            },
+            batch: if cx.degrees.expert > 1 { vec!["expert".into()] } else { vec![] },
+            seq: [("context", true), ("tensor", cx.sequence_parallel)]
+                .into_iter()
+                .filter(|(axis, wanted)| *wanted && cx.degrees.of(axis) > 1)
+                .map(|(axis, _)| axis.into())
+                .collect(),
         },
         known: HashMap::new(),
     };
@@ -318,8 +318,8 @@ impl Body<'_> {
                 // Dims keep their layout, under another name where the view gives them one.
                 let from = self.f.ty(op.operands[0]).clone();
                 let rule = ops::rule(self.f, &op);
-                let axis = |d: &Dim| layout.axis(&ty, rule.target(&d.name)).cloned();
-                let dims = from.dims.iter().map(axis).collect();
+                let axes = |d: &Dim| layout.axes(&ty, rule.target(&d.name));
+                let dims = from.dims.iter().map(axes).collect();
                 let under = Layout { dims, partial: layout.partial.clone() };
                 self.bring(op.operands[0], Some(&under))?;
                 ops::step(self, &op)?;
@@ -348,15 +348,14 @@ impl Body<'_> {
         let mut wanted = Layout { partial: Default::default(), ..have.clone() };
         let stream = self.stream.layout(self.f.ty(v));
         // Not every sum is over the ranks that divide the stream.
-        let fits = |(want, have_axis): (&Option<Axis>, &Option<Axis>)| match want {
-            Some(axis) => have_axis.as_ref() == Some(axis) || have.partial.contains(axis),
-            None => true,
+        let finer = |want: &Axes, now: &Axes| {
+            want.starts_with(now) && want[now.len()..].iter().all(|a| have.partial.contains(a))
         };
-        let stream = stream.filter(|l| l.dims.iter().zip(&have.dims).all(fits));
+        let stream = stream.filter(|l| l.dims.iter().zip(&have.dims).all(|(w, h)| finer(w, h)));
         if let Some(meets) = stream.as_ref().or(self.meets.get(&v)) {
-            for (slot, axis) in wanted.dims.iter_mut().zip(&meets.dims) {
-                if slot.is_none() && axis.as_ref().is_some_and(|a| have.partial.contains(a)) {
-                    slot.clone_from(axis);
+            for (slot, axes) in wanted.dims.iter_mut().zip(&meets.dims) {
+                if finer(axes, slot) {
+                    slot.clone_from(axes);
                 }
             }
         }
@@ -370,8 +369,8 @@ impl Body<'_> {
 #[derive(Clone)]
 struct Stream {
     degrees: Degrees,
-    batch: Option<Axis>,
-    seq: Option<Axis>,
+    batch: Axes,
+    seq: Axes,
 }
 
 impl Stream {
@@ -382,11 +381,12 @@ impl Stream {
             return None;
         }
         let mut layout = Layout::whole(ty);
-        for (i, axis) in [&self.batch, &self.seq].into_iter().enumerate() {
-            let divides = |a: &&Axis| ty.dims[i].size.is_multiple_of(self.degrees.of(a));
-            layout.dims[i] = axis.as_ref().filter(divides).cloned();
+        for (i, axes) in [&self.batch, &self.seq].into_iter().enumerate() {
+            if ty.dims[i].size.is_multiple_of(ranks(axes, self.degrees)) {
+                layout.dims[i].clone_from(axes);
+            }
         }
-        layout.dims.iter().any(Option::is_some).then_some(layout)
+        layout.is_divided().then_some(layout)
     }
 }
 
@@ -398,7 +398,7 @@ fn meetings(f: &Function, layouts: &[Option<Layout>]) -> HashMap<ValueId, Layout
     for op in f.ops.iter().filter(|op| op.operands.len() > 1) {
         let divided = op.operands.iter().find_map(|o| {
             let layout = layouts[parameter(o)?].as_ref()?;
-            layout.dims.iter().any(Option::is_some).then(|| (*o, layout.clone()))
+            layout.is_divided().then(|| (*o, layout.clone()))
         });
         let Some((with, layout)) = divided else { continue };
         for o in op.operands.iter().filter(|o| f.ty(**o).dims == f.ty(with).dims) {

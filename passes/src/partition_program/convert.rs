@@ -9,7 +9,8 @@ use crate::pass::{Degrees, PassError};
 impl Body<'_> {
     /// One rank's value `local`, of the whole type `ty` and laid out as `have`, made to be laid out as
     /// `wanted`. A sum that is wanted divided is scattered while it is made; what is taken apart is
-    /// taken apart before, and what is put together is put together after everything else.
+    /// taken apart before, and what is put together is put together after everything else. Where ranks
+    /// that divide one dim are wanted to divide another one, they change their parts.
     pub(super) fn convert(
         &mut self,
         mut local: ValueId,
@@ -19,47 +20,65 @@ impl Body<'_> {
         loc: &Loc,
     ) -> Result<ValueId, PassError> {
         let mut now = have.clone();
+        let impossible =
+            || PassError::Unsupported(format!("{ty}, laid out as {have}, cannot become {wanted}"));
         if !wanted.partial.is_subset(&have.partial) {
-            return Err(PassError::Unsupported(format!(
-                "{ty}, laid out as {have}, cannot become {wanted}"
-            )));
+            return Err(impossible());
         }
-        for (i, dim) in ty.dims.iter().enumerate() {
-            let Some(axis) = wanted.dims[i].clone().filter(|_| now.dims[i].is_none()) else {
-                continue;
-            };
-            // Where another dim is divided over the same ranks, they change their parts.
-            if let Some(from) = now.dims.iter().position(|a| *a == Some(axis.clone())) {
-                let attrs = attrs(&axis, self.degrees, Some(&dim.name))
-                    .with("from", Attr::Str(ty.dims[from].name.to_string()));
-                local = self.exchange("all_to_all", local, attrs, loc)?;
-                now.dims[from] = None;
-                now.dims[i] = Some(axis);
-                continue;
-            }
-            let summed = now.partial.contains(&axis) && !wanted.partial.contains(&axis);
-            let op = if summed { "reduce_scatter" } else { "take_part" };
-            local = self.exchange(op, local, attrs(&axis, self.degrees, Some(&dim.name)), loc)?;
-            now.partial.remove(&axis);
-            now.dims[i] = Some(axis);
-        }
+        local = self.divide(local, ty, &mut now, wanted, loc)?;
         for axis in now.partial.clone().difference(&wanted.partial) {
             local = self.exchange("all_reduce", local, attrs(axis, self.degrees, None), loc)?;
             now.partial.remove(axis);
         }
         for (i, dim) in ty.dims.iter().enumerate() {
-            if now.dims[i] != wanted.dims[i]
-                && let Some(axis) = now.dims[i].take()
+            while !wanted.dims[i].starts_with(&now.dims[i])
+                && let Some(axis) = now.dims[i].pop()
             {
                 let attrs = attrs(&axis, self.degrees, Some(&dim.name));
                 local = self.exchange("all_gather", local, attrs, loc)?;
             }
         }
+        local = self.divide(local, ty, &mut now, wanted, loc)?;
+        if now != *wanted {
+            return Err(impossible());
+        }
+        Ok(local)
+    }
+
+    /// Divides dims over the axes that they are wanted divided over, as far as these are free or can be
+    /// had from another dim.
+    fn divide(
+        &mut self,
+        mut local: ValueId,
+        ty: &TensorType,
+        now: &mut Layout,
+        wanted: &Layout,
+        loc: &Loc,
+    ) -> Result<ValueId, PassError> {
         for (i, dim) in ty.dims.iter().enumerate() {
-            if let Some(axis) = wanted.dims[i].clone().filter(|_| now.dims[i].is_none()) {
-                let attrs = attrs(&axis, self.degrees, Some(&dim.name));
-                local = self.exchange("take_part", local, attrs, loc)?;
-                now.dims[i] = Some(axis);
+            while wanted.dims[i].starts_with(&now.dims[i])
+                && let Some(axis) = wanted.dims[i].get(now.dims[i].len()).cloned()
+            {
+                let mut attrs = attrs(&axis, self.degrees, Some(&dim.name));
+                let op = match now.dims.iter().position(|axes| axes.contains(&axis)) {
+                    None if !now.partial.contains(&axis) => "take_part",
+                    None if wanted.partial.contains(&axis) => break,
+                    None => "reduce_scatter",
+                    // Only the innermost division of a dim can be changed for another, and only if it
+                    // is not wanted where it is.
+                    Some(from) => {
+                        let last = now.dims[from].last() == Some(&axis);
+                        if !last || wanted.dims[from].starts_with(&now.dims[from]) {
+                            break;
+                        }
+                        attrs.set("from", Attr::Str(ty.dims[from].name.to_string()));
+                        now.dims[from].pop();
+                        "all_to_all"
+                    }
+                };
+                local = self.exchange(op, local, attrs, loc)?;
+                now.partial.remove(&axis);
+                now.dims[i].push(axis);
             }
         }
         Ok(local)

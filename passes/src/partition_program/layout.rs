@@ -10,17 +10,31 @@ use crate::pass::Degrees;
 /// The name of a mesh axis.
 pub type Axis = Arc<str>;
 
-/// The axis that each dim is divided over, and the axes over which the ranks hold parts of a sum.
+/// The axes that one dim is divided over, the outermost first: each divides the parts that those before
+/// it make. None leave it whole.
+pub type Axes = Vec<Axis>;
+
+/// The axes that divide each dim, and those over which the ranks hold parts of a sum.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Layout {
-    pub dims: Vec<Option<Axis>>,
+    pub dims: Vec<Axes>,
     pub partial: BTreeSet<Axis>,
+}
+
+/// Parts that a dim divided over `axes` has.
+pub fn ranks(axes: &Axes, degrees: Degrees) -> usize {
+    axes.iter().map(|a| degrees.of(a)).product()
+}
+
+/// Reads `outer+inner`.
+fn parse(text: &str) -> Axes {
+    text.split('+').filter(|name| !name.is_empty()).map(Axis::from).collect()
 }
 
 impl Layout {
     /// The same on every rank.
     pub fn whole(ty: &TensorType) -> Layout {
-        Layout { dims: vec![None; ty.dims.len()], partial: BTreeSet::new() }
+        Layout { dims: vec![vec![]; ty.dims.len()], partial: BTreeSet::new() }
     }
 
     /// As `neox.layout` of a parameter says.
@@ -28,7 +42,7 @@ impl Layout {
         let mut layout = Layout::whole(ty);
         let names = attrs.strs("neox.layout").unwrap_or_default();
         for (slot, name) in layout.dims.iter_mut().zip(names) {
-            *slot = (!name.is_empty()).then(|| name.into());
+            *slot = parse(name);
         }
         let partial = attrs.strs("neox.partial").unwrap_or_default();
         layout.partial = partial.into_iter().map(Axis::from).collect();
@@ -37,21 +51,23 @@ impl Layout {
 
     /// Reads the axes of dims, separated by commas.
     pub fn parse(text: &str) -> Layout {
-        let axis = |name: &str| (!name.is_empty()).then(|| name.into());
-        Layout { dims: text.split(',').map(axis).collect(), partial: BTreeSet::new() }
+        Layout { dims: text.split(',').map(parse).collect(), partial: BTreeSet::new() }
     }
 
     /// One rank's part of a value of type `ty`.
     pub fn local(&self, ty: &TensorType, degrees: Degrees) -> TensorType {
-        let size = |(d, axis): (&Dim, &Option<Axis>)| {
-            Dim::new(&d.name, d.size / axis.as_ref().map_or(1, |a| degrees.of(a)))
-        };
+        let size = |(d, axes): (&Dim, &Axes)| Dim::new(&d.name, d.size / ranks(axes, degrees));
         TensorType::new(ty.dtype, ty.dims.iter().zip(&self.dims).map(size).collect())
     }
 
-    /// The axis over which the dim called `name` of a value of type `ty` is divided.
-    pub fn axis(&self, ty: &TensorType, name: &str) -> Option<&Axis> {
-        self.dims[ty.position(name)?].as_ref()
+    /// The axes over which the dim called `name` of a value of type `ty` is divided.
+    pub fn axes(&self, ty: &TensorType, name: &str) -> Axes {
+        ty.position(name).map(|at| self.dims[at].clone()).unwrap_or_default()
+    }
+
+    /// Whether any dim is divided.
+    pub fn is_divided(&self) -> bool {
+        self.dims.iter().any(|axes| !axes.is_empty())
     }
 
     /// Of one slice along the leading dim.
@@ -59,16 +75,16 @@ impl Layout {
         Layout { dims: self.dims[1..].to_vec(), partial: self.partial.clone() }
     }
 
-    /// Of slices like this one, stacked along a leading dim divided over `axis`.
-    pub fn stacked(&self, axis: Option<Axis>) -> Layout {
-        let dims = std::iter::once(axis).chain(self.dims.iter().cloned()).collect();
+    /// Of slices like this one, stacked along a leading dim divided over `axes`.
+    pub fn stacked(&self, axes: &Axes) -> Layout {
+        let dims = std::iter::once(axes).chain(&self.dims).cloned().collect();
         Layout { dims, partial: self.partial.clone() }
     }
 }
 
 impl std::fmt::Display for Layout {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let dims: Vec<&str> = self.dims.iter().map(|a| a.as_deref().unwrap_or("")).collect();
+        let dims: Vec<String> = self.dims.iter().map(|axes| axes.join("+")).collect();
         write!(f, "{dims:?}")?;
         if !self.partial.is_empty() {
             write!(f, " partial over {:?}", self.partial)?;

@@ -3,7 +3,7 @@
 use neoxc_ir::{Attr, Builder, Op};
 
 use super::accumulators::only_adds;
-use super::layout::{Axis, Layout};
+use super::layout::{Axes, Layout, ranks};
 use super::{Body, Done, Ends, Partition, Val};
 use crate::pass::PassError;
 
@@ -18,28 +18,30 @@ impl Partition<'_> {
         let body =
             self.source.function(callee).ok_or_else(|| refuse(format!("there is no @{callee}")))?;
         let slices = carried..carried + sliced;
-        // The axis over which the iterations are divided.
-        let mut axis: Option<Axis> = None;
+        // The axes over which the iterations are divided.
+        let mut axes = Axes::new();
         for o in &op.operands[slices.clone()] {
             let Some(layout) = b.layout(*o) else { continue };
-            let leading = layout.dims.first().cloned().flatten();
-            if leading.is_some() && axis.is_some() && leading != axis {
+            let leading = layout.dims.first().cloned().unwrap_or_default();
+            if !leading.is_empty() && !axes.is_empty() && leading != axes {
                 return Err(refuse("its slices are divided in two ways".into()));
             }
-            axis = axis.or(leading);
+            if axes.is_empty() {
+                axes = leading;
+            }
         }
         let mut layouts: Vec<Option<Layout>> = vec![];
         for (n, o) in op.operands.iter().enumerate() {
             let value = b.values.get(o);
             layouts.push(match value {
                 Some(Val::Known(_, l)) if slices.contains(&n) => {
-                    if l.dims.first() != Some(&axis) {
+                    if l.dims.first() != Some(&axes) {
                         return Err(refuse("some of its slices are divided, others not".into()));
                     }
                     Some(l.slice())
                 }
                 Some(Val::Known(_, l)) => {
-                    if n < carried && axis.is_some() {
+                    if n < carried && !axes.is_empty() {
                         return Err(refuse("a divided loop starts from a value".into()));
                     }
                     Some(l.clone())
@@ -47,18 +49,19 @@ impl Partition<'_> {
                 _ => None,
             });
         }
-        if let Some(axis) = &axis {
+        if !axes.is_empty() {
             for n in 0..carried {
                 let zero =
                     matches!(b.values.get(&op.operands[n]), Some(Val::Constant(x, _)) if *x == 0.0);
                 if !zero || !only_adds(self.source, body, n, n) {
                     return Err(refuse(format!(
-                        "its iterations cannot be divided over {axis}: value {n} is more than a sum"
+                        "its iterations cannot be divided over {}: value {n} is more than a sum",
+                        axes.join("+")
                     )));
                 }
             }
         }
-        if axis.is_none() {
+        if axes.is_empty() {
             for (slot, o) in layouts.iter_mut().zip(&op.operands).take(carried) {
                 if let Some(divided) = self.stream.layout(b.f.ty(*o)) {
                     *slot = Some(divided);
@@ -76,11 +79,11 @@ impl Partition<'_> {
         }
         let done = self.body(body, callee, layouts, carried)?;
 
-        let ranks = axis.as_ref().map_or(1, |a| self.degrees.of(a));
+        let ranks = ranks(&axes, self.degrees);
         let mut operands = vec![];
         for (n, o) in op.operands.iter().enumerate() {
             let want = match slices.contains(&n) {
-                true => done.params[n].stacked(axis.clone()),
+                true => done.params[n].stacked(&axes),
                 false => done.params[n].clone(),
             };
             operands.push(b.bring(*o, Some(&want))?.0);
@@ -94,12 +97,10 @@ impl Partition<'_> {
         for (n, (r, v)) in op.results.iter().zip(made).enumerate() {
             let mut layout = match n < carried {
                 true => done.results[n].clone(),
-                false => done.results[n].stacked(axis.clone()),
+                false => done.results[n].stacked(&axes),
             };
-            if n < carried
-                && let Some(axis) = &axis
-            {
-                layout.partial.insert(axis.clone());
+            if n < carried {
+                layout.partial.extend(axes.iter().cloned());
             }
             b.values.insert(*r, Val::Known(v, layout));
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use neoxc_ir::op::{RuleCx, ShardEffect, ShardRule, Sums};
 use neoxc_ir::{Attr, Builder, Function, Op, TensorType, ValueId};
 
-use super::layout::{Axis, Layout};
+use super::layout::{Axes, Axis, Layout, ranks};
 use super::{Body, Val};
 use crate::pass::PassError;
 
@@ -33,13 +33,13 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
 
     let (context, heads) = ("context", "heads");
     // Which dims are divided, by the operands that are.
-    let mut divided: BTreeMap<Arc<str>, Axis> = BTreeMap::new();
+    let mut divided: BTreeMap<Arc<str>, Axes> = BTreeMap::new();
     for (o, ty) in op.operands.iter().zip(&operands) {
         let Some(layout) = b.layout(*o) else { continue };
-        for (dim, axis) in ty.dims.iter().zip(&layout.dims) {
-            let Some(axis) = axis else { continue };
+        for (dim, axes) in ty.dims.iter().zip(&layout.dims).filter(|(_, axes)| !axes.is_empty()) {
+            let mut axes = axes.clone();
             // An op that needs the dim whole gets it whole, and so does a view that cannot divide it.
-            let ranks = b.degrees.of(axis);
+            let ranks = ranks(&axes, b.degrees);
             let target = rule.target(&dim.name);
             let uneven =
                 |ty: &TensorType| ty.size(target).is_some_and(|n| !n.is_multiple_of(ranks));
@@ -50,57 +50,74 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
             }
             // Heads were divided only because the sequence had to be whole.
             let seq = rule.effect("seq").filter(|e| *e != ShardEffect::Whole && ty.has("seq"));
-            if &**axis == context && &*dim.name == heads && seq.is_some() {
-                divided.insert("seq".into(), axis.clone());
-                continue;
+            if let Some(at) = axes.iter().position(|a| &**a == context)
+                && &*dim.name == heads
+                && seq.is_some()
+            {
+                divided.entry("seq".into()).or_insert_with(|| vec![axes[at].clone()]);
+                axes.remove(at);
             }
-            // Divided in two ways, it will be as a parameter is, which cannot choose.
-            if !divided.contains_key(&dim.name) || b.f.params.contains(o) {
-                divided.insert(dim.name.clone(), axis.clone());
+            // Divided in two ways, it will be as a parameter is, which cannot choose, or as finely as
+            // any operand.
+            let slot = divided.entry(dim.name.clone()).or_default();
+            if axes.starts_with(slot) || b.f.params.contains(o) {
+                *slot = axes;
             }
         }
     }
     // What needs the whole sequence, but not all heads, has the heads divided by the ranks that divided
     // the sequence.
     let of_seq = op.operands.iter().zip(&operands).any(|(o, ty)| {
-        let axis = b.layout(*o).and_then(|l| l.axis(ty, "seq").cloned());
-        axis.is_some_and(|a| &*a == context)
+        b.layout(*o).is_some_and(|l| l.axes(ty, "seq").iter().any(|a| &**a == context))
     });
-    let size = operands.iter().find_map(|ty| ty.size(heads)).unwrap_or(1);
     if of_seq
         && rule.effect("seq") == Some(ShardEffect::Whole)
         && rule.effect(heads) == Some(ShardEffect::Parallel)
-        && !divided.contains_key(heads)
-        && size.is_multiple_of(b.degrees.of(context))
     {
-        divided.insert(heads.into(), context.into());
+        let mut axes = divided.get(heads).cloned().unwrap_or_default();
+        if axes.iter().all(|a| &**a != context) {
+            axes.push(context.into());
+        }
+        let size = operands.iter().find_map(|ty| ty.size(heads)).unwrap_or(1);
+        if size.is_multiple_of(ranks(&axes, b.degrees)) {
+            divided.insert(heads.into(), axes);
+        }
     }
-    // Where weights are divided over the ranks that divide the sequence, the sequence is put together.
-    if let Some(axis) = divided.get("seq").cloned()
-        && divided.iter().any(|(dim, a)| *a == axis && &**dim != "seq")
-    {
-        divided.remove("seq");
+    // Where weights are divided over ranks that divide the sequence, the sequence is put together.
+    if let Some(mut axes) = divided.remove("seq") {
+        axes.retain(|a| divided.values().all(|others| !others.contains(a)));
+        divided.insert("seq".into(), axes);
     }
-    for (dim, axis) in &divided {
-        if divided.iter().any(|(other, a)| a == axis && other != dim) {
-            return Err(refuse(format!("two dims are divided over {axis}")));
+    for (dim, axes) in &divided {
+        let shared =
+            |(other, of): (&Arc<str>, &Axes)| other != dim && of.iter().any(|a| axes.contains(a));
+        if divided.iter().any(shared) {
+            return Err(refuse(format!(
+                "`{dim}` and another dim are divided over {}",
+                axes.join("+")
+            )));
         }
     }
 
     let mut locals = vec![];
     for (i, (o, ty)) in op.operands.iter().zip(&operands).enumerate() {
         let layout = Layout {
-            dims: ty.dims.iter().map(|d| divided.get(&d.name).cloned()).collect(),
+            dims: ty
+                .dims
+                .iter()
+                .map(|d| divided.get(&d.name).cloned().unwrap_or_default())
+                .collect(),
             partial: if partial.on[i] { partial.axes.clone() } else { BTreeSet::new() },
         };
         locals.push(b.bring(*o, Some(&layout))?.0);
     }
     let mut attrs = op.attrs.clone();
     // Of a dim of the results.
-    let axis_of = |dim: &str| divided.get(rule.source(dim)?).cloned();
-    let ranks = |dim: &str| axis_of(dim).map_or(1, |a| b.degrees.of(&a) as i64);
+    let axes_of =
+        |dim: &str| rule.source(dim).and_then(|d| divided.get(d)).cloned().unwrap_or_default();
     if let (Some(dims), Some(sizes)) = (op.attrs.strs("dims"), op.attrs.ints("sizes")) {
-        let sizes: Vec<i64> = dims.iter().zip(sizes).map(|(d, s)| s / ranks(d)).collect();
+        let sizes: Vec<i64> =
+            dims.iter().zip(sizes).map(|(d, s)| s / ranks(&axes_of(d), b.degrees) as i64).collect();
         attrs.set("sizes", Attr::ints(&sizes));
     }
     let mut builder = Builder::new(&mut b.g);
@@ -108,11 +125,11 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     let made = builder.named(op.kind.name(), &locals, attrs)?;
 
     for ((r, ty), v) in op.results.iter().zip(&results).zip(made) {
-        let dims: Vec<Option<Axis>> = ty.dims.iter().map(|d| axis_of(&d.name)).collect();
+        let dims: Vec<Axes> = ty.dims.iter().map(|d| axes_of(&d.name)).collect();
         // A result without a dim that is divided is each rank's part of a sum over it.
         let mut sums = partial.axes.clone();
         let lost = divided.iter().filter(|(dim, _)| ty.position(rule.target(dim)).is_none());
-        sums.extend(lost.map(|(_, axis)| axis.clone()));
+        sums.extend(lost.flat_map(|(_, axes)| axes.iter().cloned()));
         let layout = Layout { dims, partial: sums };
         if layout.local(ty, b.degrees).dims != b.g.ty(v).dims {
             return Err(refuse(format!("{} is not one rank's part of {ty}", b.g.ty(v))));
@@ -146,6 +163,21 @@ fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassEr
         return Ok(Partial { axes, on });
     }
     if sums == Sums::Together {
+        // Parts of sums over different ranks have in common what all are parts over.
+        let parts: Vec<BTreeSet<Axis>> =
+            op.operands.iter().map(|o| of(b, o)).filter(|p| !p.is_empty()).collect();
+        let common = parts[1..].iter().fold(parts[0].clone(), |all, p| &all & p);
+        if !common.is_empty() {
+            for o in &op.operands {
+                let Some(have) = b.layout(*o).filter(|l| l.partial.is_superset(&common)) else {
+                    continue;
+                };
+                let wanted = Layout { partial: common.clone(), ..have };
+                let (local, layout) = b.bring(*o, Some(&wanted))?;
+                b.values.insert(*o, Val::Known(local, layout));
+            }
+        }
+        let axes = if common.is_empty() { axes } else { common };
         let fits = |b: &Body<'_>, o: &ValueId| match &b.values[o] {
             Val::Constant(value, _) => *value == 0.0,
             Val::Open(..) | Val::View(_) => true,
