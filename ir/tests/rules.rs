@@ -89,9 +89,18 @@ fn cases(r: &mut Random) -> Vec<Case> {
     out.push(case("reduce_sum", vec![x.clone()], over(&["batch", "embed"])));
     out.push(case("reduce_max", vec![x.clone()], over(&["embed"])));
     out.push(case("softmax", vec![x.clone()], none().with("dim", s("seq"))));
+    out.push(case("iota", vec![], none().with("dim", s("embed")).with("size", Attr::Int(e as i64))));
+    let rate = none().with("rate", Attr::Float(0.4));
+    let drop = rate.with("seed", Attr::Int(-7)).with("site", Attr::Int(2));
+    let names = [i32s(&[("batch", b), ("seq", q)]), i32s(&[]), i32s(&[("embed", e)])];
+    let dropped = [vec![x.clone()], names.to_vec()].concat();
+    out.push(Case { ids: 1000, ..case("dropout", dropped, drop.clone()) });
     let square = f(&[("heads", h), ("seq", q), ("kv_seq", q)]);
     let mask = none().with("query", s("seq")).with("key", s("kv_seq"));
-    out.push(case("causal_mask", vec![square], mask.with("value", Attr::Float(-3.0))));
+    out.push(case("causal_mask", vec![square.clone()], mask.with("value", Attr::Float(-3.0))));
+    let heads = [i32s(&[("seq", q)]), i32s(&[]), i32s(&[("kv_seq", q)]), i32s(&[("heads", h)])];
+    let dropped = [vec![square], heads.to_vec()].concat();
+    out.push(Case { ids: 1000, ..case("dropout", dropped, drop.clone()) });
     let flat = neoxc_ir::build::dims_attrs(&[Dim::new("all", b * q), Dim::new("embed", e)]);
     out.push(case("reshape", vec![x.clone()], flat));
     out.push(case("rename", vec![x.clone()], none().with("from", s("seq")).with("to", s("t"))));
@@ -132,8 +141,14 @@ fn cases(r: &mut Random) -> Vec<Case> {
     out.push(case("attention", three.clone(), scale.clone()));
     let y = f(&[("batch", b), ("seq", q), ("heads", h), ("head_dim", e)]);
     let lse = part.without("head_dim");
+    let part3 = three.clone();
     let six = [three, vec![y.clone(), lse, y]].concat();
-    out.push(case("attention_grad", six, scale));
+    out.push(case("attention_grad", six.clone(), scale));
+    let named = [&[ids.clone()], &heads[1..]].concat();
+    let drop = drop.with("scale", Attr::Float(0.6));
+    let seven = [part3, named.clone()].concat();
+    out.push(Case { ids: 1000, ..case("dropout_attention", seven, drop.clone()) });
+    out.push(Case { ids: 1000, ..case("dropout_attention_grad", [six, named].concat(), drop) });
     let logits = f(&[("batch", b), ("seq", q), ("vocab", 7)]);
     let over_vocab = none().with("dim", s("vocab"));
     let two = vec![logits.clone(), ids.clone()];
@@ -232,7 +247,14 @@ fn gradients_match_central_differences() {
         let x = inputs(&c, &mut r);
         // Statistics that only serve the backward pass get no cotangent.
         let secondary =
-            ["layer_norm", "attention", "cross_entropy", "linear_cross_entropy"].contains(&c.op);
+            [
+            "layer_norm",
+            "attention",
+            "dropout_attention",
+            "cross_entropy",
+            "linear_cross_entropy",
+        ]
+        .contains(&c.op);
         let weights: Vec<Tensor> = f
             .results
             .iter()

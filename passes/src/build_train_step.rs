@@ -1,7 +1,7 @@
 //! `build-train-step`: gradients of all micro-batches, clipping, AdamW.
 //!
 //! ```text
-//! @train_step(params…, adam_m…, adam_v…, tokens, labels, mask, lr, bc1, bc2, consts…)
+//! @train_step(params…, adam_m…, adam_v…, tokens, labels, mask, lr, bc1, bc2, layers, consts…)
 //!   -> (params'…, adam_m'…, adam_v'…, loss, grad_norm)
 //! ```
 //! Batch inputs gain a leading dim `micro`. Clipping scales by min(1, clip / (norm + 1e-6)) as
@@ -77,10 +77,13 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         .collect();
     let scalar = TensorType::scalar(DType::F32);
     let [lr, bc1, bc2] = ["lr", "bc1", "bc2"].map(|n| input(&mut f, "scalar", n, scalar.clone()));
-    let consts: Vec<ValueId> = of(&step, "const")
-        .into_iter()
-        .map(|(v, _)| input(&mut f, "const", &name(v), step.ty(v).clone()))
-        .collect();
+    // What all micro-batches share: the numbers of the layers, if something depends on them, and constants.
+    let mut shared = vec![];
+    for role in ["layers", "const"] {
+        for (v, _) in of(&step, role) {
+            shared.push(input(&mut f, role, &name(v), step.ty(v).clone()));
+        }
+    }
 
     let b = &mut Builder::with_module(&mut f, m);
     let loc = step.ops.first().map(|o| o.loc.clone()).unwrap_or_default();
@@ -92,7 +95,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     }
     operands.extend(&batch);
     operands.extend(params.iter().map(|(p, _)| *p));
-    operands.extend(&consts);
+    operands.extend(&shared);
     let attrs = Attrs::new()
         .with("callee", Attr::Symbol("micro_step".into()))
         .with("count", Attr::Int(count as i64))

@@ -163,7 +163,7 @@ fn start(
 fn finish(train: &Function, at: usize, carried: usize) -> Result<Function, PassError> {
     let mut f = Function::new("train_finish");
     let mut map: HashMap<ValueId, ValueId> = HashMap::new();
-    let batch = |a: &Attrs| matches!(a.str("neox.role"), Some("batch" | "const"));
+    let batch = |a: &Attrs| matches!(a.str("neox.role"), Some("batch" | "layers" | "const"));
     for (p, attrs) in train.params.iter().zip(&train.param_attrs).filter(|(_, a)| !batch(a)) {
         let v = f.add_param(&label(train, *p), train.ty(*p).clone(), attrs.clone());
         map.insert(*p, v);

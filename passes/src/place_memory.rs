@@ -94,7 +94,7 @@ fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
             (Some(_), _) => "params",
             (_, Some("adam_m")) => "adam_m",
             (_, Some("adam_v")) => "adam_v",
-            (_, Some("batch" | "scalar")) => "io",
+            (_, Some("batch" | "layers" | "scalar")) => "io",
             (_, Some("const")) => "consts",
             _ => {
                 return Err(PassError::Unsupported(format!(

@@ -72,6 +72,12 @@ pub struct Arch {
     pub output_init_std: f64,
     /// Layers per activation-checkpointing group; `None` keeps all activations.
     pub checkpoint: Option<usize>,
+    /// The part of the embedding and of both branches' outputs that training drops.
+    pub hidden_dropout: f64,
+    /// The part of the attention weights that training drops.
+    pub attention_dropout: f64,
+    /// Seed of what is dropped.
+    pub seed: u32,
     /// AdamW's first decay rate.
     pub beta1: f64,
     /// AdamW's second decay rate.

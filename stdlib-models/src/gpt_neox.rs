@@ -7,6 +7,7 @@ use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
 
 use crate::arch::{Arch, Positions};
+use crate::dropout::{self, Names, Site};
 use crate::layers;
 
 type Result<T> = std::result::Result<T, OpError>;
@@ -134,8 +135,8 @@ fn table_types(a: &Arch) -> Vec<(&'static str, TensorType)> {
     }
 }
 
-/// One layer for sequences of shape [`batch`, seq].
-fn block(a: &Arch, name: &str, batch: usize) -> Result<Function> {
+/// One layer for sequences of shape [`batch`, seq]; `trains` where it may drop elements.
+fn block(a: &Arch, name: &str, batch: usize, trains: bool) -> Result<Function> {
     let mut f = Function::new(name);
     let stream = TensorType::f32(&[("batch", batch), ("seq", a.seq), ("embed", a.embed)]);
     let x = f.add_param("x", stream, Attrs::new());
@@ -143,9 +144,14 @@ fn block(a: &Arch, name: &str, batch: usize) -> Result<Function> {
     let p = Values(
         params.iter().map(|p| (p.name, f.add_param(&p.short(), p.ty(), Attrs::new()))).collect(),
     );
+    let names = (trains && dropout::drops(a)).then(|| Names::declare(a, &mut f, None));
     let tables: Vec<ValueId> =
         table_types(a).into_iter().map(|(n, ty)| f.add_param(n, ty, Attrs::new())).collect();
     let b = &mut Builder::new(&mut f);
+    let drop = |b: &mut Builder<'_>, x, site| match &names {
+        Some(names) => names.hidden(a, b, x, site),
+        None => Ok(x),
+    };
 
     b.at(&a.loc("layernorm_epsilon"));
     let norm = |b: &mut Builder<'_>, x, which: &str| {
@@ -166,10 +172,19 @@ fn block(a: &Arch, name: &str, batch: usize) -> Result<Function> {
         k = b.one("rotary", &[k, cos, sin], Attrs::new())?;
     }
     b.at(&a.loc("num_attention_heads"));
-    let mixed = layers::attention(b, q, k, v, 1.0 / (a.head_dim as f64).sqrt())?;
+    let scale = 1.0 / (a.head_dim as f64).sqrt();
+    let mixed = layers::attention(b, q, k, v, scale, |b, weights| match &names {
+        Some(names) => {
+            let dropped = names.weights(a, b, weights);
+            b.at(&a.loc("num_attention_heads"));
+            dropped
+        }
+        None => Ok(weights),
+    })?;
     let weight = p.need("attention.dense.weight")?;
     let bias = p.get("attention.dense.bias");
     let attended = layers::linear(b, mixed, weight, bias, &["heads", "head_dim"])?;
+    let attended = drop(b, attended, Site::Attention)?;
 
     b.at(&a.loc("gpt_j_residual"));
     let middle = if a.parallel_residual { x } else { b.add(x, attended)? };
@@ -186,6 +201,7 @@ fn block(a: &Arch, name: &str, batch: usize) -> Result<Function> {
     b.at(&a.loc("intermediate_size"));
     let weight = p.need("mlp.dense_4h_to_h.weight")?;
     let out = layers::linear(b, active, weight, p.get("mlp.dense_4h_to_h.bias"), &["ffn"])?;
+    let out = drop(b, out, Site::Mlp)?;
 
     b.at(&a.loc("gpt_j_residual"));
     let branches = if a.parallel_residual { b.add(out, attended)? } else { out };
@@ -194,13 +210,20 @@ fn block(a: &Arch, name: &str, batch: usize) -> Result<Function> {
     Ok(f)
 }
 
+/// What the layers need besides the stream.
+struct Inputs {
+    stacked: Vec<ValueId>,
+    tables: Vec<ValueId>,
+    /// Where elements are dropped.
+    names: Option<Names>,
+}
+
 /// Everything up to the last layer's output: [`batch`, seq, embed].
 fn trunk(
     a: &Arch,
     b: &mut Builder<'_>,
     p: &Values,
-    stacked: &[ValueId],
-    tables: &[ValueId],
+    inputs: &Inputs,
     tokens: ValueId,
     callee: &str,
 ) -> Result<ValueId> {
@@ -220,13 +243,19 @@ fn trunk(
         let rows = b.one("rename", &[rows], rename)?;
         x = b.add(x, rows)?;
     }
+    let (mut slices, mut shared) = (inputs.stacked.clone(), vec![]);
+    if let Some(names) = &inputs.names {
+        x = names.hidden(a, b, x, Site::Embedding)?;
+        slices.push(names.layer);
+        shared = names.shared();
+    }
     b.at(&a.loc("num_layers"));
-    let operands = [&[x], stacked, tables].concat();
+    let operands = [&[x], &slices[..], &shared, &inputs.tables].concat();
     let mut attrs = Attrs::new()
         .with("callee", Attr::Symbol(callee.into()))
         .with("count", Attr::Int(a.layers as i64))
         .with("carried", Attr::Int(1))
-        .with("sliced", Attr::Int(stacked.len() as i64))
+        .with("sliced", Attr::Int(slices.len() as i64))
         .with("dim", Attr::Str("layer".into()));
     if let Some(group) = a.checkpoint {
         attrs.set("neox.checkpoint", Attr::Int(group as i64));
@@ -286,9 +315,10 @@ fn head(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId) -> Result<ValueId
     b.matmul(x, weight, &["embed"])
 }
 
-/// `@loss`: sum(loss · mask) / sum(mask) over one micro-batch; 0 where everything is masked.
-fn loss(a: &Arch, module: &Module) -> Result<Function> {
-    let mut f = Function::new("loss");
+/// `@loss`, or without dropout `@eval_step`: sum(loss · mask) / sum(mask) over one micro-batch; 0 where
+/// everything is masked.
+fn loss(a: &Arch, module: &Module, name: &str, layer: &str, trains: bool) -> Result<Function> {
+    let mut f = Function::new(name);
     for (name, value) in [
         ("neox.beta1", a.beta1),
         ("neox.beta2", a.beta2),
@@ -306,8 +336,10 @@ fn loss(a: &Arch, module: &Module) -> Result<Function> {
     let labels = batch_param(&mut f, "labels", ids);
     let mask = batch_param(&mut f, "mask", TensorType::new(DType::F32, dims));
     let tables = declare_tables(a, &mut f);
+    let names = (trains && dropout::drops(a)).then(|| Names::declare(a, &mut f, Some(a.layers)));
+    let inputs = Inputs { stacked, tables, names };
     let b = &mut Builder::with_module(&mut f, module);
-    let x = trunk(a, b, &p, &stacked, &tables, tokens, "block")?;
+    let x = trunk(a, b, &p, &inputs, tokens, layer)?;
     let x = final_norm(a, b, &p, x)?;
     let logits = head(a, b, &p, x)?;
     b.at(&a.loc("seq_length"));
@@ -349,9 +381,9 @@ fn logits(a: &Arch, module: &Module) -> Result<Function> {
     let tokens =
         batch_param(&mut f, "tokens", ids(vec![Dim::new("batch", 1), Dim::new("seq", a.seq)]));
     let last = batch_param(&mut f, "last", ids(vec![Dim::new("pick", 1)]));
-    let tables = declare_tables(a, &mut f);
+    let inputs = Inputs { stacked, tables: declare_tables(a, &mut f), names: None };
     let b = &mut Builder::with_module(&mut f, module);
-    let x = trunk(a, b, &p, &stacked, &tables, tokens, "logits.block")?;
+    let x = trunk(a, b, &p, &inputs, tokens, "logits.block")?;
     let rows = b.reshape(x, &[Dim::new("seq", a.seq), Dim::new("embed", a.embed)])?;
     let row = b.one("gather", &[rows, last], Attrs::new())?;
     let row = final_norm(a, b, &p, row)?;
@@ -360,32 +392,48 @@ fn logits(a: &Arch, module: &Module) -> Result<Function> {
     Ok(f)
 }
 
-/// `@setup`: the rotary tables.
-fn setup(a: &Arch, dims: usize, base: f64) -> Result<Function> {
+/// `@setup`: the rotary tables, and the numbers that dropout knows columns, keys and heads by.
+fn setup(a: &Arch) -> Result<Option<Function>> {
     let mut f = Function::new("setup");
     let b = &mut Builder::new(&mut f);
-    b.at(&a.loc("rotary_pct"));
-    let attrs = Attrs::new()
-        .with("seq_size", Attr::Int(a.seq as i64))
-        .with("rot", Attr::Int(dims as i64))
-        .with("base", Attr::Float(base));
-    f.results = b.named("rotary_table", &[], attrs)?;
-    Ok(f)
+    let mut results = vec![];
+    if let Positions::Rotary { dims, base } = a.positions {
+        b.at(&a.loc("rotary_pct"));
+        let attrs = Attrs::new()
+            .with("seq_size", Attr::Int(a.seq as i64))
+            .with("rot", Attr::Int(dims as i64))
+            .with("base", Attr::Float(base));
+        results = b.named("rotary_table", &[], attrs)?;
+    }
+    for (_, dim, size) in dropout::constants(a) {
+        let attrs = Attrs::new()
+            .with("dim", Attr::Str(dim.into()))
+            .with("size", Attr::Int(size as i64));
+        results.push(b.one("iota", &[], attrs)?);
+    }
+    f.results = results;
+    Ok((!f.results.is_empty()).then_some(f))
 }
 
 /// The Model phase of a GPT-NeoX architecture.
 pub fn build(a: &Arch) -> Result<Module> {
     let mut module = Module::new();
-    module.insert(block(a, "block", a.batch)?);
-    let mut single = block(a, "logits.block", 1)?;
+    module.insert(block(a, "block", a.batch, true)?);
+    let mut single = block(a, "logits.block", 1, false)?;
     single.attrs.set("neox.forward_only", Attr::Bool(true));
     module.insert(single);
-    let f = loss(a, &module)?;
+    let f = loss(a, &module, "loss", "block", true)?;
     module.insert(f);
+    if dropout::drops(a) {
+        // Without dropout, the loss is its own evaluation.
+        module.insert(block(a, "eval.block", a.batch, false)?);
+        let f = loss(a, &module, "eval_step", "eval.block", false)?;
+        module.insert(f);
+    }
     let f = logits(a, &module)?;
     module.insert(f);
-    if let Positions::Rotary { dims, base } = a.positions {
-        module.insert(setup(a, dims, base)?);
+    if let Some(f) = setup(a)? {
+        module.insert(f);
     }
     Ok(module)
 }

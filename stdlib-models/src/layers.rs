@@ -35,7 +35,7 @@ pub fn layer_norm(
     }
 }
 
-/// Causal attention, written out: `softmax(mask(q kᵀ · scale)) v`.
+/// Causal attention, written out: `drop(softmax(mask(q kᵀ · scale))) v`.
 ///
 /// `q`, `k`, `v`: `[batch, heads, seq, head_dim]`; result: `[batch, seq, heads, head_dim]`.
 pub fn attention(
@@ -44,6 +44,7 @@ pub fn attention(
     k: ValueId,
     v: ValueId,
     scale: f64,
+    drop: impl FnOnce(&mut Builder<'_>, ValueId) -> Result<ValueId>,
 ) -> Result<ValueId> {
     let to_kv =
         Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
@@ -59,6 +60,7 @@ pub fn attention(
     let masked = b.one("causal_mask", &[scaled], mask)?;
     let dim = Attrs::new().with("dim", Attr::Str("kv_seq".into()));
     let weights = b.one("softmax", &[masked], dim)?;
+    let weights = drop(b, weights)?;
     let mixed = b.matmul(weights, v, &["kv_seq"])?;
     b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])
 }

@@ -5,6 +5,7 @@
 //! gradients.
 
 pub mod arch;
+pub mod dropout;
 pub mod gpt_neox;
 pub mod layers;
 

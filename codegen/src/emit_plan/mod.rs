@@ -340,7 +340,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
-            if matches!(attrs.str("neox.role"), Some("batch" | "scalar")) {
+            if matches!(attrs.str("neox.role"), Some("batch" | "layers" | "scalar")) {
                 let name = attrs.str("neox.name").unwrap_or_default();
                 program.inputs.push(port(name, f.ty(*p), &place, attrs)?);
             }
@@ -373,7 +373,11 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             let at: usize = place.split_once('+').and_then(|(_, o)| o.parse().ok()).unwrap_or(0);
             for (i, x) in value.data.iter().enumerate() {
                 let to = at + 4 * i;
-                consts[to..to + 4].copy_from_slice(&(*x as f32).to_le_bytes());
+                let word = match value.ty.dtype {
+                    neoxc_ir::DType::I32 => (*x as i32).to_le_bytes(),
+                    _ => (*x as f32).to_le_bytes(),
+                };
+                consts[to..to + 4].copy_from_slice(&word);
             }
         }
     }

@@ -62,7 +62,7 @@ pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
                 let role = attrs.str("neox.role");
                 if role == Some("slot") {
                     handed.push((name, place, f.ty(*p).elements()));
-                } else if matches!(role, Some("batch" | "scalar"))
+                } else if matches!(role, Some("batch" | "layers" | "scalar"))
                     && !program.inputs.iter().any(|q| q.name == name)
                 {
                     program.inputs.push(input(m, f, *p, attrs, &place, &name, micro)?);

@@ -52,52 +52,13 @@ impl OpDef for Attention {
         grads(&d)
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        ShardRule::by_dim(cx, |dim| match dim {
-            "batch" | "heads" => ShardEffect::Parallel,
-            _ => ShardEffect::Whole,
-        })
+        sharding(cx)
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
-        // Two products over the causal half, and an exponential per score.
-        let q = &cx.operands[0];
-        let scores = q.elements() as f64 * q.size("seq").unwrap_or(1) as f64 / 2.0;
-        let exps = scores / q.size("head_dim").unwrap_or(1) as f64;
-        Cost::streaming(cx, 4.0 * scores + 12.0 * exps)
+        cost(cx, 4.0, 12.0)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
-        let [q, k, v] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
-        let scale = cx.rule.float("scale")?;
-        let size = |n| q.ty.size(n).unwrap_or(1);
-        let (batch, heads, seq, width) =
-            (size("batch"), size("heads"), size("seq"), size("head_dim"));
-        let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
-        let mut lse = Tensor::fill(cx.rule.results[1].clone(), 0.0);
-        for b in 0..batch {
-            for h in 0..heads {
-                for i in 0..seq {
-                    let row = |t: &Tensor, s: usize, d: usize| {
-                        t.data[((b * heads + h) * seq + s) * width + d]
-                    };
-                    let scores: Vec<f64> = (0..=i)
-                        .map(|j| {
-                            scale * (0..width).map(|d| row(q, i, d) * row(k, j, d)).sum::<f64>()
-                        })
-                        .collect();
-                    let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                    let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-                    lse.data[(b * heads + h) * seq + i] = max + sum.ln();
-                    for d in 0..width {
-                        let mixed: f64 = scores
-                            .iter()
-                            .enumerate()
-                            .map(|(j, s)| (s - max).exp() * row(v, j, d))
-                            .sum();
-                        out.data[((b * seq + i) * heads + h) * width + d] = mixed / sum;
-                    }
-                }
-            }
-        }
-        Ok(vec![out, lse])
+        weigh(cx, &|_| 1.0)
     }
     fn decompose(
         &self,
@@ -105,20 +66,83 @@ impl OpDef for Attention {
         operands: &[ValueId],
         attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
-        let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
-        let (scores, v) = scores(b, operands, scale)?;
-        let max =
-            b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
-        let centred = b.sub(scores, max)?;
-        let e = b.unary("exp", centred)?;
-        let sum = b.reduce_sum(e, &["kv_seq"])?;
-        let p = b.div(e, sum)?;
-        let mixed = b.matmul(p, v, &["kv_seq"])?;
-        let out = b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])?;
-        let log = b.unary("log", sum)?;
-        let lse = b.add(max, log)?;
-        Ok(Decomposition::Values(vec![out, lse]))
+        decompose(b, operands, attrs, |_, p| Ok(p))
     }
+}
+
+/// Sequences and heads are independent of each other.
+pub fn sharding(cx: &RuleCx<'_>) -> ShardRule {
+    ShardRule::by_dim(cx, |dim| match dim {
+        "batch" | "heads" => ShardEffect::Parallel,
+        _ => ShardEffect::Whole,
+    })
+}
+
+/// Products over the causal half, `per_score` FLOPs for each pair of elements and `per_weight` for each
+/// weight.
+pub fn cost(cx: &RuleCx<'_>, per_score: f64, per_weight: f64) -> Cost {
+    let q = &cx.operands[0];
+    let scores = q.elements() as f64 * q.size("seq").unwrap_or(1) as f64 / 2.0;
+    let weights = scores / q.size("head_dim").unwrap_or(1) as f64;
+    Cost::streaming(cx, per_score * scores + per_weight * weights)
+}
+
+/// Attention whose weight of (batch, head, query, key) is multiplied by `factor`.
+pub fn weigh(
+    cx: &EvalCx<'_>,
+    factor: &dyn Fn(&[usize; 4]) -> f64,
+) -> Result<Vec<Tensor>, OpError> {
+    let [q, k, v, ..] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
+    let scale = cx.rule.float("scale")?;
+    let size = |n| q.ty.size(n).unwrap_or(1);
+    let (batch, heads, seq, width) = (size("batch"), size("heads"), size("seq"), size("head_dim"));
+    let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
+    let mut lse = Tensor::fill(cx.rule.results[1].clone(), 0.0);
+    for b in 0..batch {
+        for h in 0..heads {
+            for i in 0..seq {
+                let row =
+                    |t: &Tensor, s: usize, d: usize| t.data[((b * heads + h) * seq + s) * width + d];
+                let scores: Vec<f64> = (0..=i)
+                    .map(|j| scale * (0..width).map(|d| row(q, i, d) * row(k, j, d)).sum::<f64>())
+                    .collect();
+                let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
+                lse.data[(b * heads + h) * seq + i] = max + sum.ln();
+                for d in 0..width {
+                    let mixed: f64 = scores
+                        .iter()
+                        .enumerate()
+                        .map(|(j, s)| (s - max).exp() * factor(&[b, h, i, j]) * row(v, j, d))
+                        .sum();
+                    out.data[((b * seq + i) * heads + h) * width + d] = mixed / sum;
+                }
+            }
+        }
+    }
+    Ok(vec![out, lse])
+}
+
+/// Attention in simpler ops; `change` makes of the weights what is multiplied with the values.
+pub fn decompose(
+    b: &mut Builder<'_>,
+    operands: &[ValueId],
+    attrs: &Attrs,
+    change: impl Fn(&mut Builder<'_>, ValueId) -> Result<ValueId, OpError>,
+) -> Result<Decomposition, OpError> {
+    let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+    let (scores, v) = scores(b, operands, scale)?;
+    let max = b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
+    let centred = b.sub(scores, max)?;
+    let e = b.unary("exp", centred)?;
+    let sum = b.reduce_sum(e, &["kv_seq"])?;
+    let p = b.div(e, sum)?;
+    let p = change(b, p)?;
+    let mixed = b.matmul(p, v, &["kv_seq"])?;
+    let out = b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])?;
+    let log = b.unary("log", sum)?;
+    let lse = b.add(max, log)?;
+    Ok(Decomposition::Values(vec![out, lse]))
 }
 
 /// Masked scores [batch, heads, seq, kv_seq], and the values with their sequence renamed.

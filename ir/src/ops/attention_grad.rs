@@ -1,6 +1,6 @@
 //! `neox.attention_grad`: gradient of attention, recomputing the weights from the log-sum-exp.
 
-use super::attention::{result_types, scores};
+use super::attention::{self, scores};
 use super::prelude::*;
 
 /// The op of this file.
@@ -31,69 +31,19 @@ impl OpDef for AttentionGrad {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        let q = &cx.operands[0];
-        let want = result_types(&cx.operands[..3])?;
-        let have = &cx.operands[3..];
-        if !have[0].same_tensor(&want[0])
-            || !have[1].same_tensor(&want[1])
-            || !have[2].same_tensor(&want[0])
-        {
-            return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
-        }
-        Ok(vec![q.clone(), q.clone(), q.clone()])
+        result_types(cx.operands)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        ShardRule::by_dim(cx, |dim| match dim {
-            "batch" | "heads" => ShardEffect::Parallel,
-            _ => ShardEffect::Whole,
-        })
+        attention::sharding(cx)
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
-        let q = &cx.operands[0];
-        let scores = q.elements() as f64 * q.size("seq").unwrap_or(1) as f64 / 2.0;
-        let exps = scores / q.size("head_dim").unwrap_or(1) as f64;
-        Cost::streaming(cx, 10.0 * scores + 12.0 * exps)
+        attention::cost(cx, 10.0, 12.0)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
-        let [q, k, v, out, lse, dout] = cx.operands[..] else {
-            return Err(OpError::new("takes six operands"));
-        };
-        let scale = cx.rule.float("scale")?;
-        let size = |n| q.ty.size(n).unwrap_or(1);
-        let (batch, heads, seq, width) =
-            (size("batch"), size("heads"), size("seq"), size("head_dim"));
-        let zero = Tensor::fill(q.ty.clone(), 0.0);
-        let (mut dq, mut dk, mut dv) = (zero.clone(), zero.clone(), zero);
-        for b in 0..batch {
-            for h in 0..heads {
-                let at = |s: usize| ((b * heads + h) * seq + s) * width;
-                let at_out = |s: usize| ((b * seq + s) * heads + h) * width;
-                for i in 0..seq {
-                    let delta: f64 = (0..width)
-                        .map(|d| out.data[at_out(i) + d] * dout.data[at_out(i) + d])
-                        .sum();
-                    for j in 0..=i {
-                        let dot = |x: &[f64], y: &[f64]| -> f64 {
-                            x.iter().zip(y).map(|(a, b)| a * b).sum()
-                        };
-                        let (qi, kj) =
-                            (&q.data[at(i)..at(i) + width], &k.data[at(j)..at(j) + width]);
-                        let doi = &dout.data[at_out(i)..at_out(i) + width];
-                        let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();
-                        let ds = p * (dot(doi, &v.data[at(j)..at(j) + width]) - delta) * scale;
-                        for d in 0..width {
-                            dq.data[at(i) + d] += ds * kj[d];
-                            dk.data[at(j) + d] += ds * qi[d];
-                            dv.data[at(j) + d] += p * doi[d];
-                        }
-                    }
-                }
-            }
-        }
-        Ok(vec![dq, dk, dv])
+        evaluate(cx, &|_| 1.0)
     }
     fn decompose(
         &self,
@@ -101,32 +51,100 @@ impl OpDef for AttentionGrad {
         operands: &[ValueId],
         attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
-        let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
-        let [q, _, _, out, lse, dout] = operands[..] else {
-            return Err(OpError::new("takes six operands"));
-        };
-        let order = ["batch", "heads", "seq", "head_dim"];
-        let (s, v) = scores(b, operands, scale)?;
-        let centred = b.sub(s, lse)?;
-        let p = b.unary("exp", centred)?;
-        let (out, dout) = (b.transpose_to(out, &order)?, b.transpose_to(dout, &order)?);
-        let product = b.mul(out, dout)?;
-        let delta = b.reduce_sum(product, &["head_dim"])?;
-        let dv = b.matmul(p, dout, &["seq"])?;
-        let dp = b.matmul(dout, v, &["head_dim"])?;
-        let centred = b.sub(dp, delta)?;
-        let ds = b.mul(p, centred)?;
-        let factor = b.scalar(scale)?;
-        let ds = b.mul(ds, factor)?;
-        let rename = |b: &mut Builder<'_>, x, from: &str, to: &str| {
-            let attrs =
-                Attrs::new().with("from", Attr::Str(from.into())).with("to", Attr::Str(to.into()));
-            b.one("rename", &[x], attrs)
-        };
-        let k = rename(b, operands[1], "seq", "kv_seq")?;
-        let dq = b.matmul(ds, k, &["kv_seq"])?;
-        let dk = b.matmul(ds, q, &["seq"])?;
-        let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
-        Ok(Decomposition::Values(vec![dq, dk, dv]))
+        decompose(b, operands, attrs, |_, p| Ok(p))
     }
+}
+
+/// Checks q, k, v, out, lse and dout; gives the types of dq, dk and dv.
+pub fn result_types(operands: &[TensorType]) -> Result<Vec<TensorType>, OpError> {
+    let q = &operands[0];
+    let want = attention::result_types(&operands[..3])?;
+    let have = &operands[3..];
+    if !have[0].same_tensor(&want[0])
+        || !have[1].same_tensor(&want[1])
+        || !have[2].same_tensor(&want[0])
+    {
+        return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
+    }
+    Ok(vec![q.clone(), q.clone(), q.clone()])
+}
+
+/// The gradient where the weight of (batch, head, query, key) was multiplied by `factor`.
+pub fn evaluate(
+    cx: &EvalCx<'_>,
+    factor: &dyn Fn(&[usize; 4]) -> f64,
+) -> Result<Vec<Tensor>, OpError> {
+    let [q, k, v, out, lse, dout, ..] = cx.operands[..] else {
+        return Err(OpError::new("takes six operands"));
+    };
+    let scale = cx.rule.float("scale")?;
+    let size = |n| q.ty.size(n).unwrap_or(1);
+    let (batch, heads, seq, width) = (size("batch"), size("heads"), size("seq"), size("head_dim"));
+    let zero = Tensor::fill(q.ty.clone(), 0.0);
+    let (mut dq, mut dk, mut dv) = (zero.clone(), zero.clone(), zero);
+    for b in 0..batch {
+        for h in 0..heads {
+            let at = |s: usize| ((b * heads + h) * seq + s) * width;
+            let at_out = |s: usize| ((b * seq + s) * heads + h) * width;
+            for i in 0..seq {
+                let delta: f64 =
+                    (0..width).map(|d| out.data[at_out(i) + d] * dout.data[at_out(i) + d]).sum();
+                for j in 0..=i {
+                    let dot = |x: &[f64], y: &[f64]| -> f64 {
+                        x.iter().zip(y).map(|(a, b)| a * b).sum()
+                    };
+                    let (qi, kj) = (&q.data[at(i)..at(i) + width], &k.data[at(j)..at(j) + width]);
+                    let doi = &dout.data[at_out(i)..at_out(i) + width];
+                    let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();
+                    let m = factor(&[b, h, i, j]);
+                    let ds = p * (m * dot(doi, &v.data[at(j)..at(j) + width]) - delta) * scale;
+                    for d in 0..width {
+                        dq.data[at(i) + d] += ds * kj[d];
+                        dk.data[at(j) + d] += ds * qi[d];
+                        dv.data[at(j) + d] += p * m * doi[d];
+                    }
+                }
+            }
+        }
+    }
+    Ok(vec![dq, dk, dv])
+}
+
+/// The gradient in simpler ops; `change` makes of the weights what was multiplied with the values, and of
+/// that one's gradient the weights'.
+pub fn decompose(
+    b: &mut Builder<'_>,
+    operands: &[ValueId],
+    attrs: &Attrs,
+    change: impl Fn(&mut Builder<'_>, ValueId) -> Result<ValueId, OpError>,
+) -> Result<Decomposition, OpError> {
+    let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+    let [q, _, _, out, lse, dout, ..] = operands[..] else {
+        return Err(OpError::new("takes six operands"));
+    };
+    let order = ["batch", "heads", "seq", "head_dim"];
+    let (s, v) = scores(b, operands, scale)?;
+    let centred = b.sub(s, lse)?;
+    let p = b.unary("exp", centred)?;
+    let (out, dout) = (b.transpose_to(out, &order)?, b.transpose_to(dout, &order)?);
+    let product = b.mul(out, dout)?;
+    let delta = b.reduce_sum(product, &["head_dim"])?;
+    let changed = change(b, p)?;
+    let dv = b.matmul(changed, dout, &["seq"])?;
+    let dp = b.matmul(dout, v, &["head_dim"])?;
+    let dp = change(b, dp)?;
+    let centred = b.sub(dp, delta)?;
+    let ds = b.mul(p, centred)?;
+    let factor = b.scalar(scale)?;
+    let ds = b.mul(ds, factor)?;
+    let rename = |b: &mut Builder<'_>, x, from: &str, to: &str| {
+        let attrs =
+            Attrs::new().with("from", Attr::Str(from.into())).with("to", Attr::Str(to.into()));
+        b.one("rename", &[x], attrs)
+    };
+    let k = rename(b, operands[1], "seq", "kv_seq")?;
+    let dq = b.matmul(ds, k, &["kv_seq"])?;
+    let dk = b.matmul(ds, q, &["seq"])?;
+    let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
+    Ok(Decomposition::Values(vec![dq, dk, dv]))
 }

@@ -25,12 +25,16 @@ mod causal_mask;
 mod cross_entropy;
 mod cross_entropy_grad;
 mod div;
+pub mod dropout;
+mod dropout_attention;
+mod dropout_attention_grad;
 pub mod erf;
 mod exp;
 pub mod fill;
 mod gather;
 pub mod gelu;
 mod gelu_grad;
+mod iota;
 mod layer_norm;
 mod layer_norm_grad;
 mod linear_cross_entropy;
@@ -80,12 +84,16 @@ pub static ALL: &[&dyn OpDef] = &[
     &cross_entropy::CrossEntropy,
     &cross_entropy_grad::CrossEntropyGrad,
     &div::Div,
+    &dropout::Dropout,
+    &dropout_attention::DropoutAttention,
+    &dropout_attention_grad::DropoutAttentionGrad,
     &erf::Erf,
     &exp::Exp,
     &fill::Fill,
     &gather::Gather,
     &gelu::Gelu,
     &gelu_grad::GeluGrad,
+    &iota::Iota,
     &layer_norm::LayerNorm,
     &layer_norm_grad::LayerNormGrad,
     &linear_cross_entropy::LinearCrossEntropy,

@@ -126,7 +126,7 @@ fn shared_name(entry: &str, attrs: &Attrs) -> Option<(&'static str, String)> {
         "grad" => ("grads", name),
         "slot" => ("slots", name),
         "losses" => ("io", "train losses".into()),
-        "batch" | "scalar" => ("io", format!("{kind} {name}")),
+        "batch" | "layers" | "scalar" => ("io", format!("{kind} {name}")),
         "const" => ("consts", name),
         _ => return None,
     })

@@ -1,0 +1,127 @@
+//! `neox.dropout_attention`: causal attention whose weights are dropped after the softmax.
+
+use super::attention::{self, weigh};
+use super::dropout::{ATTRS as DROP, Mask, check_ids};
+use super::prelude::*;
+
+/// The shared attribute list of the op and its gradient.
+pub const ATTRS: [AttrSpec; 4] =
+    [DROP[0], DROP[1], DROP[2], required("scale", AttrKind::Float, "factor of the scores")];
+
+/// The scores' type, for checking what names their elements.
+fn square(q: &TensorType) -> TensorType {
+    let mut ty = q.without("head_dim");
+    let seq = q.size("seq").unwrap_or(1);
+    ty.dims.push(Dim::new("kv_seq", seq));
+    ty
+}
+
+/// Checks place, layer, column and head of the weights of an attention over `q`.
+pub fn check(ids: &[TensorType], q: &TensorType, attrs: &Attrs) -> Result<(), OpError> {
+    Mask::of(attrs)?;
+    let scores = square(q);
+    check_ids(ids, &scores)?;
+    let dims = |t: &TensorType| t.dims.iter().map(|d| d.name.to_string()).collect::<Vec<_>>();
+    let want = [vec!["batch", "seq"], vec![], vec!["kv_seq"], vec!["heads"]];
+    if ids.iter().map(dims).ne(want.map(|w| w.into_iter().map(str::to_string).collect::<Vec<_>>())) {
+        return Err(OpError::new(
+            "place, layer, column and head must be [batch, seq], [], [kv_seq] and [heads]",
+        ));
+    }
+    Ok(())
+}
+
+/// The factor of the weight of each (batch, head, query, key).
+pub fn factors<'a>(
+    ids: &'a [&'a Tensor],
+    q: &TensorType,
+    attrs: &Attrs,
+) -> Result<impl Fn(&[usize; 4]) -> f64 + 'a, OpError> {
+    let mask = Mask::of(attrs)?;
+    let like = square(q);
+    let [place, layer, column, head] = ids[..] else {
+        return Err(OpError::new("takes place, layer, column and head"));
+    };
+    Ok(move |index: &[usize; 4]| {
+        let row = [place, layer, head].map(|t| t.at_named(&like, index));
+        mask.factor(&row, column.at_named(&like, index))
+    })
+}
+
+/// The op of this file.
+pub struct DropoutAttention;
+
+impl OpDef for DropoutAttention {
+    fn name(&self) -> &'static str {
+        "dropout_attention"
+    }
+    fn doc(&self) -> &'static str {
+        "`neox.attention` whose weights go through `neox.dropout` between softmax and the product with v: place [batch, seq] is of the query, column [kv_seq] of the key. The log-sum-exp is of all scores."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[
+                ("q", Arity::One),
+                ("k", Arity::One),
+                ("v", Arity::One),
+                ("place", Arity::One),
+                ("layer", Arity::One),
+                ("column", Arity::One),
+                ("head", Arity::One),
+            ],
+            results: &[("out", Arity::One), ("lse", Arity::One)],
+            attrs: &ATTRS,
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        check(&cx.operands[3..], &cx.operands[0], cx.attrs)?;
+        attention::result_types(&cx.operands[..3])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        if cx.cotangents[1].is_some() {
+            return Ok(Gradient::None("the log-sum-exp is only for the backward pass"));
+        }
+        let dy = cx.dy()?;
+        let mut operands = cx.op.operands[..3].to_vec();
+        operands.extend([cx.result(0), cx.result(1), dy]);
+        operands.extend(&cx.op.operands[3..]);
+        let d = cx.b.named("dropout_attention_grad", &operands, cx.op.attrs.clone())?;
+        let mut all: Vec<Option<ValueId>> = d.into_iter().map(Some).collect();
+        all.resize(7, None);
+        Ok(Gradient::Operands(all))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        attention::sharding(cx)
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        attention::cost(cx, 4.0, 24.0)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let factor = factors(&cx.operands[3..], &cx.operands[0].ty, cx.rule.attrs)?;
+        weigh(cx, &factor)
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let drop = |b: &mut Builder<'_>, p| drop(b, p, &operands[3..], attrs);
+        attention::decompose(b, operands, attrs, drop)
+    }
+}
+
+/// Drops weights [batch, heads, seq, kv_seq], or their gradients.
+pub fn drop(
+    b: &mut Builder<'_>,
+    p: ValueId,
+    ids: &[ValueId],
+    attrs: &Attrs,
+) -> Result<ValueId, OpError> {
+    let mut attrs = attrs.clone();
+    attrs.0.remove("scale");
+    b.one("dropout", &[&[p], ids].concat(), attrs)
+}

@@ -1,0 +1,65 @@
+//! `neox.dropout_attention_grad`: gradient of attention with dropped weights. The mask is made again.
+
+use super::attention;
+use super::attention_grad;
+use super::dropout_attention::{ATTRS, check, drop, factors};
+use super::prelude::*;
+
+/// The op of this file.
+pub struct DropoutAttentionGrad;
+
+impl OpDef for DropoutAttentionGrad {
+    fn name(&self) -> &'static str {
+        "dropout_attention_grad"
+    }
+    fn doc(&self) -> &'static str {
+        "With p and δ as in `neox.attention_grad` and m the mask's factors: `dv = (p·m)ᵀ dout`, `ds = p·(m·(dout vᵀ) - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[
+                ("q", Arity::One),
+                ("k", Arity::One),
+                ("v", Arity::One),
+                ("out", Arity::One),
+                ("lse", Arity::One),
+                ("dout", Arity::One),
+                ("place", Arity::One),
+                ("layer", Arity::One),
+                ("column", Arity::One),
+                ("head", Arity::One),
+            ],
+            results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
+            attrs: &ATTRS,
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        check(&cx.operands[6..], &cx.operands[0], cx.attrs)?;
+        attention_grad::result_types(&cx.operands[..6])
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("second derivatives are not needed for training"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        attention::sharding(cx)
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        attention::cost(cx, 10.0, 24.0)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let factor = factors(&cx.operands[6..], &cx.operands[0].ty, cx.rule.attrs)?;
+        attention_grad::evaluate(cx, &factor)
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let drop = |b: &mut Builder<'_>, p| drop(b, p, &operands[6..], attrs);
+        attention_grad::decompose(b, operands, attrs, drop)
+    }
+}
