@@ -340,6 +340,120 @@ fn attention_forward_and_backward() {
     check(&cases, 1e-5);
 }
 
+fn drop(rate: f64) -> Attrs {
+    Attrs::new()
+        .with("rate", Attr::Float(rate))
+        .with("seed", Attr::Int(1234))
+        .with("site", Attr::Int(2))
+}
+
+/// Masks are the evaluator's bit for bit: alone, behind norms and products, in front of sums.
+#[test]
+fn dropout_in_every_family() {
+    const I: DType = DType::I32;
+    let mut cases = vec![];
+    let ids = 1 << 30;
+    for (i, (rows, width)) in [(1, 1), (5, 3), (7, 16), (9, 40), (33, 129)].into_iter().enumerate()
+    {
+        let x = [("batch", 2), ("seq", rows), ("embed", width)];
+        let (row, w) = ([("batch", 2), ("seq", rows)], [("embed", width)]);
+        let named = [(&x[..], F), (&row[..], I), (&[][..], I), (&w[..], I), (&x[..], F)];
+        cases.push((
+            kernel(&format!("drop{i}"), "rowwise", &named, |k, p| {
+                let y = k.one("dropout", &p[..4], drop(0.3)).unwrap();
+                vec![k.add(y, p[4]).unwrap(), y]
+            }),
+            ids,
+        ));
+        cases.push((
+            kernel(&format!("drop_first{i}"), "rowwise", &named, |k, p| {
+                let layer = k.fill(0.0, &TensorType::scalar(I)).unwrap();
+                vec![k.one("dropout", &[p[0], p[1], layer, p[3]], drop(0.9)).unwrap()]
+            }),
+            ids,
+        ));
+        cases.push((
+            kernel(&format!("drop_columns{i}"), "columnwise", &named[..4], |k, p| {
+                let y = k.one("dropout", p, drop(0.5)).unwrap();
+                vec![k.reduce_sum(y, &["batch", "seq"]).unwrap()]
+            }),
+            ids,
+        ));
+        let (a, b) = ([("batch", 2), ("seq", rows), ("ffn", 5)], [("embed", width), ("ffn", 5)]);
+        let product = [
+            (&a[..], F),
+            (&b[..], F),
+            (&w[..], F),
+            (&row[..], I),
+            (&[][..], I),
+            (&w[..], I),
+            (&x[..], F),
+        ];
+        cases.push((
+            kernel(&format!("drop_product{i}"), "matmul", &product, |k, p| {
+                let m = k.matmul(p[0], p[1], &["ffn"]).unwrap();
+                let m = k.add(m, p[2]).unwrap();
+                let y = k.one("dropout", &[m, p[3], p[4], p[5]], drop(0.1)).unwrap();
+                vec![k.add(y, p[6]).unwrap()]
+            }),
+            ids,
+        ));
+        let square = [("heads", 3), ("seq", rows), ("kv_seq", width)];
+        let weights = [
+            (&square[..], F),
+            (&[("seq", rows)][..], I),
+            (&[][..], I),
+            (&[("kv_seq", width)][..], I),
+            (&[("heads", 3)][..], I),
+        ];
+        cases.push((
+            kernel(&format!("drop_weights{i}"), "rowwise", &weights, |k, p| {
+                vec![k.one("dropout", p, drop(0.5)).unwrap()]
+            }),
+            ids,
+        ));
+    }
+    let x = [("x", 70_001)];
+    cases.push((
+        kernel("drop_flat", "rowwise", &[(&x, F), (&[], I), (&[], I), (&x, I)], |k, p| {
+            vec![k.one("dropout", p, drop(0.25)).unwrap()]
+        }),
+        ids,
+    ));
+    check(&cases, 1e-5);
+}
+
+#[test]
+fn attention_with_dropped_weights() {
+    const I: DType = DType::I32;
+    let mut cases = vec![];
+    let sizes = [(1, 1, 1, 4), (2, 3, 13, 24), (1, 2, 64, 32), (2, 1, 131, 16), (1, 1, 200, 72)];
+    for (i, (b, h, s, d)) in sizes.into_iter().enumerate() {
+        let q = [("batch", b), ("heads", h), ("seq", s), ("head_dim", d)];
+        let out = [("batch", b), ("seq", s), ("heads", h), ("head_dim", d)];
+        let (row, keys, heads) = ([("batch", b), ("seq", s)], [("kv_seq", s)], [("heads", h)]);
+        let ids = [(&row[..], I), (&[][..], I), (&keys[..], I), (&heads[..], I)];
+        let attrs = drop(0.3).with("scale", Attr::Float(1.0 / (d as f64).sqrt()));
+        let three = [(&q[..], F), (&q[..], F), (&q[..], F)];
+        let seven = [&three[..], &ids].concat();
+        cases.push((
+            kernel(&format!("dropped{i}"), "attention", &seven, |k, p| {
+                k.named("dropout_attention", p, attrs.clone()).unwrap()
+            }),
+            1 << 30,
+        ));
+        let lse = [("batch", b), ("heads", h), ("seq", s)];
+        let ten = [&three[..], &[(&out[..], F), (&lse[..], F), (&out[..], F)], &ids].concat();
+        cases.push((
+            kernel(&format!("dropped_grad{i}"), "attention_grad", &ten, |k, p| {
+                k.named("dropout_attention_grad", p, attrs).unwrap()
+            }),
+            1 << 30,
+        ));
+    }
+    check(&cases, 1e-5);
+}
+
 #[test]
 fn rows_of_tables_and_losses() {
     let mut cases = vec![];

@@ -198,6 +198,21 @@ impl Reader<'_> {
         value
     }
 
+    /// The part of something that is dropped: what is left must be scaled up, so not all of it.
+    fn rate(&mut self, name: &str) -> f64 {
+        let value = match self.find(name) {
+            Some((_, node)) => number(&node.value).map(|x| (x, node.span.clone())),
+            None => None,
+        };
+        let Some((value, span)) = value else { return 0.0 };
+        if !(0.0..1.0).contains(&value) {
+            let message = format!("`{name}` is {value}; it must be from 0 to below 1");
+            self.error(&impossible_value::KIND, message, &span, "out of range", "");
+            return 0.0;
+        }
+        value
+    }
+
     pub(crate) fn bool(&self, name: &str, default: bool) -> bool {
         match self.find(name).map(|(_, n)| &n.value) {
             Some(Value::Bool(b)) => *b,
@@ -301,6 +316,8 @@ impl Reader<'_> {
             "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
             _ => std,
         };
+        let (hidden_dropout, attention_dropout) =
+            (self.rate("hidden_dropout"), self.rate("attention_dropout"));
         let padded = padded.or(vocab.map(|v| v.div_ceil(divisor) * divisor))?;
         Some(Model {
             num_layers: layers,
@@ -324,6 +341,8 @@ impl Reader<'_> {
             tied: !self.bool("no_weight_tying", false),
             init_std: sigma(&init),
             output_init_std: sigma(&output),
+            hidden_dropout,
+            attention_dropout,
             checkpoint,
         })
     }

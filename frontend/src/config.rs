@@ -113,6 +113,12 @@ pub struct Model {
     pub init_std: f64,
     /// The same for weights that write into the residual stream.
     pub output_init_std: f64,
+    /// The part of the embedding and of both branches' outputs that training drops.
+    #[serde(default)]
+    pub hidden_dropout: f64,
+    /// The part of the attention weights that training drops.
+    #[serde(default)]
+    pub attention_dropout: f64,
     /// Layers per recomputed group; none keeps activations.
     pub checkpoint: Option<usize>,
 }

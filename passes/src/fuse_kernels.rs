@@ -81,8 +81,8 @@ struct Group {
 fn family(op: &Op) -> Option<&'static str> {
     Some(match op.kind.name() {
         "matmul" => "matmul",
-        "attention" => "attention",
-        "attention_grad" => "attention_grad",
+        "attention" | "dropout_attention" => "attention",
+        "attention_grad" | "dropout_attention_grad" => "attention_grad",
         "cross_entropy" => "cross_entropy",
         "gather" => "gather_rows",
         "scatter_add" => "scatter_rows",

@@ -27,7 +27,10 @@ fn variants() -> Vec<(&'static str, Arch)> {
         ("accumulate", Arch { grad_accum: 3, clip: 0.0, ..a.clone() }),
         ("checkpoint", Arch { checkpoint: Some(1), layers: 3, ..a.clone() }),
         ("groups", Arch { checkpoint: Some(2), layers: 6, grad_accum: 2, ..a.clone() }),
-        ("one group", Arch { checkpoint: Some(3), layers: 3, tied: true, ..a }),
+        ("one group", Arch { checkpoint: Some(3), layers: 3, tied: true, ..a.clone() }),
+        ("dropout", Arch { hidden_dropout: 0.3, attention_dropout: 0.2, grad_accum: 2, ..a.clone() }),
+        ("hidden", Arch { hidden_dropout: 0.5, parallel_residual: false, ..a.clone() }),
+        ("weights", Arch { attention_dropout: 0.5, checkpoint: Some(2), layers: 4, ..a }),
     ]
 }
 
@@ -71,7 +74,9 @@ fn fused_forms_are_found() {
             |f: &str, op: &str| m.function(f).unwrap().ops.iter().filter(|o| o.kind.is(op)).count();
         let norms = if a.shared_norm { 1 } else { 2 };
         assert_eq!(count("block", "layer_norm"), norms, "{name}: {notes:?}");
-        assert_eq!(count("block", "attention"), 1, "{name}: {notes:?}");
+        let attention =
+            if a.attention_dropout > 0.0 { "dropout_attention" } else { "attention" };
+        assert_eq!(count("block", attention), 1, "{name}: {notes:?}");
         assert_eq!(count("block", "softmax"), 0, "{name}");
         assert_eq!(count("loss", "linear_cross_entropy"), 1, "{name}: {notes:?}");
         same(&want, &run(&m, "loss", &x).unwrap(), name);
@@ -84,11 +89,12 @@ fn the_gradient_is_the_derivative() {
     for (name, a) in variants() {
         let mut m = neoxc_models::build(&Arch { grad_accum: 1, ..a }).unwrap();
         through(&mut m, Phase::Rewritten);
+        let before = m.clone();
         through(&mut m, Phase::Grad);
         let step = m.function("micro_step").unwrap().clone();
         let mut r = Random(9);
-        let eval = m.function("eval_step").unwrap().clone();
-        let x = inputs(&m, "eval_step", &mut r);
+        let eval = before.function("loss").unwrap().clone();
+        let x = inputs(&before, "loss", &mut r);
         let by_name = |f: &neoxc_ir::Function, i: usize| f.values[f.params[i].index()].name.clone();
         let params: Vec<usize> = (0..eval.params.len())
             .filter(|i| eval.param_attrs[*i].get("neox.param").is_some())
@@ -110,9 +116,9 @@ fn the_gradient_is_the_derivative() {
                 let mut moved = x.clone();
                 let h = 1e-5;
                 moved[*p].data[e] += h;
-                let up = run(&m, "eval_step", &moved).unwrap()[0].data[0];
+                let up = run(&before, "loss", &moved).unwrap()[0].data[0];
                 moved[*p].data[e] -= 2.0 * h;
-                let down = run(&m, "eval_step", &moved).unwrap()[0].data[0];
+                let down = run(&before, "loss", &moved).unwrap()[0].data[0];
                 let want = (up - down) / (2.0 * h);
                 let got = g.data[e];
                 assert!(
@@ -122,6 +128,63 @@ fn the_gradient_is_the_derivative() {
             }
         }
     }
+}
+
+/// Dropout is for training: evaluation and generation are the same programs as without.
+#[test]
+fn only_training_drops() {
+    let a = Arch { hidden_dropout: 0.5, attention_dropout: 0.5, ..arch() };
+    let mut with = neoxc_models::build(&a).unwrap();
+    let mut without = neoxc_models::build(&arch()).unwrap();
+    let mut r = Random(3);
+    let x = inputs(&with, "loss", &mut r);
+    let loss = run(&with, "loss", &x).unwrap();
+    for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused] {
+        through(&mut with, phase);
+        through(&mut without, phase);
+    }
+    let text = |m: &Module, name: &str| {
+        let mut text = text::print_function(m.function(name).unwrap());
+        // Kernels and bodies have other names.
+        let ops = m.function(name).unwrap().ops.iter();
+        for callee in ops.filter_map(|o| o.attrs.symbol("callee")) {
+            text = text.replace(callee, "callee");
+        }
+        text
+    };
+    for name in ["eval_step", "logits"] {
+        assert_eq!(text(&with, name), text(&without, name), "{name}");
+        let x = inputs(&with, name, &mut Random(8));
+        assert_eq!(run(&with, name, &x).unwrap(), run(&without, name, &x).unwrap());
+    }
+    let same = |m: &Module| m.functions.iter().any(|f| text::print_function(f).contains("dropout"));
+    assert!(same(&with) && !same(&without));
+    let x = inputs(&with, "eval_step", &mut Random(3));
+    let eval = run(&with, "eval_step", &x).unwrap();
+    assert!((eval[0].data[0] - loss[0].data[0]).abs() > 1e-3, "nothing was dropped");
+}
+
+/// Recomputed activations have the masks that they had before: the same program to the bit.
+#[test]
+fn recomputation_makes_the_same_masks() {
+    let step = |checkpoint| {
+        let a = Arch {
+            hidden_dropout: 0.4,
+            attention_dropout: 0.3,
+            layers: 4,
+            grad_accum: 2,
+            checkpoint,
+            ..arch()
+        };
+        let mut m = neoxc_models::build(&a).unwrap();
+        through(&mut m, Phase::Rewritten);
+        through(&mut m, Phase::Grad);
+        let x = inputs(&m, "train_step", &mut Random(4));
+        run(&m, "train_step", &x).unwrap()
+    };
+    let want = step(None);
+    assert_eq!(step(Some(1)), want);
+    assert_eq!(step(Some(2)), want);
 }
 
 #[test]

@@ -116,6 +116,8 @@ fn random_arch(r: &mut Random) -> Arch {
         mlp_bias: pick(2) == 0,
         tied: pick(2) == 0,
         checkpoint: [None, Some(group)][pick(2)],
+        hidden_dropout: [0.0, 0.4][pick(2)],
+        attention_dropout: [0.0, 0.4][pick(2)],
         clip: [0.0, 0.5][pick(2)],
         ..arch()
     }

@@ -97,6 +97,8 @@ fn every_mesh_computes_the_same() {
             attention_bias: pick(2) == 0,
             mlp_bias: pick(2) == 0,
             tied: pick(2) == 0,
+            hidden_dropout: [0.0, 0.4][pick(2)],
+            attention_dropout: [0.0, 0.4][pick(2)],
             clip: [0.0, 0.5][pick(2)],
             ..arch()
         };

@@ -36,7 +36,7 @@ fn instance(rule: &Rule, r: &mut Random) -> Module {
 
 fn inputs(m: &Module, r: &mut Random) -> Vec<Tensor> {
     let f = m.function("main").unwrap();
-    let vocab = f.params.iter().filter_map(|p| f.ty(*p).size("vocab")).max().unwrap_or(1);
+    let vocab = f.params.iter().filter_map(|p| f.ty(*p).size("vocab")).max().unwrap_or(1000);
     let value = |p: &neoxc_ir::ValueId| {
         let ty = f.ty(*p).clone();
         match ty.dtype {

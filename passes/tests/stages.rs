@@ -177,6 +177,8 @@ fn stages_compute_what_the_whole_does() {
             parallel_residual: r.next().is_multiple_of(2),
             tied: r.next().is_multiple_of(2),
             checkpoint: (r.next().is_multiple_of(2)).then_some(1),
+            hidden_dropout: if r.next().is_multiple_of(2) { 0.4 } else { 0.0 },
+            attention_dropout: if r.next().is_multiple_of(2) { 0.3 } else { 0.0 },
             ..arch()
         };
         let tensor = 1 + (seed as usize) % 2;

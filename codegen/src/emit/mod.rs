@@ -326,8 +326,12 @@ impl Emit {
 
     /// Loads the lanes that `mask` selects; others are zero.
     pub fn load_masked(&mut self, p: Val, mask: Val) -> Val {
-        let ty = Ty::Vec(mask.ty.lanes());
-        let zero = self.float(0.0, ty);
+        self.load_masked_as(Ty::Vec(mask.ty.lanes()), p, mask)
+    }
+
+    /// The same for any vector of the mask's lanes.
+    pub fn load_masked_as(&mut self, ty: Ty, p: Val, mask: Val) -> Val {
+        let zero = if is_float(ty) { self.float(0.0, ty) } else { self.int32(0, ty) };
         let (tp, tm, t) = (self.ty(Ty::Ptr), self.ty(mask.ty), self.ty(ty));
         self.def(
             ty,

@@ -3,6 +3,7 @@
 
 use neoxc_ir::{Function, Op};
 
+use super::dropout::{Row, Weights};
 use super::pack::{Source, panel};
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -207,6 +208,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let out = made(op.results[0]).ok_or_else(|| b.fail("does not return its output"))?;
     // The log-sum-exp is only for the backward pass.
     let lse = made(op.results[1]);
+    let weights = Weights::of(b, op, 3)?;
     let blocks = s.seq.div_ceil(BLOCK);
     let scratch = b.scratch;
     b.tasks(|b, t| {
@@ -234,7 +236,14 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let local = k.sub(i, q0);
             let at = k.scale(local, s.row());
             let row = k.element(p, at);
-            softmax(k, s, row, i, local, sums, lse);
+            let drop = weights.map(|w| {
+                let heads = k.int(s.heads as i64);
+                let (batch, h) = (k.div(head, heads), k.rem(head, heads));
+                let token = k.scale(batch, s.seq);
+                let token = k.add(token, i);
+                (w, w.row(k, token, h))
+            });
+            softmax(k, s, row, i, local, sums, lse, drop);
         });
         let heads = k.int(s.heads as i64);
         let (batch, h) = (k.div(head, heads), k.rem(head, heads));
@@ -297,8 +306,19 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     })
 }
 
-/// One row: `exp(scale·(x - max))` in place up to the diagonal, zero behind it; stores 1/sum and lse.
-fn softmax(k: &mut Emit, s: Sizes, row: Val, i: Val, local: Val, sums: Val, lse: Option<Val>) {
+/// One row: `exp(scale·(x - max))` in place up to the diagonal, zero behind it; stores 1/sum and lse. What
+/// is dropped counts in the sum.
+#[allow(clippy::too_many_arguments)] // one row's whole surroundings
+fn softmax(
+    k: &mut Emit,
+    s: Sizes,
+    row: Val,
+    i: Val,
+    local: Val,
+    sums: Val,
+    lse: Option<Val>,
+    drop: Option<(Weights, Row)>,
+) {
     let ty = Ty::Vec(s.lanes);
     let (zero, one) = (k.int(0), k.int(1));
     let end = k.add(i, one);
@@ -324,7 +344,14 @@ fn softmax(k: &mut Emit, s: Sizes, row: Val, i: Val, local: Val, sums: Val, lse:
         let e = math::exp(k, x);
         let keep = causal_lanes(k, s, n, i);
         let e = k.select(keep, e, none);
-        k.store(e, at);
+        let left = match drop {
+            None => e,
+            Some((weights, row)) => {
+                let factors = weights.factors(k, row, n, keep);
+                k.mul(e, factors)
+            }
+        };
+        k.store(left, at);
         vec![k.add(acc[0], e)]
     });
     let sum = k.reduce_add(sum[0]);

@@ -5,6 +5,7 @@ use super::attention::{
     BLOCK, Sizes, TILE, causal_lanes, load_wide, pack_head, product, scores, store_wide,
     wide_groups,
 };
+use super::dropout::{Row, Weights};
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
@@ -32,6 +33,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         inputs.push(b.param(*o).ok_or_else(|| b.fail("lost an operand"))?);
     }
     let results = [b.result(0), b.result(1), b.result(2)];
+    let drop = Weights::of(b, op, 6)?;
     let scratch = b.scratch;
     b.tasks(|b, head| {
         let k = &mut b.k;
@@ -74,7 +76,15 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 let local = k.sub(i, q0);
                 let at = k.scale(local, s.row());
                 let (p, ds) = (k.element(p, at), k.element(ds, at));
-                weights(k, s, i, all, q1, p, ds, lse, out, dout);
+                let drop = drop.map(|w| {
+                    // Rows beyond the sequence have no weights.
+                    let top = k.int(s.seq as i64 - 1);
+                    let query = k.min(i, top);
+                    let token = k.scale(batch, s.seq);
+                    let token = k.add(token, query);
+                    (w, w.row(k, token, h))
+                });
+                weights(k, s, i, all, q1, p, ds, lse, out, dout, drop);
             });
             // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
             k.loop_(zero, q1, TILE, |k, j0| {
@@ -136,6 +146,7 @@ fn weights(
     lse: Val,
     out: Rows,
     dout: Rows,
+    drop: Option<(Weights, Row)>,
 ) {
     let ty = Ty::Vec(s.lanes);
     let none = k.float(0.0, ty);
@@ -165,11 +176,18 @@ fn weights(
         let x = k.fma(x, scale, minus);
         let w = math::exp(k, x);
         let w = k.select(keep, w, none);
+        let (dp, left) = match drop {
+            None => (dp, w),
+            Some((weights, row)) => {
+                let factors = weights.factors(k, row, n, keep);
+                (k.mul(dp, factors), k.mul(w, factors))
+            }
+        };
         let g = k.sub(dp, delta);
         let g = k.mul(g, scale);
         let g = k.mul(g, w);
         let g = k.select(keep, g, none);
-        k.store(w, pp);
+        k.store(left, pp);
         k.store(g, pd);
     });
 }

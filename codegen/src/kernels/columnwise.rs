@@ -116,13 +116,10 @@ impl At<'_> {
             if strides[1] > 0 {
                 let at = b.k.add(at, self.column);
                 let p = b.k.element(pointer, at);
-                match self.mask {
-                    None => b.k.load(Ty::Vec(b.lanes), p),
-                    Some(mask) => b.k.load_masked(p, mask),
-                }
+                b.load_lanes(v, p, self.mask)
             } else {
                 let p = b.k.element(pointer, at);
-                b.k.load(Ty::F32, p)
+                b.load_one(v, p)
             }
         } else {
             let op =

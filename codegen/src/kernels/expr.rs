@@ -1,16 +1,27 @@
 //! One pointwise primitive on kernel values.
 
 use neoxc_ir::Op;
+use neoxc_ir::ops::dropout::Mask;
 
+use super::dropout::Row;
 use crate::emit::{Emit, Ty, Val, math};
 
 /// Emits `op` on `args`; scalars are spread to the lanes of the widest argument.
 /// `None` where `op` is not a pointwise primitive.
 pub fn pointwise(k: &mut Emit, op: &Op, args: &[Val]) -> Option<Val> {
+    if op.kind.is("dropout") {
+        let mask = Mask::of(&op.attrs).ok()?;
+        let [x, place, layer, column, ref head @ ..] = *args else { return None };
+        let row = Row::of(k, mask, &[&[place, layer], head].concat());
+        return Some(row.drop(k, mask, column, x));
+    }
     let lanes = args.iter().map(|a| a.ty.lanes()).max().unwrap_or(1);
     let args: Vec<Val> = args.iter().map(|a| k.splat(*a, lanes)).collect();
     let x = args.first().copied();
     Some(match (op.kind.name(), x) {
+        ("fill", _) if op.attrs.str("dtype") == Some("i32") => {
+            k.int32(op.attrs.float("value")? as i32, Ty::I32)
+        }
         ("fill", _) => k.float(op.attrs.float("value")?, Ty::F32),
         ("add", Some(a)) => k.add(a, args[1]),
         ("sub", Some(a)) => k.sub(a, args[1]),

@@ -8,6 +8,7 @@ mod attention_grad;
 mod columnwise;
 mod copy;
 mod cross_entropy;
+mod dropout;
 mod expr;
 mod matmul;
 mod pack;
@@ -18,7 +19,7 @@ mod simplify;
 mod space;
 
 use neoxc_ir::target::Target;
-use neoxc_ir::{Function, Loc, Module, ValueId};
+use neoxc_ir::{DType, Function, Loc, Module, ValueId};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
@@ -65,6 +66,22 @@ impl Body<'_> {
     /// Pointer of parameter `v`.
     fn param(&self, v: ValueId) -> Option<Val> {
         self.f.params.iter().position(|p| *p == v).map(|i| self.pointers[i])
+    }
+
+    /// One element of parameter `v`, at `p`.
+    fn load_one(&mut self, v: ValueId, p: Val) -> Val {
+        let ty = if self.f.ty(v).dtype == DType::I32 { Ty::I32 } else { Ty::F32 };
+        self.k.load(ty, p)
+    }
+
+    /// A vector of parameter `v` from `p` on; lanes that `mask` leaves out are zero.
+    fn load_lanes(&mut self, v: ValueId, p: Val, mask: Option<Val>) -> Val {
+        let int = self.f.ty(v).dtype == DType::I32;
+        let ty = if int { Ty::VecI32(self.lanes) } else { Ty::Vec(self.lanes) };
+        match mask {
+            None => self.k.load(ty, p),
+            Some(mask) => self.k.load_masked_as(ty, p, mask),
+        }
     }
 
     /// Pointer of result number `i`.

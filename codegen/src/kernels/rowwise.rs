@@ -151,7 +151,7 @@ impl Plan<'_, '_> {
                 let base = self.base(p, row);
                 let pointer = self.b.param(p).ok_or_else(|| self.b.fail("lost a parameter"))?;
                 let at = self.b.k.element(pointer, base);
-                out.insert(p, self.b.k.load(Ty::F32, at));
+                out.insert(p, self.b.load_one(p, at));
             }
         }
         Ok(out)
@@ -374,10 +374,7 @@ impl Plan<'_, '_> {
             let base = self.base(v, row);
             let at = self.b.k.add(base, i);
             let at = self.b.k.element(pointer, at);
-            match mask {
-                None => self.b.k.load(Ty::Vec(self.b.lanes), at),
-                Some(mask) => self.b.k.load_masked(at, mask),
-            }
+            self.b.load_lanes(v, at, mask)
         } else {
             let op = self
                 .b

@@ -1,52 +1,106 @@
-//! Causal attention, found in two products around a softmax; and what leads there.
+//! Causal attention, found in two products around a softmax, with dropout or without; and what leads there.
 
-use neoxc_ir::{Attr, Attrs};
+use neoxc_ir::op::OpError;
+use neoxc_ir::{Attr, Attrs, Builder, DType, TensorType, ValueId};
 
-use super::{Instance, Numerics, Rule, scalar};
+use super::{Instance, Match, Numerics, Rule, scalar};
+
+/// The weights of plain attention.
+macro_rules! weights {
+    () => {
+        "(softmax (causal_mask (mul (matmul ?q (rename ?k ?rename) ?scores) (fill ?scale) ?e1) ?mask) ?over)"
+    };
+}
+
+/// The attributes of attention, where everything around the weights is as it must be.
+fn attrs(m: &dyn Match) -> Option<Attrs> {
+    let is = |var: &str, name: &str, want: &str| {
+        m.attrs(var).is_some_and(|a| a.str(name) == Some(want))
+    };
+    let fits = is("?rename", "from", "seq")
+        && is("?rename", "to", "kv_seq")
+        && is("?scores", "contract", "head_dim")
+        && is("?mask", "query", "seq")
+        && is("?mask", "key", "kv_seq")
+        && m.attrs("?mask")?.float("value")? <= -1e30
+        && is("?over", "dim", "kv_seq")
+        && is("?mix", "contract", "kv_seq")
+        && m.attrs("?order")?.strs("dims")? == ["batch", "seq", "heads", "head_dim"];
+    fits.then_some(())?;
+    Some(Attrs::new().with("scale", Attr::Float(scalar(&m.attrs("?scale")?)?)))
+}
+
+/// Plain attention; `drop` sees the weights and their type.
+fn plain(
+    i: &mut Instance<'_>,
+    drop: impl FnOnce(&mut Instance<'_>, ValueId) -> Result<ValueId, OpError>,
+) -> Result<ValueId, OpError> {
+    let dims = i.dims(&["batch", "heads", "seq", "head_dim"]);
+    let [q, k, v] = ["q", "k", "v"].map(|n| i.param(n, &dims));
+    let text = |s: &str| Attr::Str(s.into());
+    let to_kv = Attrs::new().with("from", text("seq")).with("to", text("kv_seq"));
+    let b = &mut i.b();
+    let k = b.one("rename", &[k], to_kv.clone())?;
+    let v = b.one("rename", &[v], to_kv)?;
+    let scores = b.matmul(q, k, &["head_dim"])?;
+    let scale = b.scalar(0.37)?;
+    let scaled = b.mul(scores, scale)?;
+    let mask = Attrs::new()
+        .with("query", text("seq"))
+        .with("key", text("kv_seq"))
+        .with("value", Attr::Float(-1e30));
+    let masked = b.one("causal_mask", &[scaled], mask)?;
+    let weights = b.one("softmax", &[masked], Attrs::new().with("dim", text("kv_seq")))?;
+    let weights = drop(i, weights)?;
+    let b: &mut Builder<'_> = &mut i.b();
+    let mixed = b.matmul(weights, v, &["kv_seq"])?;
+    b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])
+}
 
 /// The rules of this file.
 pub static RULES: &[Rule] = &[
     Rule {
         name: "attention",
         numerics: Numerics::Reassociating,
-        left: "(transpose (matmul (softmax (causal_mask (mul (matmul ?q (rename ?k ?rename) ?scores) \
-               (fill ?scale) ?e1) ?mask) ?over) (rename ?v ?rename) ?mix) ?order)",
+        left: concat!("(transpose (matmul ", weights!(), " (rename ?v ?rename) ?mix) ?order)"),
         right: "(r0 (attention ?q ?k ?v ?new))",
+        attrs,
+        instance: |i: &mut Instance<'_>| plain(i, |_, weights| Ok(weights)),
+    },
+    Rule {
+        name: "dropout-attention",
+        numerics: Numerics::Reassociating,
+        left: concat!(
+            "(transpose (matmul (dropout ",
+            weights!(),
+            " ?place ?layer ?column ?head ?drop) (rename ?v ?rename) ?mix) ?order)"
+        ),
+        right: "(r0 (dropout_attention ?q ?k ?v ?place ?layer ?column ?head ?new))",
         attrs: |m| {
-            let is = |var: &str, name: &str, want: &str| {
-                m.attrs(var).is_some_and(|a| a.str(name) == Some(want))
-            };
-            let fits = is("?rename", "from", "seq")
-                && is("?rename", "to", "kv_seq")
-                && is("?scores", "contract", "head_dim")
-                && is("?mask", "query", "seq")
-                && is("?mask", "key", "kv_seq")
-                && m.attrs("?mask")?.float("value")? <= -1e30
-                && is("?over", "dim", "kv_seq")
-                && is("?mix", "contract", "kv_seq")
-                && m.attrs("?order")?.strs("dims")? == ["batch", "seq", "heads", "head_dim"];
-            fits.then_some(())?;
-            Some(Attrs::new().with("scale", Attr::Float(scalar(&m.attrs("?scale")?)?)))
+            let mut all = attrs(m)?;
+            all.0.extend(m.attrs("?drop")?.0);
+            Some(all)
         },
         instance: |i: &mut Instance<'_>| {
-            let dims = i.dims(&["batch", "heads", "seq", "head_dim"]);
-            let [q, k, v] = ["q", "k", "v"].map(|n| i.param(n, &dims));
-            let text = |s: &str| Attr::Str(s.into());
-            let to_kv = Attrs::new().with("from", text("seq")).with("to", text("kv_seq"));
-            let b = &mut i.b();
-            let k = b.one("rename", &[k], to_kv.clone())?;
-            let v = b.one("rename", &[v], to_kv)?;
-            let scores = b.matmul(q, k, &["head_dim"])?;
-            let scale = b.scalar(0.37)?;
-            let scaled = b.mul(scores, scale)?;
-            let mask = Attrs::new()
-                .with("query", text("seq"))
-                .with("key", text("kv_seq"))
-                .with("value", Attr::Float(-1e30));
-            let masked = b.one("causal_mask", &[scaled], mask)?;
-            let weights = b.one("softmax", &[masked], Attrs::new().with("dim", text("kv_seq")))?;
-            let mixed = b.matmul(weights, v, &["kv_seq"])?;
-            b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])
+            plain(i, |i, weights| {
+                let dims = i.b().ty(weights).dims.clone();
+                let mut ids = |name: &str, of: &[usize]| {
+                    let dims = of.iter().map(|d| dims[*d].clone()).collect();
+                    i.f.add_param(name, TensorType::new(DType::I32, dims), Attrs::new())
+                };
+                let operands = [
+                    weights,
+                    ids("place", &[0, 2]),
+                    ids("layer", &[]),
+                    ids("column", &[3]),
+                    ids("head", &[1]),
+                ];
+                let attrs = Attrs::new()
+                    .with("rate", Attr::Float(0.3))
+                    .with("seed", Attr::Int(5))
+                    .with("site", Attr::Int(3));
+                i.b().one("dropout", &operands, attrs)
+            })
         },
     },
     Rule {

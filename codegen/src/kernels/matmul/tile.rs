@@ -241,13 +241,10 @@ impl Tile<'_> {
             if sn == 1 {
                 let at = b.k.add(at, column);
                 let p = b.k.element(pointer, at);
-                match mask {
-                    None => b.k.load(Ty::Vec(b.lanes), p),
-                    Some(mask) => b.k.load_masked(p, mask),
-                }
+                b.load_lanes(v, p, mask)
             } else {
                 let p = b.k.element(pointer, at);
-                b.k.load(Ty::F32, p)
+                b.load_one(v, p)
             }
         } else {
             let op =
