@@ -139,10 +139,8 @@ fn a_part_has_its_part_of_the_mask() {
             ids(&[]),
             ids(&dims[1..]),
         ];
-        let p: Vec<_> =
-            types.iter().map(|ty| f.add_param("p", ty.clone(), Attrs::new())).collect();
-        f.results =
-            vec![Builder::new(&mut f).one("dropout", &p, attrs(0.5, 3, 1)).unwrap()];
+        let p: Vec<_> = types.iter().map(|ty| f.add_param("p", ty.clone(), Attrs::new())).collect();
+        f.results = vec![Builder::new(&mut f).one("dropout", &p, attrs(0.5, 3, 1)).unwrap()];
         let x = [
             Tensor::fill(types[0].clone(), 3.0),
             Tensor::new(types[1].clone(), places.to_vec()),

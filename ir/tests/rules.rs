@@ -89,7 +89,11 @@ fn cases(r: &mut Random) -> Vec<Case> {
     out.push(case("reduce_sum", vec![x.clone()], over(&["batch", "embed"])));
     out.push(case("reduce_max", vec![x.clone()], over(&["embed"])));
     out.push(case("softmax", vec![x.clone()], none().with("dim", s("seq"))));
-    out.push(case("iota", vec![], none().with("dim", s("embed")).with("size", Attr::Int(e as i64))));
+    out.push(case(
+        "iota",
+        vec![],
+        none().with("dim", s("embed")).with("size", Attr::Int(e as i64)),
+    ));
     let rate = none().with("rate", Attr::Float(0.4));
     let drop = rate.with("seed", Attr::Int(-7)).with("site", Attr::Int(2));
     let names = [i32s(&[("batch", b), ("seq", q)]), i32s(&[]), i32s(&[("embed", e)])];
@@ -246,8 +250,7 @@ fn gradients_match_central_differences() {
         let f = function(&c);
         let x = inputs(&c, &mut r);
         // Statistics that only serve the backward pass get no cotangent.
-        let secondary =
-            [
+        let secondary = [
             "layer_norm",
             "attention",
             "dropout_attention",

@@ -28,7 +28,10 @@ fn variants() -> Vec<(&'static str, Arch)> {
         ("checkpoint", Arch { checkpoint: Some(1), layers: 3, ..a.clone() }),
         ("groups", Arch { checkpoint: Some(2), layers: 6, grad_accum: 2, ..a.clone() }),
         ("one group", Arch { checkpoint: Some(3), layers: 3, tied: true, ..a.clone() }),
-        ("dropout", Arch { hidden_dropout: 0.3, attention_dropout: 0.2, grad_accum: 2, ..a.clone() }),
+        (
+            "dropout",
+            Arch { hidden_dropout: 0.3, attention_dropout: 0.2, grad_accum: 2, ..a.clone() },
+        ),
         ("hidden", Arch { hidden_dropout: 0.5, parallel_residual: false, ..a.clone() }),
         ("weights", Arch { attention_dropout: 0.5, checkpoint: Some(2), layers: 4, ..a }),
     ]
@@ -74,8 +77,7 @@ fn fused_forms_are_found() {
             |f: &str, op: &str| m.function(f).unwrap().ops.iter().filter(|o| o.kind.is(op)).count();
         let norms = if a.shared_norm { 1 } else { 2 };
         assert_eq!(count("block", "layer_norm"), norms, "{name}: {notes:?}");
-        let attention =
-            if a.attention_dropout > 0.0 { "dropout_attention" } else { "attention" };
+        let attention = if a.attention_dropout > 0.0 { "dropout_attention" } else { "attention" };
         assert_eq!(count("block", attention), 1, "{name}: {notes:?}");
         assert_eq!(count("block", "softmax"), 0, "{name}");
         assert_eq!(count("loss", "linear_cross_entropy"), 1, "{name}: {notes:?}");

@@ -90,6 +90,25 @@ impl<'a> Ranks<'a> {
         Ok(())
     }
 
+    /// Gives every rank the numbers of its layers, where the program asks for them.
+    pub fn put_layers(&mut self, program: &str) -> Result<(), RuntimeError> {
+        let Ok(port) = self.port(program, "layers") else { return Ok(()) };
+        let segment = self.plan.segment(&port.segment).unwrap_or(0);
+        for (rank, device) in self.devices.iter_mut().enumerate() {
+            let own = self.plan.layers_of(rank as u64);
+            if own.len() as u64 != port.elements() {
+                return Err(RuntimeError::Settings(format!(
+                    "rank {rank} has {} layers, {program} takes {}",
+                    own.len(),
+                    port.elements()
+                )));
+            }
+            let bytes: Vec<u8> = own.iter().flat_map(|n| (*n as i32).to_le_bytes()).collect();
+            device.bytes_mut(segment, port.offset, bytes.len()).copy_from_slice(&bytes);
+        }
+        Ok(())
+    }
+
     /// Reads an output.
     pub fn get(&self, program: &str, name: &str, bytes: &mut [u8]) -> Result<(), RuntimeError> {
         let port = self.port(program, name)?;

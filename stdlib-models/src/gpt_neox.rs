@@ -406,9 +406,8 @@ fn setup(a: &Arch) -> Result<Option<Function>> {
         results = b.named("rotary_table", &[], attrs)?;
     }
     for (_, dim, size) in dropout::constants(a) {
-        let attrs = Attrs::new()
-            .with("dim", Attr::Str(dim.into()))
-            .with("size", Attr::Int(size as i64));
+        let attrs =
+            Attrs::new().with("dim", Attr::Str(dim.into())).with("size", Attr::Int(size as i64));
         results.push(b.one("iota", &[], attrs)?);
     }
     f.results = results;

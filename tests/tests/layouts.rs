@@ -30,7 +30,12 @@ const SHAPE: [&str; 7] = [
 const MODELS: [&[&str]; 3] = [
     &[],
     &["gpt_j_residual=false", "no_weight_tying=false", "pos_emb=learned"],
-    &["gpt_j_residual=false", "checkpoint_activations=true"],
+    &[
+        "gpt_j_residual=false",
+        "checkpoint_activations=true",
+        "hidden_dropout=0.1",
+        "attention_dropout=0.1",
+    ],
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq)]

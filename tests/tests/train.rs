@@ -35,6 +35,50 @@ fn training_repeats_to_the_bit_and_resumes() {
     }
 }
 
+/// Masks depend on seed and sample alone: not on threads, on stopping in between, on recomputation, on how a
+/// step is divided into micro-batches; and evaluation knows nothing of them.
+#[test]
+fn dropout_repeats_to_the_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let drop = ["hidden_dropout=0.2", "attention_dropout=0.3", "num_layers=4"];
+    let made = |more: &[&str]| plan(folder.path(), &[&drop[..], more].concat());
+    let at = |name: &str| folder.path().join(name);
+    let (one, none) = (made(&[]), plan(folder.path(), &["num_layers=4"]));
+    let whole = run(&one, &at("whole"), 6, 2, false);
+    assert_eq!(key(&whole), key(&run(&one, &at("threads"), 6, 3, false)));
+    let mut halves = run(&one, &at("halves"), 2, 1, false);
+    halves.extend(run(&one, &at("halves"), 6, 2, true));
+    assert_eq!(key(&whole), key(&halves));
+    let again = made(&["checkpoint_activations=true"]);
+    assert_eq!(key(&whole), key(&run(&again, &at("again"), 6, 2, false)));
+    let groups = made(&["checkpoint_activations=true", "checkpoint_num_layers=2"]);
+    assert_eq!(key(&whole), key(&run(&groups, &at("groups"), 6, 2, false)));
+    // Sums over a step have another order, and each micro-batch's mean counts alike.
+    let micro = ["train_micro_batch_size_per_gpu=1", "gradient_accumulation_steps=4"];
+    for (a, b) in run(&made(&micro), &at("micro"), 6, 2, false).iter().zip(&whole) {
+        assert!((a.loss - b.loss).abs() < 2e-5 * b.loss, "{} {}", a.loss, b.loss);
+    }
+    // It is a regulariser: it changes the loss, and another seed changes it otherwise.
+    let plain = run(&none, &at("plain"), 6, 2, false);
+    assert_eq!(plain[0].samples, whole[0].samples);
+    assert!((plain[0].loss - whole[0].loss).abs() > 1e-4);
+    assert!(whole[5].loss < whole[0].loss - 0.2, "{} {}", whole[0].loss, whole[5].loss);
+    // Weights that stay as they start: validation gives the same bits with dropout and without.
+    let valid = |more: &[&str]| {
+        let still =
+            plan(folder.path(), &[&["num_layers=4", "optimizer.params.lr=1.0e-30"], more].concat());
+        let options = train::Options { steps: Some(1), threads: 2, ..train::Options::default() };
+        let mut log = Log::default();
+        let summary = train(&still, &options, &mut log).unwrap();
+        (summary.valid_loss.map(f64::to_bits), log.0[0].loss)
+    };
+    let (with, without) = (valid(&drop), valid(&[]));
+    assert!(with.0.is_some());
+    assert_eq!(with.0, without.0);
+    assert!((with.1 - without.1).abs() > 1e-4);
+}
+
 #[test]
 fn plans_survive_the_disk_and_layouts_of_the_residual_train() {
     let folder = tempfile::tempdir().unwrap();

@@ -88,10 +88,7 @@ pub fn cost(cx: &RuleCx<'_>, per_score: f64, per_weight: f64) -> Cost {
 }
 
 /// Attention whose weight of (batch, head, query, key) is multiplied by `factor`.
-pub fn weigh(
-    cx: &EvalCx<'_>,
-    factor: &dyn Fn(&[usize; 4]) -> f64,
-) -> Result<Vec<Tensor>, OpError> {
+pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize; 4]) -> f64) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, ..] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
     let scale = cx.rule.float("scale")?;
     let size = |n| q.ty.size(n).unwrap_or(1);
@@ -101,8 +98,9 @@ pub fn weigh(
     for b in 0..batch {
         for h in 0..heads {
             for i in 0..seq {
-                let row =
-                    |t: &Tensor, s: usize, d: usize| t.data[((b * heads + h) * seq + s) * width + d];
+                let row = |t: &Tensor, s: usize, d: usize| {
+                    t.data[((b * heads + h) * seq + s) * width + d]
+                };
                 let scores: Vec<f64> = (0..=i)
                     .map(|j| scale * (0..width).map(|d| row(q, i, d) * row(k, j, d)).sum::<f64>())
                     .collect();

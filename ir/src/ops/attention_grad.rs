@@ -90,9 +90,8 @@ pub fn evaluate(
                 let delta: f64 =
                     (0..width).map(|d| out.data[at_out(i) + d] * dout.data[at_out(i) + d]).sum();
                 for j in 0..=i {
-                    let dot = |x: &[f64], y: &[f64]| -> f64 {
-                        x.iter().zip(y).map(|(a, b)| a * b).sum()
-                    };
+                    let dot =
+                        |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(a, b)| a * b).sum() };
                     let (qi, kj) = (&q.data[at(i)..at(i) + width], &k.data[at(j)..at(j) + width]);
                     let doi = &dout.data[at_out(i)..at_out(i) + width];
                     let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();

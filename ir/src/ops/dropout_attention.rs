@@ -23,7 +23,8 @@ pub fn check(ids: &[TensorType], q: &TensorType, attrs: &Attrs) -> Result<(), Op
     check_ids(ids, &scores)?;
     let dims = |t: &TensorType| t.dims.iter().map(|d| d.name.to_string()).collect::<Vec<_>>();
     let want = [vec!["batch", "seq"], vec![], vec!["kv_seq"], vec!["heads"]];
-    if ids.iter().map(dims).ne(want.map(|w| w.into_iter().map(str::to_string).collect::<Vec<_>>())) {
+    if ids.iter().map(dims).ne(want.map(|w| w.into_iter().map(str::to_string).collect::<Vec<_>>()))
+    {
         return Err(OpError::new(
             "place, layer, column and head must be [batch, seq], [], [kv_seq] and [heads]",
         ));

@@ -14,9 +14,8 @@ macro_rules! weights {
 
 /// The attributes of attention, where everything around the weights is as it must be.
 fn attrs(m: &dyn Match) -> Option<Attrs> {
-    let is = |var: &str, name: &str, want: &str| {
-        m.attrs(var).is_some_and(|a| a.str(name) == Some(want))
-    };
+    let is =
+        |var: &str, name: &str, want: &str| m.attrs(var).is_some_and(|a| a.str(name) == Some(want));
     let fits = is("?rename", "from", "seq")
         && is("?rename", "to", "kv_seq")
         && is("?scores", "contract", "head_dim")

@@ -87,6 +87,21 @@ impl Plan {
         (layer / each, layer % each)
     }
 
+    /// The layers that `rank` has, by their numbers there.
+    pub fn layers_of(&self, rank: u64) -> Vec<u64> {
+        let Some(p) = self.tables.parameters.iter().find(|p| p.layers.is_some()) else {
+            return vec![];
+        };
+        let stage = p.layer_axis.as_ref().map_or(0, |axis| self.along(axis, rank).1);
+        let mut own: Vec<(u64, u64)> = (0..p.layers.unwrap_or(0))
+            .map(|layer| (self.stage_of(p, layer), layer))
+            .filter(|((of, _), _)| *of == stage)
+            .map(|((_, number), layer)| (number, layer))
+            .collect();
+        own.sort_unstable();
+        own.into_iter().map(|(_, layer)| layer).collect()
+    }
+
     /// Ranks that together have every element once, for values divided as `held` says.
     pub fn owners(&self, held: &Held) -> Vec<u64> {
         let idle = |axis: &str| !held.axes.iter().any(|a| a == axis);
@@ -103,6 +118,30 @@ impl Plan {
 mod tests {
     use super::*;
     use crate::Init;
+
+    #[test]
+    fn every_layer_is_on_one_stage() {
+        let mut plan = Plan::default();
+        assert_eq!(plan.layers_of(0), [0; 0]);
+        plan.tables.mesh = vec![("pipe".into(), 3), ("tensor".into(), 2)];
+        let held = Held::default();
+        plan.tables.parameters = vec![Parameter {
+            name: "w.{layer}".into(),
+            layers: Some(6),
+            layer_axis: Some("pipe".into()),
+            shape: vec![5],
+            dims: vec![5],
+            init: Init::Zeros,
+            weights: held.clone(),
+            gradients: held.clone(),
+            moments: held,
+        }];
+        assert_eq!(plan.layers_of(0), [0, 1]);
+        assert_eq!(plan.layers_of(1), [0, 1]);
+        assert_eq!(plan.layers_of(4), [4, 5]);
+        plan.tables.parameters[0].layer_axis = None;
+        assert_eq!(plan.layers_of(4), [0, 1, 2, 3, 4, 5]);
+    }
 
     #[test]
     fn ranks_have_every_element_once() {

@@ -154,11 +154,25 @@ impl Trainer<'_> {
         self.ranks.put(program, "mask", bytes_of(&mask))
     }
 
+    /// Names what dropout may drop, where the plan has any: tokens by their number in the whole run, however
+    /// a step is divided, and layers. Numbers of tokens come again after 2^32.
+    fn name(&mut self, first: u64, count: u64) -> Result<(), RuntimeError> {
+        if self.ranks.port("train_step", "places").is_err() {
+            return Ok(());
+        }
+        let seq = self.settings.seq_length as u64;
+        let places: Vec<i32> =
+            (first * seq..(first + count) * seq).map(|n| n as u32 as i32).collect();
+        self.ranks.put("train_step", "places", bytes_of(&places))?;
+        self.ranks.put_layers("train_step")
+    }
+
     fn step(&mut self, data: Option<&TokenDataset>, step: u64) -> Result<StepReport, RuntimeError> {
         let start = Instant::now();
         let batch = self.settings.global_batch();
         let ids = self.read(data, (step - 1) * batch, batch as usize)?;
         self.feed("train_step", batch as usize)?;
+        self.name((step - 1) * batch, batch)?;
         let lr = learning_rate(&self.settings, step);
         let (b1, b2) = self.settings.betas;
         let power = i32::try_from(step).unwrap_or(i32::MAX);
