@@ -270,6 +270,8 @@ impl Reader<'_> {
         let pct = self.float("rotary_pct", 1.0, 0.0, 1.0);
         let base = self.float("rotary_emb_base", 10_000.0, 1.0, 1e12);
         let eps = self.float("layernorm_epsilon", 1e-5, 0.0, 1.0);
+        let (hidden_dropout, attention_dropout) =
+            (self.rate("hidden_dropout"), self.rate("attention_dropout"));
         let std = self.float("init_method_std", 0.02, 0.0, 100.0);
         let intermediate = self.int("intermediate_size", 1, 1 << 22);
         let factor = self.float("expansion_factor", 4.0, 0.01, 1000.0);
@@ -316,8 +318,6 @@ impl Reader<'_> {
             "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
             _ => std,
         };
-        let (hidden_dropout, attention_dropout) =
-            (self.rate("hidden_dropout"), self.rate("attention_dropout"));
         let padded = padded.or(vocab.map(|v| v.div_ceil(divisor) * divisor))?;
         Some(Model {
             num_layers: layers,

@@ -71,7 +71,7 @@ fn every_problem_is_told_at_once() {
     let bad = r#"{
   "num_layer": 2, "num_layers": 0, "hidden_size": 9, "num_attention_heads": 2,
   "seq_length": "long", "hidden-size": 9, "min_lr": 1e-5, "hidden_dropout": 1.0,
-  "num_layers_": 1,
+  "num_layers_": 1, "opt_pos_emb_offset": 2,
 }"#;
     let l = from_text(&[bad, "{ \"min-lr\": 0.1 }"], &[]);
     assert!(l.config.is_none());
@@ -82,6 +82,7 @@ fn every_problem_is_told_at_once() {
         "NX0102 3:17 `seq_length` is the text \"long\", not int",
         "NX0103 3:25,2:36 `hidden_size` is given twice",
         "NX0102 3:53 `min_lr` is the text \"1e-5\", not float",
+        "NX0104 4:21 `opt_pos_emb_offset`: not supported yet",
         "NX0106 3:77 `hidden_dropout` is 1; it must be from 0 to below 1",
         "NX0103 1:3,3:43 `min_lr` is given in two files",
         "NX0105  the learning rate is missing",

@@ -148,7 +148,7 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let part3 = three.clone();
     let six = [three, vec![y.clone(), lse, y]].concat();
     out.push(case("attention_grad", six.clone(), scale));
-    let named = [&[ids.clone()], &heads[1..]].concat();
+    let named = [std::slice::from_ref(&ids), &heads[1..]].concat();
     let drop = drop.with("scale", Attr::Float(0.6));
     let seven = [part3, named.clone()].concat();
     out.push(Case { ids: 1000, ..case("dropout_attention", seven, drop.clone()) });
