@@ -33,6 +33,30 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
     write_atomically(path, |f| f.write_all(bytes))
 }
 
+/// Gives each of two files or folders the other's name, at once.
+pub fn exchange(a: &Path, b: &Path) -> Result<(), RuntimeError> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = |p: &Path| std::ffi::CString::new(p.as_os_str().as_bytes());
+    let (Ok(from), Ok(to)) = (name(a), name(b)) else {
+        let e = std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        return Err(RuntimeError::io("rename", b)(e));
+    };
+    // SAFETY: both are C strings that live until the call returns.
+    let done = unsafe {
+        libc::renameat2(
+            libc::AT_FDCWD,
+            from.as_ptr(),
+            libc::AT_FDCWD,
+            to.as_ptr(),
+            libc::RENAME_EXCHANGE,
+        )
+    };
+    match done {
+        0 => Ok(()),
+        _ => Err(RuntimeError::io("rename", b)(std::io::Error::last_os_error())),
+    }
+}
+
 /// Makes renames in `folder` durable.
 pub fn sync_folder(folder: &Path) -> Result<(), RuntimeError> {
     File::open(folder).and_then(|d| d.sync_all()).map_err(RuntimeError::io("sync", folder))

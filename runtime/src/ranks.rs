@@ -133,6 +133,13 @@ impl<'a> Ranks<'a> {
         (held.offset + layer * bytes, bytes as usize)
     }
 
+    /// What `rank` has of one layer's tensor of a parameter.
+    pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
+        let (offset, len) = self.place(p, p.held(segment), self.plan.stage_of(p, layer).1);
+        let at = self.plan.segment(segment).unwrap_or(0);
+        self.devices[rank as usize].bytes(at, offset, len)
+    }
+
     /// The whole tensor of one layer of a parameter (of its gradient, its moments: by segment).
     pub fn tensor(&self, segment: &str, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
         let at = self.plan.segment(segment).unwrap_or(0);

@@ -29,7 +29,7 @@ fn training_repeats_to_the_bit_and_resumes() {
     let mut halves = run(&plan, &at("halves"), 2, 1, false);
     halves.extend(run(&plan, &at("halves"), 6, 2, true));
     assert_eq!(key(&whole), key(&halves));
-    for file in ["model.safetensors", "optimizer.safetensors"] {
+    for file in ["manifest.json", "rank-00000.safetensors"] {
         let read = |run: &str| std::fs::read(at(run).join("global_step6").join(file)).unwrap();
         assert_eq!(read("whole"), read("halves"), "{file}");
     }
@@ -148,13 +148,21 @@ fn bad_input_has_a_name() {
     let told = attempt(&other, &save, true);
     assert!(told.contains("another model") && told.contains("layers.2"), "{told}");
     // A flipped byte.
-    let file = save.join("global_step2/model.safetensors");
-    let mut bytes = std::fs::read(&file).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    std::fs::write(&file, &bytes).unwrap();
-    let told = attempt(&plan, &save, true);
-    assert!(told.contains("model.safetensors") && told.contains("damaged"), "{told}");
+    for name in ["rank-00000.safetensors", "manifest.json"] {
+        let file = save.join("global_step2").join(name);
+        let whole = std::fs::read(&file).unwrap();
+        for at in [3, 20, whole.len() / 3, whole.len() / 2, whole.len() - 2] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= 1;
+            std::fs::write(&file, &bytes).unwrap();
+            let told = attempt(&plan, &save, true);
+            assert!(told.contains(name), "byte {at}: {told}");
+        }
+        std::fs::write(&file, &whole[..whole.len() - 1]).unwrap();
+        assert!(attempt(&plan, &save, true).contains(name));
+        std::fs::write(&file, &whole).unwrap();
+    }
+    assert_eq!(attempt(&plan, &save, true), "");
     // A token outside the vocabulary.
     data(folder.path(), 100);
     let told = attempt(&plan, &folder.path().join("x"), false);

@@ -26,6 +26,50 @@ pub struct Run {
     pub elements: usize,
 }
 
+/// A part of a tensor: a range of each of its dims.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Block {
+    /// First element along each dim.
+    pub start: Vec<u64>,
+    /// Elements along each dim.
+    pub size: Vec<u64>,
+}
+
+impl Block {
+    /// Elements in it.
+    pub fn elements(&self) -> u64 {
+        self.size.iter().product()
+    }
+
+    /// Where its elements, row by row, lie in the whole tensor of sizes `dims`, which must hold it.
+    pub fn runs(&self, dims: &[u64]) -> Vec<Run> {
+        let to = |sizes: &[u64]| sizes.iter().map(|n| *n as usize).collect::<Vec<_>>();
+        let (whole, start, size) = (to(dims), to(&self.start), to(&self.size));
+        // Behind the last dim that is not whole everything lies together.
+        let last = (0..size.len()).rev().find(|i| size[*i] != whole[*i]);
+        let Some(last) = last else {
+            let elements = whole.iter().product();
+            return vec![Run { whole: 0, local: 0, elements }];
+        };
+        let inner: usize = whole[last + 1..].iter().product();
+        let elements = size[last] * inner;
+        let count: usize = size[..last].iter().product();
+        (0..count)
+            .map(|n| {
+                // Where the n-th run lies in the whole tensor, dim by dim from the innermost.
+                let (mut rest, mut stride) = (n, inner * whole[last]);
+                let mut at = start[last] * inner;
+                for i in (0..last).rev() {
+                    at += (start[i] + rest % size[i]) * stride;
+                    rest /= size[i];
+                    stride *= whole[i];
+                }
+                Run { whole: at, local: n * elements, elements }
+            })
+            .collect()
+    }
+}
+
 impl Plan {
     /// Sizes of the whole value that a port has one rank's part of.
     pub fn whole_dims(&self, port: &Port) -> Vec<u64> {
@@ -51,32 +95,15 @@ impl Plan {
 
     /// The elements that `rank` has of a value of sizes `dims`, each divided over one of `axes` or none.
     pub fn runs_of(&self, dims: &[u64], axes: &[String], rank: u64) -> Vec<Run> {
-        let local: Vec<usize> =
-            self.local_dims(dims, axes).into_iter().map(|d| d as usize).collect();
-        let whole: Vec<usize> = dims.iter().map(|d| *d as usize).collect();
-        let place = |i: usize| axes.get(i).map_or(0, |axis| self.along(axis, rank).1) as usize;
-        // Behind the last divided dim everything lies together.
-        let last = (0..local.len()).rev().find(|i| local[*i] != whole[*i]);
-        let Some(last) = last else {
-            let elements = whole.iter().product();
-            return vec![Run { whole: 0, local: 0, elements }];
-        };
-        let inner: usize = whole[last + 1..].iter().product();
-        let elements = local[last] * inner;
-        let count: usize = local[..last].iter().product();
-        (0..count)
-            .map(|n| {
-                // Where the n-th run lies in the whole tensor, dim by dim from the innermost.
-                let (mut rest, mut stride) = (n, inner * whole[last]);
-                let mut at = place(last) * elements;
-                for i in (0..last).rev() {
-                    at += (place(i) * local[i] + rest % local[i]) * stride;
-                    rest /= local[i];
-                    stride *= whole[i];
-                }
-                Run { whole: at, local: n * elements, elements }
-            })
-            .collect()
+        self.block_of(dims, axes, rank).runs(dims)
+    }
+
+    /// The part that `rank` has of a value of sizes `dims`, each divided over one of `axes` or none.
+    pub fn block_of(&self, dims: &[u64], axes: &[String], rank: u64) -> Block {
+        let size = self.local_dims(dims, axes);
+        let place = |i: usize| axes.get(i).map_or(0, |axis| self.along(axis, rank).1);
+        let start = size.iter().enumerate().map(|(i, n)| place(i) * n).collect();
+        Block { start, size }
     }
 
     /// The stage that has a layer of a parameter, and the layer's number on that stage; stage 0 where

@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use held::{Held, Run};
+pub use held::{Block, Held, Run};
 pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_program};
 pub use schedule::{Handed, Move, Schedule, parse_schedule};
 

@@ -236,8 +236,9 @@ impl Trainer<'_> {
     }
 
     fn save(&self, folder: &std::path::Path, step: u64) -> Result<PathBuf, RuntimeError> {
-        let get = |t: &checkpoint::Tensor| {
-            self.ranks.tensor(t.segment, &self.plan.tables.parameters[t.parameter], t.layer)
+        let get = |rank, t: &checkpoint::Tensor| {
+            let p = &self.plan.tables.parameters[t.parameter];
+            self.ranks.part(rank, t.segment, p, t.layer)
         };
         let cursor = step * self.settings.global_batch();
         checkpoint::save(folder, self.plan, &self.settings, step, cursor, &get)
@@ -271,6 +272,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         let probe = folder.join(format!(".probe.{}", std::process::id()));
         std::fs::write(&probe, b"").map_err(RuntimeError::io("write to", folder))?;
         let _ = std::fs::remove_file(&probe);
+        checkpoint::sweep(folder);
     }
     let data = if o.synthetic || steps == 0 { None } else { open_data(&settings)? };
     if data.is_none() && !o.synthetic && steps > 0 {

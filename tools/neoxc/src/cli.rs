@@ -53,6 +53,23 @@ pub enum Command {
     /// Convert checkpoints to and from Hugging Face's GPTNeoXForCausalLM.
     #[command(subcommand)]
     Convert(Convert),
+    /// Look into checkpoints.
+    #[command(subcommand)]
+    Inspect(Inspect),
+}
+
+/// What to look into.
+#[derive(Debug, Subcommand)]
+pub enum Inspect {
+    /// The tree of tensors with shapes, norms and hashes; every part is verified.
+    Checkpoint {
+        /// A global_stepN folder.
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+        /// Say how it differs from this one instead.
+        #[arg(long, value_name = "OTHER")]
+        diff: Option<PathBuf>,
+    },
 }
 
 /// Where the configuration comes from.

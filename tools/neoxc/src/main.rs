@@ -53,6 +53,7 @@ fn main() -> ExitCode {
         Command::Data(a) => commands::text::data(a),
         Command::Generate(a) => commands::generate::run(&a),
         Command::Convert(a) => commands::convert::run(a),
+        Command::Inspect(a) => commands::inspect::run(&a),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,5 @@
 //! `neoxc convert`: between checkpoints and Hugging Face's GPTNeoXForCausalLM folders.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -63,9 +62,9 @@ fn hf_config(c: &Config) -> serde_json::Value {
 
 fn to_hf(folder: &Path, out: &Path, precision: Precision) -> Result<(), Failure> {
     refuse_existing(out)?;
-    let manifest = checkpoint::manifest(folder)?;
+    let reader = checkpoint::Reader::open(folder)?;
     let config: Config =
-        serde_json::from_value(manifest.config.clone()).map_err(|e| bad(folder, e))?;
+        serde_json::from_value(reader.manifest.config.clone()).map_err(|e| bad(folder, e))?;
     let m = &config.model;
     let expressible =
         m.pos_emb == "rotary" && m.use_bias_in_norms && m.use_bias_in_mlp && !m.gpt_j_tied;
@@ -73,12 +72,14 @@ fn to_hf(folder: &Path, out: &Path, precision: Precision) -> Result<(), Failure>
         let why = "GPTNeoXForCausalLM needs rotary positions, biases in norms and MLP, and a norm per branch";
         return Err(bad(folder, why));
     }
-    let path = folder.join("model.safetensors");
-    let bytes = std::fs::read(&path).map_err(io(&path))?;
-    let st = SafeTensors::deserialize(&bytes).map_err(|e| bad(&path, e))?;
     let mut data: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    for (name, view) in st.tensors() {
-        data.insert(name, (view.shape().to_vec(), narrow(view.data(), precision)));
+    let mut whole = vec![];
+    let weights = |name: &&String| !name.starts_with("exp_avg");
+    for name in reader.manifest.tensors.keys().filter(weights) {
+        reader.read(name, &mut whole)?;
+        let shape = reader.entry(name).map(|e| e.shape.clone()).unwrap_or_default();
+        let shape = shape.into_iter().map(|d| d as usize).collect();
+        data.insert(name.clone(), (shape, narrow(&whole, precision)));
     }
     let dtype = match precision {
         Precision::Fp32 => Dtype::F32,
@@ -163,9 +164,9 @@ fn from_hf(dir: &Path, out: &Path) -> Result<(), Failure> {
     let parameters = compiled.plan.tables.parameters.clone();
     // Converted weights start training anew: the optimizer's state is zero.
     let zeros = vec![0; parameters.iter().map(|p| p.elements() as usize * 4).max().unwrap_or(0)];
-    let get = |t: &checkpoint::Tensor| match floats.get(&t.name) {
-        Some(bytes) if t.segment == "params" => Cow::Borrowed(bytes.as_slice()),
-        _ => Cow::Borrowed(&zeros[..t.bytes()]),
+    let get = |_, t: &checkpoint::Tensor| match floats.get(&t.name) {
+        Some(bytes) => bytes.as_slice(),
+        _ => &zeros[..parameters[t.parameter].elements() as usize * 4],
     };
     let saved = checkpoint::save(out, &compiled.plan, &settings, 0, 0, &get)?;
     println!("{}: {} tensors", saved.display(), floats.len());

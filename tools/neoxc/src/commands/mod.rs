@@ -7,6 +7,7 @@ pub mod convert;
 pub mod dump;
 pub mod explain;
 pub mod generate;
+pub mod inspect;
 pub mod opt;
 pub mod run;
 pub mod text;

@@ -1,0 +1,267 @@
+//! `manifest.json`: what a checkpoint holds, and everything that is needed to tell whether it still does.
+//!
+//! Nothing in it is believed before it was checked: names stay inside the folder, sizes are bounded, the
+//! parts of a tensor cover it once.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+use neoxc_plan::Block;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::RuntimeError;
+
+/// Version of the format.
+pub const FORMAT: u32 = 2;
+
+/// Largest manifest that is read.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Most elements that a tensor may have.
+const MAX_ELEMENTS: u64 = 1 << 48;
+
+/// What `manifest.json` says.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Format version.
+    pub format: u32,
+    /// Steps made.
+    pub step: u64,
+    /// Samples consumed: where the data goes on.
+    pub samples: u64,
+    /// Seed of sample order and start values; with `step` and `samples` the whole random state.
+    pub seed: u32,
+    /// The mesh of the run that wrote it: for people.
+    pub world: Vec<(String, u64)>,
+    /// One file per writing rank.
+    pub files: BTreeMap<String, FileEntry>,
+    /// Every tensor by logical name.
+    pub tensors: BTreeMap<String, Entry>,
+    /// The resolved configuration.
+    pub config: serde_json::Value,
+    /// SHA-256 of everything above.
+    #[serde(default)]
+    pub seal: String,
+}
+
+/// A file of tensors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileEntry {
+    /// Its size.
+    pub bytes: u64,
+    /// Bytes in front of the first tensor.
+    pub header_bytes: u64,
+    /// SHA-256 of these.
+    pub header: String,
+}
+
+/// A whole tensor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Element type: `F32`.
+    pub dtype: String,
+    /// Shape as published checkpoints have it.
+    pub shape: Vec<u64>,
+    /// Sizes that slices count in: the same elements in the same order.
+    pub dims: Vec<u64>,
+    /// Its parts.
+    pub slices: Vec<Slice>,
+}
+
+/// A part of a tensor, in one file under the tensor's name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The file.
+    pub file: String,
+    /// Which part.
+    #[serde(flatten)]
+    pub block: Block,
+    /// SHA-256 of its bytes.
+    pub sha256: String,
+}
+
+/// Lower-case hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Manifest {
+    /// The same with the hash of all else.
+    pub fn sealed(mut self) -> Result<Self, RuntimeError> {
+        self.seal = String::new();
+        let text = serde_json::to_vec(&self)
+            .map_err(|e| RuntimeError::Settings(format!("checkpoint manifest: {e}")))?;
+        self.seal = hex(&Sha256::digest(&text));
+        Ok(self)
+    }
+
+    /// Reads and checks the manifest in `folder`.
+    pub fn read(folder: &Path) -> Result<Manifest, RuntimeError> {
+        let path = folder.join("manifest.json");
+        let size = fs::metadata(&path).map_err(RuntimeError::io("read", &path))?.len();
+        let bad = |message: String| RuntimeError::checkpoint(&path, message);
+        if size > MAX_BYTES {
+            return Err(bad(format!("has {size} bytes: that is no manifest")));
+        }
+        let text = fs::read(&path).map_err(RuntimeError::io("read", &path))?;
+        let json: serde_json::Value =
+            serde_json::from_slice(&text).map_err(|e| bad(format!("is not a manifest: {e}")))?;
+        let format = json.get("format").and_then(serde_json::Value::as_u64);
+        if format != Some(u64::from(FORMAT)) {
+            let has = format.map_or("no format".to_string(), |f| format!("format {f}"));
+            return Err(bad(format!("has {has}, not format {FORMAT}")));
+        }
+        let m: Manifest =
+            serde_json::from_value(json).map_err(|e| bad(format!("is not a manifest: {e}")))?;
+        if m.clone().sealed()?.seal != m.seal {
+            return Err(bad("was changed after it was written".into()));
+        }
+        m.check().map_err(bad)?;
+        Ok(m)
+    }
+
+    /// Whether names, sizes and parts make sense.
+    pub fn check(&self) -> Result<(), String> {
+        for (name, f) in &self.files {
+            let number = name.strip_prefix("rank-").and_then(|n| n.strip_suffix(".safetensors"));
+            let digits = |n: &str| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit());
+            if !number.is_some_and(digits) {
+                return Err(format!("names the file {name:?}, which no checkpoint has"));
+            }
+            if f.header_bytes < 8 || f.header_bytes > f.bytes {
+                return Err(format!("gives {name} an impossible header"));
+            }
+        }
+        for (name, t) in &self.tensors {
+            t.check(self).map_err(|what| format!("{name}: {what}"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    /// Elements of the whole tensor; none if they are too many to count.
+    pub fn elements(&self) -> Option<u64> {
+        let product = |sizes: &[u64]| sizes.iter().try_fold(1u64, |n, d| n.checked_mul(*d));
+        let n = product(&self.shape).filter(|n| (1..=MAX_ELEMENTS).contains(n))?;
+        (product(&self.dims) == Some(n)).then_some(n)
+    }
+
+    fn check(&self, m: &Manifest) -> Result<(), String> {
+        if self.dtype != "F32" {
+            return Err(format!("has the unknown dtype {:?}", self.dtype));
+        }
+        let Some(all) = self.elements() else {
+            return Err(format!(
+                "{:?} and {:?} are no shapes of one tensor",
+                self.shape, self.dims
+            ));
+        };
+        let mut covered = 0u64;
+        for s in &self.slices {
+            let (start, size) = (&s.block.start, &s.block.size);
+            if start.len() != self.dims.len() || size.len() != self.dims.len() {
+                return Err("a slice has another number of dims".into());
+            }
+            let ends = start.iter().zip(size).map(|(a, n)| a.checked_add(*n));
+            let inside = ends.zip(&self.dims).all(|(end, d)| end.is_some_and(|end| end <= *d));
+            if !inside || size.contains(&0) {
+                return Err(format!("the slice at {start:?} of {size:?} leaves {:?}", self.dims));
+            }
+            // Inside the tensor, so the product is bounded.
+            covered = covered.saturating_add(s.block.elements());
+            if !m.files.contains_key(&s.file) {
+                return Err(format!("a slice is in the unknown file {:?}", s.file));
+            }
+        }
+        // Slices of equal size at multiples of it, each once and as many elements as the tensor has,
+        // cover it.
+        let first = self.slices.first().map(|s| &s.block.size);
+        let mut starts = HashSet::new();
+        let tiles = self.slices.iter().all(|s| {
+            let at = s.block.start.iter().zip(&s.block.size);
+            Some(&s.block.size) == first
+                && at.clone().all(|(a, n)| a.is_multiple_of(*n))
+                && starts.insert(&s.block.start)
+        });
+        if !tiles || covered != all {
+            return Err("its slices overlap or leave gaps".into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(start: [u64; 2], size: [u64; 2]) -> Slice {
+        let block = Block { start: start.to_vec(), size: size.to_vec() };
+        Slice { file: "rank-00000.safetensors".into(), block, sha256: String::new() }
+    }
+
+    fn manifest() -> Manifest {
+        let slices = vec![slice([0, 0], [2, 6]), slice([2, 0], [2, 6])];
+        let entry = Entry { dtype: "F32".into(), shape: vec![24], dims: vec![4, 6], slices };
+        let file = FileEntry { bytes: 200, header_bytes: 100, header: String::new() };
+        Manifest {
+            format: FORMAT,
+            step: 1,
+            samples: 8,
+            seed: 1,
+            world: vec![],
+            files: [("rank-00000.safetensors".to_string(), file)].into(),
+            tensors: [("w".to_string(), entry)].into(),
+            config: serde_json::Value::Null,
+            seal: String::new(),
+        }
+    }
+
+    #[test]
+    fn hostile_manifests_are_refused() {
+        assert_eq!(manifest().check(), Ok(()));
+        let wrong = |what: &str, change: &dyn Fn(&mut Manifest)| {
+            let mut m = manifest();
+            change(&mut m);
+            let told = m.check().expect_err(what);
+            assert!(told.contains(what), "{told}");
+        };
+        let w = |m: &mut Manifest, f: &dyn Fn(&mut Entry)| {
+            f(m.tensors.get_mut("w").expect("it is there"));
+        };
+        wrong("overlap or leave gaps", &|m| w(m, &|t| t.slices[1] = t.slices[0].clone()));
+        wrong("overlap or leave gaps", &|m| w(m, &|t| t.slices.truncate(1)));
+        wrong("overlap or leave gaps", &|m| w(m, &|t| t.slices.clear()));
+        wrong("overlap or leave gaps", &|m| w(m, &|t| t.slices[1] = slice([1, 0], [2, 6])));
+        wrong("overlap or leave gaps", &|m| {
+            w(m, &|t| {
+                t.slices = vec![slice([0, 0], [2, 6]), slice([2, 0], [1, 6]), slice([2, 0], [1, 6])]
+            });
+        });
+        wrong("leaves", &|m| w(m, &|t| t.slices[1] = slice([3, 0], [2, 6])));
+        wrong("leaves", &|m| w(m, &|t| t.slices[1] = slice([u64::MAX, 0], [2, 6])));
+        wrong("leaves", &|m| w(m, &|t| t.slices[1] = slice([2, 0], [0, 6])));
+        wrong("no shapes", &|m| w(m, &|t| t.shape = vec![u64::MAX, 2]));
+        wrong("no shapes", &|m| w(m, &|t| t.shape = vec![25]));
+        wrong("no shapes", &|m| w(m, &|t| t.dims = vec![1 << 40, 1 << 40]));
+        wrong("number of dims", &|m| w(m, &|t| t.slices[0].block.start = vec![0]));
+        wrong("unknown file", &|m| w(m, &|t| t.slices[0].file = "rank-00001.safetensors".into()));
+        wrong("dtype", &|m| w(m, &|t| t.dtype = "I8".into()));
+        for name in [
+            "../rank-00000.safetensors",
+            "/etc/passwd",
+            "rank-.safetensors",
+            "rank-0/1.safetensors",
+        ] {
+            wrong("no checkpoint has", &|m| {
+                let f = m.files["rank-00000.safetensors"].clone();
+                m.files.insert(name.into(), f);
+            });
+        }
+        wrong("impossible header", &|m| {
+            m.files.values_mut().for_each(|f| f.header_bytes = 1000);
+        });
+    }
+}

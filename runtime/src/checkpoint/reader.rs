@@ -1,0 +1,110 @@
+//! Reading: whole tensors from the parts that ranks wrote, every byte verified before it is used.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+
+use super::manifest::{Entry, Manifest, hex};
+use crate::RuntimeError;
+
+/// A mapped file, its header verified.
+struct Opened {
+    path: PathBuf,
+    map: memmap2::Mmap,
+    /// Where each tensor's part lies.
+    parts: BTreeMap<String, (usize, usize)>,
+}
+
+/// An opened checkpoint.
+pub struct Reader {
+    folder: PathBuf,
+    /// What it holds.
+    pub manifest: Manifest,
+    files: BTreeMap<String, Opened>,
+}
+
+impl Reader {
+    /// Opens the checkpoint in `folder`: manifest and headers are verified, tensors when they are read.
+    pub fn open(folder: &Path) -> Result<Reader, RuntimeError> {
+        let manifest = Manifest::read(folder)?;
+        let mut files = BTreeMap::new();
+        for (name, entry) in &manifest.files {
+            let path = folder.join(name);
+            let file = File::open(&path).map_err(RuntimeError::io("open", &path))?;
+            let size = file.metadata().map_err(RuntimeError::io("read", &path))?.len();
+            let damaged =
+                |what: String| RuntimeError::checkpoint(&path, format!("is damaged: {what}"));
+            if size != entry.bytes {
+                return Err(damaged(format!("it has {size} bytes, not {}", entry.bytes)));
+            }
+            // SAFETY: mapped read-only; a checkpoint is never changed in place.
+            let map =
+                unsafe { memmap2::Mmap::map(&file) }.map_err(RuntimeError::io("map", &path))?;
+            let head = entry.header_bytes as usize;
+            if hex(&Sha256::digest(&map[..head])) != entry.header {
+                return Err(damaged("its header is not the manifest's".into()));
+            }
+            let (length, meta) = safetensors::SafeTensors::read_metadata(&map).map_err(|e| {
+                RuntimeError::checkpoint(&path, format!("is not a safetensors file: {e}"))
+            })?;
+            if length + 8 != head {
+                return Err(damaged("its header has another size".into()));
+            }
+            let parts = meta.tensors().into_iter().map(|(name, info)| {
+                let (begin, end) = info.data_offsets;
+                (name, (head + begin, head + end))
+            });
+            let parts = parts.collect();
+            files.insert(name.clone(), Opened { path, map, parts });
+        }
+        Ok(Reader { folder: folder.to_path_buf(), manifest, files })
+    }
+
+    /// What the checkpoint says of a tensor.
+    pub fn entry(&self, name: &str) -> Option<&Entry> {
+        self.manifest.tensors.get(name)
+    }
+
+    /// The bytes of a slice, verified.
+    fn slice(&self, name: &str, s: &super::manifest::Slice) -> Result<&[u8], RuntimeError> {
+        let file = self.files.get(&s.file).ok_or_else(|| {
+            RuntimeError::checkpoint(&self.folder, format!("{name}: there is no {}", s.file))
+        })?;
+        let bytes = file.parts.get(name).and_then(|(begin, end)| file.map.get(*begin..*end));
+        let bytes = bytes.filter(|b| b.len() as u64 == s.block.elements() * 4);
+        let bytes = bytes.ok_or_else(|| {
+            RuntimeError::checkpoint(
+                &file.path,
+                format!("is damaged: its part of {name} is missing"),
+            )
+        })?;
+        if hex(&Sha256::digest(bytes)) != s.sha256 {
+            let what = format!("is damaged: the hash of {name} is not the manifest's");
+            return Err(RuntimeError::checkpoint(&file.path, what));
+        }
+        Ok(bytes)
+    }
+
+    /// The whole tensor `name` in `whole`, which is made to fit.
+    pub fn read(&self, name: &str, whole: &mut Vec<u8>) -> Result<(), RuntimeError> {
+        let missing = || RuntimeError::checkpoint(&self.folder, format!("has no {name}"));
+        let entry = self.entry(name).ok_or_else(missing)?;
+        whole.clear();
+        // Parts first: their files are as large as they say, so nothing larger is allocated.
+        let parts = entry
+            .slices
+            .iter()
+            .map(|s| Ok((s, self.slice(name, s)?)))
+            .collect::<Result<Vec<_>, RuntimeError>>()?;
+        whole.resize(parts.iter().map(|(_, bytes)| bytes.len()).sum(), 0);
+        for (s, bytes) in parts {
+            for run in s.block.runs(&entry.dims) {
+                let (to, from, n) = (run.whole * 4, run.local * 4, run.elements * 4);
+                whole[to..to + n].copy_from_slice(&bytes[from..from + n]);
+            }
+        }
+        Ok(())
+    }
+}
