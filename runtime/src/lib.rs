@@ -10,6 +10,7 @@
 //! - [`progress`]: what a person sees of a run.
 //! - [`generate`]: samples of text from a trained model.
 
+mod backoff;
 pub mod checkpoint;
 pub mod codes;
 pub mod collectives;

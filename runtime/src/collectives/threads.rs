@@ -8,6 +8,7 @@ use neoxc_plan::{Exchange, Plan};
 use super::meeting::{Group, Work};
 use super::{Collectives, Sizes, Ticket};
 use crate::RuntimeError;
+use crate::backoff::Backoff;
 
 /// What one rank gives another, in order.
 struct Channel {
@@ -25,13 +26,12 @@ impl Channel {
 
 /// Returns when `ready` says so; an error once any rank has failed.
 pub(super) fn wait(failed: &AtomicBool, ready: impl Fn() -> bool) -> Result<(), RuntimeError> {
-    let mut spins = 0;
+    let mut backoff = Backoff::new(true);
     while !ready() {
         if failed.load(Ordering::Relaxed) {
             return Err(RuntimeError::Settings("another rank failed".into()));
         }
-        spins += 1;
-        if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+        backoff.pause();
     }
     Ok(())
 }
@@ -46,9 +46,6 @@ pub struct Threads {
     streams: Vec<[AtomicU64; 2]>,
     failed: Arc<AtomicBool>,
 }
-
-/// Looks at the others before the thread gives its core away.
-const SPINS: u32 = 2_000;
 
 /// Connects the ranks of a plan: one side for each.
 pub fn connect(plan: &Plan) -> Vec<Threads> {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 
 use super::memory::Segment;
+use crate::backoff::Backoff;
 
 /// A compiled kernel.
 pub type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
@@ -116,8 +117,9 @@ impl Pool {
             s.wake.notify_all();
         }
         work(job, &s.next, self.scratch.base());
+        let mut backoff = Backoff::new(false);
         while s.busy.load(Ordering::Acquire) > 0 {
-            std::hint::spin_loop();
+            backoff.pause();
         }
     }
 }
