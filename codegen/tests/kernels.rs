@@ -60,7 +60,15 @@ fn inputs(f: &Function, ids: usize, r: &mut Random) -> Vec<Tensor> {
         .map(|p| {
             let ty = f.ty(*p).clone();
             let int = ty.dtype == DType::I32;
-            Tensor::from_fn(ty, |_| if int { (r.next() % ids as u64) as f64 } else { r.unit() })
+            // The number of a part: one of three.
+            let below = if ty.has("rank") { 3 } else { ids as u64 };
+            // Sums of exponentials are positive.
+            let positive = ty.has("stat");
+            Tensor::from_fn(ty, |_| match (int, positive) {
+                (true, _) => (r.next() % below) as f64,
+                (_, true) => r.unit().abs() + 0.125,
+                _ => r.unit(),
+            })
         })
         .collect()
 }
@@ -92,7 +100,15 @@ fn run(
     }
     buffers[x.len()..]
         .iter()
-        .map(|b| b.chunks(4).map(|c| f32::from_le_bytes(c.try_into().unwrap())).collect())
+        .zip(&f.results)
+        .map(|(b, v)| {
+            let int = f.ty(*v).dtype == DType::I32;
+            let number = |c: &[u8]| match int {
+                true => i32::from_le_bytes(c.try_into().unwrap()) as f32,
+                false => f32::from_le_bytes(c.try_into().unwrap()),
+            };
+            b.chunks(4).map(number).collect()
+        })
         .collect()
 }
 
@@ -492,6 +508,72 @@ fn rows_of_tables_and_losses() {
                 vec![l[0], l[1], d]
             }),
             classes,
+        ));
+    }
+    check(&cases, 2e-6);
+}
+
+/// Tables and rows of logits of which each of three ranks has a third: ids of all, one part's results.
+#[test]
+fn parts_of_tables_and_losses() {
+    let i32s = DType::I32;
+    let mut cases = vec![];
+    for (i, (rows, width, classes)) in
+        [(1, 1, 1), (5, 33, 21), (40, 16, 48)].into_iter().enumerate()
+    {
+        let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
+        let x = [("batch", 1), ("seq", rows), ("embed", width)];
+        let logits = [("batch", 1), ("seq", rows), ("vocab", classes)];
+        let part = [("rank", 1)];
+        let three = [(&table[..], F), (&ids[..], i32s), (&part[..], i32s)];
+        cases.push((
+            kernel(&format!("gather_part{i}"), "gather_rows", &three, |k, p| {
+                vec![k.one("gather", p, Attrs::new()).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let to = Attrs::new()
+            .with("dim", Attr::Str("vocab".into()))
+            .with("size", Attr::Int(classes as i64));
+        let four = [(&ids[..], i32s), (&x[..], F), (&part[..], i32s), (&table[..], F)];
+        cases.push((
+            kernel(&format!("scatter_part{i}"), "scatter_rows", &four, |k, p| {
+                let s = k.one("scatter_add", &p[..3], to).unwrap();
+                vec![k.add(p[3], s).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
+        let three = [(&logits[..], F), (&ids[..], i32s), (&part[..], i32s)];
+        cases.push((
+            kernel(&format!("loss_part{i}"), "cross_entropy", &three, |k, p| {
+                vec![k.one("cross_entropy_part", p, over.clone()).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let five =
+            [(&logits[..], F), (&ids[..], i32s), (&ids[..], F), (&ids[..], F), (&part[..], i32s)];
+        cases.push((
+            kernel(&format!("loss_grad_part{i}"), "cross_entropy", &five, |k, p| {
+                vec![k.one("cross_entropy_grad", p, over.clone()).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let stats = [("rank", i + 1), ("batch", 1), ("seq", rows), ("stat", 3)];
+        cases.push((
+            kernel(&format!("loss_join{i}"), "cross_entropy", &[(&stats, F)], |k, p| {
+                k.named("cross_entropy_join", p, Attrs::new()).unwrap()
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("numbers{i}"), "iota", &[], |k, _| {
+                let attrs = Attrs::new()
+                    .with("dim", Attr::Str("rank".into()))
+                    .with("size", Attr::Int(7 * i as i64 + 1));
+                vec![k.one("iota", &[], attrs).unwrap()]
+            }),
+            1,
         ));
     }
     check(&cases, 2e-6);

@@ -354,18 +354,22 @@ impl Reader<'_> {
         let group = group.unwrap_or(1);
         if group != wanted {
             let message = format!("{layers} layers are recomputed in groups of {group}");
-            let mut d = Diagnostic::warning(&adjusted_value::KIND, message)
-                .hint("choose a divisor of `num_layers`");
-            for (name, text) in
-                [("checkpoint_num_layers", "does not divide"), ("num_layers", "this number")]
-            {
-                if let Some((_, n)) = self.find(name) {
-                    d = d.label(&n.span, text);
-                }
-            }
-            self.diagnostics.push(d);
+            let labels =
+                [("checkpoint_num_layers", "does not divide"), ("num_layers", "this number")];
+            self.adjusted(message, &labels, "choose a divisor of `num_layers`");
         }
         group
+    }
+
+    /// A warning that something else is done than what was asked for.
+    pub(crate) fn adjusted(&mut self, message: String, labels: &[(&str, &str)], hint: &str) {
+        let mut d = Diagnostic::warning(&adjusted_value::KIND, message).hint(hint);
+        for (name, text) in labels {
+            if let Some((_, n)) = self.find(name) {
+                d = d.label(&n.span, *text);
+            }
+        }
+        self.diagnostics.push(d);
     }
 
     /// A conflict between two keys, both shown where they are given.

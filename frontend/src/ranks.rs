@@ -73,6 +73,21 @@ impl Reader<'_> {
                 }
             }
         }
+        // Parameters do not depend on the layout: the vocabulary is not padded further for the ranks.
+        if let Some(m) = model.filter(|m| !m.padded_vocab_size.is_multiple_of(tensor)) {
+            let message = format!(
+                "{tensor} tensor ranks do not divide a vocabulary of {}: each has all of embedding and head",
+                m.padded_vocab_size
+            );
+            let labels = [
+                ("model_parallel_size", "these ranks"),
+                ("padded_vocab_size", "not a multiple"),
+                ("make_vocab_size_divisible_by", "padded to a multiple of this"),
+            ];
+            let hint =
+                "pad the vocabulary to a multiple of the ranks; the embedding then has more rows";
+            self.adjusted(message, &labels, hint);
+        }
         if let Some(m) = model.filter(|m| !m.seq_length.is_multiple_of(context)) {
             let message = format!("{context} context ranks do not divide {} tokens", m.seq_length);
             self.both(message, "context_parallel_size", "seq_length", "choose a divisor");

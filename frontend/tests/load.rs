@@ -66,6 +66,21 @@ fn checkpoint_groups_have_one_size() {
     assert_eq!(group(&["checkpoint_num_layers=50"]).0, Some(12));
 }
 
+/// The vocabulary is as large whatever the ranks; where they do not divide it, a warning says so.
+#[test]
+fn tensor_ranks_do_not_change_the_vocabulary() {
+    let ranks = |vocab: &str| {
+        let vocab = format!("padded_vocab_size={vocab}");
+        let l = from_text(&[GOOD], &[&vocab, "model_parallel_size=2"]);
+        let told = told(&l);
+        (l.config.unwrap().model.padded_vocab_size, told)
+    };
+    assert_eq!(ranks("64"), (64, vec![]));
+    let (size, told) = ranks("63");
+    assert_eq!(size, 63);
+    assert!(told[0].starts_with("NX0111") && told[0].contains("vocabulary of 63"), "{told:?}");
+}
+
 #[test]
 fn every_problem_is_told_at_once() {
     let bad = r#"{

@@ -3,7 +3,7 @@
 use crate::eval::{Tensor, run_function};
 use crate::module::{Function, Module, Op};
 use crate::op::{Class, EvalCx, OpError, RuleCx};
-use crate::ops::repeat;
+use crate::ops::{decomposed, repeat};
 use crate::types::TensorType;
 
 /// Ranks along each axis, from the slowest to the fastest in the numbering of ranks.
@@ -32,13 +32,22 @@ pub fn run_ranks(
     let f = module
         .function(name)
         .ok_or_else(|| OpError::new(format!("no function is called @{name}")))?;
+    run_function_ranks(module, f, axes, inputs)
+}
+
+fn run_function_ranks(
+    module: &Module,
+    f: &Function,
+    axes: &Axes,
+    inputs: &[Vec<Tensor>],
+) -> Result<Vec<Vec<Tensor>>, OpError> {
     if !exchanges(module, f) {
         return inputs.iter().map(|x| run_function(module, f, x)).collect();
     }
     let mut env: Vec<Vec<Option<Tensor>>> = vec![vec![None; f.values.len()]; inputs.len()];
     for (env, x) in env.iter_mut().zip(inputs) {
         if x.len() != f.params.len() {
-            return Err(OpError::new(format!("@{name} takes {} values", f.params.len())));
+            return Err(OpError::new(format!("@{} takes {} values", f.name, f.params.len())));
         }
         for (p, t) in f.params.iter().zip(x) {
             env[p.index()] = Some(t.clone());
@@ -65,7 +74,8 @@ pub fn run_ranks(
 fn exchanges(module: &Module, f: &Function) -> bool {
     f.ops.iter().any(|op| match op.attrs.symbol("callee").and_then(|c| module.function(c)) {
         Some(g) => exchanges(module, g),
-        None => op.kind.0.class() == Class::Collective,
+        // A composite that meets other ranks names their axis, as every exchange does.
+        None => op.attrs.get("axis").is_some(),
     })
 }
 
@@ -86,6 +96,10 @@ fn step(
             true => repeat_ranks(module, &rule, g, axes, operands),
             false => run_ranks(module, &g.name, axes, operands),
         };
+    }
+    if op.kind.0.class() != Class::Collective && op.attrs.get("axis").is_some() {
+        let g = decomposed::function(op.kind.0, &rule)?;
+        return run_function_ranks(module, &g, axes, operands);
     }
     if op.kind.0.class() != Class::Collective {
         return operands

@@ -193,6 +193,10 @@ pub enum ShardEffect {
     Partial,
     /// Not possible: the dim must be whole on every rank.
     Whole,
+    /// The op numbers the elements along the dim, and each rank computes with its own: the op is told
+    /// which they are by one more operand, the number of the rank's part. Results that have the dim
+    /// are divided; those that lack it are partial sums.
+    Own,
 }
 
 /// What an op makes of operands that are partial sums over ranks.
@@ -217,6 +221,9 @@ pub struct ShardRule {
     /// Dims of operands that are divided as another dim of the results is, where a view gives them
     /// another name or size: each rank's part is the same elements.
     pub follows: Vec<(Arc<str>, Arc<str>)>,
+    /// Results that are no partial sums over the ranks that own parts of a dim: the op, given `axis` and
+    /// `ranks`, meets the others itself and makes them whole on each.
+    pub settled: &'static [usize],
 }
 
 impl ShardRule {
@@ -245,6 +252,13 @@ impl ShardRule {
     #[must_use]
     pub fn sums(mut self, sums: Sums) -> Self {
         self.sums = sums;
+        self
+    }
+
+    /// The same rule for an op that makes some results whole by exchanges of its own.
+    #[must_use]
+    pub fn settled(mut self, results: &'static [usize]) -> Self {
+        self.settled = results;
         self
     }
 

@@ -123,7 +123,14 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let table = f(&[("vocab", 7), ("embed", e)]);
     out.push(Case { ids: 7, ..case("gather", vec![table.clone(), ids.clone()], none()) });
     let rows = none().with("dim", s("vocab")).with("size", Attr::Int(7));
-    out.push(Case { ids: 7, ..case("scatter_add", vec![ids.clone(), x.clone()], rows) });
+    out.push(Case { ids: 7, ..case("scatter_add", vec![ids.clone(), x.clone()], rows.clone()) });
+    // Of three rows, which are those of one of several parts of the table.
+    let part = i32s(&[("rank", 1)]);
+    let third = f(&[("vocab", 3), ("embed", e)]);
+    let own = |operands: Vec<TensorType>| [operands, vec![part.clone()]].concat();
+    out.push(Case { ids: 7, ..case("gather", own(vec![third, ids.clone()]), none()) });
+    let rows = rows.with("size", Attr::Int(3));
+    out.push(Case { ids: 7, ..case("scatter_add", own(vec![ids.clone(), x.clone()]), rows) });
     let norm = none().with("dim", s("embed")).with("eps", Attr::Float(1e-5));
     out.push(case("layer_norm", vec![x.clone(), w.clone(), w.clone()], norm.clone()));
     out.push(case("layer_norm", vec![x.clone(), w.clone()], norm));
@@ -156,14 +163,25 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let logits = f(&[("batch", b), ("seq", q), ("vocab", 7)]);
     let over_vocab = none().with("dim", s("vocab"));
     let two = vec![logits.clone(), ids.clone()];
-    out.push(Case { ids: 7, ..case("cross_entropy", two, over_vocab.clone()) });
     let four = vec![logits, ids.clone(), row.clone(), row.clone()];
-    out.push(Case { ids: 7, ..case("cross_entropy_grad", four, over_vocab) });
+    let with_ids = |op, operands, attrs| Case { ids: 7, ..case(op, operands, attrs) };
+    out.push(with_ids("cross_entropy", two.clone(), over_vocab.clone()));
+    out.push(with_ids("cross_entropy_grad", four.clone(), over_vocab.clone()));
+    out.push(with_ids("cross_entropy_part", own(two.clone()), over_vocab.clone()));
+    out.push(with_ids("cross_entropy_grad", own(four), over_vocab.clone()));
+    let meets = none().with("axis", s("tensor")).with("ranks", Attr::Int(1));
+    let attrs = meets.clone().with("dim", s("vocab"));
+    out.push(with_ids("cross_entropy", own(two), attrs));
+    let stats = f(&[("rank", h), ("batch", b), ("seq", q), ("stat", 3)]);
+    out.push(Case { shift: 2.0, ..case("cross_entropy_join", vec![stats], none()) });
     let lce = vec![x.clone(), table.clone(), ids.clone()];
     out.push(Case { ids: 7, ..case("linear_cross_entropy", lce.clone(), none()) });
     let with = |more: usize| [lce.clone(), vec![row.clone(); more]].concat();
     out.push(Case { ids: 7, ..case("linear_cross_entropy_grad", with(2), none()) });
     out.push(Case { ids: 7, ..case("linear_cross_entropy_train", with(1), none()) });
+    out.push(with_ids("linear_cross_entropy", own(lce.clone()), meets.clone()));
+    out.push(with_ids("linear_cross_entropy_grad", own(with(2)), none()));
+    out.push(with_ids("linear_cross_entropy_train", own(with(1)), meets));
     out.push(case("sum_squares", vec![x.clone()], none()));
     let adam = [vec![x.clone(); 4], vec![scalar; 4]].concat();
     let rates = none()
@@ -359,7 +377,7 @@ fn costs_and_sharding_rules_cover_all_dims() {
 #[test]
 fn every_file_of_an_op_is_registered() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops");
-    let helpers = ["mod", "prelude", "docs", "decomposed", "pointwise", "rows", "exchange"];
+    let helpers = ["mod", "prelude", "docs", "decomposed", "pointwise", "rows", "exchange", "part"];
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string())

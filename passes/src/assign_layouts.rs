@@ -4,14 +4,17 @@
 //! @train_step(%w: [layer 6, ffn 512, embed 128], …, %tokens: [micro 8, batch 4, seq 256])
 //!   ⇒  %w {neox.layout = ["", "tensor", ""]}       %tokens {neox.layout = ["data", "", ""]}
 //! ```
-//! Megatron's pattern follows from two choices alone: parameters are divided along heads and along
-//! the MLP's inner dim. Data parallelism is one more: the loop over micro-batches is divided, so a
+//! Megatron's pattern follows from three choices alone: parameters are divided along heads, along the
+//! MLP's inner dim and along the vocabulary, where the ranks divide it evenly: parameters do not depend on
+//! the layout, so it is not padded for them. Data parallelism is one more: the loop over micro-batches is divided, so a
 //! step computes the same sum whatever the number of ranks. ZeRO's first stage divides the optimizer's
 //! moments over the data axis: then each rank wants its part of the gradients, and gives its part of
 //! the new weights. Everything else is propagated by
 //! `partition-program`.
 
-use neoxc_ir::{Attr, Function, Module, TensorType};
+use std::collections::BTreeSet;
+
+use neoxc_ir::{Attr, Dim, Function, Module, TensorType};
 
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
@@ -27,15 +30,31 @@ pub const PASS: Pass = Pass {
 };
 
 /// Dims of parameters that are divided over the tensor axis.
-const TENSOR_DIMS: [&str; 2] = ["heads", "ffn"];
+const TENSOR_DIMS: [&str; 3] = ["heads", "ffn", "vocab"];
+
+/// Of these, the ones that stay whole where ranks do not divide them.
+const MAY_STAY_WHOLE: [&str; 1] = ["vocab"];
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
+    let mut notes = BTreeSet::new();
     for entry in ENTRIES {
         if let Some(f) = m.function_mut(entry) {
             assign(f, cx)?;
+            let dims = f.params.iter().flat_map(|p| &f.ty(*p).dims);
+            let whole = dims.filter(|d| MAY_STAY_WHOLE.contains(&&*d.name) && !of_tensor(d, cx));
+            let ranks = cx.degrees.tensor;
+            let note = |d: &Dim| format!("`{}`: {ranks} ranks do not divide {}", d.name, d.size);
+            notes.extend(whole.filter(|_| ranks > 1).map(note));
         }
     }
-    Ok(PassReport::default())
+    Ok(PassReport { notes: notes.into_iter().collect() })
+}
+
+/// Whether the tensor ranks divide `dim` of a parameter.
+fn of_tensor(dim: &Dim, cx: &PassCx) -> bool {
+    let even = dim.size.is_multiple_of(cx.degrees.tensor);
+    let divided = TENSOR_DIMS.contains(&&*dim.name) && cx.degrees.tensor > 1;
+    divided && (even || !MAY_STAY_WHOLE.contains(&&*dim.name))
 }
 
 fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
@@ -50,15 +69,15 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         // Generation has one sequence, which all have.
         let splits =
             |ty: &TensorType, dim: &str| ty.size(dim).is_some_and(|n| n.is_multiple_of(d.expert));
-        let axis = |dim: &str| match (state, role.as_str()) {
-            (true, _) if d.tensor > 1 && TENSOR_DIMS.contains(&dim) => "tensor",
-            (true, _) if d.pipe > 1 && update && dim == "layer" => "pipe",
-            (_, "batch" | "losses") if d.data > 1 && dim == "micro" => "data",
-            (_, "batch") if d.expert > 1 && dim == "batch" && splits(ty, dim) => "expert",
-            (_, "batch") if d.context > 1 && dim == "seq" => "context",
+        let axis = |dim: &Dim| match (state, role.as_str(), &*dim.name) {
+            (true, ..) if of_tensor(dim, cx) => "tensor",
+            (true, _, "layer") if d.pipe > 1 && update => "pipe",
+            (_, "batch" | "losses", "micro") if d.data > 1 => "data",
+            (_, "batch", "batch") if d.expert > 1 && splits(ty, "batch") => "expert",
+            (_, "batch", "seq") if d.context > 1 => "context",
             _ => "",
         };
-        let mut layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
+        let mut layout: Vec<&str> = ty.dims.iter().map(axis).collect();
         if cx.zero_stage >= 1 && d.data > 1 && adam {
             // Along the outermost dim that can be divided; layers stay together.
             let free = |i: &usize| {
@@ -82,12 +101,11 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     }
     // What the first program of a step makes is laid out as what the others add to it.
     if f.name == "train_start" {
-        let axis =
-            |dim: &str| if TENSOR_DIMS.contains(&dim) && d.tensor > 1 { "tensor" } else { "" };
+        let axis = |dim: &Dim| if of_tensor(dim, cx) { "tensor" } else { "" };
         let mut layouts = vec![];
         for r in &f.results {
             let ty = f.ty(*r);
-            let layout: Vec<&str> = ty.dims.iter().map(|dim| axis(&dim.name)).collect();
+            let layout: Vec<&str> = ty.dims.iter().map(axis).collect();
             divides(ty, &layout, d)?;
             layouts.push(layout.join(","));
         }

@@ -83,9 +83,10 @@ fn family(op: &Op) -> Option<&'static str> {
         "matmul" => "matmul",
         "attention" | "dropout_attention" => "attention",
         "attention_grad" | "dropout_attention_grad" => "attention_grad",
-        "cross_entropy" => "cross_entropy",
+        "cross_entropy" | "cross_entropy_part" | "cross_entropy_join" => "cross_entropy",
         "gather" => "gather_rows",
         "scatter_add" => "scatter_rows",
+        "iota" => "iota",
         "qkv_split" => "qkv_split",
         "qkv_merge" => "qkv_merge",
         "transpose" | "slice" | "pad" => "copy",
@@ -259,9 +260,16 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
             }
             _ if op.kind.is("cross_entropy_grad") => {
                 let from = s.def(op.operands[2]).filter(|d| f.ops[*d].kind.is("cross_entropy"));
-                let g = from.and_then(|d| s.of[d]).ok_or_else(|| unsupported(f, op))?;
-                s.of[i] = Some(g);
-                s.groups[g].ops.push(i);
+                match from.and_then(|d| s.of[d]) {
+                    Some(g) => {
+                        s.of[i] = Some(g);
+                        s.groups[g].ops.push(i);
+                    }
+                    // The loss came from other ranks too.
+                    None => {
+                        s.new_group("cross_entropy", i);
+                    }
+                }
             }
             _ => {
                 let family = family(op).ok_or_else(|| unsupported(f, op))?;
@@ -449,7 +457,7 @@ fn in_place(k: &Function, family: &str) -> Vec<i64> {
                 "scatter_rows" => {
                     k.ops.iter().any(|op| op.kind.is("add") && op.operands.contains(p))
                 }
-                "cross_entropy" => k.ops[0].operands[0] == *p,
+                "cross_entropy" => k.ops[0].operands.first() == Some(p),
                 _ => false,
             };
             if allowed && k.ty(*r) == k.ty(*p) {

@@ -158,6 +158,8 @@ struct Body<'f> {
     meets: HashMap<ValueId, Layout>,
     /// Conversions made already.
     converted: HashMap<(ValueId, Layout), ValueId>,
+    /// The number of this rank's part where axes divide a dim, if it was asked for.
+    part_of: HashMap<Axes, ValueId>,
 }
 
 impl Partition<'_> {
@@ -194,6 +196,7 @@ impl Partition<'_> {
             stream: self.stream.clone(),
             meets,
             converted: HashMap::new(),
+            part_of: HashMap::new(),
         };
         for op in &f.ops {
             match op.kind.name() {
@@ -277,6 +280,34 @@ impl Body<'_> {
     /// Whether the value's layout is not decided yet.
     fn is_open(&self, v: ValueId) -> bool {
         matches!(self.values.get(&v), Some(Val::Open(..) | Val::View(_)))
+    }
+
+    /// The number of this rank's part of a dim divided over `axes`: its part of 0, 1, 2, ….
+    fn part(&mut self, axes: &Axes) -> Result<ValueId, PassError> {
+        if let Some(made) = self.part_of.get(axes) {
+            return Ok(*made);
+        }
+        let number = |n: usize| Attr::Int(n as i64);
+        let dim = Attrs::new().with("dim", Attr::Str("rank".into()));
+        let all = dim.clone().with("size", number(ranks(axes, self.degrees)));
+        let mut b = Builder::new(&mut self.g);
+        let mut part = b.one("iota", &[], all)?;
+        for axis in axes {
+            let attrs = dim.clone().with("axis", Attr::Str(axis.to_string()));
+            let attrs = attrs.with("ranks", number(self.degrees.of(axis)));
+            part = b.one("take_part", &[part], attrs)?;
+        }
+        self.part_of.insert(axes.clone(), part);
+        Ok(part)
+    }
+
+    /// The axes that divide `dim` of a parameter of this function, if it has one with that dim.
+    fn axes_of_parameter(&self, dim: &Dim) -> Axes {
+        let axes = self.f.params.iter().zip(&self.params).find_map(|(p, layout)| {
+            let at = self.f.ty(*p).dims.iter().position(|d| d == dim)?;
+            Some(layout.as_ref()?.dims[at].clone()).filter(|axes| !axes.is_empty())
+        });
+        axes.unwrap_or_default()
     }
 
     /// Decides an open parameter's layout.

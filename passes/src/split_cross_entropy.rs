@@ -5,10 +5,12 @@
 //! %r:4 = linear_cross_entropy_train(%x, %w, %labels, %dloss); %g' = add(%g, %r#3)
 //! ⇒ %r:3 = repeat @head_chunk(%g; chunks of %x, %labels, %dloss; %w) over "chunk"
 //! ```
-//! The accumulator of the weight gradient is carried, so that each chunk adds to it in place.
+//! The accumulator of the weight gradient is carried, so that each chunk adds to it in place. Where ranks
+//! have parts of the vocabulary, a chunk has the exchange in which they tell each other of their rows.
 
 use neoxc_ir::build::dims_attrs;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, TensorType, ValueId};
+use neoxc_ir::op::Decomposition;
+use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, TensorType, ValueId, ops};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -50,6 +52,20 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(report)
 }
 
+/// The loss of rows of logits, in the ops that kernels have.
+fn cross_entropy(
+    b: &mut Builder<'_>,
+    operands: &[ValueId],
+    attrs: Attrs,
+) -> Result<Vec<ValueId>, PassError> {
+    let op = ops::find("cross_entropy");
+    let op = op.ok_or_else(|| PassError::Unsupported("there is no cross_entropy".into()))?;
+    Ok(match op.0.decompose(b, operands, &attrs)? {
+        Decomposition::Values(values) => values,
+        Decomposition::Primitive => b.op(op, operands, attrs)?,
+    })
+}
+
 fn split(
     m: &Module,
     f: &Function,
@@ -76,14 +92,20 @@ fn split(
     let lc = body.add_param("labels", ids, Attrs::new());
     let dc = train.then(|| body.add_param("dloss", row, Attrs::new()));
     let wc = body.add_param("w", w.clone(), Attrs::new());
+    // Which part of the vocabulary the rank has, if not all.
+    let part = op.operands.get(if train { 4 } else { 3 }).copied();
+    let pc: Vec<ValueId> =
+        part.iter().map(|p| body.add_param("part", f.ty(*p).clone(), Attrs::new())).collect();
     let b = &mut Builder::new(&mut body);
     b.at(&op.loc);
     let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
     let logits = b.matmul(xc, wc, &["embed"])?;
-    let loss = b.named("cross_entropy", &[logits, lc], over.clone())?;
+    let among = op.attrs.clone().with("dim", Attr::Str("vocab".into()));
+    let loss = cross_entropy(b, &[&[logits, lc], &pc[..]].concat(), among)?;
     let mut results = vec![];
     if let (Some(dw), Some(dc)) = (dw, dc) {
-        let d = b.one("cross_entropy_grad", &[logits, lc, loss[1], dc], over)?;
+        let rest = [&[logits, lc, loss[1], dc], &pc[..]].concat();
+        let d = b.one("cross_entropy_grad", &rest, over)?;
         let dx = b.matmul(d, wc, &["vocab"])?;
         let part = b.matmul(d, xc, &["rows"])?;
         results = vec![b.add(dw, part)?, loss[0], dx];
@@ -131,6 +153,7 @@ fn split(
         operands.push(chunked(&mut b, op.operands[3], std::slice::from_ref(&rows))?);
     }
     operands.push(op.operands[1]);
+    operands.extend(part);
     let attrs = Attrs::new()
         .with("callee", Attr::Symbol(body.name.clone()))
         .with("count", Attr::Int(count as i64))

@@ -1,5 +1,5 @@
-//! What partitioning makes of a layer, as snapshots: Megatron's column and row pattern, sequence
-//! parallelism, the stages of ZeRO, a pipeline's programs.
+//! What partitioning makes of a layer and of the head, as snapshots: Megatron's column and row pattern, the
+//! divided vocabulary, sequence parallelism, the stages of ZeRO, a pipeline's programs.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 mod common;
@@ -11,21 +11,17 @@ use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Function, Module, TensorType};
 use neoxc_models::arch::Arch;
-use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
-use neoxc_passes::pipeline::{Phase, run_phase};
+use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
+use neoxc_passes::{PassCx, assign_layouts, split_cross_entropy};
 
 fn sharded(cx: PassCx) -> Module {
-    let sizes = Arch {
-        seq: 8,
-        embed: 8,
-        heads: 4,
-        head_dim: 2,
-        ffn: 16,
-        layers: 4,
-        grad_accum: 4,
-        ..arch()
-    };
+    partitioned(cx, arch())
+}
+
+fn partitioned(cx: PassCx, a: Arch) -> Module {
+    let sizes =
+        Arch { seq: 8, embed: 8, heads: 4, head_dim: 2, ffn: 16, layers: 4, grad_accum: 4, ..a };
     let mut m = neoxc_models::build(&sizes).unwrap();
     for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded] {
         run_phase(&mut m, phase, &cx).unwrap();
@@ -42,7 +38,10 @@ fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);
     for op in &f.ops {
         let exchange = op.kind.0.class() == Class::Collective;
-        if !exchange && !["matmul", "repeat", "adamw"].contains(&op.kind.name()) {
+        let rows = ["gather", "scatter_add"].contains(&op.kind.name());
+        let loss = op.kind.name().contains("cross_entropy");
+        let product = ["matmul", "repeat", "adamw"].contains(&op.kind.name());
+        if !exchange && !rows && !loss && !product {
             continue;
         }
         let mut words = vec![op.kind.name().to_string()];
@@ -72,6 +71,45 @@ fn cx(degrees: Degrees) -> PassCx {
 fn megatron_columns_and_rows() {
     let m = sharded(cx(Degrees { tensor: 2, ..Degrees::ONE }));
     insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
+}
+
+/// The embedding, the head and their gradients with half of the vocabulary on each rank; in a chunk of
+/// tokens one exchange of three numbers per token and rank.
+#[test]
+fn the_vocabulary_is_divided() {
+    let cx = cx(Degrees { tensor: 2, ..Degrees::ONE });
+    let a = Arch { vocab: 12, tied: true, ..arch() };
+    let m = partitioned(PassCx { sequence_parallel: true, ..cx }, a.clone());
+    insta::assert_snapshot!("the_vocabulary_and_the_sequence", outlines(&m, &["micro_step"]));
+    let m = partitioned(cx, a);
+    let whole = outlines(&m, &["micro_step", "logits"]);
+    let mut chunks = m.clone();
+    run_pass(&mut chunks, &split_cross_entropy::PASS, &PassCx::new(Target::X86V4)).unwrap();
+    let heads: Vec<&str> = chunks.functions.iter().map(|f| &*f.name).collect();
+    let heads: Vec<&str> = heads.into_iter().filter(|n| n.starts_with("head_chunk")).collect();
+    insta::assert_snapshot!(format!("{whole}{}", outlines(&chunks, &heads)));
+}
+
+/// Where the ranks do not divide it, every one of them has all of it, and a note says so.
+#[test]
+fn an_uneven_vocabulary_stays_whole() {
+    for (vocab, note) in [(12, None), (11, Some("`vocab`: 2 ranks do not divide 11"))] {
+        let cx = cx(Degrees { tensor: 2, ..Degrees::ONE });
+        let mut m = neoxc_models::build(&Arch { vocab, ffn: 8, ..arch() }).unwrap();
+        for phase in [Phase::Rewritten, Phase::Grad] {
+            run_phase(&mut m, phase, &cx).unwrap();
+        }
+        let report = run_pass(&mut m, &assign_layouts::PASS, &cx).unwrap();
+        assert_eq!(report.notes.first().map(String::as_str), note);
+        let f = m.function("train_step").unwrap();
+        for attrs in f.param_attrs.iter().filter(|a| {
+            let name = a.str("neox.param").or(a.str("neox.name")).unwrap_or_default();
+            ["gpt_neox.embed_in.weight", "embed_out.weight"].contains(&name)
+        }) {
+            let layout = attrs.strs("neox.layout");
+            assert_eq!(layout, note.is_none().then(|| vec!["tensor", ""]));
+        }
+    }
 }
 
 #[test]

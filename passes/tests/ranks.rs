@@ -99,6 +99,8 @@ fn every_mesh_computes_the_same() {
             tied: pick(2) == 0,
             hidden_dropout: [0.0, 0.4][pick(2)],
             attention_dropout: [0.0, 0.4][pick(2)],
+            // Ids go up to 10, so that the last part of 12 has some.
+            vocab: [11, 12, 12][pick(3)],
             clip: [0.0, 0.5][pick(2)],
             ..arch()
         };

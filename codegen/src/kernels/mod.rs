@@ -8,8 +8,10 @@ mod attention_grad;
 mod columnwise;
 mod copy;
 mod cross_entropy;
+mod cross_entropy_parts;
 mod dropout;
 mod expr;
+mod iota;
 mod matmul;
 mod pack;
 mod qkv;
@@ -140,6 +142,7 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
         "attention" => attention::emit(body),
         "attention_grad" => attention_grad::emit(body),
         "cross_entropy" => cross_entropy::emit(body),
+        "iota" => iota::emit(body),
         "gather_rows" => rows::gather(body),
         "scatter_rows" => rows::scatter(body),
         "qkv_split" => qkv::split(body),

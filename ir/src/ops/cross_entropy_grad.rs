@@ -1,7 +1,8 @@
 //! `neox.cross_entropy_grad`: gradient of the logits.
 
+use super::part::{self, PART, own};
 use super::prelude::*;
-use super::rows::{index, rows};
+use super::rows::rows;
 
 /// The op of this file.
 pub struct CrossEntropyGrad;
@@ -11,7 +12,7 @@ impl OpDef for CrossEntropyGrad {
         "cross_entropy_grad"
     }
     fn doc(&self) -> &'static str {
-        "`(exp(logits - lse) - onehot(label))·dloss`."
+        "`(exp(logits - lse) - onehot(label))·dloss`; of logits that are part `part` of the rows, that part."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -20,6 +21,7 @@ impl OpDef for CrossEntropyGrad {
                 ("labels", Arity::One),
                 ("lse", Arity::One),
                 ("dloss", Arity::One),
+                PART,
             ],
             results: &[("dlogits", Arity::One)],
             attrs: const { &[required("dim", AttrKind::Str, "the dim of the classes")] },
@@ -29,14 +31,12 @@ impl OpDef for CrossEntropyGrad {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        let dim = cx.str("dim")?;
-        let (logits, labels) = (&cx.operands[0], &cx.operands[1]);
-        let row = logits.without(dim);
-        let labels_fit = labels.dims == row.dims && labels.dtype == DType::I32;
-        if !logits.has(dim) || !labels_fit || cx.operands[2..].iter().any(|t| *t != row) {
-            return Err(OpError::new("operands are not those of a cross-entropy"));
+        part::check(cx, 4)?;
+        let row = super::cross_entropy::row_type(cx)?;
+        if cx.operands[2..4].iter().any(|t| *t != row) {
+            return Err(OpError::new(format!("lse and dloss must be {row}")));
         }
-        Ok(vec![logits.clone()])
+        Ok(vec![cx.operands[0].clone()])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
@@ -44,7 +44,7 @@ impl OpDef for CrossEntropyGrad {
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();
         ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
+            true => ShardEffect::Own,
             false => ShardEffect::Parallel,
         })
     }
@@ -52,16 +52,16 @@ impl OpDef for CrossEntropyGrad {
         Cost::streaming(cx, 15.0 * cx.operands[0].elements() as f64)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
-        let [logits, labels, lse, dloss] = cx.operands[..] else {
+        let [logits, labels, lse, dloss, ref part @ ..] = cx.operands[..] else {
             return Err(OpError::new("takes four operands"));
         };
         let (bases, at) = rows(&logits.ty, cx.rule.str("dim")?)?;
         let mut out = logits.clone();
         for (row, base) in bases.into_iter().enumerate() {
-            let label = index(labels.data[row], at.len(), "label")?;
+            let label = own(labels.data[row], at.len(), part.first().copied(), "label")?;
             for (i, o) in at.iter().enumerate() {
                 let p = (logits.data[base + o] - lse.data[row]).exp();
-                let hit = if i == label { 1.0 } else { 0.0 };
+                let hit = if Some(i) == label { 1.0 } else { 0.0 };
                 out.data[base + o] = (p - hit) * dloss.data[row];
             }
         }

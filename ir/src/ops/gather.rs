@@ -1,7 +1,7 @@
 //! `neox.gather`: rows of a table (embedding look-up).
 
+use super::part::{self, PART, own};
 use super::prelude::*;
-use super::rows::index;
 
 /// The op of this file.
 pub struct Gather;
@@ -11,11 +11,11 @@ impl OpDef for Gather {
         "gather"
     }
     fn doc(&self) -> &'static str {
-        "Row `ids[i]` of `table`, whose first dim is indexed: [rows, rest..] and [idx..] give [idx.., rest..]."
+        "Row `ids[i]` of `table`, whose first dim is indexed: [rows, rest..] and [idx..] give [idx.., rest..]. A table that is part `part` of a larger one gives zeros for rows of other parts."
     }
     fn signature(&self) -> Signature {
         Signature {
-            operands: &[("table", Arity::One), ("ids", Arity::One)],
+            operands: &[("table", Arity::One), ("ids", Arity::One), PART],
             results: &[("y", Arity::One)],
             attrs: &[],
         }
@@ -28,24 +28,27 @@ impl OpDef for Gather {
         if table.dims.is_empty() || ids.dtype != DType::I32 {
             return Err(OpError::new("needs a table with rows and i32 ids"));
         }
+        part::check(cx, 2)?;
         let dims = [&ids.dims[..], &table.dims[1..]].concat();
         Ok(vec![TensorType::new(table.dtype, dims)])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
-        let ids = cx.operand(1);
+        let mut operands = vec![cx.operand(1), dy];
+        operands.extend(cx.op.operands.get(2));
         let rows = cx.b.ty(cx.operand(0)).dims[0].clone();
         let attrs = Attrs::new()
             .with("dim", Attr::Str(rows.name.to_string()))
             .with("size", Attr::Int(rows.size as i64));
-        let dt = cx.b.one("scatter_add", &[ids, dy], attrs)?;
-        Ok(Gradient::Operands(vec![Some(dt), None]))
+        let dt = cx.b.one("scatter_add", &operands, attrs)?;
+        let mut grads = vec![None; cx.op.operands.len()];
+        grads[0] = Some(dt);
+        Ok(Gradient::Operands(grads))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        // Ids number the rows of the whole table.
         let rows = cx.operands[0].dims[0].name.clone();
         ShardRule::by_dim(cx, |dim| match *dim == *rows {
-            true => ShardEffect::Whole,
+            true => ShardEffect::Own,
             false => ShardEffect::Parallel,
         })
     }
@@ -61,8 +64,10 @@ impl OpDef for Gather {
         let row = table.ty.elements() / rows;
         let mut data = Vec::with_capacity(ids.data.len() * row);
         for id in &ids.data {
-            let id = index(*id, rows, "id")?;
-            data.extend_from_slice(&table.data[id * row..(id + 1) * row]);
+            match own(*id, rows, cx.operands.get(2).copied(), "id")? {
+                Some(id) => data.extend_from_slice(&table.data[id * row..(id + 1) * row]),
+                None => data.extend(std::iter::repeat_n(0.0, row)),
+            }
         }
         Ok(vec![Tensor::new(cx.rule.results[0].clone(), data)])
     }

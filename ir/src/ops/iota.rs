@@ -10,7 +10,7 @@ impl OpDef for Iota {
         "iota"
     }
     fn doc(&self) -> &'static str {
-        "The integers 0, 1, … below `size` along `dim`. Evaluated at compile time, in @setup."
+        "The integers 0, 1, … below `size` along `dim`."
     }
     fn signature(&self) -> Signature {
         Signature {

@@ -1,5 +1,6 @@
 //! `neox.linear_cross_entropy`: head and loss in one, without storing all logits.
 
+use super::part::{self, AXIS, PART, RANKS};
 use super::prelude::*;
 
 /// Checks x, w and labels; gives the type of a row value.
@@ -21,15 +22,22 @@ pub fn product_flops(cx: &RuleCx<'_>) -> f64 {
     2.0 * cx.operands[0].elements() as f64 * cx.operands[1].size("vocab").unwrap_or(1) as f64
 }
 
-/// The attributes of the cross-entropy inside.
-pub fn over_vocab() -> Attrs {
+/// The attributes of the cross-entropy inside, which has those of the op.
+pub fn over_vocab(attrs: &Attrs) -> Attrs {
+    attrs.clone().with("dim", Attr::Str("vocab".into()))
+}
+
+/// The attributes of the gradient of the cross-entropy inside.
+pub fn grad_over_vocab() -> Attrs {
     Attrs::new().with("dim", Attr::Str("vocab".into()))
 }
 
-/// Which dims may be divided: rows are parallel, the vocabulary and width must be whole here.
+/// Which dims may be divided: rows are parallel, a rank may have its part of the vocabulary, the width
+/// must be whole here.
 pub fn shard(cx: &RuleCx<'_>) -> ShardRule {
     ShardRule::by_dim(cx, |dim| match dim {
-        "vocab" | "embed" => ShardEffect::Whole,
+        "vocab" => ShardEffect::Own,
+        "embed" => ShardEffect::Whole,
         _ => ShardEffect::Parallel,
     })
 }
@@ -42,19 +50,20 @@ impl OpDef for LinearCrossEntropy {
         "linear_cross_entropy"
     }
     fn doc(&self) -> &'static str {
-        "`cross_entropy(x wᵀ, labels)`: x [.., embed], w [vocab, embed], labels [..]; gives loss and log-sum-exp [..]."
+        "`cross_entropy(x wᵀ, labels)`: x [.., embed], w [vocab, embed], labels [..]; gives loss and log-sum-exp [..]. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets both."
     }
     fn signature(&self) -> Signature {
         Signature {
-            operands: &[("x", Arity::One), ("w", Arity::One), ("labels", Arity::One)],
+            operands: &[("x", Arity::One), ("w", Arity::One), ("labels", Arity::One), PART],
             results: &[("loss", Arity::One), ("lse", Arity::One)],
-            attrs: &[],
+            attrs: &[AXIS, RANKS],
         }
     }
     fn class(&self) -> Class {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        part::check_meeting(cx, 3)?;
         let row = row_type(cx)?;
         Ok(vec![row.clone(), row])
     }
@@ -63,12 +72,16 @@ impl OpDef for LinearCrossEntropy {
             return Ok(Gradient::None("the log-sum-exp is only for the backward pass"));
         }
         let dy = cx.dy()?;
-        let operands = [cx.operand(0), cx.operand(1), cx.operand(2), cx.result(1), dy];
+        let mut operands = cx.op.operands[..3].to_vec();
+        operands.extend([cx.result(1), dy]);
+        operands.extend(cx.op.operands.get(3));
         let d = cx.b.named("linear_cross_entropy_grad", &operands, Attrs::new())?;
-        Ok(Gradient::Operands(vec![Some(d[0]), Some(d[1]), None]))
+        let mut grads = vec![None; cx.op.operands.len()];
+        grads[..2].copy_from_slice(&[Some(d[0]), Some(d[1])]);
+        Ok(Gradient::Operands(grads))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        shard(cx)
+        shard(cx).settled(&[0, 1])
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, product_flops(cx))
@@ -80,10 +93,11 @@ impl OpDef for LinearCrossEntropy {
         &self,
         b: &mut Builder<'_>,
         operands: &[ValueId],
-        _attrs: &Attrs,
+        attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
         let logits = b.matmul(operands[0], operands[1], &["embed"])?;
-        let out = b.named("cross_entropy", &[logits, operands[2]], over_vocab())?;
+        let rest = [&[logits], &operands[2..]].concat();
+        let out = b.named("cross_entropy", &rest, over_vocab(attrs))?;
         Ok(Decomposition::Values(out))
     }
 }

@@ -1,6 +1,7 @@
 //! `neox.linear_cross_entropy_grad`: gradients of the head's input and weight.
 
-use super::linear_cross_entropy::{over_vocab, product_flops, row_type, shard};
+use super::linear_cross_entropy::{grad_over_vocab, product_flops, row_type, shard};
+use super::part::{self, PART};
 use super::prelude::*;
 
 /// The op of this file.
@@ -11,7 +12,7 @@ impl OpDef for LinearCrossEntropyGrad {
         "linear_cross_entropy_grad"
     }
     fn doc(&self) -> &'static str {
-        "With dlogits = cross_entropy_grad(x wᵀ, labels, lse, dloss): `dx = dlogits w`, `dw = dlogitsᵀ x`."
+        "With dlogits = cross_entropy_grad(x wᵀ, labels, lse, dloss): `dx = dlogits w`, `dw = dlogitsᵀ x`; of a w that is part `part` of the vocabulary, that part of dw and its share of dx."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -21,6 +22,7 @@ impl OpDef for LinearCrossEntropyGrad {
                 ("labels", Arity::One),
                 ("lse", Arity::One),
                 ("dloss", Arity::One),
+                PART,
             ],
             results: &[("dx", Arity::One), ("dw", Arity::One)],
             attrs: &[],
@@ -30,6 +32,7 @@ impl OpDef for LinearCrossEntropyGrad {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        part::check(cx, 5)?;
         let row = row_type(cx)?;
         if cx.operands[3] != row || cx.operands[4] != row {
             return Err(OpError::new(format!("lse and dloss must be {row}")));
@@ -54,11 +57,12 @@ impl OpDef for LinearCrossEntropyGrad {
         operands: &[ValueId],
         _attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
-        let [x, w, labels, lse, dloss] = operands[..] else {
+        let [x, w, labels, lse, dloss, ref part @ ..] = operands[..] else {
             return Err(OpError::new("takes five operands"));
         };
         let logits = b.matmul(x, w, &["embed"])?;
-        let d = b.one("cross_entropy_grad", &[logits, labels, lse, dloss], over_vocab())?;
+        let rest = [&[logits, labels, lse, dloss], part].concat();
+        let d = b.one("cross_entropy_grad", &rest, grad_over_vocab())?;
         let dx = b.matmul(d, w, &["vocab"])?;
         let rows: Vec<String> = b.ty(labels).dims.iter().map(|d| d.name.to_string()).collect();
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();

@@ -1,6 +1,7 @@
 //! `neox.linear_cross_entropy_train`: loss and both gradients in one pass over the vocabulary.
 
-use super::linear_cross_entropy::{over_vocab, product_flops, row_type, shard};
+use super::linear_cross_entropy::{grad_over_vocab, over_vocab, product_flops, row_type, shard};
+use super::part::{self, AXIS, PART, RANKS};
 use super::prelude::*;
 
 /// The op of this file.
@@ -11,7 +12,7 @@ impl OpDef for LinearCrossEntropyTrain {
         "linear_cross_entropy_train"
     }
     fn doc(&self) -> &'static str {
-        "linear_cross_entropy and its gradient at once, for a `dloss` that is known beforehand: three products instead of four."
+        "linear_cross_entropy and its gradient at once, for a `dloss` that is known beforehand: three products instead of four. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets loss and lse, that part of dw and its share of dx."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -20,6 +21,7 @@ impl OpDef for LinearCrossEntropyTrain {
                 ("w", Arity::One),
                 ("labels", Arity::One),
                 ("dloss", Arity::One),
+                PART,
             ],
             results: &[
                 ("loss", Arity::One),
@@ -27,13 +29,14 @@ impl OpDef for LinearCrossEntropyTrain {
                 ("dx", Arity::One),
                 ("dw", Arity::One),
             ],
-            attrs: &[],
+            attrs: &[AXIS, RANKS],
         }
     }
     fn class(&self) -> Class {
         Class::Special
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        part::check_meeting(cx, 4)?;
         let row = row_type(cx)?;
         if cx.operands[3] != row {
             return Err(OpError::new(format!("dloss must be {row}")));
@@ -44,7 +47,7 @@ impl OpDef for LinearCrossEntropyTrain {
         Ok(Gradient::None("second derivatives are not needed for training"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        shard(cx)
+        shard(cx).settled(&[0, 1])
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 3.0 * product_flops(cx))
@@ -56,14 +59,16 @@ impl OpDef for LinearCrossEntropyTrain {
         &self,
         b: &mut Builder<'_>,
         operands: &[ValueId],
-        _attrs: &Attrs,
+        attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
-        let [x, w, labels, dloss] = operands[..] else {
+        let [x, w, labels, dloss, ref part @ ..] = operands[..] else {
             return Err(OpError::new("takes four operands"));
         };
         let logits = b.matmul(x, w, &["embed"])?;
-        let out = b.named("cross_entropy", &[logits, labels], over_vocab())?;
-        let d = b.one("cross_entropy_grad", &[logits, labels, out[1], dloss], over_vocab())?;
+        let rest = [&[logits, labels], part].concat();
+        let out = b.named("cross_entropy", &rest, over_vocab(attrs))?;
+        let rest = [&[logits, labels, out[1], dloss], part].concat();
+        let d = b.one("cross_entropy_grad", &rest, grad_over_vocab())?;
         let dx = b.matmul(d, w, &["vocab"])?;
         let rows: Vec<String> = b.ty(labels).dims.iter().map(|d| d.name.to_string()).collect();
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();

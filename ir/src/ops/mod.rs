@@ -7,8 +7,9 @@ use crate::op::{OpDef, OpKind};
 pub mod docs;
 pub mod pointwise;
 
-mod decomposed;
+pub(crate) mod decomposed;
 mod exchange;
+mod part;
 mod prelude;
 mod rows;
 
@@ -24,6 +25,8 @@ pub mod cast;
 mod causal_mask;
 mod cross_entropy;
 mod cross_entropy_grad;
+mod cross_entropy_join;
+mod cross_entropy_part;
 mod div;
 pub mod dropout;
 mod dropout_attention;
@@ -83,6 +86,8 @@ pub static ALL: &[&dyn OpDef] = &[
     &causal_mask::CausalMask,
     &cross_entropy::CrossEntropy,
     &cross_entropy_grad::CrossEntropyGrad,
+    &cross_entropy_join::CrossEntropyJoin,
+    &cross_entropy_part::CrossEntropyPart,
     &div::Div,
     &dropout::Dropout,
     &dropout_attention::DropoutAttention,

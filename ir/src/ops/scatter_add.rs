@@ -1,7 +1,7 @@
 //! `neox.scatter_add`: sums rows by id (gradient of a look-up).
 
+use super::part::{self, PART, own};
 use super::prelude::*;
-use super::rows::index;
 
 /// The op of this file.
 pub struct ScatterAdd;
@@ -11,11 +11,11 @@ impl OpDef for ScatterAdd {
         "scatter_add"
     }
     fn doc(&self) -> &'static str {
-        "Adds row i of `updates` into row `ids[i]` of a zero tensor [dim = size, rest..], in the order of i."
+        "Adds row i of `updates` into row `ids[i]` of a zero tensor [dim = size, rest..], in the order of i. If that tensor is part `part` of a larger one, rows of other parts are left out."
     }
     fn signature(&self) -> Signature {
         Signature {
-            operands: &[("ids", Arity::One), ("updates", Arity::One)],
+            operands: &[("ids", Arity::One), ("updates", Arity::One), PART],
             results: &[("y", Arity::One)],
             attrs: const {
                 &[
@@ -34,20 +34,26 @@ impl OpDef for ScatterAdd {
         if ids.dtype != DType::I32 || updates.dims.len() < n || updates.dims[..n] != ids.dims[..] {
             return Err(OpError::new(format!("{updates} does not start with the dims of {ids}")));
         }
+        part::check(cx, 2)?;
         let mut dims = vec![Dim::new(cx.str("dim")?, cx.size("size")?)];
         dims.extend_from_slice(&updates.dims[n..]);
         Ok(vec![TensorType::new(updates.dtype, dims)])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
-        let ids = cx.operand(0);
-        let du = cx.b.one("gather", &[dy, ids], Attrs::new())?;
-        Ok(Gradient::Operands(vec![None, Some(du)]))
+        let mut operands = vec![dy, cx.operand(0)];
+        operands.extend(cx.op.operands.get(2));
+        let du = cx.b.one("gather", &operands, Attrs::new())?;
+        let mut grads = vec![None; cx.op.operands.len()];
+        grads[1] = Some(du);
+        Ok(Gradient::Operands(grads))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let ids = cx.operands[0].clone();
+        let rows = cx.attrs.str("dim").unwrap_or_default();
         ShardRule::by_dim(cx, |dim| match ids.has(dim) {
             true => ShardEffect::Partial,
+            false if dim == rows => ShardEffect::Own,
             false => ShardEffect::Parallel,
         })
     }
@@ -60,7 +66,7 @@ impl OpDef for ScatterAdd {
         let rows = out.ty.dims[0].size;
         let row = out.ty.elements() / rows;
         for (i, id) in ids.data.iter().enumerate() {
-            let id = index(*id, rows, "id")?;
+            let Some(id) = own(*id, rows, cx.operands.get(2).copied(), "id")? else { continue };
             for j in 0..row {
                 out.data[id * row + j] += updates.data[i * row + j];
             }

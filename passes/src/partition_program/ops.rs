@@ -83,6 +83,14 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
             divided.insert(heads.into(), axes);
         }
     }
+    // A dim that the op makes is divided as that of a parameter: whoever adds to a gradient has the rows
+    // of the weight.
+    let own = |dim: &str| rule.effect(dim) == Some(ShardEffect::Own);
+    for d in results.iter().flat_map(|ty| &ty.dims).filter(|d| own(&d.name)) {
+        if !operands.iter().any(|o| o.has(&d.name)) {
+            divided.insert(d.name.clone(), b.axes_of_parameter(d));
+        }
+    }
     // Where weights are divided over ranks that divide the sequence, the sequence is put together.
     if let Some(mut axes) = divided.remove("seq") {
         axes.retain(|a| divided.values().all(|others| !others.contains(a)));
@@ -99,6 +107,12 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         }
     }
 
+    // An op that meets the others itself meets those along one axis.
+    if !rule.settled.is_empty() {
+        let met = divided.iter_mut().filter(|(dim, _)| own(dim));
+        met.for_each(|(_, axes)| axes.truncate(1));
+    }
+
     let mut locals = vec![];
     for (i, (o, ty)) in op.operands.iter().zip(&operands).enumerate() {
         let layout = Layout {
@@ -112,6 +126,13 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         locals.push(b.bring(*o, Some(&layout))?.0);
     }
     let mut attrs = op.attrs.clone();
+    if let Some((_, axes)) = divided.iter().find(|(dim, axes)| own(dim) && !axes.is_empty()) {
+        locals.push(b.part(axes)?);
+        if !rule.settled.is_empty() {
+            attrs.set("axis", Attr::Str(axes[0].to_string()));
+            attrs.set("ranks", Attr::Int(b.degrees.of(&axes[0]) as i64));
+        }
+    }
     // Of a dim of the results.
     let axes_of =
         |dim: &str| rule.source(dim).and_then(|d| divided.get(d)).cloned().unwrap_or_default();
@@ -120,15 +141,21 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
             dims.iter().zip(sizes).map(|(d, s)| s / ranks(&axes_of(d), b.degrees) as i64).collect();
         attrs.set("sizes", Attr::ints(&sizes));
     }
+    if let (Some(dim), Some(size)) = (op.attrs.str("dim"), op.attrs.int("size")) {
+        attrs.set("size", Attr::Int(size / ranks(&axes_of(dim), b.degrees) as i64));
+    }
     let mut builder = Builder::new(&mut b.g);
     builder.at(&op.loc);
     let made = builder.named(op.kind.name(), &locals, attrs)?;
 
-    for ((r, ty), v) in op.results.iter().zip(&results).zip(made) {
+    for (n, ((r, ty), v)) in op.results.iter().zip(&results).zip(made).enumerate() {
         let dims: Vec<Axes> = ty.dims.iter().map(|d| axes_of(&d.name)).collect();
         // A result without a dim that is divided is each rank's part of a sum over it.
         let mut sums = partial.axes.clone();
-        let lost = divided.iter().filter(|(dim, _)| ty.position(rule.target(dim)).is_none());
+        let settled = |dim: &str| own(dim) && rule.settled.contains(&n);
+        let lost = divided
+            .iter()
+            .filter(|(dim, _)| ty.position(rule.target(dim)).is_none() && !settled(dim));
         sums.extend(lost.flat_map(|(_, axes)| axes.iter().cloned()));
         let layout = Layout { dims, partial: sums };
         if layout.local(ty, b.degrees).dims != b.g.ty(v).dims {
