@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::target::Target;
+use crate::target::{Rates, Target};
 
 /// A way from one rank to another.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -58,8 +58,66 @@ impl Cluster {
         }
     }
 
+    /// What the cost model knows of a rank.
+    pub fn machine(&self) -> Machine {
+        let usual = self.target.rates();
+        let rates = Rates {
+            f32_flops: self.peak_flops.get("f32").copied().unwrap_or(usual.f32_flops),
+            memory_bytes: self.memory_bandwidth,
+            ..usual
+        };
+        let (within, between) = (self.within, self.between);
+        Machine { rates, ranks_per_node: self.ranks_per_node, within, between }
+    }
+
     /// Ranks in all.
     pub fn ranks(&self) -> usize {
         self.ranks_per_node * self.nodes
+    }
+}
+
+/// What the cost model knows of a rank: its rates, and its links to others.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Machine {
+    /// Rates of what runs the kernels.
+    pub rates: Rates,
+    /// Ranks of a node.
+    pub ranks_per_node: usize,
+    /// Between ranks of a node.
+    pub within: Link,
+    /// Between ranks of different nodes.
+    pub between: Link,
+}
+
+impl Machine {
+    /// One node of a target of which no cluster is known: ranks meet in memory that they share, where a
+    /// reduction passes every byte about four times.
+    pub const fn of(target: Target) -> Machine {
+        let rates = target.rates();
+        let link = Link { bandwidth: rates.memory_bytes / 4.0, latency: 5e-6 };
+        Machine { rates, ranks_per_node: usize::MAX, within: link, between: link }
+    }
+
+    /// The link that `ranks` ranks meet over whose numbers lie `stride` apart.
+    pub fn link(&self, stride: usize, ranks: usize) -> Link {
+        match self.ranks_per_node == usize::MAX
+            || self.ranks_per_node.is_multiple_of(stride * ranks)
+        {
+            true => self.within,
+            false => self.between,
+        }
+    }
+
+    /// Seconds that a kernel takes at least: launch, and arithmetic or memory, whichever is more.
+    pub fn kernel_seconds(&self, flops: f64, bytes: f64) -> f64 {
+        let busy = (flops / self.rates.f32_flops).max(bytes / self.rates.memory_bytes);
+        self.rates.launch_seconds + busy
+    }
+}
+
+impl Link {
+    /// Seconds until a rank has sent `bytes`.
+    pub fn seconds(&self, bytes: f64) -> f64 {
+        self.latency + bytes / self.bandwidth
     }
 }

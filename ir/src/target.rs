@@ -83,7 +83,7 @@ impl Target {
 
     /// Peak rates. GPUs: vendors' data sheets (A100-80G, H100 SXM, MI250X per die, MI300X), f32
     /// vector rate. CPUs: one server core pair with two 512-bit (or 256-bit) FMA units near 2.6 GHz.
-    pub fn rates(self) -> Rates {
+    pub const fn rates(self) -> Rates {
         let (f32_flops, memory_bytes, launch_seconds) = match self {
             Target::X86Native | Target::X86V4 => (332e9, 40e9, 3e-6),
             Target::X86V3 => (166e9, 40e9, 3e-6),

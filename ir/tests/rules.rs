@@ -66,6 +66,7 @@ fn cases(r: &mut Random) -> Vec<Case> {
     }
     let both = axis.clone().with("dim", s("seq")).with("from", s("embed"));
     out.push(case("all_to_all", vec![x.clone()], both));
+    out.push(case("wait", vec![x.clone()], none()));
     for op in ["add", "sub", "mul", "maximum", "minimum"] {
         out.push(case(op, vec![x.clone(), w.clone()], none()));
         out.push(case(op, vec![row.clone(), x.clone()], none()));

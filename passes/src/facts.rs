@@ -6,8 +6,8 @@
 
 use std::collections::HashSet;
 
-use neoxc_ir::Module;
 use neoxc_ir::op::Class;
+use neoxc_ir::{Module, Op};
 
 use crate::specialise_calls::ENTRIES;
 
@@ -30,13 +30,15 @@ pub enum Fact {
     OneCallSite,
     /// Outside kernel functions there are only calls, loops, views and collectives.
     InKernels,
+    /// What an exchange under way makes is waited for before it is used.
+    WaitedFor,
     /// Every value outside kernel functions has an address.
     Placed,
 }
 
 impl Fact {
     /// Every fact.
-    pub const ALL: [Fact; 9] = [
+    pub const ALL: [Fact; 10] = [
         Fact::HasLoss,
         Fact::CheckpointsSingle,
         Fact::HasMicroStep,
@@ -45,6 +47,7 @@ impl Fact {
         Fact::HeadInChunks,
         Fact::OneCallSite,
         Fact::InKernels,
+        Fact::WaitedFor,
         Fact::Placed,
     ];
 
@@ -59,6 +62,7 @@ impl Fact {
             Fact::HeadInChunks => "head and loss are computed in chunks of tokens",
             Fact::OneCallSite => "every function but the entries has one call site",
             Fact::InKernels => "every computation is inside a kernel function",
+            Fact::WaitedFor => "what an exchange under way makes is waited for before it is used",
             Fact::Placed => "every value has an address",
         }
     }
@@ -102,6 +106,17 @@ impl Fact {
                     !matches!(o.kind.0.class(), Class::View | Class::Call | Class::Collective)
                 })?;
                 Some(format!("@{} has {} at {}", f.name, op.kind.full_name(), op.loc))
+            })),
+            Fact::WaitedFor => fail(reachable(m).into_iter().find_map(|f| {
+                let uses = f.use_counts();
+                let op = f.ops.iter().filter(|o| o.kind.is("wait")).find(|o| {
+                    let x = o.operands[0];
+                    let made = f.ops.iter().find(|e| e.results.contains(&x));
+                    let started =
+                        |e: &Op| e.kind.0.class() == Class::Collective && !e.kind.is("take_part");
+                    uses[x.index()] != 1 || !made.is_some_and(started)
+                })?;
+                Some(format!("@{} at {}", f.name, op.loc))
             })),
             Fact::Placed => fail(reachable(m).into_iter().find_map(|f| {
                 let params = f.param_attrs.iter().all(|a| a.strs("neox.place").is_some());

@@ -1,6 +1,7 @@
 //! What a pass is: a name, the facts it needs and leaves, a function on modules, a report.
 
 use crate::schedule_pipeline::Kind;
+use neoxc_ir::cluster::Machine;
 use neoxc_ir::op::OpError;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, VerifyError};
@@ -12,6 +13,8 @@ use crate::facts::Fact;
 pub struct PassCx {
     /// Whose rates the cost model uses.
     pub target: Target,
+    /// What a rank can do, and how fast it reaches others.
+    pub machine: Machine,
     /// Most bytes of logits that the head may hold at once.
     pub chunk_bytes: usize,
     /// How many ranks there are along each axis.
@@ -78,6 +81,7 @@ impl PassCx {
     pub fn new(target: Target) -> Self {
         Self {
             target,
+            machine: Machine::of(target),
             chunk_bytes: 112 << 20,
             degrees: Degrees::ONE,
             zero_stage: 0,

@@ -6,9 +6,11 @@
 //! The program is walked in its order, loops once; a value lives from where it is made to its last
 //! use, and one that lives into a loop lives to the loop's end. Lives that do not overlap share
 //! bytes. Carried values, accumulators and stacked results are made in their final place; where that
-//! would overwrite something still needed, a copy is inserted instead.
+//! would overwrite something still needed, a copy is inserted instead. What an exchange sends lives until it is
+//! waited for, and so does what it makes.
 //!
-//! Invariant (checked by `check`): no read sees bytes of another value.
+//! Invariant (checked by `check`): no read sees bytes of another value, and nothing touches the bytes of an exchange
+//! under way.
 
 mod check;
 mod intervals;
@@ -27,7 +29,7 @@ use crate::specialise_calls::ENTRIES;
 pub const PASS: Pass = Pass {
     name: "place-memory",
     doc: "give every value a fixed address",
-    requires: &[Fact::OneCallSite, Fact::InKernels],
+    requires: &[Fact::OneCallSite, Fact::InKernels, Fact::WaitedFor],
     ensures: &[Fact::Placed],
     run,
 };

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Random, arch, inputs};
+use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, text, verify};
@@ -49,6 +50,7 @@ fn same(a: &[Tensor], b: &[Tensor], what: &str) {
 /// Logits of the tests' models take 44 bytes a token: chunks of two tokens, so that there are several.
 const CX: PassCx = PassCx {
     target: Target::X86Native,
+    machine: Machine::of(Target::X86Native),
     chunk_bytes: 100,
     degrees: Degrees::ONE,
     zero_stage: 0,

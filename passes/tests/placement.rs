@@ -13,10 +13,8 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Module, TensorType};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
-use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::place_memory::Place;
-use neoxc_passes::schedule_pipeline::Kind;
 
 /// Segments of 4-byte elements; what nobody wrote is NaN.
 #[derive(Default)]
@@ -128,14 +126,8 @@ fn addresses_alone_carry_every_value() {
     for seed in 0..14 {
         let mut r = Random(seed);
         let a = random_arch(&mut r);
-        let cx = PassCx {
-            target: Target::X86Native,
-            chunk_bytes: 50 + (seed as usize) * 40,
-            degrees: Degrees::ONE,
-            zero_stage: 0,
-            sequence_parallel: false,
-            schedule: Kind::OneForwardOneBackward,
-        };
+        let cx =
+            PassCx { chunk_bytes: 50 + (seed as usize) * 40, ..PassCx::new(Target::X86Native) };
         let mut m = neoxc_models::build(&a).unwrap();
         for phase in Phase::ALL.into_iter().skip(1).take(2) {
             run_phase(&mut m, phase, &cx).unwrap();

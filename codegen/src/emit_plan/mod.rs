@@ -37,6 +37,8 @@ struct Emitter<'a> {
     m: &'a Module,
     kernels: HashMap<&'a str, usize>,
     bytes: [u64; 8],
+    /// Which numbers of events are under way.
+    events: Vec<bool>,
 }
 
 impl Emitter<'_> {
@@ -83,12 +85,21 @@ impl Emitter<'_> {
             at.insert(*p, place);
         }
         let mut out = vec![];
+        // Numbers of the events of exchanges under way; those of the loops around are below `outside`.
+        let (outside, mut events) = (self.events.len(), HashMap::<ValueId, usize>::new());
+        let waited = |v: &ValueId| f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == *v);
         for op in &f.ops {
             for (r, place) in op.results.iter().zip(Self::places(&op.attrs)?) {
                 at.insert(*r, place);
             }
             let callee = op.attrs.symbol("callee");
             match op.kind.0.class() {
+                Class::View if op.kind.is("wait") => {
+                    let event = events.remove(&op.operands[0]);
+                    let event = event.ok_or_else(|| bad("a wait for nothing"))?;
+                    self.events[event] = false;
+                    out.push(Instr::Wait { event });
+                }
                 Class::View => {}
                 Class::Call if op.kind.is("repeat") => {
                     let g =
@@ -110,7 +121,9 @@ impl Emitter<'_> {
                     let axis = op.attrs.str("axis").unwrap_or_default().to_string();
                     let (kind, shape) = exchange(f, op)?;
                     let loc = op.loc.to_string();
-                    out.push(Instr::Exchange { kind, axis, shape, from, to, event: None, loc });
+                    let event = waited(&op.results[0]).then(|| self.free_event());
+                    events.extend(event.map(|e| (op.results[0], e)));
+                    out.push(Instr::Exchange { kind, axis, shape, from, to, event, loc });
                 }
                 _ => {
                     let kernel = callee
@@ -125,7 +138,18 @@ impl Emitter<'_> {
                 }
             }
         }
+        self.events.truncate(outside);
         Ok(out)
+    }
+
+    /// The lowest number of an event that is not under way.
+    fn free_event(&mut self) -> usize {
+        let free = self.events.iter().position(|taken| !taken).unwrap_or(self.events.len());
+        if free == self.events.len() {
+            self.events.push(false);
+        }
+        self.events[free] = true;
+        free
     }
 }
 
@@ -324,6 +348,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         m,
         kernels: kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect(),
         bytes: [0; 8],
+        events: vec![],
     };
     let mut programs = vec![];
     let mut schedules = BTreeMap::new();

@@ -71,6 +71,7 @@ mod sum_squares;
 mod take_part;
 mod tanh;
 mod transpose;
+mod wait;
 
 /// Every op, by name.
 pub static ALL: &[&dyn OpDef] = &[
@@ -132,6 +133,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &take_part::TakePart,
     &tanh::Tanh,
     &transpose::Transpose,
+    &wait::Wait,
 ];
 
 /// The op called `name` (without dialect).

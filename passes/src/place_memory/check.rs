@@ -1,6 +1,10 @@
 //! An independent check of a placed program: it is executed with loops cut to at most three
 //! iterations on *versions* instead of numbers, and every read must see the version that the
 //! producer wrote. Shares nothing with the walk that chose the places.
+//!
+//! An exchange that is waited for later may read and write at any time until then. So it writes its version
+//! at its start, and when it is waited for both its bytes and those that it sends must still have the
+//! versions they had at the start.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -96,16 +100,33 @@ impl Check<'_> {
     fn run(&mut self, f: &Function, params: &[Image]) -> Result<Vec<Image>, PassError> {
         let mut image: HashMap<ValueId, Image> = HashMap::new();
         let mut places: HashMap<ValueId, Place> = HashMap::new();
+        // What exchanges send that are under way, by what they make.
+        let mut sent: HashMap<ValueId, ValueId> = HashMap::new();
+        let waited: Vec<ValueId> =
+            f.ops.iter().filter(|op| op.kind.is("wait")).map(|op| op.operands[0]).collect();
         for ((p, attrs), i) in f.params.iter().zip(&f.param_attrs).zip(params) {
             image.insert(*p, i.clone());
             places.insert(*p, place_of(attrs, 0, &f.name)?);
         }
         for op in &f.ops {
             for o in &op.operands {
+                if sent.contains_key(o) && !op.kind.is("wait") {
+                    return Err(self.broken(f, op, "uses what is still on its way"));
+                }
                 self.expect(f, *o, &places[o], &image[o], op)?;
+            }
+            if op.kind.is("wait") {
+                let x = sent.remove(&op.operands[0]);
+                let x = x.ok_or_else(|| self.broken(f, op, "waits for nothing"))?;
+                if places[&x] != places[&op.operands[0]] {
+                    self.expect(f, x, &places[&x], &image[&x], op)?;
+                }
             }
             for (i, r) in op.results.iter().enumerate() {
                 places.insert(*r, place_of(&op.attrs, i, &f.name)?);
+            }
+            if op.kind.0.class() == Class::Collective && waited.contains(&op.results[0]) {
+                sent.insert(op.results[0], op.operands[0]);
             }
             if op.kind.0.class() == Class::View {
                 let same = image[&op.operands[0]].clone();
@@ -153,6 +174,9 @@ impl Check<'_> {
                     image.insert(*r, now);
                 }
             }
+        }
+        if let Some(op) = f.ops.iter().find(|op| op.results.iter().any(|r| sent.contains_key(r))) {
+            return Err(self.broken(f, op, "is never waited for"));
         }
         for r in &f.results {
             let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());

@@ -120,6 +120,10 @@ impl Walk<'_> {
             let op = f.ops[i].clone();
             let operands: Vec<Spot> = op.operands.iter().map(|o| at[o].clone()).collect();
             operands.iter().for_each(|s| self.touch(s));
+            if let Some(sent) = Self::sent(&f, &op) {
+                // Its bytes were on their way until now.
+                self.touch(&at[&sent].clone());
+            }
             let spots = match op.kind.0.class() {
                 Class::View => vec![operands[0].clone()],
                 Class::Call if op.kind.is("repeat") => {
@@ -145,6 +149,21 @@ impl Walk<'_> {
         self.spots.push((name.to_string(), params, results));
         *self.module.function_mut(name).ok_or_else(|| PassError::Unsupported("lost".into()))? = f;
         Ok(out)
+    }
+
+    /// What the exchange sends that `op` waits for, if it waits for one.
+    fn sent(f: &Function, op: &Op) -> Option<ValueId> {
+        let waited = op.operands.first().filter(|_| op.kind.is("wait"))?;
+        Some(f.ops.iter().find(|o| o.results.contains(waited))?.operands[0])
+    }
+
+    /// Whether an op behind `i` needs the buffer of `root`: reads it, or waits for an exchange that does,
+    /// unless that is `i` itself.
+    fn used_behind(f: &Function, root: ValueId, i: usize) -> bool {
+        f.ops[i + 1..].iter().any(|o| {
+            let sent = Self::sent(f, o).filter(|_| !f.ops[i].results.contains(&o.operands[0]));
+            o.operands.iter().chain(&sent).any(|v| Self::root(f, *v) == root)
+        })
     }
 
     /// The value behind views.
@@ -205,9 +224,7 @@ impl Walk<'_> {
                 continue;
             }
             let uses_it = |v: &ValueId| Self::root(f, *v) == *p;
-            if f.ops[i + 1..].iter().any(|o| o.operands.iter().any(uses_it))
-                || f.results.iter().any(uses_it)
-            {
+            if Self::used_behind(f, *p, i) || f.results.iter().any(uses_it) {
                 return false;
             }
             let here: Vec<usize> =
@@ -278,7 +295,7 @@ impl Walk<'_> {
         let root = Self::root(f, v);
         !f.params.contains(&root)
             && !f.results.iter().any(|r| Self::root(f, *r) == root)
-            && !f.ops[i + 1..].iter().any(|o| o.operands.iter().any(|x| Self::root(f, *x) == root))
+            && !Self::used_behind(f, root, i)
     }
 
     fn kernel(
@@ -362,8 +379,7 @@ impl Walk<'_> {
             let Some(place) = at.get(&v) else { continue };
             // A parameter whose place some result takes over is this function's to overwrite.
             let given = f.params.contains(&v) && targets.iter().flatten().any(|t| t == place);
-            let unused = !f.results.contains(&v)
-                && !f.ops[here + 1..].iter().any(|o| o.operands.contains(&v));
+            let unused = !f.results.contains(&v) && !Self::used_behind(f, v, here);
             let free = (Self::dies(f, v, here) || given && unused)
                 && op.operands.iter().filter(|x| **x == v).count() == 1;
             let fits = match &target {

@@ -1,0 +1,121 @@
+//! `overlap-exchanges`: exchanges go on beside what does not need them.
+//!
+//! ```text
+//! %1 = all_reduce(%0)          %1 = all_reduce(%0)     what follows runs beside it
+//! %2 = call @norm(%1)     ⇒    %3 = call @matmul(…)
+//! %3 = call @matmul(…)         %4 = wait(%1)
+//!                              %2 = call @norm(%4)
+//! ```
+//! Every function is put in the order in which a rank with one compute stream and one stream per mesh axis
+//! would get through it soonest, by the machine's rates: exchanges start when their operand is there (a
+//! gather of weights: when it is time), ops that need one that is not done let later ones go first, and
+//! waits stand before first uses. Callees keep their borders: nothing is on its way when a function ends, so
+//! an iteration of a loop waits for what it started.
+//!
+//! What is on its way, or made earlier than it was, takes memory. The pass places the program both ways and
+//! takes less of it until the arena has grown by no more than an eighth.
+//!
+//! Invariant: ops and their operands stay what they were; only their order changes, and waits are added. All
+//! ranks run the same program, so all start the exchanges of an axis in the same order.
+
+mod order;
+mod times;
+
+use neoxc_ir::{Function, Module, ValueId};
+
+use self::order::Order;
+pub use self::times::Times;
+use crate::facts::Fact;
+use crate::pass::{Pass, PassCx, PassError, PassReport};
+use crate::place_memory;
+use crate::specialise_calls::ENTRIES;
+
+/// The pass.
+pub const PASS: Pass = Pass {
+    name: "overlap-exchanges",
+    doc: "start exchanges early and wait for them late",
+    requires: &[Fact::OneCallSite, Fact::InKernels],
+    ensures: &[Fact::WaitedFor],
+    run,
+};
+
+/// The arena may grow by this part of what it has without.
+const GROWTH: u64 = 8;
+
+/// Bytes that may always be taken.
+const LEAST: u64 = 1 << 20;
+
+fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
+    if cx.degrees.ranks() == 1 {
+        return Ok(PassReport::default());
+    }
+    m.functions.iter_mut().for_each(without_waits);
+    let before = arena(m, cx)?;
+    let most = (before / GROWTH).max(LEAST);
+    // What a function may have ahead of its time; less, if the whole grows by more than that.
+    for ahead in [most, most / 4, most / 16] {
+        let mut new = m.clone();
+        let mut times = Times::new(cx);
+        let (mut blocking, mut overlapped) = (0.0, 0.0);
+        for entry in ENTRIES {
+            blocking += times.blocking(m, entry);
+            let Some(f) = new.function(entry).cloned() else { continue };
+            overlapped += reorder(&mut new, &f, ahead, &mut times)?;
+        }
+        let after = arena(&new, cx)?;
+        if after > before + most {
+            continue;
+        }
+        let waits = new.functions.iter().flat_map(|f| &f.ops).filter(|o| o.kind.is("wait")).count();
+        if waits == 0 {
+            break;
+        }
+        let note = format!(
+            "{waits} exchanges overlapped: {:.2} ms shorter by the machine's rates ({:.2} → {:.2}), \
+             {} bytes of memory more",
+            1e3 * (blocking - overlapped),
+            1e3 * blocking,
+            1e3 * overlapped,
+            after.saturating_sub(before)
+        );
+        *m = new;
+        return Ok(PassReport { notes: vec![note] });
+    }
+    Ok(PassReport { notes: vec!["no exchange is worth the memory it takes on its way".into()] })
+}
+
+/// Takes the waits of an earlier run away.
+fn without_waits(f: &mut Function) {
+    let waits: Vec<(ValueId, ValueId)> = f
+        .ops
+        .iter()
+        .filter(|op| op.kind.is("wait"))
+        .map(|op| (op.results[0], op.operands[0]))
+        .collect();
+    f.ops.retain(|op| !op.kind.is("wait"));
+    for (waited, made) in waits {
+        let uses = f.ops.iter_mut().flat_map(|op| &mut op.operands).chain(&mut f.results);
+        uses.filter(|v| **v == waited).for_each(|v| *v = made);
+    }
+    f.renumber();
+}
+
+/// Bytes of the arena when `m` is placed as it is.
+fn arena(m: &Module, cx: &PassCx) -> Result<u64, PassError> {
+    let mut placed = m.clone();
+    (place_memory::PASS.run)(&mut placed, cx)?;
+    Ok(placed.attrs.int("neox.arena").unwrap_or(0).max(0) as u64)
+}
+
+/// Reorders a function, its callees first; gives its seconds.
+fn reorder(m: &mut Module, f: &Function, ahead: u64, times: &mut Times) -> Result<f64, PassError> {
+    for op in f.ops.iter().filter(|op| op.kind.is("repeat") || op.kind.is("call")) {
+        let callee = op.attrs.symbol("callee").and_then(|c| m.function(c)).cloned();
+        let Some(g) = callee.filter(|g| g.attrs.get("neox.kernel").is_none()) else { continue };
+        let seconds = reorder(m, &g, ahead, times)?;
+        times.learn(&g.name, seconds);
+    }
+    let (new, seconds) = Order::new(m, f, ahead, times).run()?;
+    m.insert(new);
+    Ok(seconds)
+}

@@ -1,0 +1,254 @@
+//! The order of one function: a list schedule on a clock.
+//!
+//! The clock is that of the compute stream. At each step exchanges whose operand is there start on their
+//! axis' stream, and the first op runs that has all it needs; if that is none, the clock goes on to the
+//! first arrival. Views cost nothing and stand before their first user, waits before the first use.
+
+use std::collections::HashMap;
+
+use neoxc_ir::op::Class;
+use neoxc_ir::{Function, Module, Op, ValueId, ops};
+
+use super::Times;
+use crate::pass::PassError;
+
+/// What is known of a function while it is put in order.
+pub struct Order<'a> {
+    f: &'a Function,
+    /// Seconds of each op, and the op that makes each value.
+    seconds: Vec<f64>,
+    defs: Vec<Option<usize>>,
+    /// When each op's turn would be if all ran one after the other; for exchanges that of their first user.
+    turn: Vec<f64>,
+    /// Bytes that ops may make ahead of their turn, or exchanges of weights have on their way.
+    ahead: u64,
+    /// When each op is done, once it has run or started.
+    done: Vec<Option<f64>>,
+    /// When each axis' stream is free.
+    streams: HashMap<String, f64>,
+    now: f64,
+    out: Vec<Op>,
+    /// What stands for an exchange's result once it was waited for.
+    waited: HashMap<ValueId, ValueId>,
+    new: Function,
+}
+
+impl<'a> Order<'a> {
+    pub fn new(m: &'a Module, f: &'a Function, ahead: u64, times: &Times) -> Order<'a> {
+        let seconds: Vec<f64> = f.ops.iter().map(|op| times.op(m, f, op)).collect();
+        let mut sum = 0.0;
+        let mut turn: Vec<f64> = vec![];
+        for (op, s) in f.ops.iter().zip(&seconds) {
+            turn.push(sum);
+            sum += if Times::is_exchange(op) { 0.0 } else { *s };
+        }
+        // Backwards, so that views and exchanges have the turn of those who use what they make.
+        for i in (0..f.ops.len()).rev() {
+            let op = &f.ops[i];
+            if Times::is_exchange(op) || op.kind.0.class() == Class::View {
+                let users = (i + 1..f.ops.len())
+                    .filter(|j| f.ops[*j].operands.iter().any(|o| op.results.contains(o)));
+                turn[i] = users.map(|j| turn[j]).fold(sum, f64::min);
+            }
+        }
+        Order {
+            f,
+            seconds,
+            defs: f.definitions(),
+            turn,
+            ahead,
+            done: vec![None; f.ops.len()],
+            streams: HashMap::new(),
+            now: 0.0,
+            out: vec![],
+            waited: HashMap::new(),
+            new: f.clone(),
+        }
+    }
+
+    /// The function in its new order, and its seconds.
+    pub fn run(mut self) -> Result<(Function, f64), PassError> {
+        let f = self.f;
+        let computes =
+            |i: &usize| !Times::is_exchange(&f.ops[*i]) && f.ops[*i].kind.0.class() != Class::View;
+        let mut left: Vec<usize> = (0..f.ops.len()).filter(computes).collect();
+        while !left.is_empty() || self.exchanges_left() {
+            let head = left.first().copied();
+            let started = self.start_exchanges(head)?;
+            // The first that has all it needs, in the old order, as long as not too much is ahead of it.
+            let ahead: u64 = match head {
+                Some(h) => (h..f.ops.len())
+                    .filter(|j| computes(j) && self.done[*j].is_some())
+                    .map(|j| self.bytes(j))
+                    .sum(),
+                None => 0,
+            };
+            let mut first: Option<(usize, f64)> = None;
+            for (n, i) in left.iter().enumerate() {
+                let Some(ready) = self.ready(*i) else { continue };
+                if n > 0 && ahead + self.bytes(*i) > self.ahead {
+                    continue;
+                }
+                if first.is_none_or(|(_, best)| ready.max(self.now) < best) {
+                    first = Some((n, ready.max(self.now)));
+                }
+                if ready <= self.now {
+                    break;
+                }
+            }
+            match first {
+                Some((n, at)) => {
+                    let i = left.remove(n);
+                    self.now = at;
+                    self.emit(i)?;
+                    self.now += self.seconds[i];
+                    self.done[i] = Some(self.now);
+                }
+                None if started => {}
+                // Only exchanges are left that wait for each other.
+                None => {
+                    let next = (0..f.ops.len())
+                        .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i].is_none());
+                    let later = next.filter_map(|i| self.ready(i)).filter(|t| *t > self.now);
+                    let at = later.fold(f64::MAX, f64::min);
+                    if at == f64::MAX {
+                        let what = format!("@{}: an exchange is needed by itself", f.name);
+                        return Err(PassError::Unsupported(what));
+                    }
+                    self.now = at;
+                }
+            }
+        }
+        self.finish()
+    }
+
+    fn exchanges_left(&self) -> bool {
+        (0..self.f.ops.len()).any(|i| Times::is_exchange(&self.f.ops[i]) && self.done[i].is_none())
+    }
+
+    fn bytes(&self, i: usize) -> u64 {
+        self.f.ops[i].results.iter().map(|v| self.f.ty(*v).bytes() as u64).sum()
+    }
+
+    /// When all operands of an op are there; nothing if one of them is not even on its way.
+    fn ready(&self, i: usize) -> Option<f64> {
+        let mut each = self.f.ops[i].operands.iter().map(|v| self.there(*v));
+        each.try_fold(0.0, |latest, t| Some(f64::max(latest, t?)))
+    }
+
+    fn there(&self, v: ValueId) -> Option<f64> {
+        match self.defs[v.index()] {
+            None => Some(0.0),
+            Some(d) if self.f.ops[d].kind.0.class() == Class::View => self.ready(d),
+            Some(d) => self.done[d],
+        }
+    }
+
+    /// Starts exchanges whose operand is there; whether there were any. `head` is the first op that is left.
+    fn start_exchanges(&mut self, head: Option<usize>) -> Result<bool, PassError> {
+        let f = self.f;
+        let turn = head.map_or(f64::MAX, |h| self.turn[h]);
+        let mut under_way: u64 = (0..f.ops.len())
+            .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i] > Some(self.now))
+            .map(|i| self.bytes(i))
+            .sum();
+        let mut waiting: Vec<usize> = (0..f.ops.len())
+            .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i].is_none())
+            .filter(|i| self.ready(*i).is_some_and(|t| t <= self.now))
+            .collect();
+        // Who is needed first goes first; a stable sort, so that equals keep their order.
+        waiting.sort_by(|a, b| self.turn[*a].total_cmp(&self.turn[*b]));
+        let mut started = false;
+        for i in waiting {
+            let axis = f.ops[i].attrs.str("axis").unwrap_or_default();
+            let free = self.streams.get(axis).copied().unwrap_or(0.0).max(self.now);
+            // Weights are there from the start: they are gathered when it is time, with some to spare.
+            let given = self.is_given(f.ops[i].operands[0]);
+            let lead = 2.0 * (free - self.now + self.seconds[i]);
+            let early = given && self.turn[i] > turn + lead;
+            if early || (given && self.turn[i] > turn && under_way + self.bytes(i) > self.ahead) {
+                continue;
+            }
+            under_way += self.bytes(i);
+            self.emit(i)?;
+            self.done[i] = Some(free + self.seconds[i]);
+            self.streams.insert(axis.to_string(), free + self.seconds[i]);
+            started = true;
+        }
+        Ok(started)
+    }
+
+    fn is_given(&self, v: ValueId) -> bool {
+        match self.defs[v.index()] {
+            None => true,
+            Some(d) => {
+                let op = &self.f.ops[d];
+                op.kind.0.class() == Class::View && self.is_given(op.operands[0])
+            }
+        }
+    }
+
+    /// Adds an op, behind the views and waits that its operands need.
+    fn emit(&mut self, i: usize) -> Result<(), PassError> {
+        let f = self.f;
+        let mut op = f.ops[i].clone();
+        for v in &mut op.operands {
+            *v = self.use_of(*v)?;
+        }
+        self.out.push(op);
+        Ok(())
+    }
+
+    /// The value that stands for `v` where it is used now.
+    fn use_of(&mut self, v: ValueId) -> Result<ValueId, PassError> {
+        let Some(d) = self.defs[v.index()] else { return Ok(v) };
+        let f = self.f;
+        let op = &f.ops[d];
+        if op.kind.0.class() == Class::View && self.done[d].is_none() {
+            self.emit(d)?;
+            self.done[d] = self.ready(d);
+        }
+        if !Times::is_exchange(op) {
+            return Ok(v);
+        }
+        if let Some(known) = self.waited.get(&v) {
+            return Ok(*known);
+        }
+        // Nothing stands between: it is waited for at once.
+        if self.out.last().is_some_and(|last| last.results.contains(&v)) {
+            self.waited.insert(v, v);
+            return Ok(v);
+        }
+        let wait = ops::find("wait").ok_or_else(|| PassError::Unsupported("no wait op".into()))?;
+        let there = self.new.add_value(f.ty(v).clone());
+        self.out.push(Op {
+            kind: wait,
+            operands: vec![v],
+            results: vec![there],
+            attrs: neoxc_ir::Attrs::new(),
+            loc: op.loc.clone(),
+        });
+        self.waited.insert(v, there);
+        Ok(there)
+    }
+
+    /// Waits for what is returned, and puts the ops in place.
+    fn finish(mut self) -> Result<(Function, f64), PassError> {
+        let f = self.f;
+        let mut end = self.now;
+        for v in &f.results {
+            end = self.there(*v).map_or(end, |t| end.max(t));
+        }
+        let results = f.results.iter().map(|v| self.use_of(*v)).collect::<Result<_, _>>()?;
+        // Whatever nobody uses is not left on its way either.
+        for i in 0..f.ops.len() {
+            if Times::is_exchange(&f.ops[i]) {
+                self.use_of(f.ops[i].results[0])?;
+            }
+        }
+        self.new.ops = self.out;
+        self.new.results = results;
+        self.new.renumber();
+        Ok((self.new, end))
+    }
+}

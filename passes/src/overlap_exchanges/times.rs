@@ -1,0 +1,103 @@
+//! How long ops take by the machine's rates.
+
+use std::collections::HashMap;
+
+use neoxc_ir::cluster::Machine;
+use neoxc_ir::op::{Class, RuleCx};
+use neoxc_ir::{Function, Module, Op, TensorType, ValueId};
+
+use crate::pass::{Degrees, PassCx};
+
+/// Seconds of ops and functions.
+pub struct Times {
+    machine: Machine,
+    degrees: Degrees,
+    /// Seconds of functions whose order is known.
+    known: HashMap<String, f64>,
+}
+
+impl Times {
+    /// Nothing known yet.
+    pub fn new(cx: &PassCx) -> Times {
+        Times { machine: cx.machine, degrees: cx.degrees, known: HashMap::new() }
+    }
+
+    /// A function takes this long from now on.
+    pub fn learn(&mut self, name: &str, seconds: f64) {
+        self.known.insert(name.to_string(), seconds);
+    }
+
+    /// Seconds of `entry` if every exchange is waited for at once.
+    pub fn blocking(&self, m: &Module, entry: &str) -> f64 {
+        let Some(f) = m.function(entry) else { return 0.0 };
+        let seconds = |op: &Op| match op.attrs.symbol("callee").filter(|_| op.kind.is("repeat")) {
+            Some(g) => op.attrs.int("count").unwrap_or(1) as f64 * self.blocking(m, g),
+            None => self.op(m, f, op),
+        };
+        f.ops.iter().map(seconds).sum()
+    }
+
+    /// Whether an op is an exchange that goes over a link.
+    pub fn is_exchange(op: &Op) -> bool {
+        op.kind.0.class() == Class::Collective && !op.kind.is("take_part")
+    }
+
+    /// Seconds of one op of `f`.
+    pub fn op(&self, m: &Module, f: &Function, op: &Op) -> f64 {
+        if op.kind.0.class() == Class::View {
+            return 0.0;
+        }
+        if Self::is_exchange(op) {
+            return self.exchange(f, op);
+        }
+        let bytes = |ids: &[ValueId]| ids.iter().map(|v| f.ty(*v).bytes() as f64).sum::<f64>();
+        let moved = bytes(&op.operands) + bytes(&op.results);
+        let Some(g) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
+            return self.machine.kernel_seconds(0.0, moved);
+        };
+        if op.kind.is("repeat") {
+            let once = match self.known.get(&g.name) {
+                Some(seconds) => *seconds,
+                None => g.ops.iter().map(|op| self.op(m, g, op)).sum(),
+            };
+            return op.attrs.int("count").unwrap_or(1) as f64 * once;
+        }
+        match self.known.get(&g.name) {
+            Some(seconds) => *seconds,
+            None => self.machine.kernel_seconds(flops(m, g), moved),
+        }
+    }
+
+    /// Seconds of an exchange alone on its link: reductions and gathers go around a ring.
+    fn exchange(&self, f: &Function, op: &Op) -> f64 {
+        let axis = op.attrs.str("axis").unwrap_or_default();
+        let (mut stride, mut ranks) = (1, 1);
+        for (name, size) in self.degrees.axes().iter().rev() {
+            if *name == axis {
+                ranks = *size;
+                break;
+            }
+            stride *= size;
+        }
+        let (x, y) = (f.ty(op.operands[0]).bytes(), f.ty(op.results[0]).bytes());
+        let part = x.max(y) as f64 / ranks as f64 * (ranks - 1) as f64;
+        let sent = match op.kind.name() {
+            "reduce_scatter" | "all_gather" | "all_to_all" => part,
+            _ => 2.0 * part,
+        };
+        self.machine.link(stride, ranks).seconds(sent)
+    }
+}
+
+/// FLOPs of a kernel function.
+fn flops(m: &Module, g: &Function) -> f64 {
+    let types =
+        |ids: &[ValueId]| -> Vec<TensorType> { ids.iter().map(|v| g.ty(*v).clone()).collect() };
+    let one = |op: &Op| {
+        let (operands, results) = (types(&op.operands), types(&op.results));
+        let cx =
+            RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: Some(m) };
+        op.kind.0.cost(&cx).flops
+    };
+    g.ops.iter().map(one).sum()
+}
