@@ -52,7 +52,8 @@ fn plan(case: &Case) -> Plan {
     }
     let loaded = neoxc_frontend::load(&[], None, &sets);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-    let options = Options { targets: vec![Target::X86Native], cache: None, threads: 2 };
+    let options =
+        Options { targets: vec![Target::X86Native], cache: None, threads: 2, machine: None };
     compile(&config, &options).unwrap().plan
 }
 

@@ -3,6 +3,7 @@
 //! Each phase's IR is kept as text (for `dump`, `explain` and replay); kernels of every target are
 //! compiled in parallel and cached by content.
 
+pub mod clock;
 pub mod flops;
 pub mod lower_config;
 pub mod report;
@@ -13,6 +14,7 @@ use std::time::Instant;
 use neoxc_codegen::{CodegenError, emit_plan, gpu, kernels, x86};
 use neoxc_frontend::Config;
 use neoxc_frontend::config::PipeSchedule;
+use neoxc_ir::cluster::Machine;
 use neoxc_ir::target::{Family, Target};
 use neoxc_ir::{Module, text};
 use neoxc_passes::PassCx;
@@ -31,6 +33,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Threads that the runtime will have: their scratch is part of the memory.
     pub threads: u64,
+    /// What the ranks are, if not this machine.
+    pub machine: Option<Machine>,
 }
 
 /// What compiling gave besides the plan.
@@ -44,6 +48,8 @@ pub struct Compiled {
     pub notes: Vec<(String, String)>,
     /// FLOPs of each program of one rank, run once.
     pub program_flops: std::collections::BTreeMap<String, f64>,
+    /// FLOPs of each kernel of the plan, run once.
+    pub kernel_flops: Vec<f64>,
     /// The part of a step that stages wait, if backward takes twice as long as forward.
     pub bubble: f64,
     /// Distinct kernels, launches in the programs' text, and cache hits.
@@ -104,10 +110,12 @@ fn schedule(c: &Config) -> Kind {
     }
 }
 
-/// Runs all phases up to `last`; calls `seen` with each phase's module.
+/// Runs all phases up to `last`; calls `seen` with each phase's module. Ranks are `machine`, or one node of
+/// `target`.
 pub fn phases(
     config: &Config,
     target: Target,
+    machine: Option<Machine>,
     last: Phase,
     seen: Seen<'_>,
 ) -> Result<Module, CompileError> {
@@ -123,6 +131,7 @@ pub fn phases(
         zero_stage,
         sequence_parallel: config.parallel.sequence_parallel,
         schedule,
+        machine: machine.unwrap_or(Machine::of(target)),
         ..PassCx::new(target)
     };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
@@ -149,7 +158,7 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let mut files = std::collections::BTreeMap::new();
     // Counted while the program is whole: the same for every number of ranks.
     let mut flops = 0.0;
-    let m = phases(config, main, Phase::Scheduled, &mut |phase, m, ms, n| {
+    let m = phases(config, main, o.machine, Phase::Scheduled, &mut |phase, m, ms, n| {
         phases_ms.push((phase.name().to_string(), ms));
         if phase == Phase::Grad {
             flops = flops::of_entry(m, "train_step");
@@ -208,9 +217,10 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     };
     let program_flops =
         plan.programs.iter().map(|p| (p.name.clone(), flops::of_entry(&m, &p.name))).collect();
+    let kernel_flops = plan.tables.kernels.iter().map(|k| flops::of_entry(&m, &k.name)).collect();
     let bubble = match plan.tables.schedules.get("train_step") {
         None => 0.0,
         Some(s) => Schedule::train(schedule(config), s.stages.len(), s.micro as usize).bubble(),
     };
-    Ok(Compiled { plan, phases_ms, notes, program_flops, bubble, kernels })
+    Ok(Compiled { plan, phases_ms, notes, program_flops, kernel_flops, bubble, kernels })
 }

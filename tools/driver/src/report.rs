@@ -1,10 +1,14 @@
-//! What a plan asks of a cluster: per rank class memory, FLOPs and bytes over each link per step.
+//! What a plan asks of a cluster: per rank class memory, FLOPs, bytes over each link per step, the time that they
+//! take and how much of it is hidden.
 
 use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::{Cluster, Reach};
 use neoxc_plan::{Exchange, Instr, Memory, Move, Plan, parse_schedule};
 use serde::Serialize;
+
+use crate::Compiled;
+use crate::clock::{Clock, Times};
 
 /// Traffic of one rank along one mesh axis.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -19,6 +23,11 @@ pub struct Traffic {
     pub exchanges: u64,
     /// Bytes that the rank sends in a step; reductions and gathers go around a ring.
     pub bytes: u64,
+    /// Seconds of a step that these take on the link.
+    pub seconds: f64,
+    /// How much of that goes on beside kernels. A stage's sends are not counted as hidden: what others wait
+    /// for them is in the bubble.
+    pub hidden: f64,
 }
 
 /// Ranks that do the same: those of one pipeline stage, or of several equal ones.
@@ -32,6 +41,8 @@ pub struct RankClass {
     pub memory: Memory,
     /// FLOPs of one rank and step.
     pub flops: f64,
+    /// Seconds of its kernels by the machine's rates.
+    pub seconds: f64,
     /// By axis.
     pub traffic: Vec<Traffic>,
 }
@@ -41,14 +52,18 @@ pub struct RankClass {
 struct Count {
     flops: f64,
     traffic: BTreeMap<String, (u64, u64)>,
+    times: Times,
 }
 
-/// The classes of a plan's ranks; `flops` are those of each program of one rank, run once.
-pub fn classes(plan: &Plan, flops: &BTreeMap<String, f64>, cluster: &Cluster) -> Vec<RankClass> {
+/// The classes of a plan's ranks.
+pub fn classes(compiled: &Compiled, cluster: &Cluster) -> Vec<RankClass> {
+    let (plan, flops) = (&compiled.plan, &compiled.program_flops);
+    let machine = cluster.machine();
+    let clock = Clock { plan, flops: &compiled.kernel_flops, machine };
     let stages = plan.along("pipe", 0).0;
     let mut out: Vec<(Count, RankClass)> = vec![];
     for stage in 0..stages {
-        let count = of_stage(plan, flops, stage);
+        let count = of_stage(plan, flops, &clock, stage);
         if let Some((last, class)) = out.last_mut()
             && *last == count
             && class.memory == plan.memory_of(stage)
@@ -62,6 +77,7 @@ pub fn classes(plan: &Plan, flops: &BTreeMap<String, f64>, cluster: &Cluster) ->
             ranks: plan.ranks() / stages,
             memory: plan.memory_of(stage),
             flops: count.flops,
+            seconds: count.times.kernels,
             traffic: traffic(plan, &count, cluster),
         };
         out.push((count, class));
@@ -69,15 +85,18 @@ pub fn classes(plan: &Plan, flops: &BTreeMap<String, f64>, cluster: &Cluster) ->
     out.into_iter().map(|(_, class)| class).collect()
 }
 
-fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, stage: u64) -> Count {
+fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage: u64) -> Count {
     let mut count = Count::default();
     let Some(s) = plan.tables.schedules.get("train_step") else {
         if let Some(p) = plan.program("train_step") {
             exchanges(plan, &p.body, 1, &mut count);
+            count.times = clock.times(&p.body);
         }
         count.flops = flops.get("train_step").copied().unwrap_or(0.0);
         return count;
     };
+    // Of each part, run once.
+    let mut parts: BTreeMap<String, Times> = BTreeMap::new();
     let text = s.stages.get(stage as usize).map_or("", String::as_str);
     for (times, moves) in parse_schedule(text).unwrap_or_default() {
         for step in moves {
@@ -85,6 +104,8 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, stage: u64) -> Count {
                 Move::Run(name) => {
                     if let Some((_, _, body)) = plan.part(s, &name) {
                         exchanges(plan, body, times, &mut count);
+                        let once = parts.entry(name.clone()).or_insert_with(|| clock.times(body));
+                        count.times.add(once, times as f64);
                     }
                     let once = flops.get(&format!("{}_{name}", s.prefix)).copied();
                     count.flops += times as f64 * once.unwrap_or(0.0);
@@ -94,6 +115,10 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, stage: u64) -> Count {
                     let slot = count.traffic.entry("pipe".into()).or_default();
                     slot.0 += times;
                     slot.1 += times * elements * 4;
+                    let seconds = clock.link("pipe").seconds(elements as f64 * 4.0) * times as f64;
+                    let slot = count.times.links.entry("pipe".into()).or_default();
+                    slot.busy += seconds;
+                    slot.exposed += seconds;
                 }
                 Move::Receive(_) => {}
             }
@@ -131,7 +156,10 @@ fn traffic(plan: &Plan, count: &Count, cluster: &Cluster) -> Vec<Traffic> {
             Reach::Within => "within",
             Reach::Between => "between",
         };
-        out.push(Traffic { axis: axis.clone(), ranks: *ranks, link, exchanges, bytes });
+        let times = count.times.links.get(axis).copied().unwrap_or_default();
+        let (seconds, hidden) = (times.busy, (times.busy - times.exposed).max(0.0));
+        let (axis, ranks) = (axis.clone(), *ranks);
+        out.push(Traffic { axis, ranks, link, exchanges, bytes, seconds, hidden });
     }
     out
 }

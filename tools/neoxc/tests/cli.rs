@@ -218,6 +218,12 @@ fn a_cluster_is_told_what_a_plan_asks_of_it() {
     // One activation (4 × 16 × 32 floats) a micro-batch, besides the gradients that both stages share.
     assert!(bytes(0, "pipe") > 3 * 4 * 16 * 32 * 4);
     assert!(bytes(0, "data") > 0 && bytes(1, "tensor") > 0);
+    for t in classes.iter().flat_map(|c| c["traffic"].as_array().unwrap()) {
+        let (seconds, hidden) = (t["seconds"].as_f64().unwrap(), t["hidden"].as_f64().unwrap());
+        assert!(seconds > 0.0 && (0.0..=seconds).contains(&hidden), "{t}");
+        // Tensor ranks sum beside the gradients of weights.
+        assert!(t["axis"] != "tensor" || hidden > 0.0, "{t}");
+    }
     let peak = v["memory"]["peak"].as_u64().unwrap();
     assert_eq!(classes[0]["memory"]["peak"].as_u64().unwrap(), peak);
 

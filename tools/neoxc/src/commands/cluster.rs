@@ -89,7 +89,7 @@ impl Checked {
             };
             return self.refuse(config, &message, "memory_gib", &text, key, hint);
         }
-        Ok(classes(&c.plan, &c.program_flops, &self.cluster))
+        Ok(classes(c, &self.cluster))
     }
 
     /// Prints the classes.
@@ -120,21 +120,22 @@ impl Checked {
             }
             let least = class.flops / c.peak_flops["f32"];
             println!(
-                "  {:<12}{:>9.1} GFLOP  {least:.3} s at the f32 peak",
+                "  {:<12}{:>9.1} GFLOP  {least:.3} s at the f32 peak, {:.3} s by kernels' rooflines",
                 "compute",
-                class.flops / 1e9
+                class.flops / 1e9,
+                class.seconds
             );
             for t in &class.traffic {
-                let link = if t.link == "within" { c.within } else { c.between };
-                let least = t.bytes as f64 / link.bandwidth + t.exchanges as f64 * link.latency;
+                let hidden = 100.0 * t.hidden / t.seconds.max(f64::MIN_POSITIVE);
                 println!(
-                    "  {:<12}{:>12}  {} exchanges over {} ranks, {} nodes, {least:.3} s at the \
-                     link's peak",
+                    "  {:<12}{:>12}  {} exchanges over {} ranks, {} nodes, {:.3} s on the link, \
+                     {hidden:.0} % of it hidden",
                     t.axis,
                     human(t.bytes),
                     t.exchanges,
                     t.ranks,
-                    t.link
+                    t.link,
+                    t.seconds
                 );
             }
         }

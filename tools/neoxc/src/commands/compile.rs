@@ -4,7 +4,7 @@ use std::path::Path;
 
 use neoxc_driver::Phase;
 
-use super::{cluster, compile_config, human, load_with_sources};
+use super::{cluster, compile_for, human, load_with_sources};
 use crate::Failure;
 use crate::cli::Compile;
 
@@ -19,7 +19,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     {
         targets.target.push(c.cluster.target);
     }
-    let compiled = compile_config(&config, &targets)?;
+    let compiled = compile_for(&config, &targets, cluster.as_ref().map(|c| c.cluster.machine()))?;
     // A plan that does not fit is refused before anything is written.
     let classes = cluster.as_ref().map(|c| c.classes(&config, &compiled)).transpose()?;
     let on_cluster = cluster.as_ref().zip(classes.as_deref());

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 
 use neoxc_driver::{CompileError, Compiled, Options};
 use neoxc_frontend::Config;
+use neoxc_ir::cluster::Machine;
 use neoxc_ir::diag::Sources;
 
 use crate::Failure;
@@ -58,10 +59,19 @@ pub fn threads(asked: Option<usize>) -> usize {
     asked.filter(|n| *n > 0).unwrap_or_else(all)
 }
 
-/// Compiles a checked configuration.
+/// Compiles a checked configuration to run here.
 pub fn compile_config(config: &Config, a: &TargetArgs) -> Result<Compiled, Failure> {
-    let options =
-        Options { targets: a.target.clone(), cache: cache(a), threads: threads(None) as u64 };
+    compile_for(config, a, None)
+}
+
+/// Compiles a checked configuration for ranks that are `machine`.
+pub fn compile_for(
+    config: &Config,
+    a: &TargetArgs,
+    machine: Option<Machine>,
+) -> Result<Compiled, Failure> {
+    let (targets, threads) = (a.target.clone(), threads(None) as u64);
+    let options = Options { targets, cache: cache(a), threads, machine };
     neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
 }
 
