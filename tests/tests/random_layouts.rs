@@ -1,0 +1,137 @@
+//! Random models on random layouts, odd sizes among them: losses, gradient norms and weights equal one
+//! rank's. `layouts.rs` has the full table of a few models; `PROPTEST_CASES` sets the number of cases.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use std::path::Path;
+
+use common::{data, plan, run};
+use neoxc_runtime::checkpoint::Reader;
+use neoxc_runtime::train::StepReport;
+use proptest::prelude::*;
+
+const STEPS: u64 = 5;
+
+/// A layout, and a model that it divides.
+#[derive(Debug, Clone)]
+struct Case {
+    /// Keys of the model, the same on one rank.
+    model: Vec<String>,
+    /// Micro-batches of a step on all data ranks.
+    micro: usize,
+    /// Data ranks.
+    data: usize,
+    /// Keys of the layout, without the accumulation steps.
+    layout: Vec<String>,
+}
+
+fn case() -> impl Strategy<Value = Case> {
+    let mesh = (1usize..4, 1usize..4, 1usize..3, 1usize..4)
+        .prop_filter("at most eight ranks, at least two", |(p, d, c, t)| {
+            (2..=8).contains(&(p * d * c * t))
+        });
+    let shape = (1usize..3, 1usize..4, 1usize..3, 1usize..3, 1usize..3, 1usize..3);
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3);
+    let layout = (0usize..4, any::<bool>(), 0usize..3);
+    (mesh, shape, flags, layout).prop_map(|(mesh, shape, flags, layout)| {
+        let (pipe, data, context, tensor) = mesh;
+        let (layers, per_rank, columns, tokens, batch, steps) = shape;
+        let (parallel, tied, tanh, checkpoint, positions) = flags;
+        let (zero, sequence, schedule) = layout;
+        let heads = tensor * context * per_rank;
+        let micro = data * steps * if pipe > 1 { 2 } else { 1 };
+        let mut model = vec![
+            format!("num_layers={}", pipe * layers),
+            format!("num_attention_heads={heads}"),
+            format!("hidden_size={}", heads * 8),
+            format!("intermediate_size={}", tensor * (5 * columns + 2)),
+            format!("seq_length={}", tensor * context * (2 * tokens + 1)),
+            "max_position_embeddings=128".into(),
+            format!("train_micro_batch_size_per_gpu={batch}"),
+            format!("pos_emb={}", ["rotary", "learned", "none"][positions]),
+            format!("gpt_j_residual={parallel}"),
+            format!("no_weight_tying={}", !tied),
+            format!("bias_gelu_fusion={tanh}"),
+            "optimizer.params.lr=0.002".into(),
+        ];
+        if checkpoint {
+            model.push("checkpoint_activations=true".into());
+        }
+        let layout = vec![
+            format!("world_size={}", pipe * data * context * tensor),
+            format!("pipe_parallel_size={pipe}"),
+            format!("context_parallel_size={context}"),
+            format!("model_parallel_size={tensor}"),
+            format!("zero_optimization.stage={zero}"),
+            format!("sequence_parallel={sequence}"),
+            format!("pipe_schedule={}", ["1f1b", "gpipe", "zb-h1"][schedule]),
+        ];
+        Case { model, micro, data, layout }
+    })
+}
+
+fn trained(folder: &Path, name: &str, sets: &[String]) -> (Vec<StepReport>, Reader) {
+    let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+    let save = folder.join(name);
+    let reports = run(&plan(folder, &sets), &save, STEPS, 2, false);
+    (reports, Reader::open(&save.join(format!("global_step{STEPS}"))).unwrap())
+}
+
+/// How far a tensor is from another one, of its norm.
+fn far(a: &[u8], b: &[u8]) -> f64 {
+    let floats = |x: &[u8]| -> Vec<f64> {
+        x.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect()
+    };
+    let (a, b) = (floats(a), floats(b));
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(1e-3)
+}
+
+fn check(case: &Case) -> Result<(), TestCaseError> {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let accumulate = |ranks: usize| {
+        let steps = format!("gradient_accumulation_steps={}", case.micro / ranks);
+        [case.model.clone(), vec![steps]].concat()
+    };
+    let (want, one) = trained(folder.path(), "one", &accumulate(1));
+    let sets = [accumulate(case.data), case.layout.clone()].concat();
+    let (got, many) = trained(folder.path(), "many", &sets);
+    for (a, b) in got.iter().zip(&want) {
+        let (loss, norm) = (a.loss / b.loss - 1.0, a.grad_norm / b.grad_norm - 1.0);
+        prop_assert!(loss.abs() < 2e-5, "step {}: loss {} {}", a.step, a.loss, b.loss);
+        prop_assert!(norm.abs() < 1e-4, "step {}: norm {} {}", a.step, a.grad_norm, b.grad_norm);
+        prop_assert_eq!(&a.samples, &b.samples);
+    }
+    let (mut x, mut y) = (vec![], vec![]);
+    for name in one.manifest.tensors.keys().filter(|n| !n.starts_with("exp_avg")) {
+        // Softmax does not see a constant added to all keys: the key's bias is noise.
+        if name.contains("query_key_value.bias") {
+            continue;
+        }
+        many.read(name, &mut x).unwrap();
+        one.read(name, &mut y).unwrap();
+        prop_assert!(far(&x, &y) < 2e-5, "{name} is {:.1e} of its norm away", far(&x, &y));
+    }
+    Ok(())
+}
+
+#[test]
+fn random_layouts_train_random_models_the_same() {
+    // The seed changes with the commit, so that over time much is seen; a failure names its case.
+    let head = std::process::Command::new("git").args(["rev-parse", "HEAD"]).output();
+    let mut seed = [7u8; 32];
+    seed.iter_mut().zip(head.map(|o| o.stdout).unwrap_or_default()).for_each(|(s, b)| *s = b);
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 20,
+        ..ProptestConfig::default()
+    };
+    let random =
+        prop::test_runner::TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &seed);
+    let mut runner = prop::test_runner::TestRunner::new_with_rng(config, random);
+    runner.run(&case(), |c| check(&c)).unwrap_or_else(|e| panic!("{e}"));
+}
