@@ -26,8 +26,9 @@ pub fn plan(folder: &Path, extra: &[&str]) -> Plan {
     sets.extend(extra.iter().map(|s| s.to_string()));
     let loaded = neoxc_frontend::load(&[file], None, &sets);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-    let options =
-        Options { targets: vec![Target::X86Native], cache: None, threads: 2, machine: None };
+    // Layouts of one model share most of their kernels.
+    let cache = Some(folder.join("kernels"));
+    let options = Options { targets: vec![Target::X86Native], cache, threads: 2, machine: None };
     compile(&config, &options).unwrap().plan
 }
 
