@@ -69,7 +69,10 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         // Generation has one sequence, which all have.
         let splits =
             |ty: &TensorType, dim: &str| ty.size(dim).is_some_and(|n| n.is_multiple_of(d.expert));
+        let whole: Vec<String> =
+            attrs.strs("neox.whole").unwrap_or_default().into_iter().map(str::to_string).collect();
         let axis = |dim: &Dim| match (state, role.as_str(), &*dim.name) {
+            (.., dim) if whole.iter().any(|w| w == dim) => "",
             (true, ..) if of_tensor(dim, cx) => "tensor",
             (true, _, "layer") if d.pipe > 1 && update => "pipe",
             (_, "batch" | "losses", "micro") if d.data > 1 => "data",

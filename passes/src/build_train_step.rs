@@ -73,7 +73,13 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let micro = Dim::new("micro", count);
     let batch: Vec<ValueId> = of(&step, "batch")
         .into_iter()
-        .map(|(v, _)| input(&mut f, "batch", &name(v), step.ty(v).stacked(micro.clone())))
+        .map(|(v, a)| {
+            let id = input(&mut f, "batch", &name(v), step.ty(v).stacked(micro.clone()));
+            if let (Some(whole), Some(last)) = (a.get("neox.whole"), f.param_attrs.last_mut()) {
+                last.set("neox.whole", whole.clone());
+            }
+            id
+        })
         .collect();
     let scalar = TensorType::scalar(DType::F32);
     let [lr, bc1, bc2] = ["lr", "bc1", "bc2"].map(|n| input(&mut f, "scalar", n, scalar.clone()));

@@ -151,3 +151,72 @@ fn context_ranks_divide_the_heads_in_attention() {
     let m = sharded(cx(Degrees { context: 2, ..Degrees::ONE }));
     insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
 }
+
+/// Ranks know the masks of their parts without asking: dropout adds no exchange but what a rank takes of
+/// numbers that it has.
+#[test]
+fn dropout_exchanges_nothing() {
+    for d in [
+        Degrees { tensor: 2, ..Degrees::ONE },
+        Degrees { context: 2, data: 2, ..Degrees::ONE },
+        Degrees { context: 2, tensor: 2, ..Degrees::ONE },
+        Degrees { pipe: 2, context: 2, ..Degrees::ONE },
+        Degrees { expert: 2, ..Degrees::ONE },
+    ] {
+        for (sequence_parallel, biases) in [(false, true), (true, true), (true, false)] {
+            let a = Arch {
+                batch: 2 * d.expert,
+                groups: d.expert,
+                attention_bias: biases,
+                mlp_bias: biases,
+                // A parallel residual's two branches have one gradient without dropout, which is put together
+                // once along the sequence; with it they have one each.
+                parallel_residual: !sequence_parallel,
+                ..arch()
+            };
+            let dropped = Arch { hidden_dropout: 0.1, attention_dropout: 0.1, ..a.clone() };
+            let cx = PassCx { sequence_parallel, ..cx(d) };
+            let count = |a: Arch| {
+                let mut n = std::collections::BTreeMap::new();
+                let m = partitioned(cx, a);
+                // Without dropout, @block is evaluation's.
+                let trains = |f: &&Function| !f.name.starts_with("eval") && f.name != "block";
+                for op in m.functions.iter().filter(trains).flat_map(|f| &f.ops) {
+                    if op.kind.0.class() == Class::Collective && !op.kind.is("take_part") {
+                        let axis = op.attrs.str("axis").unwrap_or_default().to_string();
+                        *n.entry((op.kind.name(), axis)).or_insert(0) += 1;
+                    }
+                }
+                n
+            };
+            assert_eq!(count(dropped), count(a), "{d:?} {sequence_parallel} {biases}");
+        }
+    }
+}
+
+/// Dropout costs no pass over memory of its own where something makes its operand or takes its result: it is
+/// in the epilogue of the product in front of it, and in the attention.
+#[test]
+fn dropout_is_fused() {
+    let kernels = |a: Arch, entry: &str| {
+        let mut m = partitioned(cx(Degrees::ONE), a);
+        run_phase(&mut m, Phase::Fused, &cx(Degrees::ONE)).unwrap();
+        let f = m.functions.iter().find(|f| f.name.ends_with(entry)).unwrap();
+        let of = |op: &neoxc_ir::Op| m.function(op.attrs.symbol("callee")?).cloned();
+        f.ops.iter().filter_map(of).collect::<Vec<Function>>()
+    };
+    for parallel_residual in [true, false] {
+        let a = Arch { parallel_residual, ..arch() };
+        let dropped = Arch { hidden_dropout: 0.1, attention_dropout: 0.1, ..a.clone() };
+        let forward = kernels(dropped.clone(), "block.fwd");
+        assert_eq!(forward.len(), kernels(a.clone(), "block.fwd").len());
+        let dropping = |k: &&Function| k.ops.iter().any(|op| op.kind.is("dropout"));
+        let families: Vec<&str> =
+            forward.iter().filter(dropping).filter_map(|k| k.attrs.str("neox.kernel")).collect();
+        assert_eq!(families, ["matmul", "matmul"], "{parallel_residual}");
+        // Backward, the gradient of each branch has a mask of its own: a copy of the stream's each.
+        let backward = kernels(dropped, "block.bwd");
+        let more = backward.len() - kernels(a, "block.bwd").len();
+        assert!(more <= 2, "{more} more kernels");
+    }
+}

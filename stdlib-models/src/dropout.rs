@@ -70,7 +70,13 @@ impl Names {
         let name = if layers.is_some() { "layers" } else { "layer" };
         let layer = f.add_param(name, ids(all), role("layers", "layers"));
         let tokens = ids(vec![Dim::new("batch", a.batch), Dim::new("seq", a.seq)]);
-        let places = f.add_param("places", tokens, role("batch", "places"));
+        let mut attrs = role("batch", "places");
+        if layers.is_some() && a.attention_dropout > 0.0 {
+            // Attention needs the numbers of the whole sequence, and ranks that divide it take theirs
+            // elsewhere without asking.
+            attrs.set("neox.whole", Attr::strs(&["seq"]));
+        }
+        let places = f.add_param("places", tokens, attrs);
         let constants = constants(a)
             .into_iter()
             .map(|(name, dim, size)| {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use neoxc_ir::ValueId;
+use neoxc_ir::{DType, ValueId};
 
 use super::Plan;
 use super::schedule::Access;
@@ -179,6 +179,7 @@ impl Tile<'_> {
         let lanes = b.lanes;
         let n = self.plan.n;
         let ragged = !n.is_multiple_of(self.plan.s.tile_vectors * lanes);
+        let names = self.row_names(b, row);
         for (j, sum) in sums.iter().enumerate() {
             let offset = b.k.int((j * lanes) as i64);
             let column = b.k.add(self.column, offset);
@@ -190,7 +191,8 @@ impl Tile<'_> {
                 let left = b.k.splat(left, lanes);
                 b.k.cmp("slt", ids, left)
             });
-            let mut known = HashMap::from([(self.plan.product, *sum)]);
+            let mut known = names.clone();
+            known.insert(self.plan.product, *sum);
             let mut ready = vec![];
             for (i, r) in b.f.results.clone().into_iter().enumerate() {
                 let v = self.value(b, r, row, column, mask, &mut known)?;
@@ -212,6 +214,34 @@ impl Tile<'_> {
         Ok(())
     }
 
+    /// The numbers that name a row, loaded once: what is computed from them is then common to all its
+    /// columns, which the compiler cannot see across stores.
+    fn row_names(&self, b: &mut Body<'_>, row: Val) -> HashMap<ValueId, Val> {
+        let mut out = HashMap::new();
+        for v in b.f.params.clone() {
+            let Some([sb, sm, 0]) = self.plan.strides.get(&v).copied() else { continue };
+            let Some(pointer) = b.param(v).filter(|_| b.f.ty(v).dtype == DType::I32) else {
+                continue;
+            };
+            let at = self.row_offset(b, row, sb, sm);
+            let p = b.k.element(pointer, at);
+            out.insert(v, b.load_one(v, p));
+        }
+        out
+    }
+
+    /// Where a row starts in an operand of these strides.
+    fn row_offset(&self, b: &mut Body<'_>, row: Val, along_batch: usize, along_rows: usize) -> Val {
+        let mut at = b.k.int(0);
+        for (index, stride) in [(self.batch, along_batch), (row, along_rows)] {
+            if stride > 0 {
+                let part = b.k.scale(index, stride);
+                at = b.k.add(at, part);
+            }
+        }
+        at
+    }
+
     /// The value `v` at one row and a vector of columns.
     fn value(
         &self,
@@ -231,13 +261,7 @@ impl Tile<'_> {
                 .strides
                 .get(&v)
                 .ok_or_else(|| b.fail("uses a factor in the epilogue"))?;
-            let mut at = b.k.int(0);
-            for (index, stride) in [(self.batch, sb), (row, sm)] {
-                if stride > 0 {
-                    let part = b.k.scale(index, stride);
-                    at = b.k.add(at, part);
-                }
-            }
+            let at = self.row_offset(b, row, sb, sm);
             if sn == 1 {
                 let at = b.k.add(at, column);
                 let p = b.k.element(pointer, at);
