@@ -46,11 +46,11 @@ const GROWTH: u64 = 8;
 const LEAST: u64 = 1 << 20;
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
-    if cx.degrees.ranks() == 1 {
+    if cx.degrees.ranks() == 1 || !cx.overlap {
         return Ok(PassReport::default());
     }
     m.functions.iter_mut().for_each(without_waits);
-    let before = arena(m, cx)?;
+    let before = place_memory::arena(m)?;
     let most = (before / GROWTH).max(LEAST);
     // What a function may have ahead of its time; less, if the whole grows by more than that.
     for ahead in [most, most / 4, most / 16] {
@@ -62,7 +62,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
             let Some(f) = new.function(entry).cloned() else { continue };
             overlapped += reorder(&mut new, &f, ahead, &mut times)?;
         }
-        let after = arena(&new, cx)?;
+        let after = place_memory::arena(&new)?;
         if after > before + most {
             continue;
         }
@@ -98,13 +98,6 @@ fn without_waits(f: &mut Function) {
         uses.filter(|v| **v == waited).for_each(|v| *v = made);
     }
     f.renumber();
-}
-
-/// Bytes of the arena when `m` is placed as it is.
-fn arena(m: &Module, cx: &PassCx) -> Result<u64, PassError> {
-    let mut placed = m.clone();
-    (place_memory::PASS.run)(&mut placed, cx)?;
-    Ok(placed.attrs.int("neox.arena").unwrap_or(0).max(0) as u64)
 }
 
 /// Reorders a function, its callees first; gives its seconds.

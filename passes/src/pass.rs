@@ -15,6 +15,8 @@ pub struct PassCx {
     pub target: Target,
     /// What a rank can do, and how fast it reaches others.
     pub machine: Machine,
+    /// Whether exchanges may go on beside compute, which takes memory.
+    pub overlap: bool,
     /// Most bytes of logits that the head may hold at once.
     pub chunk_bytes: usize,
     /// How many ranks there are along each axis.
@@ -82,6 +84,7 @@ impl PassCx {
         Self {
             target,
             machine: Machine::of(target),
+            overlap: true,
             chunk_bytes: 112 << 20,
             degrees: Degrees::ONE,
             zero_stage: 0,

@@ -124,6 +124,21 @@ fn io_bytes(f: &Function, places: &[Place]) -> u64 {
 }
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
+    let report = place(m)?;
+    for entry in ENTRIES.into_iter().filter(|e| m.function(e).is_some()) {
+        check(m, entry)?;
+    }
+    Ok(report)
+}
+
+/// Bytes of the arena that `m` takes as it is.
+pub fn arena(m: &Module) -> Result<u64, PassError> {
+    let mut placed = m.clone();
+    place(&mut placed)?;
+    Ok(placed.attrs.int("neox.arena").unwrap_or(0).max(0) as u64)
+}
+
+fn place(m: &mut Module) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
     let mut arena = 0;
     let mut saved = 0;
@@ -134,7 +149,6 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
             let placed = walk::place(m, entry, shared.params(&f)?, shared.results(&f)?)?;
             report.notes.push(format!("@{entry}: arena {} bytes", placed.arena));
             arena = arena.max(placed.arena);
-            check(m, entry)?;
             continue;
         }
         let params = entry_places(&f)?;
@@ -163,7 +177,6 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         ));
         arena = arena.max(placed.arena);
         saved = saved.max(placed.saved);
-        check(m, entry)?;
     }
     m.attrs.set("neox.arena", Attr::Int(arena as i64));
     m.attrs.set("neox.saved", Attr::Int(saved as i64));

@@ -51,6 +51,7 @@ fn same(a: &[Tensor], b: &[Tensor], what: &str) {
 const CX: PassCx = PassCx {
     target: Target::X86Native,
     machine: Machine::of(Target::X86Native),
+    overlap: true,
     chunk_bytes: 100,
     degrees: Degrees::ONE,
     zero_stage: 0,

@@ -34,7 +34,7 @@ fn mlir_opt_reads_every_phase() {
     for more in [&[][..], &["checkpoint_activations=true", "checkpoint_num_layers=3"]] {
         let sets: Vec<String> = SETS.iter().chain(more).map(|s| s.to_string()).collect();
         let config = neoxc_frontend::load(&[], None, &sets).config.unwrap();
-        phases(&config, Target::X86Native, None, Phase::Scheduled, &mut |phase, m, _, _| {
+        phases(&config, Target::X86Native, None, true, Phase::Scheduled, &mut |phase, m, _, _| {
             let printed = text::print(m);
             assert!(&text::parse(&printed).unwrap() == m, "{} does not round-trip", phase.name());
             let file = folder.path().join(format!("{}.mlir", phase.name()));
@@ -63,7 +63,7 @@ fn a_phase_resumes_from_its_text() {
     let loaded = neoxc_frontend::load(&[], None, &SETS.map(String::from));
     let config = loaded.config.unwrap();
     let mut dumps = vec![];
-    phases(&config, Target::X86Native, None, Phase::Scheduled, &mut |_, m, _, _| {
+    phases(&config, Target::X86Native, None, true, Phase::Scheduled, &mut |_, m, _, _| {
         dumps.push(text::print(m));
     })
     .unwrap();
@@ -81,7 +81,7 @@ fn no_edit_of_a_dump_panics() {
     let loaded = neoxc_frontend::load(&[], None, &SETS.map(String::from));
     let config = loaded.config.unwrap();
     let mut dumps = vec![];
-    phases(&config, Target::X86Native, None, Phase::Scheduled, &mut |_, m, _, _| {
+    phases(&config, Target::X86Native, None, true, Phase::Scheduled, &mut |_, m, _, _| {
         dumps.push(text::print(m));
     })
     .unwrap();

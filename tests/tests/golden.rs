@@ -52,8 +52,13 @@ fn plan(case: &Case) -> Plan {
     }
     let loaded = neoxc_frontend::load(&[], None, &sets);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-    let options =
-        Options { targets: vec![Target::X86Native], cache: None, threads: 2, machine: None };
+    let options = Options {
+        targets: vec![Target::X86Native],
+        cache: None,
+        threads: 2,
+        machine: None,
+        overlap: true,
+    };
     compile(&config, &options).unwrap().plan
 }
 

@@ -31,7 +31,7 @@ fn every_kernel_assembles_for_every_gpu() {
     let config = loaded.config.unwrap();
     let gpus = [Target::Sm80, Target::Sm90a, Target::Gfx90a, Target::Gfx942];
     let targets = [&[Target::X86Native][..], &gpus].concat();
-    let options = Options { targets, cache: None, threads: 1, machine: None };
+    let options = Options { targets, cache: None, threads: 1, machine: None, overlap: true };
     let plan = compile(&config, &options).unwrap().plan;
     let kernels = plan.tables.kernels.len();
     for target in ["sm_80", "sm_90a"] {

@@ -10,9 +10,9 @@ mod common;
 
 use std::path::Path;
 
-use common::{data, plan, run};
+use common::{all_tensors, data, plan, run};
 use neoxc_plan::Plan;
-use neoxc_runtime::checkpoint::{self, Reader};
+use neoxc_runtime::checkpoint;
 use neoxc_runtime::ranks::Ranks;
 use neoxc_runtime::train::StepReport;
 
@@ -122,19 +122,6 @@ fn tensors(folder: &Path) -> Vec<(String, Vec<f32>)> {
         .into_iter()
         .filter(|(name, _)| !name.starts_with("exp_avg"))
         .map(|(name, bytes)| (name, floats(&bytes)))
-        .collect()
-}
-
-/// Every tensor of a checkpoint, whole, by name.
-fn all_tensors(folder: &Path) -> Vec<(String, Vec<u8>)> {
-    let reader = Reader::open(folder).unwrap();
-    let names = reader.manifest.tensors.keys();
-    names
-        .map(|name| {
-            let mut whole = vec![];
-            reader.read(name, &mut whole).unwrap();
-            (name.clone(), whole)
-        })
         .collect()
 }
 

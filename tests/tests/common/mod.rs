@@ -6,6 +6,7 @@ use std::path::Path;
 use neoxc_driver::{Options, compile};
 use neoxc_ir::target::Target;
 use neoxc_plan::Plan;
+use neoxc_runtime::checkpoint::Reader;
 use neoxc_runtime::data::IndexedWriter;
 use neoxc_runtime::data::idx::TokenType;
 use neoxc_runtime::train::{self, Observer, StepReport, train};
@@ -20,6 +21,10 @@ pub const MODEL: &str = r#"{
 }"#;
 
 pub fn plan(folder: &Path, extra: &[&str]) -> Plan {
+    plan_with(folder, extra, true)
+}
+
+pub fn plan_with(folder: &Path, extra: &[&str], overlap: bool) -> Plan {
     let file = folder.join("model.yml");
     std::fs::write(&file, MODEL).unwrap();
     let mut sets = vec![format!("data_path={}", folder.join("d").display())];
@@ -28,7 +33,8 @@ pub fn plan(folder: &Path, extra: &[&str]) -> Plan {
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
     // Layouts of one model share most of their kernels.
     let cache = Some(folder.join("kernels"));
-    let options = Options { targets: vec![Target::X86Native], cache, threads: 2, machine: None };
+    let options =
+        Options { targets: vec![Target::X86Native], cache, threads: 2, machine: None, overlap };
     compile(&config, &options).unwrap().plan
 }
 
@@ -67,4 +73,17 @@ pub fn run(plan: &Plan, save: &Path, steps: u64, threads: usize, resume: bool) -
     };
     train(plan, &options, &mut log).unwrap();
     log.0
+}
+
+/// Every tensor of a checkpoint, whole, by name.
+pub fn all_tensors(folder: &Path) -> Vec<(String, Vec<u8>)> {
+    let reader = Reader::open(folder).unwrap();
+    let names = reader.manifest.tensors.keys();
+    names
+        .map(|name| {
+            let mut whole = vec![];
+            reader.read(name, &mut whole).unwrap();
+            (name.clone(), whole)
+        })
+        .collect()
 }

@@ -35,6 +35,8 @@ pub struct Options {
     pub threads: u64,
     /// What the ranks are, if not this machine.
     pub machine: Option<Machine>,
+    /// Whether exchanges may go on beside compute, which takes memory.
+    pub overlap: bool,
 }
 
 /// What compiling gave besides the plan.
@@ -116,6 +118,7 @@ pub fn phases(
     config: &Config,
     target: Target,
     machine: Option<Machine>,
+    overlap: bool,
     last: Phase,
     seen: Seen<'_>,
 ) -> Result<Module, CompileError> {
@@ -132,6 +135,7 @@ pub fn phases(
         sequence_parallel: config.parallel.sequence_parallel,
         schedule,
         machine: machine.unwrap_or(Machine::of(target)),
+        overlap,
         ..PassCx::new(target)
     };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
@@ -158,17 +162,18 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let mut files = std::collections::BTreeMap::new();
     // Counted while the program is whole: the same for every number of ranks.
     let mut flops = 0.0;
-    let m = phases(config, main, o.machine, Phase::Scheduled, &mut |phase, m, ms, n| {
-        phases_ms.push((phase.name().to_string(), ms));
-        if phase == Phase::Grad {
-            flops = flops::of_entry(m, "train_step");
-        }
-        for (pass, note) in &n {
-            tracing::info!("{pass}: {note}");
-        }
-        notes.extend(n);
-        files.insert(format!("ir/{}.mlir", phase.name()), text::print(m).into_bytes());
-    })?;
+    let m =
+        phases(config, main, o.machine, o.overlap, Phase::Scheduled, &mut |phase, m, ms, n| {
+            phases_ms.push((phase.name().to_string(), ms));
+            if phase == Phase::Grad {
+                flops = flops::of_entry(m, "train_step");
+            }
+            for (pass, note) in &n {
+                tracing::info!("{pass}: {note}");
+            }
+            notes.extend(n);
+            files.insert(format!("ir/{}.mlir", phase.name()), text::print(m).into_bytes());
+        })?;
     let start = Instant::now();
     let functions = emit_plan::kernel_functions(&m);
     let mut cached = 0;

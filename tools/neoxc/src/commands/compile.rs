@@ -19,7 +19,14 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     {
         targets.target.push(c.cluster.target);
     }
-    let compiled = compile_for(&config, &targets, cluster.as_ref().map(|c| c.cluster.machine()))?;
+    let machine = cluster.as_ref().map(|c| c.cluster.machine());
+    let mut compiled = compile_for(&config, &targets, machine, true)?;
+    let limit = cluster.as_ref().and_then(|c| c.cluster.memory);
+    if limit.is_some_and(|limit| compiled.plan.tables.memory.peak > limit) {
+        // Perhaps only because of what exchanges on their way take.
+        tracing::info!("does not fit; compiling again without exchanges beside compute");
+        compiled = compile_for(&config, &targets, machine, false)?;
+    }
     // A plan that does not fit is refused before anything is written.
     let classes = cluster.as_ref().map(|c| c.classes(&config, &compiled)).transpose()?;
     let on_cluster = cluster.as_ref().zip(classes.as_deref());

@@ -61,17 +61,18 @@ pub fn threads(asked: Option<usize>) -> usize {
 
 /// Compiles a checked configuration to run here.
 pub fn compile_config(config: &Config, a: &TargetArgs) -> Result<Compiled, Failure> {
-    compile_for(config, a, None)
+    compile_for(config, a, None, true)
 }
 
-/// Compiles a checked configuration for ranks that are `machine`.
+/// Compiles a checked configuration for ranks that are `machine`, with exchanges beside compute or not.
 pub fn compile_for(
     config: &Config,
     a: &TargetArgs,
     machine: Option<Machine>,
+    overlap: bool,
 ) -> Result<Compiled, Failure> {
     let (targets, threads) = (a.target.clone(), threads(None) as u64);
-    let options = Options { targets, cache: cache(a), threads, machine };
+    let options = Options { targets, cache: cache(a), threads, machine, overlap };
     neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
 }
 
