@@ -9,8 +9,9 @@
 //! sharding rule: a dim divided on one operand is divided on all, and on the results; a dim that is
 //! summed away leaves partial sums, which linear ops pass on and every other op wants whole, so that
 //! an exchange is put where layouts meet and no earlier: all-reduce for a sum wanted whole,
-//! reduce-scatter for one wanted divided, all-gather for a divided value wanted whole. From here on the sizes of types are those
-//! of one rank's part, and all ranks run the same program.
+//! reduce-scatter for one wanted divided, all-gather for a divided value wanted whole. Where two ways come
+//! to the same, the one is taken that moves fewer bytes (`choose`). From here on the sizes of types are
+//! those of one rank's part, and all ranks run the same program.
 //!
 //! With sequence parallelism (Korthikanti et al. 2022) the residual stream, which layers hand on, is
 //! divided along the sequence: what was an all-reduce behind a layer becomes a reduce-scatter there and
@@ -23,6 +24,7 @@
 //! (accumulators that start at zero) becomes a partial sum over the axis.
 
 mod accumulators;
+mod choose;
 mod convert;
 mod layout;
 mod loops;

@@ -78,7 +78,7 @@ fn megatron_columns_and_rows() {
 #[test]
 fn the_vocabulary_is_divided() {
     let cx = cx(Degrees { tensor: 2, ..Degrees::ONE });
-    let a = Arch { vocab: 12, tied: true, ..arch() };
+    let a = Arch { vocab: 48, tied: true, ..arch() };
     let m = partitioned(PassCx { sequence_parallel: true, ..cx }, a.clone());
     insta::assert_snapshot!("the_vocabulary_and_the_sequence", outlines(&m, &["micro_step"]));
     let m = partitioned(cx, a);
@@ -88,6 +88,28 @@ fn the_vocabulary_is_divided() {
     let heads: Vec<&str> = chunks.functions.iter().map(|f| &*f.name).collect();
     let heads: Vec<&str> = heads.into_iter().filter(|n| n.starts_with("head_chunk")).collect();
     insta::assert_snapshot!(format!("{whole}{}", outlines(&chunks, &heads)));
+}
+
+/// A micro-batch has 16 tokens. A sum of what ranks have looked up goes around a ring twice, so that it is
+/// cheaper to put a table of less than 32 rows together; of less than 16 where the sum would be scattered
+/// along the sequence. Gradients of rows are then summed rather than those of tokens put together.
+#[test]
+fn exchanges_are_those_that_move_fewer_bytes() {
+    let mut all = String::new();
+    for (vocab, sequence_parallel) in
+        [(12, false), (24, false), (32, false), (12, true), (16, true), (24, true)]
+    {
+        let cx = PassCx { sequence_parallel, ..cx(Degrees { tensor: 2, ..Degrees::ONE }) };
+        let m = partitioned(cx, Arch { vocab, ..arch() });
+        let step = outline(m.function("micro_step").unwrap());
+        let around = |l: &&str| {
+            ["gather", "scatter", "reduce"].iter().any(|w| l.contains(w)) || l.contains("repeat")
+        };
+        let lines: Vec<&str> = step.lines().filter(around).collect();
+        writeln!(all, "{vocab} rows, sequence divided: {sequence_parallel}").unwrap();
+        writeln!(all, "{}", lines.join("\n")).unwrap();
+    }
+    insta::assert_snapshot!(all);
 }
 
 /// Where the ranks do not divide it, every one of them has all of it, and a note says so.

@@ -1,11 +1,12 @@
 //! One op: layouts of its operands → its layout, by its sharding rule.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use neoxc_ir::op::{RuleCx, ShardEffect, ShardRule, Sums};
 use neoxc_ir::{Attr, Builder, Function, Op, TensorType, ValueId};
 
+use super::choose::{Divided, Uses};
 use super::layout::{Axes, Axis, Layout, ranks};
 use super::{Body, Val};
 use crate::pass::PassError;
@@ -30,72 +31,8 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     };
 
     let partial = partial_sums(b, op, rule.sums)?;
-
-    let (context, heads) = ("context", "heads");
-    // Which dims are divided, by the operands that are.
-    let mut divided: BTreeMap<Arc<str>, Axes> = BTreeMap::new();
-    for (o, ty) in op.operands.iter().zip(&operands) {
-        let Some(layout) = b.layout(*o) else { continue };
-        for (dim, axes) in ty.dims.iter().zip(&layout.dims).filter(|(_, axes)| !axes.is_empty()) {
-            let mut axes = axes.clone();
-            // An op that needs the dim whole gets it whole, and so does a view that cannot divide it.
-            let ranks = ranks(&axes, b.degrees);
-            let target = rule.target(&dim.name);
-            let uneven =
-                |ty: &TensorType| ty.size(target).is_some_and(|n| !n.is_multiple_of(ranks));
-            if rule.effect(&dim.name) == Some(ShardEffect::Whole)
-                || target != &*dim.name && results.iter().any(uneven)
-            {
-                continue;
-            }
-            // Heads were divided only because the sequence had to be whole.
-            let seq = rule.effect("seq").filter(|e| *e != ShardEffect::Whole && ty.has("seq"));
-            if let Some(at) = axes.iter().position(|a| &**a == context)
-                && &*dim.name == heads
-                && seq.is_some()
-            {
-                divided.entry("seq".into()).or_insert_with(|| vec![axes[at].clone()]);
-                axes.remove(at);
-            }
-            // Divided in two ways, it will be as a parameter is, which cannot choose, or as finely as
-            // any operand.
-            let slot = divided.entry(dim.name.clone()).or_default();
-            if axes.starts_with(slot) || b.f.params.contains(o) {
-                *slot = axes;
-            }
-        }
-    }
-    // What needs the whole sequence, but not all heads, has the heads divided by the ranks that divided
-    // the sequence.
-    let of_seq = op.operands.iter().zip(&operands).any(|(o, ty)| {
-        b.layout(*o).is_some_and(|l| l.axes(ty, "seq").iter().any(|a| &**a == context))
-    });
-    if of_seq
-        && rule.effect("seq") == Some(ShardEffect::Whole)
-        && rule.effect(heads) == Some(ShardEffect::Parallel)
-    {
-        let mut axes = divided.get(heads).cloned().unwrap_or_default();
-        if axes.iter().all(|a| &**a != context) {
-            axes.push(context.into());
-        }
-        let size = operands.iter().find_map(|ty| ty.size(heads)).unwrap_or(1);
-        if size.is_multiple_of(ranks(&axes, b.degrees)) {
-            divided.insert(heads.into(), axes);
-        }
-    }
-    // A dim that the op makes is divided as that of a parameter: whoever adds to a gradient has the rows
-    // of the weight.
-    let own = |dim: &str| rule.effect(dim) == Some(ShardEffect::Own);
-    for d in results.iter().flat_map(|ty| &ty.dims).filter(|d| own(&d.name)) {
-        if !operands.iter().any(|o| o.has(&d.name)) {
-            divided.insert(d.name.clone(), b.axes_of_parameter(d));
-        }
-    }
-    // Where weights are divided over ranks that divide the sequence, the sequence is put together.
-    if let Some(mut axes) = divided.remove("seq") {
-        axes.retain(|a| divided.values().all(|others| !others.contains(a)));
-        divided.insert("seq".into(), axes);
-    }
+    let uses = Uses { op, rule: &rule, operands: &operands, results: &results };
+    let (divided, scattered) = divide(b, &uses);
     for (dim, axes) in &divided {
         let shared =
             |(other, of): (&Arc<str>, &Axes)| other != dim && of.iter().any(|a| axes.contains(a));
@@ -105,12 +42,6 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
                 axes.join("+")
             )));
         }
-    }
-
-    // An op that meets the others itself meets those along one axis.
-    if !rule.settled.is_empty() {
-        let met = divided.iter_mut().filter(|(dim, _)| own(dim));
-        met.for_each(|(_, axes)| axes.truncate(1));
     }
 
     let mut locals = vec![];
@@ -126,6 +57,7 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         locals.push(b.bring(*o, Some(&layout))?.0);
     }
     let mut attrs = op.attrs.clone();
+    let own = |dim: &str| rule.effect(dim) == Some(ShardEffect::Own);
     if let Some((_, axes)) = divided.iter().find(|(dim, axes)| own(dim) && !axes.is_empty()) {
         locals.push(b.part(axes)?);
         if !rule.settled.is_empty() {
@@ -161,9 +93,98 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         if layout.local(ty, b.degrees).dims != b.g.ty(v).dims {
             return Err(refuse(format!("{} is not one rank's part of {ty}", b.g.ty(v))));
         }
+        let mut wanted = layout.clone();
+        for (d, slot) in ty.dims.iter().zip(&mut wanted.dims) {
+            let Some(axes) = scattered.get(&d.name) else { continue };
+            slot.clone_from(axes);
+            wanted.partial.retain(|a| !axes.contains(a));
+        }
         b.values.insert(*r, Val::Known(v, layout));
+        let (local, layout) = b.bring(*r, Some(&wanted))?;
+        b.values.insert(*r, Val::Known(local, layout));
     }
     Ok(())
+}
+
+/// Which dims are divided, by the operands that are; and the dims of results that are scattered once the
+/// op has made them.
+fn divide(b: &Body<'_>, uses: &Uses<'_>) -> (Divided, Divided) {
+    let Uses { op, rule, operands, results } = *uses;
+    let (context, heads) = ("context", "heads");
+    let mut divided = Divided::new();
+    for (o, ty) in op.operands.iter().zip(operands) {
+        let Some(layout) = b.layout(*o) else { continue };
+        for (dim, axes) in ty.dims.iter().zip(&layout.dims).filter(|(_, axes)| !axes.is_empty()) {
+            let mut axes = axes.clone();
+            // An op that needs the dim whole gets it whole, and so does a view that cannot divide it.
+            let ranks = ranks(&axes, b.degrees);
+            let target = rule.target(&dim.name);
+            let uneven =
+                |ty: &TensorType| ty.size(target).is_some_and(|n| !n.is_multiple_of(ranks));
+            if rule.effect(&dim.name) == Some(ShardEffect::Whole)
+                || target != &*dim.name && results.iter().any(uneven)
+            {
+                continue;
+            }
+            // Heads were divided only because the sequence had to be whole.
+            let seq = rule.effect("seq").filter(|e| *e != ShardEffect::Whole && ty.has("seq"));
+            if let Some(at) = axes.iter().position(|a| &**a == context)
+                && &*dim.name == heads
+                && seq.is_some()
+            {
+                divided.entry("seq".into()).or_insert_with(|| vec![axes[at].clone()]);
+                axes.remove(at);
+            }
+            // Divided in two ways, it will be as a parameter is, which cannot choose, or as finely as
+            // any operand.
+            let slot = divided.entry(dim.name.clone()).or_default();
+            if axes.starts_with(slot) || b.f.params.contains(o) {
+                *slot = axes;
+            }
+        }
+    }
+    // What needs the whole sequence, but not all heads, has the heads divided by the ranks that divided
+    // the sequence.
+    let of_seq = op.operands.iter().zip(operands).any(|(o, ty)| {
+        b.layout(*o).is_some_and(|l| l.axes(ty, "seq").iter().any(|a| &**a == context))
+    });
+    if of_seq
+        && rule.effect("seq") == Some(ShardEffect::Whole)
+        && rule.effect(heads) == Some(ShardEffect::Parallel)
+    {
+        let mut axes = divided.get(heads).cloned().unwrap_or_default();
+        if axes.iter().all(|a| &**a != context) {
+            axes.push(context.into());
+        }
+        let size = operands.iter().find_map(|ty| ty.size(heads)).unwrap_or(1);
+        if size.is_multiple_of(ranks(&axes, b.degrees)) {
+            divided.insert(heads.into(), axes);
+        }
+    }
+    uses.look_up_whole(b, &mut divided);
+    // A dim that the op makes is divided as that of a parameter: whoever adds to a gradient has the rows
+    // of the weight.
+    let own = |dim: &str| rule.effect(dim) == Some(ShardEffect::Own);
+    let mut scattered = Divided::new();
+    for d in results.iter().flat_map(|ty| &ty.dims).filter(|d| own(&d.name)) {
+        if !operands.iter().any(|o| o.has(&d.name)) {
+            let axes = b.axes_of_parameter(d);
+            let later = uses.scatters(b, &divided, &d.name, &axes);
+            let into = if later { &mut scattered } else { &mut divided };
+            into.insert(d.name.clone(), axes);
+        }
+    }
+    // Where weights are divided over ranks that divide the sequence, the sequence is put together.
+    if let Some(mut axes) = divided.remove("seq") {
+        axes.retain(|a| divided.values().all(|others| !others.contains(a)));
+        divided.insert("seq".into(), axes);
+    }
+    // An op that meets the others itself meets those along one axis.
+    if !rule.settled.is_empty() {
+        let met = divided.iter_mut().filter(|(dim, _)| own(dim));
+        met.for_each(|(_, axes)| axes.truncate(1));
+    }
+    (divided, scattered)
 }
 
 /// Partial sums that an op passes on, and which operands are ones.
