@@ -28,17 +28,18 @@ impl Random {
 }
 
 /// One use of an op: operand types, attributes, values for integer operands below `ids`, offset
-/// that keeps operands inside the op's domain.
+/// that keeps operands inside the op's domain, operands that are not random.
 struct Case {
     op: &'static str,
     operands: Vec<TensorType>,
     attrs: Attrs,
     ids: usize,
     shift: f64,
+    given: Vec<(usize, Tensor)>,
 }
 
 fn case(op: &'static str, operands: Vec<TensorType>, attrs: Attrs) -> Case {
-    Case { op, operands, attrs, ids: 1, shift: 0.0 }
+    Case { op, operands, attrs, ids: 1, shift: 0.0, given: vec![] }
 }
 
 fn s(v: &str) -> Attr {
@@ -191,8 +192,86 @@ fn cases(r: &mut Random) -> Vec<Case> {
         .with("eps", Attr::Float(1e-8))
         .with("weight_decay", Attr::Float(0.1));
     out.push(Case { shift: 2.0, ..case("adamw", adam, rates) });
+    routing_cases(r, &mut out);
     out
 }
+
+/// Ops of mixture-of-experts layers; what routes tokens fits together.
+fn routing_cases(r: &mut Random, out: &mut Vec<Case>) {
+    let (g, t, e, f) = (1 + r.size() % 2, r.size() + 2, r.size(), r.size());
+    let (local, owners, k) = (1 + r.size() % 3, 1 + r.size() % 2, 1 + r.size() % 2);
+    let experts = local * owners + usize::from(local * owners == 1);
+    let local = experts / owners;
+    let none = Attrs::new;
+    let int = |n: usize| Attr::Int(n as i64);
+    let tokens = [("group", g), ("token", t)];
+    let float = |more: &[(&str, usize)]| TensorType::f32(&[&tokens[..], more].concat());
+    let probabilities = float(&[("experts", experts)]);
+    let choices = i32s(&[&tokens[..], &[("choice", k)]].concat());
+    let weights = choices.with_dtype(DType::F32);
+    let x = float(&[("embed", e)]);
+    out.push(case("top_k", vec![probabilities.clone()], none().with("k", int(k))));
+    out.push(case("sinkhorn", vec![probabilities.clone()], none()));
+    let two = vec![probabilities, choices.clone()];
+    out.push(Case { ids: experts, ..case("take_choices", two, none()) });
+    let to = none().with("dim", s("experts")).with("size", int(experts));
+    let two = vec![weights.clone(), choices.clone()];
+    out.push(Case { ids: experts, ..case("put_choices", two, to) });
+    let of = none().with("experts", int(experts));
+    let one = vec![choices.clone()];
+    out.push(Case { ids: experts, ..case("expert_load", one.clone(), of.clone()) });
+    // Few enough slots that some choices are dropped, and some slots stay empty.
+    let slots = of.clone().with("capacity", int((t * k).div_ceil(experts)));
+    let owned = of.with("owners", int(owners));
+    for (op, attrs) in [("expert_slots", slots), ("expert_rows", owned)] {
+        let routing = Case { ids: experts, ..case(op, one.clone(), attrs) };
+        let places =
+            run_function(&Module::new(), &function(&routing), &inputs(&routing, r)).unwrap();
+        out.push(routing);
+        let (position, source) = (places[0].clone(), places[1].clone());
+        let mut wide = source.ty.with_dtype(DType::F32);
+        wide.dims.push(Dim::new("embed", e));
+        for weighted in [false, true] {
+            for (op, values) in [("dispatch", &x), ("combine", &wide)] {
+                let mut all = vec![values.clone(), position.ty.clone(), source.ty.clone()];
+                all.extend(weighted.then(|| weights.clone()));
+                let given = vec![(1, position.clone()), (2, source.clone())];
+                out.push(Case { given, ..case(op, all, none()) });
+            }
+        }
+        let three = vec![x.clone(), wide.clone(), position.ty.clone()];
+        out.push(Case { given: vec![(2, position)], ..case("route_dot", three, none()) });
+        let [_, _, starts, counts] = &places[..] else { continue };
+        let ranges = |first| vec![(first, starts.clone()), (first + 1, counts.clone())];
+        let with = |mut all: Vec<TensorType>| {
+            all.extend([starts.ty.clone(), counts.ty.clone()]);
+            all
+        };
+        let (owner, local) = (("owner", owners), ("local", local));
+        let side = [("ffn", f)];
+        let w = TensorType::f32(&[owner, local, side[0], ("embed", e)]);
+        let back = TensorType::f32(&[owner, local, ("embed", e), side[0]]);
+        for w in [w, back] {
+            let contract = none().with("contract", s("embed"));
+            let all = with(vec![wide.clone(), w]);
+            out.push(Case { given: ranges(2), ..case("grouped_matmul", all, contract) });
+        }
+        let mut other = wide.clone();
+        other.dims[3] = Dim::new(side[0].0, side[0].1);
+        let all = with(vec![other, wide.clone()]);
+        out.push(Case { given: ranges(2), ..case("grouped_weight", all, none()) });
+        let bias = TensorType::f32(&[owner, local, ("embed", e)]);
+        let rows = none().with("rows", int(t * k));
+        out.push(Case { given: ranges(1), ..case("expand_rows", with(vec![bias]), rows) });
+        out.push(Case { given: ranges(1), ..case("sum_rows", with(vec![wide]), none()) });
+    }
+    let aux = TensorType::f32(&[("group", g)]);
+    let coefficient = none().with("coefficient", Attr::Float(AUX));
+    out.push(case("aux_loss", vec![x, aux], coefficient));
+}
+
+/// Weight of the loss in the case of `aux_loss`.
+const AUX: f64 = 0.37;
 
 fn function(c: &Case) -> Function {
     let mut f = Function::new("f");
@@ -211,9 +290,11 @@ fn function(c: &Case) -> Function {
 fn inputs(c: &Case, r: &mut Random) -> Vec<Tensor> {
     c.operands
         .iter()
-        .map(|t| match t.dtype {
-            DType::I32 => Tensor::from_fn(t.clone(), |_| (r.next() % c.ids as u64) as f64),
-            _ => Tensor::from_fn(t.clone(), |_| r.unit() + c.shift),
+        .enumerate()
+        .map(|(i, t)| match (c.given.iter().find(|(at, _)| *at == i), t.dtype) {
+            (Some((_, given)), _) => given.clone(),
+            (None, DType::I32) => Tensor::from_fn(t.clone(), |_| (r.next() % c.ids as u64) as f64),
+            (None, _) => Tensor::from_fn(t.clone(), |_| r.unit() + c.shift),
         })
         .collect()
 }
@@ -325,7 +406,11 @@ fn gradients_match_central_differences() {
                 let up = objective(&f, &moved, &weights);
                 moved[i].data[e] -= 2.0 * h;
                 let down = objective(&f, &moved, &weights);
-                let want = (up - down) / (2.0 * h);
+                let want = match (c.op, i) {
+                    // Not the derivative of its result, but of the loss that it stands for.
+                    ("aux_loss", 1) => AUX,
+                    _ => (up - down) / (2.0 * h),
+                };
                 assert!(close(d.data[e], want, 1e-6), "{} operand {i}: {} {want}", c.op, d.data[e]);
             }
         }
@@ -378,7 +463,9 @@ fn costs_and_sharding_rules_cover_all_dims() {
 #[test]
 fn every_file_of_an_op_is_registered() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops");
-    let helpers = ["mod", "prelude", "docs", "decomposed", "pointwise", "rows", "exchange", "part"];
+    let helpers = [
+        "mod", "prelude", "docs", "decomposed", "pointwise", "rows", "exchange", "part", "routing",
+    ];
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()
         .map(|e| e.unwrap().path().file_stem().unwrap().to_str().unwrap().to_string())

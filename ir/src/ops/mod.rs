@@ -11,6 +11,7 @@ pub(crate) mod decomposed;
 mod exchange;
 mod part;
 mod prelude;
+mod routing;
 mod rows;
 
 mod adamw;
@@ -20,23 +21,32 @@ mod all_reduce;
 mod all_to_all;
 pub mod attention;
 mod attention_grad;
+mod aux_loss;
 pub mod call;
 pub mod cast;
 mod causal_mask;
+mod combine;
 mod cross_entropy;
 mod cross_entropy_grad;
 mod cross_entropy_join;
 mod cross_entropy_part;
+mod dispatch;
 mod div;
 pub mod dropout;
 mod dropout_attention;
 mod dropout_attention_grad;
 pub mod erf;
 mod exp;
+mod expand_rows;
+mod expert_load;
+mod expert_rows;
+mod expert_slots;
 pub mod fill;
 mod gather;
 pub mod gelu;
 mod gelu_grad;
+pub mod grouped_matmul;
+mod grouped_weight;
 mod iota;
 mod layer_norm;
 mod layer_norm_grad;
@@ -50,6 +60,7 @@ mod minimum;
 mod mul;
 mod neg;
 mod pad;
+mod put_choices;
 mod qkv_merge;
 pub mod qkv_split;
 mod reduce_max;
@@ -60,16 +71,21 @@ pub mod repeat;
 mod reshape;
 mod rotary;
 mod rotary_table;
+mod route_dot;
 mod rsqrt;
 mod scatter_add;
+pub mod sinkhorn;
 mod slice;
 mod softmax;
 mod sqrt;
 mod step;
 mod sub;
+mod sum_rows;
 mod sum_squares;
+mod take_choices;
 mod take_part;
 mod tanh;
+mod top_k;
 mod transpose;
 mod wait;
 
@@ -82,23 +98,32 @@ pub static ALL: &[&dyn OpDef] = &[
     &all_to_all::AllToAll,
     &attention::Attention,
     &attention_grad::AttentionGrad,
+    &aux_loss::AuxLoss,
     &call::Call,
     &cast::Cast,
     &causal_mask::CausalMask,
+    &combine::Combine,
     &cross_entropy::CrossEntropy,
     &cross_entropy_grad::CrossEntropyGrad,
     &cross_entropy_join::CrossEntropyJoin,
     &cross_entropy_part::CrossEntropyPart,
+    &dispatch::Dispatch,
     &div::Div,
     &dropout::Dropout,
     &dropout_attention::DropoutAttention,
     &dropout_attention_grad::DropoutAttentionGrad,
     &erf::Erf,
     &exp::Exp,
+    &expand_rows::ExpandRows,
+    &expert_load::ExpertLoad,
+    &expert_rows::ExpertRows,
+    &expert_slots::ExpertSlots,
     &fill::Fill,
     &gather::Gather,
     &gelu::Gelu,
     &gelu_grad::GeluGrad,
+    &grouped_matmul::GroupedMatmul,
+    &grouped_weight::GroupedWeight,
     &iota::Iota,
     &layer_norm::LayerNorm,
     &layer_norm_grad::LayerNormGrad,
@@ -112,6 +137,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &mul::Mul,
     &neg::Neg,
     &pad::Pad,
+    &put_choices::PutChoices,
     &qkv_merge::QkvMerge,
     &qkv_split::QkvSplit,
     &reduce_max::ReduceMax,
@@ -122,16 +148,21 @@ pub static ALL: &[&dyn OpDef] = &[
     &reshape::Reshape,
     &rotary::Rotary,
     &rotary_table::RotaryTable,
+    &route_dot::RouteDot,
     &rsqrt::Rsqrt,
     &scatter_add::ScatterAdd,
+    &sinkhorn::Sinkhorn,
     &slice::Slice,
     &softmax::Softmax,
     &sqrt::Sqrt,
     &step::Step,
     &sub::Sub,
+    &sum_rows::SumRows,
     &sum_squares::SumSquares,
+    &take_choices::TakeChoices,
     &take_part::TakePart,
     &tanh::Tanh,
+    &top_k::TopK,
     &transpose::Transpose,
     &wait::Wait,
 ];
