@@ -37,7 +37,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let step = d.micro_step(&loss)?;
     m.insert(step);
     if m.function("eval_step").is_some() {
-        // The model evaluates otherwise than it trains: without dropout.
+        // The model evaluates otherwise than it trains.
         m.functions.retain(|f| f.name != "loss");
     } else if let Some(f) = m.function_mut("loss") {
         f.name = "eval_step".into();
@@ -312,7 +312,10 @@ impl Differentiator<'_> {
             };
             for (o, g) in op.operands.iter().zip(grads) {
                 if let Some(g) = g {
-                    accumulate(&mut b, cotangents, *o, g)?;
+                    match op.kind.is("reshape") {
+                        true => accumulate_view(&mut b, cotangents, *o, g, &op.results[0])?,
+                        false => accumulate(&mut b, cotangents, *o, g)?,
+                    }
                 }
             }
         }
@@ -398,6 +401,26 @@ fn accumulator(
         return Ok(b.one("reshape", &[whole], dims_attrs(&ty.dims))?);
     }
     Ok(b.fill(0.0, &ty)?)
+}
+
+/// Adds the gradient `g` of `v`, made by reshaping that of the view `of`. The sum is taken with the view's
+/// dims, so that it stands next to what makes the gradient and can be done in place there.
+fn accumulate_view(
+    b: &mut Builder<'_>,
+    cotangents: &mut Cotangents,
+    v: ValueId,
+    g: ValueId,
+    of: &ValueId,
+) -> Result<(), PassError> {
+    let (Some(old), Some(made)) = (cotangents.get(&v).copied(), cotangents.get(of).copied()) else {
+        return accumulate(b, cotangents, v, g);
+    };
+    let (whole, view) = (b.ty(v).dims.clone(), b.ty(made).dims.clone());
+    let old = b.reshape(old, &view)?;
+    let sum = b.add(old, made)?;
+    let sum = b.reshape(sum, &whole)?;
+    cotangents.insert(v, sum);
+    Ok(())
 }
 
 fn accumulate(

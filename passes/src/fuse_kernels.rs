@@ -91,11 +91,16 @@ fn family(op: &Op) -> Option<&'static str> {
         "qkv_merge" => "qkv_merge",
         "transpose" | "slice" | "pad" => "copy",
         "layer_norm" | "layer_norm_grad" | "sum_squares" | "adamw" | "softmax" => "rowwise",
+        "grouped_matmul" => "matmul",
+        "grouped_weight" | "sum_rows" => "grouped_sum",
+        "top_k" | "take_choices" | "put_choices" | "sinkhorn" | "expert_load" | "expert_slots"
+        | "expert_rows" => "route",
+        "dispatch" | "combine" | "route_dot" | "expand_rows" => "move_tokens",
         _ => return None,
     })
 }
 
-/// Whether the reduced dims of `op` are the innermost ones, the outermost ones, or neither.
+/// Whether the reduced dims of `op` are the innermost ones, neighbours further out, or neither.
 fn reduction_family(f: &Function, op: &Op) -> Option<&'static str> {
     let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
     let kept: Vec<bool> = x.dims.iter().map(|d| y.has(&d.name)).collect();
@@ -103,7 +108,7 @@ fn reduction_family(f: &Function, op: &Op) -> Option<&'static str> {
     if kept[first_reduced..].iter().all(|k| !k) {
         return Some("rowwise");
     }
-    let first_kept = kept.iter().position(|k| *k)?;
+    let first_kept = first_reduced + kept[first_reduced..].iter().position(|k| *k)?;
     kept[first_kept..].iter().all(|k| *k).then_some("columnwise")
 }
 
@@ -177,7 +182,7 @@ impl Fusing<'_> {
         let result = f.ty(f.ops[op].results[0]);
         let fits = match g.family {
             "matmul" => {
-                let product = g.ops.iter().find(|o| f.ops[**o].kind.is("matmul"));
+                let product = g.ops.iter().find(|o| is_product(&f.ops[**o]));
                 product.is_some_and(|o| f.ty(f.ops[*o].results[0]).dims == result.dims)
             }
             "rowwise" => g.ops.iter().any(|o| {
@@ -188,7 +193,10 @@ impl Fusing<'_> {
                 let r = &f.ops[*o];
                 r.kind.is("reduce_sum") && f.ty(r.results[0]).dims == result.dims
             }),
-            "scatter_rows" => f.ops[op].kind.is("add") && g.ops.len() == 1,
+            "scatter_rows" | "grouped_sum" => {
+                let same = f.ty(f.ops[g.ops[0]].results[0]).dims == result.dims;
+                f.ops[op].kind.is("add") && g.ops.len() == 1 && same
+            }
             _ => false,
         };
         // Operands must be older than the group, constants, or its own.
@@ -206,7 +214,7 @@ impl Fusing<'_> {
     fn factors_stay(&self, group: usize, op: usize) -> bool {
         let g = &self.groups[group];
         g.family != "matmul"
-            || g.ops.iter().filter(|o| self.f.ops[**o].kind.is("matmul")).all(|o| {
+            || g.ops.iter().filter(|o| is_product(&self.f.ops[**o])).all(|o| {
                 let factors = &self.f.ops[*o].operands;
                 self.f.ops[op].operands.iter().all(|v| !factors.contains(v))
             })
@@ -281,6 +289,11 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
         }
     }
     Ok(s)
+}
+
+/// Whether the op is what a kernel of products is about.
+fn is_product(op: &Op) -> bool {
+    matches!(op.kind.name(), "matmul" | "grouped_matmul")
 }
 
 fn unsupported(f: &Function, op: &Op) -> PassError {
@@ -446,7 +459,7 @@ fn emit(
 /// writes the result's, and nowhere else.
 fn in_place(k: &Function, family: &str) -> Vec<i64> {
     let factors: Vec<ValueId> =
-        k.ops.iter().filter(|op| op.kind.is("matmul")).flat_map(|op| op.operands.clone()).collect();
+        k.ops.iter().filter(|op| is_product(op)).flat_map(|op| op.operands.clone()).collect();
     let mut pairs = vec![];
     for (i, r) in k.results.iter().enumerate() {
         for (j, p) in k.params.iter().enumerate() {
@@ -454,7 +467,7 @@ fn in_place(k: &Function, family: &str) -> Vec<i64> {
                 "matmul" => !factors.contains(p),
                 "rowwise" => true,
                 "columnwise" => true,
-                "scatter_rows" => {
+                "scatter_rows" | "grouped_sum" => {
                     k.ops.iter().any(|op| op.kind.is("add") && op.operands.contains(p))
                 }
                 "cross_entropy" => k.ops[0].operands.first() == Some(p),

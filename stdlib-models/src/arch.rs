@@ -24,6 +24,51 @@ pub enum Positions {
     None,
 }
 
+/// How a router chooses experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Router {
+    /// By probability.
+    TopK,
+    /// In training so that experts get equal shares; in evaluation by probability.
+    Sinkhorn,
+}
+
+/// Slots of experts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Capacity {
+    /// Slots in training, in shares of an even distribution.
+    pub train_factor: f64,
+    /// The same in evaluation and generation.
+    pub eval_factor: f64,
+    /// The fewest slots.
+    pub minimum: usize,
+}
+
+/// Mixture-of-experts layers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moe {
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Layers 0, `interval`, 2 · `interval`, … have experts; it divides the number of layers.
+    pub interval: usize,
+    /// Experts of a token.
+    pub top_k: usize,
+    /// How they are chosen.
+    pub router: Router,
+    /// Slots of experts; without, nothing is dropped.
+    pub capacity: Option<Capacity>,
+    /// Weight of the load-balancing loss of each layer.
+    pub loss_coeff: f64,
+}
+
+impl Moe {
+    /// Whether layers compute something else in training than in evaluation.
+    pub fn trains_apart(&self) -> bool {
+        let factors = self.capacity.is_some_and(|c| c.train_factor != c.eval_factor);
+        factors || self.router == Router::Sinkhorn || self.loss_coeff > 0.0
+    }
+}
+
 /// A GPT-NeoX architecture and one micro-batch's shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arch {
@@ -64,6 +109,8 @@ pub struct Arch {
     pub attention_bias: bool,
     /// MLP projections have biases.
     pub mlp_bias: bool,
+    /// Layers with experts in the place of the MLP.
+    pub moe: Option<Moe>,
     /// The head is the embedding.
     pub tied: bool,
     /// Standard deviation of initial weights.
@@ -93,6 +140,11 @@ pub struct Arch {
 }
 
 impl Arch {
+    /// Layers in the body of the loop over layers: as many as there are kinds in a row.
+    pub fn interval(&self) -> usize {
+        self.moe.map_or(1, |m| m.interval.max(1))
+    }
+
     /// The place of `key`; where the key has a default, the place of the number of layers, which
     /// every configuration gives.
     pub fn loc(&self, key: &str) -> Loc {

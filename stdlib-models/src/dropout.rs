@@ -9,6 +9,9 @@ use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, TensorType, ValueId};
 
 use crate::arch::Arch;
 
+/// Number of kinds.
+const SITES: usize = 4;
+
 type Result<T> = std::result::Result<T, OpError>;
 
 /// The kinds of dropout of a model; each has masks of its own.
@@ -50,8 +53,10 @@ pub fn drops(a: &Arch) -> bool {
 pub struct Names {
     /// [batch, seq].
     pub places: ValueId,
-    /// Of all layers, or the layer's own.
+    /// Of all layers (or turns of layers), or the layer's own.
     pub layer: ValueId,
+    /// The layer's place in its turn.
+    position: usize,
     constants: Vec<(&'static str, ValueId)>,
 }
 
@@ -83,7 +88,12 @@ impl Names {
                 (name, f.add_param(name, ids(vec![Dim::new(dim, size)]), role("const", name)))
             })
             .collect();
-        Names { places, layer, constants }
+        Names { places, layer, position: 0, constants }
+    }
+
+    /// The same for the layer at `position` of a turn, which has masks of its own.
+    pub fn at(&self, position: usize) -> Names {
+        Names { position, ..self.clone() }
     }
 
     /// What all layers share, in the order of their parameters.
@@ -108,7 +118,7 @@ impl Names {
             _ => self.layer,
         };
         let operands = [x, self.places, layer, self.constant("columns")?];
-        b.one("dropout", &operands, attrs(a, a.hidden_dropout, site))
+        b.one("dropout", &operands, self.attrs(a, a.hidden_dropout, site))
     }
 
     /// Attention weights [batch, heads, seq, kv_seq] with elements dropped.
@@ -119,13 +129,13 @@ impl Names {
         b.at(&a.loc("attention_dropout"));
         let (keys, heads) = (self.constant("keys")?, self.constant("heads")?);
         let operands = [x, self.places, self.layer, keys, heads];
-        b.one("dropout", &operands, attrs(a, a.attention_dropout, Site::Weights))
+        b.one("dropout", &operands, self.attrs(a, a.attention_dropout, Site::Weights))
     }
-}
 
-fn attrs(a: &Arch, rate: f64, site: Site) -> Attrs {
-    Attrs::new()
-        .with("rate", Attr::Float(rate))
-        .with("seed", Attr::Int(a.seed.into()))
-        .with("site", Attr::Int(site as i64))
+    fn attrs(&self, a: &Arch, rate: f64, site: Site) -> Attrs {
+        Attrs::new()
+            .with("rate", Attr::Float(rate))
+            .with("seed", Attr::Int(a.seed.into()))
+            .with("site", Attr::Int((site as usize + SITES * self.position) as i64))
+    }
 }

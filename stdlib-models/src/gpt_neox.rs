@@ -1,14 +1,16 @@
 //! GPT-NeoX (Black et al. 2022, arXiv:2204.06745; Pythia uses the same family).
 //!
 //! [`build`] gives the Model phase: `@loss` (one micro-batch), `@logits` (one sequence, one
-//! position), `@block` and `@logits.block` (one layer), `@setup` (rotary tables).
+//! position), `@block` and `@logits.block` (one layer, or the layers of one turn where they are of
+//! several kinds), `@setup` (rotary tables); `@eval_step` with `@eval.block` where evaluation computes
+//! something else than training.
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
 
-use crate::arch::{Arch, Positions};
+use crate::arch::{Arch, Moe, Positions};
 use crate::dropout::{self, Names, Site};
-use crate::layers;
+use crate::{layers, moe};
 
 type Result<T> = std::result::Result<T, OpError>;
 
@@ -61,7 +63,13 @@ impl Param {
     }
 }
 
-fn block_params(a: &Arch) -> Vec<Param> {
+/// The experts of layer `position` of a turn.
+fn experts_of(a: &Arch, position: usize) -> Option<&Moe> {
+    a.moe.as_ref().filter(|_| position == 0)
+}
+
+/// Parameters of layer `position` of a turn.
+fn block_params(a: &Arch, position: usize) -> Vec<Param> {
     let (e, h, d, f) =
         (("embed", a.embed), ("heads", a.heads), ("head_dim", a.head_dim), ("ffn", a.ffn));
     let qkv = ("qkv", 3);
@@ -84,15 +92,36 @@ fn block_params(a: &Arch) -> Vec<Param> {
     if a.attention_bias {
         p.push(Param::new("attention.dense.bias", &[e], Init::Zeros));
     }
-    p.push(Param::new("mlp.dense_h_to_4h.weight", &[f, e], Init::Weight));
+    let Some(m) = experts_of(a, position) else {
+        p.push(Param::new("mlp.dense_h_to_4h.weight", &[f, e], Init::Weight));
+        if a.mlp_bias {
+            p.push(Param::new("mlp.dense_h_to_4h.bias", &[f], Init::Zeros));
+        }
+        p.push(Param::new("mlp.dense_4h_to_h.weight", &[e, f], Init::OutputWeight));
+        if a.mlp_bias {
+            p.push(Param::new("mlp.dense_4h_to_h.bias", &[e], Init::Zeros));
+        }
+        return p;
+    };
+    let x = ("experts", m.experts);
+    p.push(Param::new("mlp.router.weight", &[x, e], Init::Weight));
+    p.push(Param::new("mlp.experts.dense_h_to_4h.weight", &[x, f, e], Init::Weight));
     if a.mlp_bias {
-        p.push(Param::new("mlp.dense_h_to_4h.bias", &[f], Init::Zeros));
+        p.push(Param::new("mlp.experts.dense_h_to_4h.bias", &[x, f], Init::Zeros));
     }
-    p.push(Param::new("mlp.dense_4h_to_h.weight", &[e, f], Init::OutputWeight));
+    p.push(Param::new("mlp.experts.dense_4h_to_h.weight", &[x, e, f], Init::OutputWeight));
     if a.mlp_bias {
-        p.push(Param::new("mlp.dense_4h_to_h.bias", &[e], Init::Zeros));
+        p.push(Param::new("mlp.experts.dense_4h_to_h.bias", &[x, e], Init::Zeros));
     }
     p
+}
+
+/// The name of a parameter of layer `position` of a turn within its function.
+fn short_at(a: &Arch, p: &Param, position: usize) -> String {
+    match a.interval() {
+        1 => p.short(),
+        _ => format!("at{position}_{}", p.short()),
+    }
 }
 
 fn outer_params(a: &Arch) -> Vec<Param> {
@@ -135,20 +164,61 @@ fn table_types(a: &Arch) -> Vec<(&'static str, TensorType)> {
     }
 }
 
-/// One layer for sequences of shape [`batch`, seq]; `trains` where it may drop elements.
-fn block(a: &Arch, name: &str, batch: usize, trains: bool) -> Result<Function> {
+/// What a function is for.
+#[derive(Clone, Copy, PartialEq)]
+enum Use {
+    Train,
+    Evaluate,
+    /// One sequence.
+    Generate,
+}
+
+/// One turn of layers for sequences of shape [`batch`, seq].
+fn block(a: &Arch, name: &str, what: Use) -> Result<Function> {
+    let batch = if what == Use::Generate { 1 } else { a.batch };
     let mut f = Function::new(name);
     let stream = TensorType::f32(&[("batch", batch), ("seq", a.seq), ("embed", a.embed)]);
-    let x = f.add_param("x", stream, Attrs::new());
-    let params = block_params(a);
-    let p = Values(
-        params.iter().map(|p| (p.name, f.add_param(&p.short(), p.ty(), Attrs::new()))).collect(),
-    );
-    let names = (trains && dropout::drops(a)).then(|| Names::declare(a, &mut f, None));
+    let mut x = f.add_param("x", stream, Attrs::new());
+    let turn: Vec<Values> = (0..a.interval())
+        .map(|position| {
+            let add =
+                |p: &Param| (p.name, f.add_param(&short_at(a, p, position), p.ty(), Attrs::new()));
+            Values(block_params(a, position).iter().map(add).collect())
+        })
+        .collect();
+    let drops = what == Use::Train && dropout::drops(a);
+    let names = drops.then(|| Names::declare(a, &mut f, None));
     let tables: Vec<ValueId> =
         table_types(a).into_iter().map(|(n, ty)| f.add_param(n, ty, Attrs::new())).collect();
     let b = &mut Builder::new(&mut f);
-    let drop = |b: &mut Builder<'_>, x, site| match &names {
+    for (position, p) in turn.iter().enumerate() {
+        let names = names.as_ref().map(|n| n.at(position));
+        let kind = Kind { experts: experts_of(a, position), names: names.as_ref(), what };
+        x = layer(a, b, p, &tables, x, &kind)?;
+    }
+    f.results = vec![x];
+    Ok(f)
+}
+
+/// What one layer is made of.
+struct Kind<'a> {
+    experts: Option<&'a Moe>,
+    /// Where elements are dropped.
+    names: Option<&'a Names>,
+    what: Use,
+}
+
+/// One layer.
+fn layer(
+    a: &Arch,
+    b: &mut Builder<'_>,
+    p: &Values,
+    tables: &[ValueId],
+    x: ValueId,
+    kind: &Kind<'_>,
+) -> Result<ValueId> {
+    let Kind { experts, names, what } = *kind;
+    let drop = |b: &mut Builder<'_>, x, site| match names {
         Some(names) => names.hidden(a, b, x, site),
         None => Ok(x),
     };
@@ -173,7 +243,7 @@ fn block(a: &Arch, name: &str, batch: usize, trains: bool) -> Result<Function> {
     }
     b.at(&a.loc("num_attention_heads"));
     let scale = 1.0 / (a.head_dim as f64).sqrt();
-    let mixed = layers::attention(b, q, k, v, scale, |b, weights| match &names {
+    let mixed = layers::attention(b, q, k, v, scale, |b, weights| match names {
         Some(names) => {
             let dropped = names.weights(a, b, weights);
             b.at(&a.loc("num_attention_heads"));
@@ -191,23 +261,37 @@ fn block(a: &Arch, name: &str, batch: usize, trains: bool) -> Result<Function> {
     b.at(&a.loc("layernorm_epsilon"));
     let normal = if a.shared_norm { normal } else { norm(b, middle, "post_attention_layernorm")? };
 
-    b.at(&a.loc("intermediate_size"));
-    let weight = p.need("mlp.dense_h_to_4h.weight")?;
-    let wide = layers::linear(b, normal, weight, p.get("mlp.dense_h_to_4h.bias"), &["embed"])?;
-    b.at(&a.loc("activation"));
-    let form = if a.gelu_tanh { "tanh" } else { "none" };
-    let attrs = Attrs::new().with("approximate", Attr::Str(form.into()));
-    let active = b.one("gelu", &[wide], attrs)?;
-    b.at(&a.loc("intermediate_size"));
-    let weight = p.need("mlp.dense_4h_to_h.weight")?;
-    let out = layers::linear(b, active, weight, p.get("mlp.dense_4h_to_h.bias"), &["ffn"])?;
+    let out = match experts {
+        Some(m) => {
+            let experts = moe::Experts {
+                router: p.need("mlp.router.weight")?,
+                up: p.need("mlp.experts.dense_h_to_4h.weight")?,
+                up_bias: p.get("mlp.experts.dense_h_to_4h.bias"),
+                down: p.need("mlp.experts.dense_4h_to_h.weight")?,
+                down_bias: p.get("mlp.experts.dense_4h_to_h.bias"),
+            };
+            let groups = if what == Use::Generate { 1 } else { a.groups };
+            moe::mlp(b, a, m, experts, normal, groups, what == Use::Train)?
+        }
+        None => mlp(a, b, p, normal)?,
+    };
     let out = drop(b, out, Site::Mlp)?;
 
     b.at(&a.loc("gpt_j_residual"));
     let branches = if a.parallel_residual { b.add(out, attended)? } else { out };
-    let y = b.add(branches, middle)?;
-    f.results = vec![y];
-    Ok(f)
+    b.add(branches, middle)
+}
+
+/// The MLP of a layer without experts.
+fn mlp(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId) -> Result<ValueId> {
+    b.at(&a.loc("intermediate_size"));
+    let weight = p.need("mlp.dense_h_to_4h.weight")?;
+    let wide = layers::linear(b, x, weight, p.get("mlp.dense_h_to_4h.bias"), &["embed"])?;
+    b.at(&a.loc("activation"));
+    let active = layers::gelu(b, wide, a.gelu_tanh)?;
+    b.at(&a.loc("intermediate_size"));
+    let weight = p.need("mlp.dense_4h_to_h.weight")?;
+    layers::linear(b, active, weight, p.get("mlp.dense_4h_to_h.bias"), &["ffn"])
 }
 
 /// What the layers need besides the stream.
@@ -253,12 +337,12 @@ fn trunk(
     let operands = [&[x], &slices[..], &shared, &inputs.tables].concat();
     let mut attrs = Attrs::new()
         .with("callee", Attr::Symbol(callee.into()))
-        .with("count", Attr::Int(a.layers as i64))
+        .with("count", Attr::Int((a.layers / a.interval()) as i64))
         .with("carried", Attr::Int(1))
         .with("sliced", Attr::Int(slices.len() as i64))
         .with("dim", Attr::Str("layer".into()));
     if let Some(group) = a.checkpoint {
-        attrs.set("neox.checkpoint", Attr::Int(group as i64));
+        attrs.set("neox.checkpoint", Attr::Int((group / a.interval()).max(1) as i64));
     }
     b.one("repeat", &operands, attrs)
 }
@@ -272,14 +356,20 @@ fn declare(a: &Arch, f: &mut Function) -> (Values, Vec<ValueId>) {
             (p.name, f.add_param(&short, p.ty(), p.attrs(a, p.name)))
         })
         .collect();
-    let stacked = block_params(a)
-        .iter()
-        .map(|p| {
-            let full = format!("gpt_neox.layers.{{layer}}.{}", p.name);
-            let ty = p.ty().stacked(Dim::new("layer", a.layers));
-            f.add_param(&format!("layers_{}", p.short()), ty, p.attrs(a, &full))
-        })
-        .collect();
+    let mut stacked = vec![];
+    let turn = a.interval();
+    for position in 0..turn {
+        let number = match turn {
+            1 => "{layer}".to_string(),
+            _ => format!("{{layer*{turn}+{position}}}"),
+        };
+        for p in block_params(a, position) {
+            let full = format!("gpt_neox.layers.{number}.{}", p.name);
+            let ty = p.ty().stacked(Dim::new("layer", a.layers / turn));
+            let name = format!("layers_{}", short_at(a, &p, position));
+            stacked.push(f.add_param(&name, ty, p.attrs(a, &full)));
+        }
+    }
     (Values(outer), stacked)
 }
 
@@ -336,7 +426,8 @@ fn loss(a: &Arch, module: &Module, name: &str, layer: &str, trains: bool) -> Res
     let labels = batch_param(&mut f, "labels", ids);
     let mask = batch_param(&mut f, "mask", TensorType::new(DType::F32, dims));
     let tables = declare_tables(a, &mut f);
-    let names = (trains && dropout::drops(a)).then(|| Names::declare(a, &mut f, Some(a.layers)));
+    let names = (trains && dropout::drops(a))
+        .then(|| Names::declare(a, &mut f, Some(a.layers / a.interval())));
     let inputs = Inputs { stacked, tables, names };
     let b = &mut Builder::with_module(&mut f, module);
     let x = trunk(a, b, &p, &inputs, tokens, layer)?;
@@ -416,16 +507,19 @@ fn setup(a: &Arch) -> Result<Option<Function>> {
 
 /// The Model phase of a GPT-NeoX architecture.
 pub fn build(a: &Arch) -> Result<Module> {
+    if !a.layers.is_multiple_of(a.interval()) {
+        return Err(OpError::new("turns of layers of several kinds do not divide the layers"));
+    }
     let mut module = Module::new();
-    module.insert(block(a, "block", a.batch, true)?);
-    let mut single = block(a, "logits.block", 1, false)?;
+    module.insert(block(a, "block", Use::Train)?);
+    let mut single = block(a, "logits.block", Use::Generate)?;
     single.attrs.set("neox.forward_only", Attr::Bool(true));
     module.insert(single);
     let f = loss(a, &module, "loss", "block", true)?;
     module.insert(f);
-    if dropout::drops(a) {
-        // Without dropout, the loss is its own evaluation.
-        module.insert(block(a, "eval.block", a.batch, false)?);
+    if dropout::drops(a) || a.moe.is_some_and(|m| m.trains_apart()) {
+        // Otherwise the loss is its own evaluation.
+        module.insert(block(a, "eval.block", Use::Evaluate)?);
         let f = loss(a, &module, "eval_step", "eval.block", false)?;
         module.insert(f);
     }

@@ -79,3 +79,9 @@ pub fn linear(
         None => Ok(y),
     }
 }
+
+/// GELU, in its tanh form or exact.
+pub fn gelu(b: &mut Builder<'_>, x: ValueId, tanh: bool) -> Result<ValueId> {
+    let form = if tanh { "tanh" } else { "none" };
+    b.one("gelu", &[x], Attrs::new().with("approximate", Attr::Str(form.into())))
+}

@@ -8,6 +8,7 @@ pub mod arch;
 pub mod dropout;
 pub mod gpt_neox;
 pub mod layers;
+pub mod moe;
 
 pub use arch::Arch;
 pub use gpt_neox::build;

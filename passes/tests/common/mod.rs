@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::{DType, Module};
-use neoxc_models::arch::{Arch, Positions};
+use neoxc_models::arch::{Arch, Moe, Positions, Router};
 
 pub fn arch() -> Arch {
     Arch {
@@ -27,6 +27,7 @@ pub fn arch() -> Arch {
         norm_bias: true,
         attention_bias: true,
         mlp_bias: true,
+        moe: None,
         tied: false,
         init_std: 0.3,
         output_init_std: 0.2,
@@ -41,6 +42,11 @@ pub fn arch() -> Arch {
         clip: 0.5,
         locs: BTreeMap::new(),
     }
+}
+
+/// Experts in every layer, nothing dropped.
+pub fn moe() -> Moe {
+    Moe { experts: 4, interval: 1, top_k: 1, router: Router::TopK, capacity: None, loss_coeff: 0.0 }
 }
 
 pub struct Random(pub u64);
