@@ -120,10 +120,18 @@ fn check(functions: &[(Function, usize)], tolerance: f64) {
 }
 
 fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64) {
+    let mut r = Random(11);
+    let cases: Vec<(Function, Vec<Tensor>)> =
+        functions.iter().map(|(f, ids)| (f.clone(), inputs(f, *ids, &mut r))).collect();
+    check_given(target, &cases, tolerance);
+}
+
+/// The same on given operands.
+fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
     let module = Module::new();
     let built: Vec<kernels::Kernel> =
-        functions.iter().map(|(f, _)| kernels::build(&module, f, target).unwrap()).collect();
-    for f in functions {
+        cases.iter().map(|(f, _)| kernels::build(&module, f, target).unwrap()).collect();
+    for f in cases {
         assert_eq!(built.iter().filter(|k| k.symbol == f.0.name).count(), 1);
     }
     let compiled = neoxc_codegen::x86::compile(&built, target, None).unwrap();
@@ -131,11 +139,9 @@ fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64) {
     std::fs::write(file.path(), &compiled.so).unwrap();
     // SAFETY: the library was just made from kernels, which have no initialisers.
     let so = unsafe { libloading::Library::new(file.path()).unwrap() };
-    let mut r = Random(11);
-    for (k, (f, ids)) in built.iter().zip(functions) {
-        let x = inputs(f, *ids, &mut r);
-        let want = run_function(&module, f, &x).unwrap();
-        let got = run(&so, k, f, &x, 1);
+    for (k, (f, x)) in built.iter().zip(cases) {
+        let want = run_function(&module, f, x).unwrap();
+        let got = run(&so, k, f, x, 1);
         for (i, (w, g)) in want.iter().zip(&got).enumerate() {
             let size = w.data.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
             for (e, (a, b)) in w.data.iter().zip(g).enumerate() {
@@ -144,7 +150,7 @@ fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64) {
             }
         }
         for pieces in [2, 3, 7] {
-            let again = run(&so, k, f, &x, pieces);
+            let again = run(&so, k, f, x, pieces);
             let same = got
                 .iter()
                 .flatten()
@@ -640,4 +646,165 @@ fn projections_split_and_merge() {
         along.with("before", Attr::Int(2)).with("after", Attr::Int(1)),
     ));
     check(&cases, 2e-6);
+}
+
+/// A kernel function of one op.
+fn single(
+    name: &str,
+    family: &str,
+    op: &str,
+    operands: &[&Tensor],
+    attrs: &Attrs,
+) -> (Function, Vec<Tensor>) {
+    let mut f = Function::new(name);
+    f.attrs.set("neox.kernel", Attr::Str(family.into()));
+    let add = |(i, t): (usize, &&Tensor)| f.add_param(&format!("p{i}"), t.ty.clone(), Attrs::new());
+    let ids: Vec<ValueId> = operands.iter().enumerate().map(add).collect();
+    f.results = Builder::new(&mut f).named(op, &ids, attrs.clone()).unwrap();
+    (f, operands.iter().map(|t| (*t).clone()).collect())
+}
+
+/// `case`, on top of an accumulator.
+fn accumulating(
+    (mut f, mut x): (Function, Vec<Tensor>),
+    r: &mut Random,
+) -> (Function, Vec<Tensor>) {
+    let ty = f.ty(f.results[0]).clone();
+    let ops = std::mem::take(&mut f.ops);
+    let start = f.add_param("start", ty.clone(), Attrs::new());
+    f.ops = ops;
+    let sum = f.results[0];
+    f.results = vec![Builder::new(&mut f).add(start, sum).unwrap()];
+    f.name += "_onto";
+    x.push(Tensor::from_fn(ty, |_| r.unit()));
+    (f, x)
+}
+
+/// Experts: routing, moving tokens, products of as many rows as each expert has; some experts have none.
+#[test]
+fn experts() {
+    let mut r = Random(5);
+    let mut cases = vec![];
+    let int = |n: usize| Attr::Int(n as i64);
+    let of = |f: &(Function, Vec<Tensor>)| run_function(&Module::new(), &f.0, &f.1).unwrap();
+    // groups, tokens, owners, experts of an owner, choices, width, width of the experts
+    let shapes = [
+        (1, 1, 1, 1, 1, 1, 1),
+        (1, 7, 1, 3, 2, 5, 9),
+        (2, 13, 2, 3, 2, 40, 33),
+        (1, 150, 1, 4, 1, 64, 96),
+        (3, 20, 1, 7, 3, 24, 600),
+    ];
+    for (i, (g, t, owners, local, k, e, n)) in shapes.into_iter().enumerate() {
+        let experts = owners * local;
+        let tensor =
+            |r: &mut Random, dims: Dims<'_>| Tensor::from_fn(TensorType::f32(dims), |_| r.unit());
+        let tokens = [("group", g), ("token", t)];
+        let logits = tensor(&mut r, &[&tokens[..], &[("experts", experts)]].concat());
+        let x = tensor(&mut r, &[&tokens[..], &[("embed", e)]].concat());
+        let weights = tensor(&mut r, &[&tokens[..], &[("choice", k)]].concat());
+        let none = Attrs::new();
+        let name = |what: &str| format!("{what}{i}");
+        cases.push(single(&name("sinkhorn"), "route", "sinkhorn", &[&logits], &none));
+        let top =
+            single(&name("top"), "route", "top_k", &[&logits], &none.clone().with("k", int(k)));
+        // Equal scores go to the lower index.
+        let rounded = Tensor::from_fn(logits.ty.clone(), |_| (3.0 * r.unit()).round());
+        let ties = single(&name("ties"), "route", "top_k", &[&rounded], &top.0.ops[0].attrs);
+        let mut indices = of(&top)[0].clone();
+        cases.extend([top, ties]);
+        if experts > 2 {
+            // The last expert has no tokens.
+            for x in &mut indices.data {
+                *x = (*x).min(experts as f64 - 2.0);
+            }
+        }
+        let two = [&logits, &indices];
+        cases.push(single(&name("take"), "route", "take_choices", &two, &none));
+        let to = none.clone().with("dim", Attr::Str("experts".into())).with("size", int(experts));
+        cases.push(single(&name("put"), "route", "put_choices", &[&weights, &indices], &to));
+        let all = none.clone().with("experts", int(experts));
+        cases.push(single(&name("load"), "route", "expert_load", &[&indices], &all));
+        let capacity = all.clone().with("capacity", int((t * k).div_ceil(experts)));
+        let owned = all.with("owners", int(owners));
+        for (op, attrs) in [("expert_slots", capacity), ("expert_rows", owned)] {
+            let name = |what: &str| format!("{what}_{op}{i}");
+            let routing = single(&name("r"), "route", op, &[&indices], &attrs);
+            let places = of(&routing);
+            cases.push(routing);
+            let (position, source) = (&places[0], &places[1]);
+            let mut wide = source.ty.with_dtype(F);
+            wide.dims.push(Dim::new("embed", e));
+            let y = Tensor::from_fn(wide, |_| r.unit());
+            for (move_op, value) in [("dispatch", &x), ("combine", &y)] {
+                let plain = [value, position, source];
+                let weighted = [value, position, source, &weights];
+                let full = format!("{}_w", name(move_op));
+                cases.push(single(&name(move_op), "move_tokens", move_op, &plain, &none));
+                cases.push(single(&full, "move_tokens", move_op, &weighted, &none));
+            }
+            cases.push(single(
+                &name("dot"),
+                "move_tokens",
+                "route_dot",
+                &[&x, &y, position],
+                &none,
+            ));
+            let [_, _, starts, counts] = &places[..] else { continue };
+            let side = ("ffn", n);
+            let (owner, local) = (("owner", owners), ("local", local));
+            let contract = none.clone().with("contract", Attr::Str("embed".into()));
+            let up = tensor(&mut r, &[owner, local, side, ("embed", e)]);
+            let down = tensor(&mut r, &[owner, local, ("embed", e), side]);
+            for (form, w) in [("nt", &up), ("nn", &down)] {
+                let four = [&y, w, starts, counts];
+                cases.push(single(&name(form), "matmul", "grouped_matmul", &four, &contract));
+            }
+            let bias = tensor(&mut r, &[owner, local, side]);
+            let rows = none.clone().with("rows", int(t * k));
+            let three = [&bias, starts, counts];
+            let expand = single(&name("bias"), "move_tokens", "expand_rows", &three, &rows);
+            let wide = of(&expand)[0].clone();
+            cases.push(expand);
+            // A bias and an activation behind the product.
+            let (mut f, mut values) = single(
+                &name("act"),
+                "matmul",
+                "grouped_matmul",
+                &[&y, &up, starts, counts],
+                &contract,
+            );
+            let ops = std::mem::take(&mut f.ops);
+            let p = f.add_param("bias", wide.ty.clone(), Attrs::new());
+            f.ops = ops;
+            values.push(wide.clone());
+            let product = f.results[0];
+            let b = &mut Builder::new(&mut f);
+            let sum = b.add(product, p).unwrap();
+            let form = Attrs::new().with("approximate", Attr::Str("none".into()));
+            let active = b.one("gelu", &[sum], form).unwrap();
+            f.results = vec![sum, active];
+            cases.push((f, values));
+            let four = [&wide, &y, starts, counts];
+            let weight = single(&name("dw"), "grouped_sum", "grouped_weight", &four, &none);
+            let sums = single(&name("db"), "grouped_sum", "sum_rows", &[&y, starts, counts], &none);
+            cases.push(accumulating(weight.clone(), &mut r));
+            cases.push(accumulating(sums.clone(), &mut r));
+            cases.extend([weight, sums]);
+        }
+        // Gradient of the biases of experts with slots.
+        let (x, acc) = (
+            [("experts", experts), ("group", g), ("capacity", t), ("ffn", n)],
+            [("experts", experts), ("ffn", n)],
+        );
+        let f = kernel(&name("columns"), "columnwise", &[(&x, F), (&acc, F)], |b, p| {
+            let sum = b.reduce_sum(p[0], &["group", "capacity"]).unwrap();
+            vec![b.add(p[1], sum).unwrap()]
+        });
+        let x = inputs(&f, 1, &mut r);
+        cases.push((f, x));
+    }
+    for target in [Target::X86Native, Target::X86V3] {
+        check_given(target, &cases, 1e-5);
+    }
 }

@@ -88,7 +88,7 @@ pub(super) fn product(
 
 /// Packs the first `keys` rows of a head's keys or values: panels `[width][panel keys]`.
 pub(super) fn pack_head(k: &mut Emit, s: Sizes, base: Val, keys: Val, dst: Val) {
-    let source = Source { base, row: s.width, step: 1, rows: s.seq };
+    let source = Source { base, row: s.width, step: 1, rows: s.seq, aligned: true };
     let zero = k.int(0);
     k.loop_(zero, keys, s.panel(), |k, first| {
         let at = k.scale(first, s.width);

@@ -1,6 +1,7 @@
-//! Sums over the outer group of dims, leaving the inner one: gradients of biases and norm weights.
+//! Sums over neighbouring outer dims, leaving the inner ones: gradients of biases and norm weights; with
+//! dims further out, one such sum for each of their elements (biases of experts).
 //!
-//! A task owns a block of columns and walks all rows, so the sum has one order whatever the number
+//! A task owns a block of columns and walks all its rows, so the sum has one order whatever the number
 //! of threads. Pointwise ops before and after the sum are computed on the way.
 
 use std::collections::HashMap;
@@ -15,22 +16,34 @@ use crate::emit::{Emit, Ty, Val};
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let space = Space::of(b.f).ok_or_else(|| b.fail("its values do not share one index space"))?;
-    let [rows, width] = space.sizes[..] else {
-        return Err(
-            b.fail(format!("has {} groups of dims, not rows and columns", space.sizes.len()))
-        );
+    let (outer, rows, width) = match space.sizes[..] {
+        [rows, width] => (1, rows, width),
+        [outer, rows, width] => (outer, rows, width),
+        _ => {
+            return Err(
+                b.fail(format!("has {} groups of dims, not rows and columns", space.sizes.len()))
+            );
+        }
     };
+    let columns = space.sizes.len() - 1;
     let sums: Vec<neoxc_ir::Op> =
         b.f.ops.iter().filter(|op| op.kind.is("reduce_sum")).cloned().collect();
     for op in &sums {
         let (x, y) = (op.operands[0], op.results[0]);
-        if !space.has(x, 1) || !space.has(y, 1) || space.has(y, 0) {
+        let kept = |g| space.has(x, g) && space.has(y, g);
+        if !kept(columns) || space.has(y, columns - 1) || columns == 2 && !kept(0) {
             return Err(b.fail("reduces other dims than the rows"));
         }
     }
     let lanes = b.lanes;
-    let tasks = width.div_ceil(lanes);
+    let blocks = width.div_ceil(lanes);
     b.tasks(|b, t| {
+        let (first, t) = if outer == 1 {
+            (None, t)
+        } else {
+            let n = b.k.int(blocks as i64);
+            (Some(b.k.div(t, n)), b.k.rem(t, n))
+        };
         let column = b.k.scale(t, lanes);
         let mask = (!width.is_multiple_of(lanes)).then(|| {
             let ids = b.k.lane_ids(lanes);
@@ -47,7 +60,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let mut k = std::mem::replace(&mut b.k, Emit::new(""));
         let totals = k.for_(lo, hi, step, &init, |k, row, acc| {
             std::mem::swap(&mut b.k, k);
-            let at = At { space: &space, row: Some(row), column, mask };
+            let at = At { space: &space, first, row: Some(row), column, mask };
             let mut known = HashMap::new();
             let mut out = vec![];
             for (op, a) in sums.iter().zip(acc) {
@@ -67,7 +80,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         b.k = k;
         outcome?;
-        let at = At { space: &space, row: None, column, mask };
+        let at = At { space: &space, first, row: None, column, mask };
         let mut known: HashMap<ValueId, Val> =
             sums.iter().zip(totals).map(|(op, v)| (op.results[0], v)).collect();
         let mut ready = vec![];
@@ -77,7 +90,14 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         for (i, v) in ready {
             let pointer = b.result(i);
-            let p = b.k.element(pointer, column);
+            let at = match first {
+                Some(first) => {
+                    let line = b.k.scale(first, width);
+                    b.k.add(line, column)
+                }
+                None => column,
+            };
+            let p = b.k.element(pointer, at);
             match mask {
                 None => b.k.store(v, p),
                 Some(mask) => b.k.store_masked(v, p, mask),
@@ -85,12 +105,14 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape { tasks, scratch_floats: 0 })
+    Ok(Shape { tasks: outer * blocks, scratch_floats: 0 })
 }
 
 /// A place in the index space; after the sum there is no row.
 struct At<'a> {
     space: &'a Space,
+    /// Index further out than the rows, if there is one.
+    first: Option<Val>,
     row: Option<Val>,
     column: Val,
     mask: Option<Val>,
@@ -108,12 +130,17 @@ impl At<'_> {
         }
         let x = if let Some(pointer) = b.param(v) {
             let strides = self.space.strides(v);
+            let columns = strides.len() - 1;
             let mut at = b.k.int(0);
-            if strides[0] > 0 {
+            if strides[columns - 1] > 0 {
                 let row = self.row.ok_or_else(|| b.fail("uses a row after the sum"))?;
-                at = b.k.scale(row, strides[0]);
+                at = b.k.scale(row, strides[columns - 1]);
             }
-            if strides[1] > 0 {
+            if let Some(first) = self.first.filter(|_| strides[0] > 0) {
+                let line = b.k.scale(first, strides[0]);
+                at = b.k.add(at, line);
+            }
+            if strides[columns] > 0 {
                 let at = b.k.add(at, self.column);
                 let p = b.k.element(pointer, at);
                 b.load_lanes(v, p, self.mask)

@@ -2,21 +2,24 @@
 //! panels, one task per block of the result.
 //!
 //! C[batch, m, n] = Σₖ A[batch, m, k]·B[batch, k, n], every operand with its own strides, so no
-//! transposed copy is ever made. k is split into blocks whose partial tiles wait in scratch; the
+//! transposed copy is ever made. Products of rows that belong to experts are the same over ranges of rows
+//! that the kernel reads. k is split into blocks whose partial tiles wait in scratch; the
 //! order of the sum is fixed by the depth and does not depend on the number of threads.
 
+mod grouped;
 mod schedule;
 mod tile;
 
 use std::collections::HashMap;
 
 use neoxc_ir::ops::matmul::roles;
-use neoxc_ir::{Dim, TensorType, ValueId};
+use neoxc_ir::{Dim, Op, TensorType, ValueId};
 
 use super::pack::{self, Source, panel_stride};
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Val};
+use grouped::Ranges;
 use schedule::{Access, CpuModel, Problem, Schedule};
 use tile::{Operand, Tile};
 
@@ -53,15 +56,21 @@ struct Plan {
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let f = b.f;
-    let op = f.ops.iter().find(|op| op.kind.is("matmul")).ok_or_else(|| b.fail("has no matmul"))?;
+    let product = |op: &&Op| matches!(op.kind.name(), "matmul" | "grouped_matmul");
+    let op = f.ops.iter().find(product).ok_or_else(|| b.fail("has no matmul"))?;
     let (va, vb, product) = (op.operands[0], op.operands[1], op.results[0]);
     let (ta, tb, tc) = (f.ty(va), f.ty(vb), f.ty(product));
-    let r = roles(ta, tb, &op.attrs).map_err(|e| b.fail(e.0))?;
+    let by_expert = op.kind.is("grouped_matmul");
+    let r = match by_expert {
+        true => grouped::roles(f, op)?,
+        false => roles(ta, tb, &op.attrs).map_err(|e| b.fail(e.0))?,
+    };
     let layout = |dims: &[Dim], ty: &TensorType| {
         collapse(dims, ty).ok_or_else(|| b.fail(format!("{ty} is not one matrix")))
     };
     let (a_batch, a_row, a_step) = (layout(&r.batch, ta)?, layout(&r.m, ta)?, layout(&r.k, ta)?);
-    let (b_batch, b_row, b_step) = (layout(&r.batch, tb)?, layout(&r.n, tb)?, layout(&r.k, tb)?);
+    let b_batch = if by_expert { 0 } else { layout(&r.batch, tb)? };
+    let (b_row, b_step) = (layout(&r.n, tb)?, layout(&r.k, tb)?);
     // The contraction must walk both operands in one order.
     let order = |ty: &TensorType| -> Vec<usize> {
         r.k.iter().filter(|d| d.size > 1).filter_map(|d| ty.position(&d.name)).collect()
@@ -71,11 +80,33 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let (batch, m, n, depth) = (size(&r.batch), size(&r.m), size(&r.n), size(&r.k));
     let lanes = b.lanes;
-    let problem = Problem { batch, m, n, depth, a: (a_row, a_step), b: (b_row, b_step) };
-    let s = Schedule::choose(problem, CpuModel::of(lanes));
+    let (a_strides, b_strides) = ((a_row, a_step), (b_row, b_step));
+    let mut problem = Problem { batch, m, n, depth, a: a_strides, b: b_strides };
+    let ranges = match by_expert {
+        true => {
+            let lost = || b.fail("which rows experts have is not a parameter");
+            let (starts, counts) = (op.operands[2], op.operands[3]);
+            let local = f.ty(starts).dims.last().map_or(1, |d| d.size);
+            // The schedule for equal shares; where rows begin is not known, so they are packed.
+            problem = Problem { batch: batch * local, m: m.div_ceil(local), ..problem };
+            Some(Ranges {
+                starts: b.param(starts).ok_or_else(lost)?,
+                counts: b.param(counts).ok_or_else(lost)?,
+                groups: f.ty(va).dims[1].size,
+                local,
+                rows: m,
+                matrix: n * depth,
+            })
+        }
+        false => None,
+    };
+    let mut s = Schedule::choose(problem, CpuModel::of(lanes));
+    if ranges.is_some() {
+        s.a = Access::Packed;
+    }
     let mut strides = HashMap::new();
     for p in &f.params {
-        if *p != va && *p != vb {
+        if !op.operands.contains(p) {
             let ty = f.ty(*p);
             let along = |dims: &[Dim]| -> Option<usize> {
                 let have = dims.iter().filter(|d| ty.has(&d.name)).count();
@@ -106,6 +137,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let blocks = depth.div_ceil(s.block_depth);
     let partial = if blocks > 1 { s.task_rows * s.task_columns } else { 0 };
     let one_tile = s.tile_rows * width;
+    let products = ranges.map_or(batch, |r| r.products(batch));
     let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
     let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
     b.tasks(|b, t| {
@@ -115,7 +147,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let rest = k.rem(t, per_batch);
         let columns = k.int(column_blocks as i64);
         let (mi, ni) = (k.div(rest, columns), k.rem(rest, columns));
-        let (m0, n0) = (k.scale(mi, s.task_rows), k.scale(ni, s.task_columns));
+        let (mut m0, n0) = (k.scale(mi, s.task_rows), k.scale(ni, s.task_columns));
+        let place = ranges.map(|r| r.place(k, which));
+        let which = place.as_ref().map_or(which, |p| p.bin);
+        if let Some(p) = &place {
+            m0 = k.add(p.first, m0);
+        }
         let base = |k: &mut Emit, p, stride| {
             if batch == 1 {
                 return p;
@@ -123,8 +160,17 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let at = k.scale(which, stride);
             k.element(p, at)
         };
-        let source_a = Source { base: base(k, pa, a_batch), row: a_row, step: a_step, rows: m };
-        let source_b = Source { base: base(k, pb, b_batch), row: b_row, step: b_step, rows: n };
+        let aligned = place.is_none();
+        let from = base(k, pa, a_batch);
+        let source_a = Source { base: from, row: a_row, step: a_step, rows: m, aligned };
+        let from = match (&place, ranges) {
+            (Some(p), Some(r)) => {
+                let at = k.scale(p.matrix, r.matrix);
+                k.element(pb, at)
+            }
+            _ => base(k, pb, b_batch),
+        };
+        let source_b = Source { base: from, row: b_row, step: b_step, rows: n, aligned: true };
         let bp = b.scratch;
         let ap = k.element_at(bp, packed_b);
         let cp = k.element_at(ap, packed_a);
@@ -142,7 +188,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let unit = k.int(unit as i64);
             k.div(n, unit)
         };
-        let (all_m, all_n) = (k.int(m as i64), k.int(n as i64));
+        let (mut all_m, all_n) = (k.int(m as i64), k.int(n as i64));
+        if let Some(p) = &place {
+            all_m = p.rows.end;
+        }
         let m1 = limit(k, m0, s.task_rows, all_m);
         let n1 = limit(k, n0, s.task_columns, all_n);
         // Counts known now let LLVM unroll what packs a line of panels.
@@ -151,9 +200,15 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         } else {
             count(k, n0, n1, width)
         };
-        let whole_groups =
-            m.is_multiple_of(s.task_rows) && s.task_rows.is_multiple_of(s.group_rows);
+        let whole_groups = place.is_none()
+            && m.is_multiple_of(s.task_rows)
+            && s.task_rows.is_multiple_of(s.group_rows);
         let zero = k.int(0);
+        let rows = place.as_ref().map(|p| p.rows);
+        // Nothing is packed for rows that no expert has, and nothing is done where a range has none left.
+        let free = rows.map(|r| r.free);
+        let packed = |k: &mut Emit, panels| free.map_or(panels, |f| k.select(f, zero, panels));
+        let some = place.is_some().then(|| k.cmp("slt", m0, m1));
         for last in [false, true] {
             // All blocks but the last share code; the last one ends in the epilogue.
             let (from, to) = if last { (blocks - 1, blocks) } else { (0, blocks - 1) };
@@ -161,12 +216,16 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 continue;
             }
             let depth = if last { depth - (blocks - 1) * s.block_depth } else { s.block_depth };
-            let (lo, hi) = (b.k.int(from as i64), b.k.int(to as i64));
+            let (lo, mut hi) = (b.k.int(from as i64), b.k.int(to as i64));
+            if let Some(some) = some {
+                hi = b.k.select(some, hi, lo);
+            }
             b.nest(lo, hi, 1, |b, block| {
                 let k = &mut b.k;
                 let k0 = k.scale(block, s.block_depth);
                 if s.b == Access::Packed {
-                    pack::block(k, source_b, n0, across, width, k0, depth, bp, lanes);
+                    let panels = packed(k, across);
+                    pack::block(k, source_b, n0, panels, width, k0, depth, bp, lanes);
                 }
                 b.nest(m0, m1, s.group_rows, |b, mg| {
                     let k = &mut b.k;
@@ -177,7 +236,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                         count(k, mg, end, s.tile_rows)
                     };
                     if s.a == Access::Packed {
-                        pack::block(k, source_a, mg, down, s.tile_rows, k0, depth, ap, lanes);
+                        let panels = packed(k, down);
+                        pack::block(k, source_a, mg, panels, s.tile_rows, k0, depth, ap, lanes);
                     }
                     b.nest(zero, down, 1, |b, i| {
                         let a = Operand::at(
@@ -215,6 +275,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                                 partial,
                                 block,
                                 scratch: tp,
+                                rows,
                             };
                             if last {
                                 tile.finish(b)
@@ -230,7 +291,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         Ok(())
     })?;
     Ok(Shape {
-        tasks: batch * row_blocks * column_blocks,
+        tasks: products * row_blocks * column_blocks,
         scratch_floats: packed_b + packed_a + partial + one_tile,
     })
 }

@@ -11,10 +11,13 @@ mod cross_entropy;
 mod cross_entropy_parts;
 mod dropout;
 mod expr;
+mod grouped_sum;
 mod iota;
 mod matmul;
+mod move_tokens;
 mod pack;
 mod qkv;
+mod route;
 mod rows;
 mod rowwise;
 mod simplify;
@@ -144,6 +147,9 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
         "cross_entropy" => cross_entropy::emit(body),
         "iota" => iota::emit(body),
         "gather_rows" => rows::gather(body),
+        "grouped_sum" => grouped_sum::emit(body),
+        "move_tokens" => move_tokens::emit(body),
+        "route" => route::emit(body),
         "scatter_rows" => rows::scatter(body),
         "qkv_split" => qkv::split(body),
         "qkv_merge" => qkv::merge(body),

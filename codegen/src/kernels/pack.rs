@@ -17,6 +17,8 @@ pub struct Source {
     pub step: usize,
     /// Number of rows.
     pub rows: usize,
+    /// Whether panels start at multiples of their width.
+    pub aligned: bool,
 }
 
 /// Floats from one panel of a packed block to the next: a cache line apart from a round number, so
@@ -51,7 +53,7 @@ pub fn block(
         });
         return;
     }
-    let ragged = !s.rows.is_multiple_of(width);
+    let ragged = !s.aligned || !s.rows.is_multiple_of(width);
     k.count(depth, |k, p| {
         let at = k.add(k0, p);
         let at = k.scale(at, s.step);

@@ -55,7 +55,9 @@ impl OpDef for TopK {
         let mut data = vec![];
         for row in x.data.chunks(width) {
             let mut order: Vec<usize> = (0..width).collect();
-            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]).then(a.cmp(b)));
+            // Zeros are equal, whatever their sign.
+            let key = |i: usize| row[i] + 0.0;
+            order.sort_by(|a, b| key(*b).total_cmp(&key(*a)).then(a.cmp(b)));
             data.extend(order[..k].iter().map(|i| *i as f64));
         }
         Ok(vec![Tensor::new(cx.rule.results[0].clone(), data)])

@@ -79,6 +79,17 @@ pub struct Tile<'a> {
     pub block: Val,
     /// Room for one tile.
     pub scratch: Val,
+    /// Where the rows end and whether the sums are zero, if that is not known before.
+    pub rows: Option<Rows>,
+}
+
+/// Rows of one expert, or the rest, which no expert has.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// The first row after.
+    pub end: Val,
+    /// Whether no expert has them.
+    pub free: Val,
 }
 
 impl Tile<'_> {
@@ -98,7 +109,10 @@ impl Tile<'_> {
                 *v = k.select(first, none, old);
             }
         }
-        let (hi, step) = (k.int(self.depth as i64), k.int(1));
+        let (mut hi, step) = (k.int(self.depth as i64), k.int(1));
+        if let Some(rows) = self.rows {
+            hi = k.select(rows.free, zero, hi);
+        }
         k.for_(zero, hi, step, &init, |k, p, acc| {
             let b = self.b.step(k, p);
             let bs: Vec<Val> = (0..vectors)
@@ -138,7 +152,7 @@ impl Tile<'_> {
     pub fn finish(&self, b: &mut Body<'_>) -> Result<(), CodegenError> {
         let (s, lanes) = (self.plan.s, b.lanes);
         let sums = self.sums(&mut b.k, lanes);
-        let ragged = !self.plan.m.is_multiple_of(s.tile_rows);
+        let ragged = self.rows.is_some() || !self.plan.m.is_multiple_of(s.tile_rows);
         if !ragged && b.f.results == [self.plan.product] {
             for (r, sums) in sums.chunks(s.tile_vectors).enumerate() {
                 let offset = b.k.int(r as i64);
@@ -156,7 +170,10 @@ impl Tile<'_> {
             let p = k.element_at(self.scratch, at);
             k.store(v, p);
         }
-        let (all, rows) = (k.int(self.plan.m as i64), k.int(s.tile_rows as i64));
+        let (mut all, rows) = (k.int(self.plan.m as i64), k.int(s.tile_rows as i64));
+        if let Some(rows) = self.rows {
+            all = rows.end;
+        }
         let end = k.add(self.row, rows);
         let end = k.min(end, all);
         b.nest(self.row, end, 1, |b, row| {
