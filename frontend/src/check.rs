@@ -17,7 +17,7 @@ use crate::yaml::{Key, Node, Value};
 /// Reads typed values and collects what is wrong.
 pub(crate) struct Reader<'a> {
     keys: &'a Merged,
-    diagnostics: &'a mut Vec<Diagnostic>,
+    pub(crate) diagnostics: &'a mut Vec<Diagnostic>,
 }
 
 /// Checks everything; `None` where a value is missing that nothing can stand for.
@@ -187,7 +187,7 @@ impl Reader<'_> {
         None
     }
 
-    fn float(&mut self, name: &str, default: f64, low: f64, high: f64) -> f64 {
+    pub(crate) fn float(&mut self, name: &str, default: f64, low: f64, high: f64) -> f64 {
         let Some((_, node)) = self.find(name) else { return default };
         let Some(value) = number(&node.value) else { return default };
         let span = node.span.clone();
@@ -308,8 +308,9 @@ impl Reader<'_> {
                 "raise max_position_embeddings",
             );
         }
+        let moe = self.moe(layers);
         let checkpoint = match self.bool("checkpoint_activations", false) {
-            true => Some(self.checkpoint_group(layers)),
+            true => Some(self.checkpoint_group(layers, moe.map_or(1, |m| m.interval))),
             false => None,
         };
         let sigma = |method: &str| match method {
@@ -338,6 +339,7 @@ impl Reader<'_> {
             use_bias_in_norms: self.bool("use_bias_in_norms", true),
             use_bias_in_attn_linear: self.bool("use_bias_in_attn_linear", true),
             use_bias_in_mlp: self.bool("use_bias_in_mlp", true),
+            moe,
             tied: !self.bool("no_weight_tying", false),
             init_std: sigma(&init),
             output_init_std: sigma(&output),
@@ -347,11 +349,13 @@ impl Reader<'_> {
         })
     }
 
-    /// Layers recomputed together: groups have one size, so it must divide the number of layers.
-    fn checkpoint_group(&mut self, layers: usize) -> usize {
+    /// Layers recomputed together: groups have one size, so it must divide the number of layers, and be
+    /// whole turns of layers of several kinds.
+    fn checkpoint_group(&mut self, layers: usize, turn: usize) -> usize {
         let wanted = self.int("checkpoint_num_layers", 1, 100_000).unwrap_or(1);
-        let group = (1..=wanted.min(layers)).rev().find(|k| layers.is_multiple_of(*k));
-        let group = group.unwrap_or(1);
+        let turns = layers / turn;
+        let group = (1..=(wanted / turn).min(turns)).rev().find(|k| turns.is_multiple_of(*k));
+        let group = group.unwrap_or(1) * turn;
         if group != wanted {
             let message = format!("{layers} layers are recomputed in groups of {group}");
             let labels =

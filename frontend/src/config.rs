@@ -68,6 +68,45 @@ impl Default for Parallel {
     }
 }
 
+/// How a router chooses experts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Router {
+    /// By probability.
+    #[serde(rename = "topk")]
+    TopK,
+    /// In training so that experts get equal shares, otherwise by probability.
+    #[serde(rename = "sinkhorn")]
+    Sinkhorn,
+}
+
+/// Slots of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Capacity {
+    /// In training, in shares of an even distribution.
+    pub train_factor: f64,
+    /// In evaluation and generation.
+    pub eval_factor: f64,
+    /// At least so many.
+    pub minimum: usize,
+}
+
+/// Mixture of experts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Moe {
+    /// Experts of a layer.
+    pub experts: usize,
+    /// Every so many layers one has experts, from the first on.
+    pub interval: usize,
+    /// Experts of a token.
+    pub top_k: usize,
+    /// How they are chosen.
+    pub router: Router,
+    /// Slots of experts; without, nothing is dropped.
+    pub capacity: Option<Capacity>,
+    /// Weight of the load-balancing loss.
+    pub loss_coeff: f64,
+}
+
 /// Architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -107,6 +146,9 @@ pub struct Model {
     pub use_bias_in_attn_linear: bool,
     /// Biases in the MLP.
     pub use_bias_in_mlp: bool,
+    /// Layers with experts in the place of the MLP.
+    #[serde(default)]
+    pub moe: Option<Moe>,
     /// The head is the embedding.
     pub tied: bool,
     /// Standard deviation of initial weights.

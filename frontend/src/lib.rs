@@ -9,6 +9,7 @@ pub mod cluster;
 pub mod config;
 pub mod diagnostics;
 pub mod merge;
+mod moe;
 mod ranks;
 pub mod yaml;
 

@@ -32,7 +32,20 @@ impl Reader<'_> {
             let message = format!("{pipe} stages do not divide {} layers", m.num_layers);
             self.both(message, "pipe_parallel_size", "num_layers", "choose a divisor");
         }
-        if let Some(m) = model.filter(|m| pipe > 1 && m.checkpoint > Some(1))
+        if let Some((m, moe)) = model.and_then(|m| Some((m, m.moe?)))
+            && m.num_layers.is_multiple_of(pipe)
+            && !m.num_layers.is_multiple_of(pipe * moe.interval)
+        {
+            let message = format!(
+                "a stage has {} layers, not a multiple of the {} in which one has experts",
+                m.num_layers / pipe,
+                moe.interval
+            );
+            let hint = "choose stages of whole turns";
+            self.both(message, "pipe_parallel_size", "moe_expert_interval", hint);
+        }
+        let single = model.map_or(1, |m| m.moe.map_or(1, |e| e.interval));
+        if let Some(m) = model.filter(|m| pipe > 1 && m.checkpoint > Some(single))
             && let Some((_, node)) = self.find("checkpoint_num_layers").cloned()
         {
             let n = m.checkpoint.unwrap_or(1);

@@ -170,3 +170,43 @@ fn bundled_clusters_are_whole() {
     }
     assert_eq!(count, 7);
 }
+
+#[test]
+fn experts_have_their_rules() {
+    let l = from_text(&[GOOD], &["moe_num_experts=8"]);
+    assert!(l.diagnostics.is_empty(), "{:?}", told(&l));
+    let m = l.config.unwrap().model.moe.unwrap();
+    assert_eq!((m.experts, m.interval, m.top_k, m.capacity), (8, 1, 1, None));
+    assert_eq!(m.router, neoxc_frontend::config::Router::Sinkhorn);
+    let limited = ["moe_num_experts=4", "moe_token_dropping=true", "moe_eval_capacity_factor=2.0"];
+    let c = from_text(&[GOOD], &limited).config.unwrap().model.moe.unwrap().capacity.unwrap();
+    assert_eq!((c.train_factor, c.eval_factor, c.minimum), (1.0, 2.0, 4));
+    // One expert is none; other keys then say nothing.
+    let l = from_text(&[GOOD], &["moe_num_experts=1", "moe_top_k=2"]);
+    assert!(
+        told(&l)[0].contains("without effect as there is one expert: moe_top_k"),
+        "{:?}",
+        told(&l)
+    );
+    assert_eq!(l.config.unwrap().model.moe, None);
+    for (sets, want) in [
+        (&["moe_num_experts=2", "moe_top_k=3"][..], "3 experts of a token, of 2 there are"),
+        (&["moe_num_experts=2", "moe_expert_interval=3"], "does not divide 2 layers"),
+        (&["moe_num_experts=2", "moe_min_capacity=3"], "limits experts that drop nothing"),
+        (&["moe_num_experts=2", "moe_loss_coeff=0.1"], "balances experts without a loss"),
+        (
+            &["moe_num_experts=2", "moe_router_type=hash"],
+            "`moe_router_type` \"hash\": not supported",
+        ),
+        (&["moe_num_experts=2", "moe_jitter_eps=0.1"], "`moe_jitter_eps`: not supported"),
+        (
+            &["moe_num_experts=2", "moe_expert_interval=2", "world_size=2", "pipe_parallel_size=2"],
+            "a stage has 1 layers, not a multiple of the 2 in which one has experts",
+        ),
+    ] {
+        let l = from_text(&[GOOD], sets);
+        let told = told(&l);
+        assert!(l.config.is_none() && told.len() == 1, "{sets:?}: {told:?}");
+        assert!(told[0].contains(want), "{told:?}");
+    }
+}

@@ -11,6 +11,7 @@
 //! no rank ever holds those of more than one layer whole. The exchanges that stage 1 had around the
 //! update are then gone.
 
+use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::ops::find;
 use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId};
 
@@ -164,6 +165,7 @@ impl Divide<'_> {
     fn sum(&mut self, f: &str, v: ValueId, dim: &str) -> Result<usize, PassError> {
         self.shrink(f, v, dim)?;
         let mut now = v;
+        let mut dim = dim.to_string();
         loop {
             let g = self.get(f)?;
             let Some(at) = g.ops.iter().position(|op| op.operands.contains(&now)) else {
@@ -176,19 +178,24 @@ impl Divide<'_> {
                 "add" => {
                     let other = op.operands[1 - slot];
                     let ty = self.get(f)?.ty(other).clone();
-                    let ty = self.smaller(&ty, dim)?;
-                    let part = self.exchange(f, at, "reduce_scatter", other, ty, dim)?;
+                    let ty = self.smaller(&ty, &dim)?;
+                    let part = self.exchange(f, at, "reduce_scatter", other, ty, &dim)?;
                     self.get(f)?.ops[at + 1].operands[1 - slot] = part;
                     now = op.results[0];
                 }
                 "reshape" => {
-                    self.resize(f, at, dim)?;
+                    let Some(kept) = self.through(f, at, &dim)? else {
+                        self.add_whole(f, at, &dim)?;
+                        continue;
+                    };
+                    dim = kept;
+                    self.resize(f, at, &dim)?;
                     now = op.results[0];
                 }
                 "repeat" => {
                     let callee = self.callee(f, at)?;
                     let inner = self.get(&callee)?.params[slot];
-                    let end = self.sum(&callee, inner, dim)?;
+                    let end = self.sum(&callee, inner, &dim)?;
                     now = op.results[end];
                 }
                 other => {
@@ -198,8 +205,56 @@ impl Divide<'_> {
                     )));
                 }
             }
-            self.shrink(f, now, dim)?;
+            self.shrink(f, now, &dim)?;
         }
+    }
+
+    /// Adds to a sum with its own dims what is added to its view, the reshape at `at`.
+    fn add_whole(&mut self, f: &str, at: usize, dim: &str) -> Result<(), PassError> {
+        let ranks = self.ranks;
+        let g = self.get(f)?;
+        let (view, sum) = (g.ops[at].results[0], g.ops[at].operands[0]);
+        let user = |g: &Function, v: ValueId, kind: &str| {
+            let at = g.ops.iter().position(|op| op.operands.contains(&v));
+            at.filter(|i| g.ops[*i].kind.is(kind)).ok_or_else(|| {
+                PassError::Unsupported(format!("the view of a sum is not for {kind}"))
+            })
+        };
+        let add = user(g, view, "add")?;
+        let back = user(g, g.ops[add].results[0], "reshape")?;
+        let slot = usize::from(g.ops[add].operands[0] == view);
+        let other = g.ops[add].operands[slot];
+        let mut ty = g.ty(sum).clone();
+        if let Some(i) = ty.position(dim) {
+            ty.dims[i].size *= ranks;
+        }
+        let whole = g.add_value(ty.clone());
+        let sizes = neoxc_ir::build::dims_attrs(&ty.dims);
+        let (old_add, old_view) = (g.ops[add].clone(), g.ops[at].clone());
+        let result = g.ops[back].results.clone();
+        g.ops[add] = Op { operands: vec![other], results: vec![whole], attrs: sizes, ..old_view };
+        g.ops[back] = Op { operands: vec![sum, whole], results: result, ..old_add };
+        g.ops.remove(at);
+        Ok(())
+    }
+
+    /// What the reshape at `at`, whose operand is smaller along `dim` already, calls that dim; `None` where
+    /// its result cannot be divided alike.
+    fn through(&mut self, f: &str, at: usize, dim: &str) -> Result<Option<String>, PassError> {
+        let ranks = self.ranks;
+        let g = self.get(f)?;
+        let op = &g.ops[at];
+        let (mut from, to) = (g.ty(op.operands[0]).clone(), g.ty(op.results[0]).clone());
+        if let Some(i) = from.position(dim) {
+            from.dims[i].size *= ranks;
+        }
+        let (operands, results) = ([from], [to]);
+        let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
+        let rule = op.kind.0.sharding(&cx);
+        let target = rule.target(dim);
+        let divides = results[0].size(target).is_some_and(|n| n.is_multiple_of(ranks));
+        let fits = divides && rule.effect(dim) == Some(ShardEffect::Parallel);
+        Ok(fits.then(|| target.to_string()))
     }
 
     /// Corrects the sizes of a reshape for a smaller dim.
@@ -371,14 +426,19 @@ impl Divide<'_> {
         while at < self.get(f)?.ops.len() {
             let op = self.get(f)?.ops[at].clone();
             for slot in (0..op.operands.len()).filter(|s| op.operands[*s] == v) {
+                let view = match op.kind.is("reshape") {
+                    true => self.through(f, at, dim)?,
+                    false => None,
+                };
                 match op.kind.name() {
                     "take_part" if op.attrs.str("axis") == Some("data") => {
                         parts.push(op.results[0]);
                     }
-                    "reshape" => {
-                        self.resize(f, at, dim)?;
-                        self.shrink(f, op.results[0], dim)?;
-                        self.weight(f, op.results[0], dim)?;
+                    "reshape" if view.is_some() => {
+                        let dim = view.unwrap_or_default();
+                        self.resize(f, at, &dim)?;
+                        self.shrink(f, op.results[0], &dim)?;
+                        self.weight(f, op.results[0], &dim)?;
                     }
                     "repeat" => {
                         let callee = self.callee(f, at)?;

@@ -6,12 +6,12 @@ mod common;
 
 use std::collections::BTreeMap;
 
-use common::{Random, arch, inputs};
+use common::{Random, arch, inputs, moe};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Module, TensorType};
-use neoxc_models::arch::{Arch, Positions};
+use neoxc_models::arch::{Arch, Capacity, Moe, Positions, Router};
 use neoxc_passes::PassCx;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::place_memory::Place;
@@ -92,7 +92,17 @@ fn random_arch(r: &mut Random) -> Arch {
     let (layers, group) = [(2, 1), (3, 3), (4, 2), (6, 2), (6, 3)][pick(5)];
     let heads = 1 + pick(3);
     let head_dim = 2 * (1 + pick(2));
+    let capacity = Capacity { train_factor: 0.8, eval_factor: 1.5, minimum: 1 };
+    let experts = Moe {
+        experts: 2 + pick(3),
+        interval: [1, group][pick(2)],
+        top_k: 1 + pick(2),
+        router: [Router::TopK, Router::Sinkhorn][pick(2)],
+        capacity: [None, Some(capacity)][pick(2)],
+        ..moe()
+    };
     Arch {
+        moe: [None, Some(experts)][pick(2)],
         batch: 1 + pick(3),
         grad_accum: 1 + pick(3),
         seq: 4 + pick(4),

@@ -4,12 +4,12 @@
 
 mod common;
 
-use common::{Random, arch, inputs};
+use common::{Random, arch, inputs, moe};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::eval_ranks::{group, run_ranks};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Module, TensorType, text, verify};
-use neoxc_models::arch::{Arch, Positions};
+use neoxc_models::arch::{Arch, Capacity, Moe, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
@@ -119,7 +119,13 @@ fn every_mesh_computes_the_same() {
             (1, 2, 2, 1),
             (2, 2, 1, 2),
         ] {
-            let a = Arch { batch: a.batch * expert, groups: expert, ..a.clone() };
+            // Dropless experts, experts of limited capacity, none.
+            let capacity = Capacity { train_factor: 0.8, eval_factor: 1.5, minimum: 1 };
+            let experts =
+                Moe { experts: 6, top_k: 1 + seed as usize % 2, loss_coeff: 0.1, ..moe() };
+            let moe = [Some(experts), Some(Moe { capacity: Some(capacity), ..experts }), None]
+                [(seed as usize) % 3];
+            let a = Arch { batch: a.batch * expert, groups: expert, moe, ..a.clone() };
             let d = Degrees { pipe: 1, data, expert, context, tensor };
             let what = format!("seed {seed}, {d:?}");
             let zero_stage = seed as u8 % 4;

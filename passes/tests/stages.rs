@@ -6,12 +6,12 @@ mod common;
 
 use std::collections::HashMap;
 
-use common::{Random, arch, inputs};
+use common::{Random, arch, inputs, moe};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::eval_ranks::{group, run_ranks};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Function, Module, TensorType, text, verify};
-use neoxc_models::arch::{Arch, Positions};
+use neoxc_models::arch::{Arch, Capacity, Moe, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
@@ -181,6 +181,13 @@ fn stages_compute_what_the_whole_does() {
             attention_dropout: if r.next().is_multiple_of(2) { 0.3 } else { 0.0 },
             ..arch()
         };
+        // Layers in turns of two make stages of at least two.
+        let interval = 1 + (seed as usize) / 2 % 2;
+        let capacity = Capacity { train_factor: 0.8, eval_factor: 1.5, minimum: 1 };
+        let capacity = (seed % 4 == 1).then_some(capacity);
+        let experts = Moe { experts: 4, interval, capacity, loss_coeff: 0.1, ..moe() };
+        let layers = 4 * interval;
+        let a = Arch { moe: (seed % 3 > 0).then_some(experts), layers, ..a };
         let tensor = 1 + (seed as usize) % 2;
         for pipe in [2, 4] {
             let context = 1 + (seed as usize) / 4 % 2;

@@ -25,9 +25,29 @@ const SETS: [&str; 14] = [
     "optimizer={type: Adam, params: {lr: 0.001}}",
 ];
 
+/// Models whose kernels differ: dense; dropless experts; experts of limited capacity.
+const MODELS: [&[&str]; 3] = [
+    &[],
+    &["moe_num_experts=3", "moe_top_k=2"],
+    &[
+        "moe_num_experts=3",
+        "moe_router_type=topk",
+        "moe_token_dropping=true",
+        "moe_loss_coeff=0.1",
+        "moe_expert_interval=2",
+    ],
+];
+
 #[test]
 fn every_kernel_assembles_for_every_gpu() {
-    let loaded = neoxc_frontend::load(&[], None, &SETS.map(String::from));
+    for model in MODELS {
+        assembles(model);
+    }
+}
+
+fn assembles(model: &[&str]) {
+    let sets: Vec<String> = SETS.iter().chain(model).map(|s| s.to_string()).collect();
+    let loaded = neoxc_frontend::load(&[], None, &sets);
     let config = loaded.config.unwrap();
     let gpus = [Target::Sm80, Target::Sm90a, Target::Gfx90a, Target::Gfx942];
     let targets = [&[Target::X86Native][..], &gpus].concat();

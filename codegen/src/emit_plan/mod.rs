@@ -207,7 +207,8 @@ fn port(
     })
 }
 
-/// The shape that published checkpoints have: outputs × inputs for matrices, flat otherwise.
+/// The shape that published checkpoints have: outputs × inputs for matrices, flat
+/// otherwise; with experts, one of that for each.
 fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
     let all: u64 = dims.iter().product();
     if name.contains("query_key_value.weight") {
@@ -217,6 +218,9 @@ fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
     if name.contains("attention.dense.weight") {
         let outer = dims.first().copied().unwrap_or(1);
         return vec![outer, all / outer];
+    }
+    if name.contains(".experts.") {
+        return dims.to_vec();
     }
     if name.ends_with("bias") || name.contains("norm") {
         return vec![all];
@@ -267,7 +271,7 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
         for (dim, axis) in dims.iter_mut().zip(&axes) {
             *dim *= mesh.iter().find(|(n, _)| n == axis).map_or(1, |(_, n)| *n);
         }
-        let stacked = name.contains("{layer}");
+        let stacked = neoxc_plan::names::is_stacked(name);
         let layers = stacked.then(|| dims.remove(0));
         let layer_axis = axes.first().filter(|a| stacked && !a.is_empty()).cloned();
         let held = |attrs: &Attrs| -> Result<Held, CodegenError> {

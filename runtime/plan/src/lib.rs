@@ -12,6 +12,7 @@
 //! valid (every address of every loop iteration lies inside its segment).
 
 mod held;
+pub mod names;
 mod program;
 mod schedule;
 mod store;
@@ -96,7 +97,7 @@ pub enum Init {
 /// A parameter tensor, or the stack of one parameter of all layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parameter {
-    /// Logical name; `{layer}` stands for the layer's number.
+    /// Logical name; `{layer}` stands for the layer's number (see [`names`]).
     pub name: String,
     /// Number of layers, if stacked.
     pub layers: Option<u64>,
@@ -136,7 +137,7 @@ impl Parameter {
     pub fn names(&self) -> Vec<String> {
         match self.layers {
             None => vec![self.name.clone()],
-            Some(n) => (0..n).map(|i| self.name.replace("{layer}", &i.to_string())).collect(),
+            Some(n) => (0..n).map(|i| names::of_slice(&self.name, i)).collect(),
         }
     }
 }

@@ -1,0 +1,85 @@
+//! Mixture-of-experts arguments: GPT-NeoX's, and DeepSpeed's for experts of limited capacity.
+
+use crate::check::Reader;
+use crate::config::{Capacity, Moe, Router};
+use crate::diagnostics::without_effect;
+use crate::yaml::Value;
+use neoxc_ir::diag::Diagnostic;
+
+/// Keys that only say something of experts.
+const KEYS: [&str; 8] = [
+    "moe_expert_interval",
+    "moe_top_k",
+    "moe_router_type",
+    "moe_token_dropping",
+    "moe_train_capacity_factor",
+    "moe_eval_capacity_factor",
+    "moe_min_capacity",
+    "moe_loss_coeff",
+];
+
+impl Reader<'_> {
+    /// Layers with experts, where there are any.
+    pub(crate) fn moe(&mut self, layers: usize) -> Option<Moe> {
+        let experts = self.int("moe_num_experts", 1, 1 << 16).unwrap_or(1);
+        let interval = self.int("moe_expert_interval", 1, 100_000).unwrap_or(1);
+        let top_k = self.int("moe_top_k", 1, 1 << 16).unwrap_or(1);
+        let router =
+            match self.choice("moe_router_type", "sinkhorn", &["sinkhorn", "topk"]).as_str() {
+                "topk" => Router::TopK,
+                _ => Router::Sinkhorn,
+            };
+        let dropping = self.bool("moe_token_dropping", false);
+        let loss_coeff = self.float("moe_loss_coeff", 0.0, 0.0, 1e6);
+        let capacity = Capacity {
+            train_factor: self.float("moe_train_capacity_factor", 1.0, 1e-6, 1e6),
+            eval_factor: self.float("moe_eval_capacity_factor", 1.0, 1e-6, 1e6),
+            minimum: self.int("moe_min_capacity", 1, 1 << 30).unwrap_or(4),
+        };
+        if experts == 1 {
+            self.without_experts();
+            return None;
+        }
+        if top_k > experts {
+            let message = format!("{top_k} experts of a token, of {experts} there are");
+            self.both(message, "moe_top_k", "moe_num_experts", "choose fewer");
+        }
+        if !layers.is_multiple_of(interval) {
+            let message = format!(
+                "every {interval}th layer has experts, which does not divide {layers} layers"
+            );
+            self.both(message, "moe_expert_interval", "num_layers", "choose a divisor");
+            return None;
+        }
+        if !dropping {
+            for key in &KEYS[4..7] {
+                if self.find(key).is_some() {
+                    let message = format!("`{key}` limits experts that drop nothing");
+                    let hint = "`--set moe_token_dropping=true`, or remove it";
+                    self.both(message, key, "moe_token_dropping", hint);
+                }
+            }
+        }
+        if loss_coeff > 0.0 && router == Router::Sinkhorn {
+            let message = "a router of type sinkhorn balances experts without a loss".to_string();
+            let hint = "`--set moe_router_type=topk`, or `--set moe_loss_coeff=0`";
+            self.both(message, "moe_loss_coeff", "moe_router_type", hint);
+        }
+        let capacity = dropping.then_some(capacity);
+        Some(Moe { experts, interval, top_k, router, capacity, loss_coeff })
+    }
+
+    /// Warns of keys that need experts.
+    fn without_experts(&mut self) {
+        let given = |key: &&&str| {
+            self.find(key).is_some_and(|(_, n)| !matches!(n.value, Value::Bool(false)))
+        };
+        let names: Vec<&str> = KEYS.iter().filter(given).copied().collect();
+        let Some((key, _)) = names.first().and_then(|n| self.find(n)).cloned() else { return };
+        let message = format!("without effect as there is one expert: {}", names.join(", "));
+        let d = Diagnostic::warning(&without_effect::KIND, message)
+            .label(&key.span, "needs experts")
+            .hint("`--set moe_num_experts=8`");
+        self.diagnostics.push(d);
+    }
+}

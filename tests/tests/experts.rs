@@ -1,0 +1,142 @@
+//! Mixture of experts, from the configuration to training: losses fall, runs repeat to the bit and resume,
+//! recomputation routes as before, the repository's configurations are complete.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use std::path::Path;
+
+use common::{data, plan, run};
+use neoxc_plan::Plan;
+use neoxc_runtime::train::StepReport;
+
+/// Dropless, of limited capacity, and with experts in every second layer.
+const MODELS: [&[&str]; 4] = [
+    &["moe_num_experts=4", "moe_router_type=topk", "moe_top_k=2"],
+    &["moe_num_experts=4", "gpt_j_residual=false", "use_bias_in_mlp=false"],
+    &[
+        "moe_num_experts=3",
+        "moe_router_type=topk",
+        "moe_top_k=2",
+        "moe_token_dropping=true",
+        "moe_train_capacity_factor=0.8",
+        "moe_min_capacity=2",
+        "moe_loss_coeff=0.02",
+    ],
+    &["moe_num_experts=5", "moe_expert_interval=2", "num_layers=4", "moe_token_dropping=true"],
+];
+
+fn key(r: &[StepReport]) -> Vec<(u64, u32, u32)> {
+    r.iter().map(|r| (r.step, r.loss.to_bits(), r.grad_norm.to_bits())).collect()
+}
+
+fn with<'a>(model: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
+    [model, more].concat()
+}
+
+#[test]
+fn training_learns_repeats_and_resumes() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let at = |name: String| folder.path().join(name);
+    for (i, model) in MODELS.iter().enumerate() {
+        let plan = plan(folder.path(), model);
+        let whole = run(&plan, &at(format!("whole{i}")), 6, 2, false);
+        assert!((whole[0].loss - (64f32).ln()).abs() < 0.3, "{model:?}: {}", whole[0].loss);
+        assert!(whole[5].loss < whole[0].loss - 0.3, "{model:?}: {}", whole[5].loss);
+        let threads = run(&plan, &at(format!("threads{i}")), 6, 3, false);
+        assert_eq!(key(&whole), key(&threads), "{model:?}");
+        let mut halves = run(&plan, &at(format!("halves{i}")), 2, 1, false);
+        halves.extend(run(&plan, &at(format!("halves{i}")), 6, 2, true));
+        assert_eq!(key(&whole), key(&halves), "{model:?}");
+        for file in ["model.safetensors", "optimizer.safetensors"] {
+            let read =
+                |name: String| std::fs::read(at(name).join("global_step6").join(file)).unwrap();
+            assert_eq!(read(format!("whole{i}")), read(format!("halves{i}")), "{model:?}: {file}");
+        }
+    }
+}
+
+#[test]
+fn experts_have_names_of_their_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let plan = plan(folder.path(), MODELS[3]);
+    let names: Vec<String> = plan.tables.parameters.iter().flat_map(|p| p.names()).collect();
+    for layer in 0..4 {
+        let has = |what: &str| {
+            names.iter().filter(|n| **n == format!("gpt_neox.layers.{layer}.{what}")).count()
+        };
+        let experts = usize::from(layer % 2 == 0);
+        assert_eq!(has("mlp.router.weight"), experts, "{layer}");
+        assert_eq!(has("mlp.experts.dense_4h_to_h.weight"), experts, "{layer}");
+        assert_eq!(has("mlp.dense_4h_to_h.weight"), 1 - experts, "{layer}");
+        assert_eq!(has("attention.dense.weight"), 1, "{layer}");
+    }
+    let up = |p: &&neoxc_plan::Parameter| p.name.ends_with("experts.dense_h_to_4h.weight");
+    let up = plan.tables.parameters.iter().find(up).unwrap();
+    assert_eq!(up.shape, [5, 96, 24]);
+}
+
+/// What is recomputed routes as it did: the same losses to rounding, less memory.
+#[test]
+fn recomputation_changes_memory_and_nothing_else() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    for i in [0, 2] {
+        let model = MODELS[i];
+        let plain = plan(folder.path(), &with(model, &["num_layers=4"]));
+        let again = with(model, &["num_layers=4", "checkpoint_activations=true"]);
+        let again = plan(folder.path(), &again);
+        let losses = |plan: &Plan, name: String| -> Vec<f32> {
+            run(plan, &folder.path().join(name), 4, 2, false).iter().map(|r| r.loss).collect()
+        };
+        let (a, b) = (losses(&plain, format!("a{i}")), losses(&again, format!("b{i}")));
+        for (x, y) in a.iter().zip(&b) {
+            assert!((x - y).abs() < 1e-5, "{model:?}: {x} {y}");
+        }
+        let memory = |p: &Plan| p.tables.memory.activations;
+        assert!(memory(&again) < memory(&plain), "{model:?}");
+    }
+}
+
+/// FLOPs are those of the choices, not of all experts.
+#[test]
+fn flops_are_those_of_chosen_experts() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let flops = |sets: &[&str]| plan(folder.path(), sets).tables.flops_per_step;
+    let base = ["moe_router_type=topk", "num_layers=1"];
+    let one = flops(&with(&base, &["moe_num_experts=2", "moe_top_k=1"]));
+    let two = flops(&with(&base, &["moe_num_experts=2", "moe_top_k=2"]));
+    let many = flops(&with(&base, &["moe_num_experts=8", "moe_top_k=1"]));
+    // 4 micro-batches' sequences of 13 tokens through two matrices of 96 × 24, forward and twice backward.
+    let choice = (4 * 13 * 2 * 96 * 24 * 2 * 3) as f64;
+    // Activations, biases and moving tokens come on top.
+    let more = (two - one) / choice;
+    assert!((1.0..1.3).contains(&more), "{one} {two} {choice}");
+    assert!(many - one < 0.5 * choice, "{one} {many}");
+}
+
+#[test]
+fn the_repositorys_configurations_compile() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/moe");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(root).unwrap() {
+        let path = entry.unwrap().path();
+        let loaded = neoxc_frontend::load(&[path.clone()], None, &[]);
+        let told: Vec<&String> = loaded.diagnostics.iter().map(|d| &d.message).collect();
+        assert!(told.is_empty(), "{}: {told:?}", path.display());
+        let config = loaded.config.unwrap();
+        let options = neoxc_driver::Options {
+            targets: vec![neoxc_ir::target::Target::X86Native],
+            cache: None,
+            threads: 1,
+        };
+        let plan = neoxc_driver::compile(&config, &options).unwrap().plan;
+        let experts = plan.tables.parameters.iter().filter(|p| p.name.contains(".experts."));
+        assert_eq!(experts.count(), 4, "{}", path.display());
+        seen += 1;
+    }
+    assert_eq!(seen, 2);
+}
