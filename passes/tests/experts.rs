@@ -152,8 +152,8 @@ fn by_loops(a: &Arch, m: &Moe, v: &[Vec<f64>], c: &[f64], seen: &mut Seen) -> (f
         let mut share = vec![0.0; n];
         // First choices have precedence over second ones, earlier tokens over later ones.
         for choice in 0..m.top_k {
-            for t in 0..tokens {
-                let e = chosen[t][choice];
+            for (t, of_token) in chosen.iter().enumerate() {
+                let e = of_token[choice];
                 share[e] += 1.0 / (tokens * m.top_k) as f64;
                 if load[e] == slots {
                     seen.dropped += 1;

@@ -34,7 +34,7 @@ fn variants() -> Vec<(&'static str, Arch)> {
             "experts in turn",
             with(
                 Moe { interval: 2, top_k: 2, loss_coeff: 0.2, ..m },
-                Arch { layers: 4, mlp_bias: false, ..a.clone() },
+                Arch { layers: 4, mlp_bias: false, hidden_dropout: 0.2, ..a.clone() },
             ),
         ),
         (

@@ -124,7 +124,7 @@ fn the_repositorys_configurations_compile() {
     let mut seen = 0;
     for entry in std::fs::read_dir(root).unwrap() {
         let path = entry.unwrap().path();
-        let loaded = neoxc_frontend::load(&[path.clone()], None, &[]);
+        let loaded = neoxc_frontend::load(std::slice::from_ref(&path), None, &[]);
         let told: Vec<&String> = loaded.diagnostics.iter().map(|d| &d.message).collect();
         assert!(told.is_empty(), "{}: {told:?}", path.display());
         let config = loaded.config.unwrap();
