@@ -464,7 +464,15 @@ fn costs_and_sharding_rules_cover_all_dims() {
 fn every_file_of_an_op_is_registered() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/ops");
     let helpers = [
-        "mod", "prelude", "docs", "decomposed", "pointwise", "rows", "exchange", "part", "routing",
+        "mod",
+        "prelude",
+        "docs",
+        "decomposed",
+        "pointwise",
+        "rows",
+        "exchange",
+        "part",
+        "routing",
     ];
     let mut files: Vec<String> = std::fs::read_dir(folder)
         .unwrap()

@@ -49,7 +49,7 @@ fn training_learns_repeats_and_resumes() {
         let mut halves = run(&plan, &at(format!("halves{i}")), 2, 1, false);
         halves.extend(run(&plan, &at(format!("halves{i}")), 6, 2, true));
         assert_eq!(key(&whole), key(&halves), "{model:?}");
-        for file in ["model.safetensors", "optimizer.safetensors"] {
+        for file in ["manifest.json", "rank-00000.safetensors"] {
             let read =
                 |name: String| std::fs::read(at(name).join("global_step6").join(file)).unwrap();
             assert_eq!(read(format!("whole{i}")), read(format!("halves{i}")), "{model:?}: {file}");
@@ -132,6 +132,8 @@ fn the_repositorys_configurations_compile() {
             targets: vec![neoxc_ir::target::Target::X86Native],
             cache: None,
             threads: 1,
+            machine: None,
+            overlap: true,
         };
         let plan = neoxc_driver::compile(&config, &options).unwrap().plan;
         let experts = plan.tables.parameters.iter().filter(|p| p.name.contains(".experts."));
