@@ -102,6 +102,7 @@ pub static ARGUMENTS: &[Argument] = &[
     // Ours: ranks along the sequence, and the order of micro-batches, which DeepSpeed does not let one choose.
     arg("context_parallel_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("pipe_schedule", Group::Parallelism, Kind::Str, Status::Supported, Neutral::Text("1f1b")),
+    arg("virtual_pipeline_chunks", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("model_parallel_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("pipe_partition_method", Group::Parallelism, Kind::Str, Status::WithoutEffect, Neutral::Text("type:transformer|mlp")),
     arg("world_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::None),

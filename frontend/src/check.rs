@@ -29,6 +29,9 @@ pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config>
     let parallel = r.parallel(model.as_ref());
     let run = r.run(parallel);
     r.batch_arithmetic(parallel);
+    if let Some(run) = &run {
+        r.groups_of_micro_batches(parallel, run.grad_accum);
+    }
     let places = keys
         .iter()
         .map(|(k, _)| (k.name.clone(), (k.span.file.to_string(), k.span.line, k.span.column)))

@@ -33,6 +33,9 @@ pub enum PipeSchedule {
     /// 1F1B with the gradients of weights where stages would wait.
     #[serde(rename = "zb-h1")]
     ZeroBubble,
+    /// 1F1B over several chunks of layers on each stage.
+    #[serde(rename = "interleaved")]
+    Interleaved,
 }
 
 /// Ranks along the axes of the mesh.
@@ -42,6 +45,9 @@ pub struct Parallel {
     pub pipe: usize,
     /// The order of micro-batches in the pipeline.
     pub schedule: PipeSchedule,
+    /// Chunks of layers on each stage: more than one where the schedule is interleaved.
+    #[serde(default = "one")]
+    pub chunks: usize,
     /// Ranks that divide a step's micro-batches.
     pub data: usize,
     /// Ranks that divide the sequence.
@@ -54,11 +60,16 @@ pub struct Parallel {
     pub zero_stage: u8,
 }
 
+fn one() -> usize {
+    1
+}
+
 impl Default for Parallel {
     fn default() -> Self {
         Self {
             pipe: 1,
             schedule: PipeSchedule::OneForwardOneBackward,
+            chunks: 1,
             data: 1,
             context: 1,
             tensor: 1,

@@ -68,12 +68,7 @@ impl Reader<'_> {
             let hint = "or `--set sequence_parallel=false`";
             self.both(message, "model_parallel_size", "seq_length", hint);
         }
-        let schedule =
-            match self.choice("pipe_schedule", "1f1b", &["1f1b", "gpipe", "zb-h1"]).as_str() {
-                "gpipe" => PipeSchedule::GPipe,
-                "zb-h1" => PipeSchedule::ZeroBubble,
-                _ => PipeSchedule::OneForwardOneBackward,
-            };
+        let (schedule, chunks) = self.schedule(pipe, model);
         if let Some(m) = model {
             for (key, size, what) in [
                 ("num_attention_heads", m.num_attention_heads, "attention heads"),
@@ -118,11 +113,58 @@ impl Reader<'_> {
         Parallel {
             pipe,
             schedule,
+            chunks,
             data,
             context,
             tensor,
             sequence_parallel,
             zero_stage: self.zero_stage(),
+        }
+    }
+
+    /// The order of micro-batches, and the chunks of layers that an interleaved one has on each stage.
+    fn schedule(&mut self, pipe: usize, model: Option<&Model>) -> (PipeSchedule, usize) {
+        let names = ["1f1b", "gpipe", "zb-h1", "interleaved"];
+        let schedule = match self.choice("pipe_schedule", "1f1b", &names).as_str() {
+            "gpipe" => PipeSchedule::GPipe,
+            "zb-h1" => PipeSchedule::ZeroBubble,
+            "interleaved" => PipeSchedule::Interleaved,
+            _ => PipeSchedule::OneForwardOneBackward,
+        };
+        let given = self.int("virtual_pipeline_chunks", 1, 1 << 16);
+        if schedule != PipeSchedule::Interleaved {
+            if given > Some(1) {
+                let message = "chunks of layers are for an interleaved schedule".to_string();
+                let hint = "`--set pipe_schedule=interleaved`";
+                self.both(message, "virtual_pipeline_chunks", "pipe_schedule", hint);
+            }
+            return (schedule, 1);
+        }
+        let chunks = given.unwrap_or(2);
+        if pipe == 1 {
+            return (schedule, 1);
+        }
+        if let Some(m) = model.filter(|m| !m.num_layers.is_multiple_of(pipe * chunks)) {
+            let n = m.num_layers;
+            let message = format!("{pipe} stages × {chunks} chunks do not divide {n} layers");
+            let hint = "num_layers must be a multiple of pipe_parallel_size × \
+                        virtual_pipeline_chunks (2 if it is not given)";
+            self.both(message, "virtual_pipeline_chunks", "num_layers", hint);
+        }
+        (schedule, chunks)
+    }
+
+    /// An interleaved schedule takes micro-batches through a chunk in groups of as many as there are stages.
+    pub(crate) fn groups_of_micro_batches(&mut self, p: Parallel, accum: usize) {
+        let interleaved = p.schedule == PipeSchedule::Interleaved && p.pipe > 1;
+        if interleaved && !accum.is_multiple_of(p.pipe) {
+            let message = format!(
+                "an interleaved schedule of {} stages wants a multiple of {} micro-batches, not {accum}",
+                p.pipe, p.pipe
+            );
+            let hint = "`gradient_accumulation_steps` a multiple of `pipe_parallel_size`, or another \
+                        `pipe_schedule`";
+            self.both(message, "gradient_accumulation_steps", "pipe_parallel_size", hint);
         }
     }
 

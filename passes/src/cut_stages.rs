@@ -65,6 +65,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if stages == 1 {
         return Ok(PassReport::default());
     }
+    let chunks = cx.chunks;
     let missing = |what: &str| PassError::Unsupported(format!("there is no @{what}"));
     let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
     let (mut step, train) = (get("micro_step")?, get("train_step")?);
@@ -79,7 +80,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         )));
     }
     let micro = count / cx.degrees.data;
-    let schedule = Schedule::train(cx.schedule, stages, micro);
+    let schedule = Schedule::train(cx.schedule, stages, chunks, micro);
     check(&schedule).map_err(|e| PassError::Unsupported(e.to_string()))?;
 
     if cx.schedule.splits() {
@@ -87,29 +88,46 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     }
     let mut made = vec![];
     let carried = train.ops[at].attrs.int("carried").unwrap_or(0) as usize;
+    let parts = stages * chunks;
     made.push(start(&step, carried, micro, stages)?);
-    made.extend(cut(m, &step, "train", carried, &["loss"], stages)?);
+    made.extend(cut(m, &step, "train", carried, &["loss"], parts)?);
     made.push(finish(&train, at, carried)?);
-    made.extend(cut(m, &eval, "eval", 0, &["loss"], stages)?);
-    made.extend(cut(m, &logits, "logits", 0, &["logits"], stages)?);
+    made.extend(cut(m, &eval, "eval", 0, &["loss"], parts)?);
+    made.extend(cut(m, &logits, "logits", 0, &["logits"], parts)?);
     m.functions.retain(|f| {
         !["micro_step", "train_step", "eval_step", "logits"].contains(&f.name.as_str())
     });
     m.functions.extend(made);
     let texts = |s: &Schedule| Attr::strs(&(0..stages).map(|n| s.text(n)).collect::<Vec<_>>());
     m.attrs.set("neox.schedule_train", texts(&schedule));
-    m.attrs.set("neox.schedule_forward", texts(&Schedule::evaluate(stages)));
-    let slots: Vec<i64> = schedule.slots.iter().map(|n| *n as i64).collect();
+    m.attrs.set("neox.schedule_forward", texts(&Schedule::evaluate(stages, chunks)));
+    let slots: Vec<i64> = schedule.slots.iter().flatten().map(|n| *n as i64).collect();
     m.attrs.set("neox.slots", Attr::ints(&slots));
+    m.attrs.set("neox.chunks", Attr::Int(chunks as i64));
     m.attrs.set("neox.micro", Attr::Int(micro as i64));
+    m.attrs.set("neox.stage_layers", Attr::strs(&stage_layers(&step, stages, chunks)?));
     let note = format!(
-        "{stages} stages, {micro} micro-batches, {slots:?} slots, a bubble of {:.1} %",
+        "{stages} stages of {chunks} chunks, {micro} micro-batches, {slots:?} slots, a bubble of {:.1} %",
         100.0 * schedule.bubble()
     );
     Ok(PassReport { notes: vec![note] })
 }
 
-/// One stage's part of a type with a dim of layers.
+/// The layers of every stage in its own order: runs of `first+count`.
+fn stage_layers(step: &Function, stages: usize, chunks: usize) -> Result<Vec<String>, PassError> {
+    let loops = step.ops.iter().find(|op| op.attrs.str("dim") == Some(LAYER));
+    let layers = loops.and_then(|op| op.attrs.int("count")).unwrap_or(0) as usize;
+    let each = layers / (stages * chunks);
+    if each * stages * chunks != layers || each == 0 {
+        let message = format!("{stages} stages of {chunks} chunks do not divide {layers} layers");
+        return Err(PassError::Unsupported(message));
+    }
+    let run = |stage: usize, chunk: usize| format!("{}+{each}", (chunk * stages + stage) * each);
+    let of = |stage| (0..chunks).map(|chunk| run(stage, chunk)).collect::<Vec<_>>().join(" ");
+    Ok((0..stages).map(of).collect())
+}
+
+/// One of `stages` equal parts of a type with a dim of layers.
 fn of_stage(ty: &TensorType, stages: usize) -> Result<TensorType, PassError> {
     let mut ty = ty.clone();
     for d in ty.dims.iter_mut().filter(|d| &*d.name == LAYER) {

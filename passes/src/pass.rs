@@ -28,6 +28,8 @@ pub struct PassCx {
     pub sequence_parallel: bool,
     /// The order of micro-batches in a pipeline.
     pub schedule: Kind,
+    /// Chunks of layers on each of its stages.
+    pub chunks: usize,
 }
 
 /// Ranks along the axes of the mesh. Ranks are numbered with `tensor` fastest, as GPT-NeoX does.
@@ -90,6 +92,7 @@ impl PassCx {
             zero_stage: 0,
             sequence_parallel: false,
             schedule: Kind::default(),
+            chunks: 1,
         }
     }
 }

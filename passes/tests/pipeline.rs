@@ -83,6 +83,7 @@ const CX: PassCx = PassCx {
     zero_stage: 0,
     sequence_parallel: false,
     schedule: Kind::OneForwardOneBackward,
+    chunks: 1,
 };
 
 fn through(m: &mut Module, phase: Phase) -> Vec<String> {

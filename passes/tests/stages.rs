@@ -19,31 +19,53 @@ use neoxc_passes::schedule_pipeline::{Kind, Schedule, Step};
 
 type Axes = Vec<(String, usize)>;
 
-/// The part of `whole` that the ranks at `first` have, where dims are divided as the types say.
-fn part(whole: &Tensor, local: &TensorType, attrs: &Attrs, axes: &Axes, rank: usize) -> Tensor {
+/// Where a rank stands.
+#[derive(Clone, Copy)]
+struct Here<'a> {
+    axes: &'a Axes,
+    rank: usize,
+    /// Chunks of layers on a stage.
+    chunks: usize,
+    /// The one that is worked on; none where the stage's layers are all there.
+    chunk: Option<usize>,
+}
+
+/// The part of `whole` that a rank has, where dims are divided as the types say. Chunk c of a stage is the
+/// part of the layers behind those of all stages' chunks before c.
+fn part(whole: &Tensor, local: &TensorType, attrs: &Attrs, here: Here<'_>) -> Tensor {
+    let Here { axes, rank, chunks, chunk } = here;
     let layout = attrs.strs("neox.layout").unwrap_or_default();
-    let stage = rank / axes[1..].iter().map(|a| a.1).product::<usize>();
+    let (stages, each) = (axes[0].1, axes[1..].iter().map(|a| a.1).product::<usize>());
+    let stage = rank / each;
+    let layer = |i: usize| {
+        let size = whole.ty.dims[0].size / (stages * chunks);
+        let c = chunk.unwrap_or(i / size);
+        (c * stages + stage) * size + i % size
+    };
     let start: Vec<usize> = local
         .dims
         .iter()
         .enumerate()
         .map(|(i, d)| {
             let axis = layout.get(i).copied().unwrap_or_default();
-            if axis.is_empty() && whole.ty.dims[i].size != d.size {
-                assert_eq!(&*d.name, "layer");
-                return stage * d.size;
+            if &*d.name == "layer" {
+                return 0;
             }
             group(axes, rank, axis).iter().position(|r| *r == rank).unwrap() * d.size
         })
         .collect();
     Tensor::from_fn(local.clone(), |i| {
-        let at: Vec<usize> = i.iter().zip(&start).map(|(i, s)| i + s).collect();
+        let mut at: Vec<usize> = i.iter().zip(&start).map(|(i, s)| i + s).collect();
+        if local.dims.first().is_some_and(|d| &*d.name == "layer") {
+            at[0] = layer(i[0]);
+        }
         whole.at(&at)
     })
 }
 
-/// One rank's memory: by role and name, with the micro-batch for what lies in slots.
-type Memory = HashMap<(String, String, usize), Tensor>;
+/// One rank's memory: by role and name, with the micro-batch for what lies in slots and the chunk for what
+/// has its layers or lies in its slots.
+type Memory = HashMap<(String, String, usize, usize), Tensor>;
 
 struct Pipeline<'a> {
     m: &'a Module,
@@ -52,6 +74,7 @@ struct Pipeline<'a> {
     state: HashMap<(String, String), Tensor>,
     batch: HashMap<String, Tensor>,
     micro: usize,
+    chunks: usize,
 }
 
 impl Pipeline<'_> {
@@ -60,14 +83,27 @@ impl Pipeline<'_> {
         (stage * each..(stage + 1) * each).collect()
     }
 
-    fn input(&self, f: &Function, p: usize, rank: usize, n: usize) -> Tensor {
+    /// Sums of all chunks of the stage, one behind the other.
+    fn whole_sum(&self, name: &str, rank: usize, ty: &TensorType) -> Tensor {
+        let get = |c| self.memory[rank].get(&("grad".into(), name.into(), 0, c));
+        let parts: Vec<&Tensor> = (0..self.chunks).filter_map(get).collect();
+        let stacked = ty.dims.first().is_some_and(|d| &*d.name == "layer");
+        let data = parts[..if stacked { parts.len() } else { 1 }].iter().flat_map(|t| &t.data);
+        Tensor::new(ty.clone(), data.copied().collect())
+    }
+
+    fn input(&self, f: &Function, p: usize, rank: usize, n: usize, chunk: Option<usize>) -> Tensor {
         let (ty, attrs) = (f.ty(f.params[p]), &f.param_attrs[p]);
         let name = attrs.str("neox.param").or(attrs.str("neox.name")).unwrap_or("").to_string();
         let role = attrs.str("neox.role").unwrap_or("param").to_string();
-        let key = |n: usize| (role.clone(), name.clone(), n);
+        let c = chunk.unwrap_or(0);
+        let key = |n: usize, c: usize| (role.clone(), name.clone(), n, c);
+        let here = Here { axes: &self.axes, rank, chunks: self.chunks, chunk };
         match role.as_str() {
-            "slot" => self.memory[rank][&key(n)].clone(),
-            "grad" | "losses" => self.memory[rank][&key(0)].clone(),
+            "slot" => self.memory[rank][&key(n, c)].clone(),
+            "losses" => self.memory[rank][&key(0, 0)].clone(),
+            "grad" if chunk.is_none() => self.whole_sum(&name, rank, ty),
+            "grad" => self.memory[rank][&key(0, if stacked(ty) { c } else { 0 })].clone(),
             "batch" => {
                 let whole = &self.batch[&name];
                 let data = group(&self.axes, rank, "data").iter().position(|r| *r == rank).unwrap();
@@ -75,19 +111,19 @@ impl Pipeline<'_> {
                 let size = one.elements();
                 let at = (data * self.micro + n) * size;
                 let one = Tensor::new(one, whole.data[at..at + size].to_vec());
-                part(&one, ty, attrs, &self.axes, rank)
+                part(&one, ty, attrs, here)
             }
-            _ => part(&self.state[&(role, name)], ty, attrs, &self.axes, rank),
+            _ => part(&self.state[&(role, name)], ty, attrs, here),
         }
     }
 
     /// Runs one program on the ranks of a stage.
-    fn run(&mut self, entry: &str, stage: usize, n: usize) -> Vec<Vec<Tensor>> {
+    fn run(&mut self, entry: &str, stage: usize, n: usize, chunk: usize) {
         let f = self.m.function(entry).unwrap();
         let ranks = self.stage_ranks(stage);
         let x: Vec<Vec<Tensor>> = ranks
             .iter()
-            .map(|r| (0..f.params.len()).map(|p| self.input(f, p, *r, n)).collect())
+            .map(|r| (0..f.params.len()).map(|p| self.input(f, p, *r, n, Some(chunk))).collect())
             .collect();
         let got = run_ranks(self.m, entry, &self.axes[1..], &x).unwrap();
         let names = f.attrs.strs("neox.results").unwrap();
@@ -95,28 +131,33 @@ impl Pipeline<'_> {
             for (name, value) in names.iter().zip(got) {
                 let memory = &mut self.memory[*rank];
                 match name.split_once(' ') {
+                    Some(("grad", name)) if entry == "train_start" && stacked(&value.ty) => {
+                        for (c, value) in cut(value, self.chunks).into_iter().enumerate() {
+                            memory.insert(("grad".into(), name.into(), 0, c), value);
+                        }
+                    }
                     Some((kind, name)) => {
                         let n = if kind == "slot" { n } else { 0 };
-                        memory.insert((kind.into(), name.into(), n), value.clone());
+                        let c = if kind == "slot" || stacked(&value.ty) { chunk } else { 0 };
+                        memory.insert((kind.into(), name.into(), n, c), value.clone());
                     }
                     None if *name == "loss" => {
-                        let key = ("losses".into(), "losses".into(), 0);
+                        let key = ("losses".into(), "losses".into(), 0, 0);
                         memory.get_mut(&key).unwrap().data[n] = value.data[0];
                     }
                     None => {
-                        memory.insert(("losses".into(), (*name).into(), 0), value.clone());
+                        memory.insert(("losses".into(), (*name).into(), 0, 0), value.clone());
                     }
                 }
             }
         }
-        got
     }
 
     /// Gives what one stage made to another.
-    fn hand(&mut self, from: usize, what: &str, to: usize, name: &str, n: usize) {
-        for (a, b) in self.stage_ranks(from).into_iter().zip(self.stage_ranks(to)) {
-            let value = self.memory[a][&("slot".into(), what.into(), n)].clone();
-            self.memory[b].insert(("slot".into(), name.into(), n), value);
+    fn hand(&mut self, from: (usize, usize), what: &str, to: (usize, usize), name: &str, n: usize) {
+        for (a, b) in self.stage_ranks(from.0).into_iter().zip(self.stage_ranks(to.0)) {
+            let value = self.memory[a][&("slot".into(), what.into(), n, from.1)].clone();
+            self.memory[b].insert(("slot".into(), name.into(), n, to.1), value);
         }
     }
 
@@ -124,23 +165,25 @@ impl Pipeline<'_> {
     fn go(&mut self, s: &Schedule) {
         let lists: Vec<_> = (0..s.stages.len()).map(|n| s.steps(n)).collect();
         let mut at = vec![0; lists.len()];
+        let last = lists.len() - 1;
         let mut sent = std::collections::HashSet::new();
         while (0..lists.len()).any(|n| at[n] < lists[n].len()) {
             let before = at.clone();
             for stage in 0..lists.len() {
-                while let Some((step, n)) = lists[stage].get(at[stage]).copied() {
+                while let Some((turn, n)) = lists[stage].get(at[stage]).copied() {
+                    let (step, c) = (turn.step, turn.chunk);
+                    let before = if stage > 0 { (stage - 1, c) } else { (last, c.wrapping_sub(1)) };
+                    let behind = if stage < last { (stage + 1, c) } else { (0, c + 1) };
                     match step {
                         Step::Finish => break,
                         Step::SendY | Step::SendDx => {
-                            sent.insert((stage, step, n));
+                            sent.insert(((stage, c), step, n));
                         }
-                        Step::ReceiveX if !sent.contains(&(stage - 1, Step::SendY, n)) => break,
-                        Step::ReceiveX => self.hand(stage - 1, "y", stage, "x", n),
-                        Step::ReceiveDy if !sent.contains(&(stage + 1, Step::SendDx, n)) => break,
-                        Step::ReceiveDy => self.hand(stage + 1, "dx", stage, "dy", n),
-                        _ => {
-                            self.run(&format!("train_{}", step.name()), stage, n);
-                        }
+                        Step::ReceiveX if !sent.contains(&(before, Step::SendY, n)) => break,
+                        Step::ReceiveX => self.hand(before, "y", (stage, c), "x", n),
+                        Step::ReceiveDy if !sent.contains(&(behind, Step::SendDx, n)) => break,
+                        Step::ReceiveDy => self.hand(behind, "dx", (stage, c), "dy", n),
+                        _ => self.run(&format!("train_{}", step.name()), stage, n, c),
                     }
                     at[stage] += 1;
                 }
@@ -150,6 +193,17 @@ impl Pipeline<'_> {
             }
         }
     }
+}
+
+fn stacked(ty: &TensorType) -> bool {
+    ty.dims.first().is_some_and(|d| &*d.name == "layer")
+}
+
+/// Equal parts along the first dim.
+fn cut(t: &Tensor, parts: usize) -> Vec<Tensor> {
+    let mut ty = t.ty.clone();
+    ty.dims[0].size /= parts;
+    t.data.chunks(ty.elements()).map(|data| Tensor::new(ty.clone(), data.to_vec())).collect()
 }
 
 #[test]
@@ -192,7 +246,13 @@ fn stages_compute_what_the_whole_does() {
         for pipe in [2, 4] {
             let context = 1 + (seed as usize) / 4 % 2;
             let d = Degrees { pipe, data, expert, context, tensor };
-            let schedule = Kind::ALL[(seed as usize) % 3].1;
+            let schedule = Kind::ALL[(seed as usize) % 4].1;
+            let chunks = match schedule {
+                Kind::Interleaved => 8 / pipe,
+                _ => 1,
+            };
+            let micro = if chunks > 1 { pipe } else { 2 };
+            let a = Arch { grad_accum: micro * data, layers: 8, ..a.clone() };
             let what = format!("seed {seed}: {d:?} {schedule:?} {a:?}");
             let zero_stage = (seed as u8) / 2 % 4;
             let sequence_parallel = r.next().is_multiple_of(2);
@@ -200,6 +260,7 @@ fn stages_compute_what_the_whole_does() {
                 degrees: d,
                 zero_stage,
                 schedule,
+                chunks,
                 sequence_parallel,
                 ..PassCx::new(Target::X86V4)
             };
@@ -236,19 +297,21 @@ fn stages_compute_what_the_whole_does() {
                 memory: vec![Memory::new(); d.ranks()],
                 state,
                 batch,
-                micro: 2,
+                micro,
+                chunks,
             };
-            p.go(&Schedule::train(schedule, pipe, 2));
+            p.go(&Schedule::train(schedule, pipe, chunks, micro));
             let f = m.function("train_finish").unwrap();
             let parts: Vec<Vec<Tensor>> = (0..d.ranks())
-                .map(|rank| (0..f.params.len()).map(|i| p.input(f, i, rank, 0)).collect())
+                .map(|rank| (0..f.params.len()).map(|i| p.input(f, i, rank, 0, None)).collect())
                 .collect();
             let got = run_ranks(&m, "train_finish", &axes, &parts).unwrap();
             for (rank, got) in got.iter().enumerate() {
                 for (i, (want, got)) in want.iter().zip(got).enumerate() {
                     let state = i + 2 < f.results.len();
                     let attrs = if state { f.param_attrs[i].clone() } else { Attrs::new() };
-                    let want = part(want, &got.ty, &attrs, &axes, rank);
+                    let here = Here { axes: &axes, rank, chunks, chunk: None };
+                    let want = part(want, &got.ty, &attrs, here);
                     for (a, b) in want.data.iter().zip(&got.data) {
                         let close = (a - b).abs() < 1e-9 * (1.0 + a.abs());
                         assert!(close, "{what} rank {rank} result {i}: {a} {b}");

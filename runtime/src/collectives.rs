@@ -71,28 +71,29 @@ pub trait Collectives: Send {
             self.wait(axis, ticket)
         }
     }
-    /// Gives `elements` floats at `from` to the next rank along `axis`, or to the one before. They must
-    /// stay as they are until the other has taken them; the call returns when at most `ahead` values
-    /// given that way have not been taken.
+    /// Gives the floats at `from` to the next rank along `axis` (forward), or to the one before, in a ring.
+    /// Each direction has several lanes; on a lane values are taken in the order in which they were given.
+    /// They must stay as they are until the other has taken them; the call returns when at most `ahead`
+    /// values given on the lane have not been taken.
     ///
     /// # Safety
     /// `from` must stay valid until it is taken; the other rank must take as many elements.
     unsafe fn send(
         &self,
         axis: usize,
-        forward: bool,
+        way: (bool, usize),
         from: *const f32,
         ahead: usize,
     ) -> Result<(), RuntimeError>;
-    /// Takes `elements` floats that the rank before along `axis` gave (the next one, if not `forward`)
-    /// and leaves them at `to`.
+    /// Takes `elements` floats that the rank before along `axis` gave on a lane forward (the next one, if
+    /// not forward) and leaves them at `to`.
     ///
     /// # Safety
     /// `to` must be this rank's to write.
     unsafe fn receive(
         &self,
         axis: usize,
-        forward: bool,
+        way: (bool, usize),
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError>;

@@ -66,6 +66,11 @@ impl Layout {
             format!("zero_optimization={{\"stage\": {zero}}}"),
             format!("sequence_parallel={sequence}"),
             format!("pipe_schedule={schedule}"),
+            // One layer a chunk.
+            format!(
+                "virtual_pipeline_chunks={}",
+                if schedule == "interleaved" { 8 / pipe } else { 1 }
+            ),
         ]
     }
 }
@@ -86,7 +91,10 @@ fn table() -> Vec<Layout> {
     for mesh in meshes {
         for zero in 0..if mesh.data > 1 { 4 } else { 1 } {
             for sequence in [false, true] {
-                for schedule in ["1f1b", "gpipe", "zb-h1"] {
+                for schedule in ["1f1b", "gpipe", "zb-h1", "interleaved"] {
+                    if schedule == "interleaved" && mesh.pipe == 8 {
+                        continue;
+                    }
                     if (!sequence || mesh.tensor > 1) && (mesh.pipe > 1 || schedule == ONE.schedule)
                     {
                         out.push(Layout { zero, sequence, schedule, ..mesh });
@@ -245,7 +253,10 @@ fn a_checkpoint_goes_on_in_another_layout() {
     let mut got =
         run(&made(Layout { pipe: 2, tensor: 2, sequence: true, ..ONE }), &save, 2, 2, false);
     got.extend(run(&made(Layout { data: 2, tensor: 2, zero: 3, ..ONE }), &save, 4, 2, true));
+    let interleaved = Layout { pipe: 2, schedule: "interleaved", ..ONE };
+    got.extend(run(&made(Layout { data: 2, zero: 2, ..interleaved }), &save, 5, 2, true));
     got.extend(run(&made(Layout { data: 4, zero: 2, ..ONE }), &save, 6, 2, true));
+    got.extend(run(&made(Layout { pipe: 4, ..interleaved }), &save, 7, 2, true));
     got.extend(run(&made(ONE), &save, 8, 2, true));
     close(&got, &want, "moved from layout to layout");
 }

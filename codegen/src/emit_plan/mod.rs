@@ -106,6 +106,12 @@ impl Emitter<'_> {
                         callee.and_then(|c| self.m.function(c)).ok_or_else(|| bad("no body"))?;
                     let count = op.attrs.int("count").unwrap_or(1) as u64;
                     let var = op.attrs.str("dim").unwrap_or_default().to_string();
+                    if vars.contains(&var) {
+                        return Err(bad(format!(
+                            "@{} is a loop over {var} inside another",
+                            g.name
+                        )));
+                    }
                     vars.push(var.clone());
                     counts.push(count);
                     let body = self.body(g, vars, counts)?;
@@ -433,6 +439,10 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         .filter_map(|(n, size)| Some((n.to_string(), size.parse().ok()?)))
         .collect();
     let parameters = parameters(train, &mesh)?;
+    let stage_layers = match m.attrs.strs("neox.stage_layers") {
+        Some(texts) => texts.into_iter().map(stages::layers).collect::<Result<_, _>>()?,
+        None => vec![],
+    };
     let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
     let parameter_count = parameters.iter().map(count).sum();
     let mut train_inputs =
@@ -469,6 +479,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             flops_per_step: extras.flops_per_step,
             tokens_per_step: tokens,
             mesh,
+            stage_layers,
             schedules,
             segments: SEGMENTS
                 .iter()

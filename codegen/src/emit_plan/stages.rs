@@ -34,25 +34,25 @@ pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
     let mut out = Staged { programs: vec![], schedules: BTreeMap::new() };
     for (whole, prefix, outputs) in WHOLES {
         let train = prefix == "train";
-        let by_stage: Vec<u64> = match m.attrs.ints("neox.slots") {
-            Some(n) if train => n.into_iter().map(|n| n.max(1) as u64).collect(),
-            Some(n) => vec![1; n.len()],
-            None => return Err(bad("there are no slots")),
-        };
-        let slots = by_stage.iter().copied().max().unwrap_or(1);
+        let chunks = int("neox.chunks");
+        let all = m.attrs.ints("neox.slots").ok_or_else(|| bad("there are no slots"))?;
+        let of_chunk = |n: &i64| if train { (*n).max(1) as u64 } else { 1 };
+        let by_stage: Vec<Vec<u64>> =
+            all.chunks(chunks.max(1) as usize).map(|n| n.iter().map(of_chunk).collect()).collect();
+        let slots = by_stage.iter().map(|n| n.iter().sum()).max().unwrap_or(1);
         let micro = if train { int("neox.micro") } else { 1 };
         let mut program = Program { name: whole.to_string(), ..Program::default() };
         let mut schedule =
             Schedule { prefix: prefix.into(), slots: by_stage, micro, ..Schedule::default() };
         for step in STEPS {
             let Some(f) = m.function(&format!("{prefix}_{step}")) else { continue };
-            let mut vars = vec!["slot".to_string(), "micro".to_string()];
-            let mut counts = vec![slots, micro];
-            let body = e.body(f, &mut vars, &mut counts)?;
-            let inner = Instr::Loop { var: "micro".into(), count: micro, reverse: false, body };
-            let body = vec![inner];
-            let outer = Instr::Loop { var: "slot".into(), count: slots, reverse: false, body };
-            let (name, body) = (f.name.clone(), vec![outer]);
+            let mut vars = ["slot", "micro", "stage_chunk"].map(str::to_string).to_vec();
+            let mut counts = vec![slots, micro, chunks];
+            let mut body = e.body(f, &mut vars, &mut counts)?;
+            for (var, count) in vars.iter().zip(&counts).rev() {
+                body = vec![Instr::Loop { var: var.clone(), count: *count, reverse: false, body }];
+            }
+            let name = f.name.clone();
             out.programs.push(Program { name, body, ..Program::default() });
             let mut handed = vec![];
             for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
@@ -123,9 +123,15 @@ fn input(
     micro: u64,
 ) -> Result<neoxc_plan::Port, CodegenError> {
     let many = place.contains("+micro*");
-    let (base, _) = place.split_once("+micro*").unwrap_or((place, ""));
-    let ty = f.ty(p).clone();
-    let ty = if many { ty.stacked(Dim::new("micro", micro as usize)) } else { ty };
+    let base = place.split("+micro*").next().unwrap_or(place);
+    let base = base.split("+stage_chunk*").next().unwrap_or(base);
+    let mut ty =
+        if many { f.ty(p).stacked(Dim::new("micro", micro as usize)) } else { f.ty(p).clone() };
+    // The numbers of the layers, of all chunks.
+    if place.contains("+stage_chunk*") {
+        let chunks = m.attrs.int("neox.chunks").unwrap_or(1).max(1) as usize;
+        ty.dims.iter_mut().take(1).for_each(|d| d.size *= chunks);
+    }
     let mut made = port(name, &ty, base, attrs)?;
     if many {
         let mesh = m.attrs.strs("neox.mesh").unwrap_or_default();
@@ -133,4 +139,14 @@ fn input(
         made.axes.insert(0, if data { "data".into() } else { String::new() });
     }
     Ok(made)
+}
+
+/// Runs of layers, written `first+count`.
+pub fn layers(text: &str) -> Result<Vec<(u64, u64)>, CodegenError> {
+    let run = |word: &str| {
+        let (first, count) = word.split_once('+')?;
+        Some((first.parse().ok()?, count.parse().ok()?))
+    };
+    let runs = text.split_whitespace().map(run).collect::<Option<_>>();
+    runs.ok_or_else(|| bad(format!("`{text}` are no layers")))
 }

@@ -14,13 +14,15 @@ pub struct Shared {
     offsets: BTreeMap<(&'static str, String), u64>,
     next: BTreeMap<&'static str, u64>,
     micro: u64,
+    chunks: i64,
 }
 
 impl Shared {
     /// Gives every name of every entry a place; the largest use counts.
     pub fn of(m: &Module) -> Shared {
-        let mut s =
-            Shared { micro: m.attrs.int("neox.micro").unwrap_or(1) as u64, ..Self::default() };
+        let int = |name: &str| m.attrs.int(name).unwrap_or(1);
+        let (micro, chunks) = (int("neox.micro") as u64, int("neox.chunks"));
+        let mut s = Shared { micro, chunks, ..Self::default() };
         let mut sizes: Vec<((&'static str, String), u64)> = vec![];
         let mut want = |key: (&'static str, String), bytes: u64| match sizes
             .iter_mut()
@@ -35,7 +37,12 @@ impl Shared {
                 let each = f.ty(*p).bytes() as u64;
                 let Some((segment, name)) = shared_name(entry, attrs) else { continue };
                 let many = stride_of(attrs) == Some("micro") && entry.starts_with("train");
-                want((segment, name), if many { each * s.micro } else { each });
+                let times = match attrs.str("neox.role") {
+                    _ if many => s.micro,
+                    Some("layers") => s.chunks as u64,
+                    _ => 1,
+                };
+                want((segment, name), each * times);
             }
             for (name, r) in result_names(f).into_iter().zip(&f.results) {
                 let each = f.ty(*r).bytes() as u64;
@@ -69,6 +76,16 @@ impl Shared {
         Ok(self.place("slots", name)?.slice("slot", stride))
     }
 
+    /// The place of state of which a program that is run chunk by chunk has one chunk's layers.
+    fn in_chunk(&self, f: &Function, v: ValueId, place: Place) -> Place {
+        let whole = matches!(f.name.as_str(), "train_start" | "train_finish");
+        let layers = f.ty(v).dims.first().is_some_and(|d| &*d.name == "layer");
+        match self.chunks > 1 && layers && !whole {
+            true => place.slice("stage_chunk", f.ty(v).bytes() as u64),
+            false => place,
+        }
+    }
+
     pub fn params(&self, f: &Function) -> Result<Vec<Place>, PassError> {
         let one = |(p, attrs): (&ValueId, &Attrs)| {
             let lost = || PassError::Unsupported(format!("@{}: a parameter has no role", f.name));
@@ -78,7 +95,7 @@ impl Shared {
                 Some(var) if f.name.starts_with("train") => {
                     Ok(self.place(segment, &name)?.slice(var, f.ty(*p).bytes() as u64))
                 }
-                _ => self.place(segment, &name),
+                _ => Ok(self.in_chunk(f, *p, self.place(segment, &name)?)),
             }
         };
         f.params.iter().zip(&f.param_attrs).map(one).collect()
@@ -88,7 +105,7 @@ impl Shared {
         let train = f.name.starts_with("train");
         let one = |(name, r): (String, &ValueId)| match name.split_once(' ') {
             Some(("slot", name)) => self.slot(name),
-            Some(("grad", name)) => self.place("grads", name),
+            Some(("grad", name)) => Ok(self.in_chunk(f, *r, self.place("grads", name)?)),
             Some((segment, name)) => {
                 let known = ["params", "adam_m", "adam_v"].into_iter().find(|s| *s == segment);
                 self.place(known.unwrap_or("params"), name)

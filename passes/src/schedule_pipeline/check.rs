@@ -2,23 +2,24 @@
 //!
 //! Each stage makes its steps in a fixed order and waits only to receive, or to send when all slots of
 //! what it sends are still unread. What a stage does next never depends on who was faster, so that all
-//! timings end in the same state: it is enough to run one of them.
+//! timings end in the same state: it is enough to run one of them. Every chunk of a stage's layers has
+//! slots of its own and hands its values on by themselves, so that it counts by itself.
 
-use super::{Schedule, Step};
+use super::{Schedule, Step, Turn};
 
 /// Why a schedule is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Fault {
     /// Stages wait for each other.
     #[error("no stage can go on: {}", waiting(.0))]
-    Deadlock(Vec<(usize, Step, usize)>),
+    Deadlock(Vec<(usize, Turn, usize)>),
     /// A step comes too early, too late, or on the wrong stage.
-    #[error("stage {stage}: `{}` of micro-batch {micro} {what}", step.name())]
+    #[error("stage {stage}: `{turn}` of micro-batch {micro} {what}")]
     Order {
         /// The stage.
         stage: usize,
-        /// The step.
-        step: Step,
+        /// The step, and the chunk it is for.
+        turn: Turn,
         /// Its micro-batch.
         micro: usize,
         /// What is wrong.
@@ -26,73 +27,83 @@ pub enum Fault {
     },
 }
 
-fn waiting(list: &[(usize, Step, usize)]) -> String {
-    let one = |(stage, step, micro): &(usize, Step, usize)| {
-        format!("stage {stage} waits at `{}` of micro-batch {micro}", step.name())
+fn waiting(list: &[(usize, Turn, usize)]) -> String {
+    let one = |(stage, turn, micro): &(usize, Turn, usize)| {
+        format!("stage {stage} waits at `{turn}` of micro-batch {micro}")
     };
     list.iter().map(one).collect::<Vec<_>>().join("; ")
 }
 
-/// How often a stage made each step.
+/// How often a chunk of a stage made each step.
 type Made = [usize; Step::ALL.len()];
 
 /// Checks a training schedule.
 pub fn check(s: &Schedule) -> Result<(), Fault> {
-    let stages = s.stages.len();
-    let mut made: Vec<Made> = vec![[0; Step::ALL.len()]; stages];
-    let steps: Vec<Vec<(Step, usize)>> = (0..stages).map(|n| s.steps(n)).collect();
+    let (stages, chunks) = (s.stages.len(), s.chunks());
+    let mut made: Vec<Vec<Made>> = vec![vec![[0; Step::ALL.len()]; chunks]; stages];
+    let steps: Vec<Vec<(Turn, usize)>> = (0..stages).map(|n| s.steps(n)).collect();
     let mut at = vec![0; stages];
     let mut moved = true;
     while moved {
         moved = false;
         for stage in 0..stages {
-            while let Some((step, micro)) = steps[stage].get(at[stage]).copied() {
-                let fault = |what: &str| Fault::Order { stage, step, micro, what: what.into() };
-                allowed(s, stage, step, micro, &made[stage]).map_err(|what| fault(&what))?;
+            while let Some((turn, micro)) = steps[stage].get(at[stage]).copied() {
+                let Turn { step, chunk } = turn;
+                allowed(s, stage, turn, micro, &made[stage]).map_err(|what| Fault::Order {
+                    stage,
+                    turn,
+                    micro,
+                    what,
+                })?;
                 // A send is seen when it begins, and ends when the slot that the next one will need has
                 // been read.
-                if matches!(step, Step::SendY | Step::SendDx) && made[stage][step as usize] == micro
-                {
-                    made[stage][step as usize] += 1;
+                let own = &mut made[stage][chunk][step as usize];
+                if matches!(step, Step::SendY | Step::SendDx) && *own == micro {
+                    *own += 1;
                     moved = true;
                 }
-                let made_by = |stage: usize, step: Step| made[stage][step as usize];
+                let made_by = |other: Option<(usize, usize)>, step: Step| {
+                    other.map_or(0, |(stage, chunk)| made[stage][chunk][step as usize])
+                };
+                let (before, behind) = (s.before(stage, chunk), s.behind(stage, chunk));
+                let slots = s.slots[stage][chunk];
                 let ready = match step {
-                    Step::ReceiveX => made_by(stage - 1, Step::SendY) > micro,
-                    Step::ReceiveDy => made_by(stage + 1, Step::SendDx) > micro,
-                    Step::SendY => made_by(stage + 1, Step::ReceiveX) + s.slots[stage] >= micro + 2,
-                    Step::SendDx => {
-                        made_by(stage - 1, Step::ReceiveDy) + s.slots[stage] >= micro + 2
-                    }
+                    Step::ReceiveX => made_by(before, Step::SendY) > micro,
+                    Step::ReceiveDy => made_by(behind, Step::SendDx) > micro,
+                    Step::SendY => made_by(behind, Step::ReceiveX) + slots >= micro + 2,
+                    Step::SendDx => made_by(before, Step::ReceiveDy) + slots >= micro + 2,
                     _ => true,
                 };
                 if !ready {
                     break;
                 }
                 if !matches!(step, Step::SendY | Step::SendDx) {
-                    made[stage][step as usize] += 1;
+                    made[stage][chunk][step as usize] += 1;
                 }
                 at[stage] += 1;
                 moved = true;
             }
         }
     }
-    let stuck: Vec<(usize, Step, usize)> = (0..stages)
-        .filter_map(|n| steps[n].get(at[n]).map(|(step, micro)| (n, *step, *micro)))
+    let stuck: Vec<(usize, Turn, usize)> = (0..stages)
+        .filter_map(|n| steps[n].get(at[n]).map(|(turn, micro)| (n, *turn, *micro)))
         .collect();
     if !stuck.is_empty() {
         return Err(Fault::Deadlock(stuck));
     }
     for (stage, made) in made.iter().enumerate() {
-        for step in Step::ALL.into_iter().filter(|step| belongs(*step, stage, stages)) {
-            let want = match step {
-                _ if once(step) => 1,
-                Step::Weights if !s.split => 0,
-                _ => s.micro,
-            };
-            if made[step as usize] != want {
-                let what = format!("is made {} times, not {want}", made[step as usize]);
-                return Err(Fault::Order { stage, step, micro: 0, what });
+        for (chunk, made) in made.iter().enumerate() {
+            for step in Step::ALL.into_iter().filter(|step| belongs(s, *step, stage, chunk)) {
+                let want = match step {
+                    _ if once(step) => 1,
+                    Step::Weights if !s.split => 0,
+                    _ => s.micro,
+                };
+                if made[step as usize] != want {
+                    let what = format!("is made {} times, not {want}", made[step as usize]);
+                    let turn = Turn { step, chunk };
+                    return Err(Fault::Order { stage, turn, micro: 0, what });
+                }
             }
         }
     }
@@ -103,18 +114,21 @@ fn once(step: Step) -> bool {
     matches!(step, Step::Start | Step::Finish)
 }
 
-/// Whether a stage makes such steps at all.
-fn belongs(step: Step, stage: usize, stages: usize) -> bool {
+/// Whether a stage makes such steps for a chunk at all.
+fn belongs(s: &Schedule, step: Step, stage: usize, chunk: usize) -> bool {
+    let first = s.before(stage, chunk).is_none();
+    let last = s.behind(stage, chunk).is_none();
     match step {
-        Step::Enter | Step::Leave => stage == 0,
-        Step::ReceiveX | Step::SendDx => stage > 0,
-        Step::SendY | Step::ReceiveDy => stage + 1 < stages,
-        Step::Head => stage + 1 == stages,
+        Step::Start | Step::Finish => chunk == 0,
+        Step::Enter | Step::Leave => first,
+        Step::ReceiveX | Step::SendDx => !first,
+        Step::SendY | Step::ReceiveDy => !last,
+        Step::Head => last,
         _ => true,
     }
 }
 
-/// The steps that end a micro-batch on a stage.
+/// The steps that end a micro-batch on a chunk.
 fn ends(s: &Schedule, first: bool) -> &'static [Step] {
     match (first, s.split) {
         (true, false) => &[Step::Leave],
@@ -128,37 +142,36 @@ fn ends(s: &Schedule, first: bool) -> &'static [Step] {
 fn allowed(
     s: &Schedule,
     stage: usize,
-    step: Step,
+    Turn { step, chunk }: Turn,
     micro: usize,
-    made: &Made,
+    all: &[Made],
 ) -> Result<(), String> {
-    let stages = s.stages.len();
-    if !belongs(step, stage, stages) {
+    let Some(made) = all.get(chunk).filter(|_| belongs(s, step, stage, chunk)) else {
         return Err("does not belong to this stage".into());
-    }
-    let (first, last) = (stage == 0, stage + 1 == stages);
+    };
+    let first = s.before(stage, chunk).is_none();
+    let last = s.behind(stage, chunk).is_none();
     if once(step) && micro > 0 || micro >= s.micro {
         return Err("is one too many".into());
     }
     let after = |needed: Step| match made[needed as usize] > micro {
         true => Ok(()),
-        false => Err(format!("comes before `{}`", needed.name())),
+        false => Err(format!("comes before `{}`", Turn { step: needed, chunk })),
     };
-    if step != Step::Start && made[Step::Start as usize] == 0 {
+    if step != Step::Start && all[0][Step::Start as usize] == 0 {
         return Err("comes before `start`".into());
     }
-    if made[Step::Finish as usize] > 0 {
+    if all[0][Step::Finish as usize] > 0 {
         return Err("comes after `finish`".into());
     }
     match step {
         Step::Enter | Step::ReceiveX => {
             // The last ones to use the slot before.
+            let slots = s.slots[stage][chunk];
             for end in ends(s, first) {
-                if micro >= s.slots[stage] && made[*end as usize] + s.slots[stage] <= micro {
-                    return Err(format!(
-                        "overwrites a slot before `{}` is done with it",
-                        end.name()
-                    ));
+                if micro >= slots && made[*end as usize] + slots <= micro {
+                    let end = Turn { step: *end, chunk };
+                    return Err(format!("overwrites a slot before `{end}` is done with it"));
                 }
             }
             Ok(())
@@ -168,10 +181,16 @@ fn allowed(
         Step::ReceiveDy => after(Step::SendY),
         Step::Backward => after(if last { Step::Head } else { Step::ReceiveDy }),
         Step::SendDx | Step::Leave | Step::Weights => after(Step::Backward),
-        Step::Finish => match ends(s, first).iter().all(|end| made[*end as usize] == s.micro) {
-            true => Ok(()),
-            false => Err("comes before the last micro-batch is done".into()),
-        },
+        Step::Finish => {
+            let done = |(chunk, made): (usize, &Made)| {
+                let first = s.before(stage, chunk).is_none();
+                ends(s, first).iter().all(|end| made[*end as usize] == s.micro)
+            };
+            match all.iter().enumerate().all(done) {
+                true => Ok(()),
+                false => Err("comes before the last micro-batch is done".into()),
+            }
+        }
         Step::Start => Ok(()),
     }
 }

@@ -107,11 +107,27 @@ impl Plan {
     }
 
     /// The stage that has a layer of a parameter, and the layer's number on that stage; stage 0 where
-    /// all have it.
+    /// all have it. The only place that knows which layers a stage has.
     pub fn stage_of(&self, p: &Parameter, layer: u64) -> (u64, u64) {
-        let stages = p.layer_axis.as_ref().map_or(1, |axis| self.along(axis, 0).0);
-        let each = (p.layers.unwrap_or(1) / stages).max(1);
-        (layer / each, layer % each)
+        if p.layer_axis.is_none() {
+            return (0, layer);
+        }
+        for (stage, runs) in self.tables.stage_layers.iter().enumerate() {
+            let mut before = 0;
+            for (first, count) in runs {
+                if (*first..first + count).contains(&layer) {
+                    return (stage as u64, before + layer - first);
+                }
+                before += count;
+            }
+        }
+        (0, layer)
+    }
+
+    /// Layers that a stage has of a stack that is divided over stages.
+    pub fn layer_count(&self, stage: u64) -> u64 {
+        let runs = self.tables.stage_layers.get(stage as usize);
+        runs.map_or(0, |runs| runs.iter().fold(0, |a, (_, n)| a.saturating_add(*n)))
     }
 
     /// The layers that `rank` has, by their numbers there.
@@ -163,9 +179,14 @@ mod tests {
             gradients: held.clone(),
             moments: held,
         }];
+        plan.tables.stage_layers = vec![vec![(0, 2)], vec![(2, 2)], vec![(4, 2)]];
         assert_eq!(plan.layers_of(0), [0, 1]);
         assert_eq!(plan.layers_of(1), [0, 1]);
         assert_eq!(plan.layers_of(4), [4, 5]);
+        // Interleaved: two chunks of one layer on each stage.
+        plan.tables.stage_layers = (0..3).map(|s| vec![(s, 1), (s + 3, 1)]).collect();
+        assert_eq!(plan.layers_of(0), [0, 3]);
+        assert_eq!(plan.layers_of(4), [2, 5]);
         plan.tables.parameters[0].layer_axis = None;
         assert_eq!(plan.layers_of(4), [0, 1, 2, 3, 4, 5]);
     }

@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use held::{Block, Held, Run};
 pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_program};
-pub use schedule::{Handed, Move, Schedule, parse_schedule};
+pub use schedule::{Handed, Move, Round, Schedule, Turn, parse_schedule};
 
 /// Version of the format; a plan of another version is refused.
 pub const FORMAT: u32 = 3;
@@ -221,6 +221,10 @@ pub struct Tables {
     pub segments: Vec<Segment>,
     /// Parameters.
     pub parameters: Vec<Parameter>,
+    /// For each pipeline stage the layers that it has, in the order in which it has them: runs of (first,
+    /// how many). Empty where every rank has all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage_layers: Vec<Vec<(u64, u64)>>,
     /// Programs that pipeline stages run in parts, by the name of the whole.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schedules: BTreeMap<String, Schedule>,
@@ -283,14 +287,18 @@ impl Plan {
         vec![rank]
     }
 
-    /// A part of a scheduled program: slots, micro-batches, and the instructions for one of each. In the
-    /// text they stand inside a loop over slots and one over micro-batches; the schedule says which
-    /// iterations are run, and when.
-    pub fn part(&self, s: &Schedule, name: &str) -> Option<(&u64, &u64, &[Instr])> {
+    /// A part of a scheduled program: slots, micro-batches, chunks, and the instructions for one of each.
+    /// In the text they stand inside a loop over each of these; the schedule says which iterations are
+    /// run, and when.
+    pub fn part(&self, s: &Schedule, name: &str) -> Option<([u64; 3], &[Instr])> {
         let program = self.program(&format!("{}_{name}", s.prefix))?;
-        let [Instr::Loop { count: slots, body, .. }] = &program.body[..] else { return None };
-        let [Instr::Loop { count: micro, body, .. }] = &body[..] else { return None };
-        Some((slots, micro, body))
+        let mut counts = [0; 3];
+        let mut inside = &program.body[..];
+        for slot in &mut counts {
+            let [Instr::Loop { count, body, .. }] = inside else { return None };
+            (*slot, inside) = (*count, body);
+        }
+        Some((counts, inside))
     }
 
     /// Most exchanges along `axis` that a rank can have under way at once.
@@ -333,9 +341,7 @@ impl Plan {
     /// Bytes of slots that stages with more under way have, and this one has not.
     fn unused_slots(&self, stage: u64) -> u64 {
         let Some(s) = self.tables.schedules.get("train_step") else { return 0 };
-        let most = s.slots.iter().copied().max().unwrap_or(0);
-        let own = s.slots.get(stage as usize).copied().unwrap_or(most);
-        (most - own).saturating_mul(s.stride)
+        (s.most_slots() - s.slots_of(stage as usize)).saturating_mul(s.stride)
     }
 
     /// Memory of a rank of a stage.

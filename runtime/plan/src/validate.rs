@@ -4,7 +4,9 @@ mod events;
 
 use std::collections::HashMap;
 
-use crate::{Address, Exchange, Instr, Move, Plan, PlanError, Schedule, parse_schedule};
+use crate::{
+    Address, Exchange, Instr, Move, Plan, PlanError, Round, Schedule, Turn, parse_schedule,
+};
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
 const MAX_BYTES: u64 = 1 << 46;
@@ -30,12 +32,14 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     }
     for p in &t.parameters {
         let product = |sizes: &[u64]| sizes.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
-        let stages = p.layer_axis.as_ref().map_or(1, |axis| plan.along(axis, 0).0);
-        let layers = p.layers.unwrap_or(1);
-        if !layers.is_multiple_of(stages) {
-            return invalid(format!("the layers of {} are divided unevenly", p.name));
+        let mut layers = p.layers.unwrap_or(1);
+        if let Some(axis) = &p.layer_axis {
+            let stages = plan.along(axis, 0).0;
+            if !once_each(&t.stage_layers, stages, layers) {
+                return invalid(format!("not every layer of {} is on one stage", p.name));
+            }
+            layers = (0..stages).map(|s| plan.layer_count(s)).max().unwrap_or(0);
         }
-        let layers = layers / stages;
         let all = product(&p.shape).filter(|n| *n > 0 && product(&p.dims) == Some(*n));
         let fits = |segment: &str| {
             let held = p.held(segment);
@@ -73,13 +77,24 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     t.schedules.values().try_for_each(|s| schedule(plan, s))
 }
 
+/// Whether the runs of all stages together are `layers` layers, each once.
+fn once_each(stages: &[Vec<(u64, u64)>], count: u64, layers: u64) -> bool {
+    let mut all: Vec<(u64, u64)> = stages.iter().flatten().copied().collect();
+    all.sort_unstable();
+    let end = all.iter().try_fold(0u64, |at, (first, n)| {
+        (*first == at && *n > 0).then(|| at.checked_add(*n)).flatten()
+    });
+    stages.len() as u64 == count && end == Some(layers)
+}
+
 /// Every part there, run no more often than its addresses allow; every handed value inside its slots.
 fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
     let invalid = |m: String| Err(PlanError::Invalid(m));
     let stages = plan.along("pipe", 0).0;
-    let most = s.slots.iter().copied().max().unwrap_or(0);
-    let some = s.slots.iter().all(|n| *n > 0) && s.slots.len() as u64 == stages;
-    if !some || s.stages.len() as u64 != stages {
+    let chunks = s.chunks();
+    let most = s.most_slots();
+    let some = s.slots.iter().all(|n| n.len() == chunks && n.iter().all(|n| *n > 0));
+    if !some || chunks == 0 || [s.slots.len(), s.stages.len()] != [stages as usize; 2] {
         return invalid(format!("the schedule of {} has the wrong stages", s.prefix));
     }
     let bytes = plan.tables.segments.iter().find(|g| g.name == "slots").map_or(0, |g| g.bytes);
@@ -93,30 +108,35 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
         }
     }
     let mut meetings: Vec<Vec<Meeting>> = vec![];
+    let mut counts: Vec<HashMap<Turn, u64>> = vec![];
     for text in &s.stages {
-        let Some(groups) = parse_schedule(text) else {
+        let Some(blocks) = parse_schedule(text) else {
             return invalid(format!("the schedule of {} cannot be read", s.prefix));
         };
-        let mut made: HashMap<&Move, u64> = HashMap::new();
-        for (times, moves) in &groups {
-            for step in moves {
-                let n = made.entry(step).or_default();
-                *n = n.saturating_add(*times);
+        let mut made: HashMap<Turn, u64> = HashMap::new();
+        for block in &blocks {
+            for (times, turns) in &block.groups {
+                for turn in turns {
+                    let n = made.entry(turn.clone()).or_default();
+                    *n = n.saturating_add(times.saturating_mul(block.times));
+                }
             }
         }
-        for (step, n) in made {
+        for ((step, chunk), n) in &made {
             let known = match step {
-                Move::Run(part) => plan
-                    .part(s, part)
-                    .is_some_and(|(slots, micro, _)| *slots >= most.min(n) && *micro >= n),
+                Move::Run(part) => plan.part(s, part).is_some_and(|([slots, micro, all], _)| {
+                    slots >= most && micro >= *n && all as usize > *chunk
+                }),
                 Move::Send(v) | Move::Receive(v) => s.values.contains_key(v),
             };
-            if !known || n > s.micro {
+            if !known || *n > s.micro || *chunk >= chunks {
                 return invalid(format!("the schedule of {} does not fit its parts", s.prefix));
             }
         }
-        meetings.push(meetings_of_stages(plan, s, &groups));
+        meetings.push(meetings_of_stages(plan, s, &blocks));
+        counts.push(made);
     }
+    handed_as_taken(s, &counts)?;
     // Ranks of one stage run the same instructions; those of different stages meet along `pipe` only.
     for (stage, list) in meetings.iter().enumerate().skip(1) {
         if *list == meetings[0] {
@@ -140,11 +160,40 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
     Ok(())
 }
 
+/// What a stage gives, another one takes, as often.
+fn handed_as_taken(s: &Schedule, counts: &[HashMap<Turn, u64>]) -> Result<(), PlanError> {
+    for stage in 0..counts.len() {
+        for chunk in 0..s.chunks() {
+            for (given, taken) in [("y", "x"), ("dx", "dy")] {
+                let forward = Move::is_forward(given);
+                let often = |stage: usize, step: Move, chunk: usize| {
+                    counts[stage].get(&(step, chunk)).copied().unwrap_or(0)
+                };
+                let other = s.neighbour(stage, chunk, forward);
+                let gives = often(stage, Move::Send(given.into()), chunk);
+                let takes = other.map_or(0, |(s, c)| often(s, Move::Receive(taken.into()), c));
+                // Nobody is before the first chunk, or behind the last one.
+                let back = s.neighbour(stage, chunk, !forward);
+                let stray = often(stage, Move::Receive(taken.into()), chunk);
+                if gives != takes || back.is_none() && stray > 0 {
+                    let who = other.map_or("nobody".to_string(), |(s, _)| format!("stage {s}"));
+                    return Err(PlanError::Invalid(format!(
+                        "the schedule of {}: stage {stage} makes `send {given}` of chunk {chunk} \
+                         {gives} times, {who} `receive {taken}` {takes} times",
+                        s.prefix
+                    )));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
 /// An exchange between stages: its part, kind and size.
 type Meeting = (String, Exchange, Vec<u64>);
 
 /// The exchanges that a stage makes with the others, in order.
-fn meetings_of_stages(plan: &Plan, s: &Schedule, groups: &[(u64, Vec<Move>)]) -> Vec<Meeting> {
+fn meetings_of_stages(plan: &Plan, s: &Schedule, blocks: &[Round]) -> Vec<Meeting> {
     fn collect(body: &[Instr], part: &str, out: &mut Vec<Meeting>) {
         for instr in body {
             match instr {
@@ -158,10 +207,10 @@ fn meetings_of_stages(plan: &Plan, s: &Schedule, groups: &[(u64, Vec<Move>)]) ->
         }
     }
     let mut out = vec![];
-    for (_, moves) in groups {
-        for step in moves {
+    for (_, turns) in blocks.iter().flat_map(|b| &b.groups) {
+        for (step, _) in turns {
             if let Move::Run(name) = step
-                && let Some((_, _, body)) = plan.part(s, name)
+                && let Some((_, body)) = plan.part(s, name)
             {
                 collect(body, name, &mut out);
             }
@@ -248,7 +297,13 @@ mod tests {
         };
         let nest =
             |var: &str, body| vec![Instr::Loop { var: var.into(), count: 2, reverse: false, body }];
-        let body = nest("slot", nest("micro", vec![exchange]));
+        let chunk = vec![Instr::Loop {
+            var: "stage_chunk".into(),
+            count: 1,
+            reverse: false,
+            body: vec![exchange],
+        }];
+        let body = nest("slot", nest("micro", chunk));
         let part = |name: &str| Program {
             name: format!("train_{name}"),
             body: body.clone(),
@@ -257,7 +312,7 @@ mod tests {
         let x = Handed { offset: 0, elements: 32 };
         let schedule = Schedule {
             prefix: "train".into(),
-            slots: vec![2, 2],
+            slots: vec![vec![2], vec![2]],
             stride: 256,
             micro: 2,
             values: [("x".to_string(), x), ("y".to_string(), x)].into(),
@@ -278,9 +333,14 @@ mod tests {
             change(plan.tables.schedules.get_mut("train_step").expect("it was put there"));
             assert!(matches!(validate(&plan), Err(PlanError::Invalid(_))));
         };
-        wrong(&|s| s.slots = vec![2, 0]);
-        wrong(&|s| s.slots = vec![2]);
-        wrong(&|s| s.slots = vec![2, 3]);
+        wrong(&|s| s.slots = vec![vec![2], vec![0]]);
+        wrong(&|s| s.slots = vec![vec![2]]);
+        wrong(&|s| s.slots = vec![vec![2], vec![3]]);
+        wrong(&|s| s.slots = vec![vec![2], vec![1, 1]]);
+        wrong(&|s| s.stages[0] = "2*(forward 1, send y)".into());
+        wrong(&|s| s.stages[0] = "1*(forward, send y)".into());
+        wrong(&|s| s.stages[1] = "2*(receive x, forward, send y)".into());
+        wrong(&|s| s.stages[1] = "2*(receive x, forward) 1*(receive dy)".into());
         wrong(&|s| s.stride = 400);
         wrong(&|s| s.stages.truncate(1));
         wrong(&|s| s.stages[0] = "2*(forward, send dx)".into());

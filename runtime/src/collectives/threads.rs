@@ -38,8 +38,8 @@ pub(super) fn wait(failed: &AtomicBool, ready: impl Fn() -> bool) -> Result<(), 
 
 /// One rank's side of the exchanges between threads.
 pub struct Threads {
-    /// By number of the axis: to the next rank and from it, to the one before and from it.
-    neighbours: Vec<[Option<Arc<Channel>>; 4]>,
+    /// By number of the axis and lane: to the next rank and from it, to the one before and from it.
+    neighbours: Vec<Vec<[Arc<Channel>; 4]>>,
     /// By number of the axis: the group, and this rank's place in it.
     groups: Vec<(Arc<Group>, usize)>,
     /// By number of the axis: exchanges that this rank has started, and how many of them are finished.
@@ -52,9 +52,12 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
     let failed = Arc::new(AtomicBool::new(false));
     let mut made: std::collections::HashMap<(usize, u64), Arc<Group>> = Default::default();
     // One more than can be under way, so that a value given is never written over by the next.
-    let most =
-        plan.tables.schedules.values().flat_map(|s| &s.slots).max().map_or(1, |n| *n) as usize + 1;
-    let mut ways: std::collections::HashMap<(usize, u64, u64), Arc<Channel>> = Default::default();
+    let schedules = plan.tables.schedules.values();
+    let most = schedules.clone().flat_map(|s| s.slots.iter().flatten()).max().map_or(1, |n| *n);
+    let most = most as usize + 1;
+    let lanes = schedules.map(|s| s.chunks()).max().unwrap_or(1);
+    let mut ways: std::collections::HashMap<(usize, u64, u64, bool, usize), Arc<Channel>> =
+        Default::default();
     (0..plan.ranks())
         .map(|rank| {
             let groups = plan
@@ -69,19 +72,27 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
                     (made.entry((n, members[0])).or_insert_with(new).clone(), place)
                 })
                 .collect();
-            let mut way = |axis: usize, from: Option<u64>, to: Option<u64>| {
+            let mut way = |axis: usize, from: u64, to: u64, forward: bool, lane: usize| {
                 let new = || Arc::new(Channel::new(most));
-                Some(ways.entry((axis, from?, to?)).or_insert_with(new).clone())
+                ways.entry((axis, from, to, forward, lane)).or_insert_with(new).clone()
             };
             let axes = plan.tables.mesh.iter().enumerate();
             let neighbours = axes
                 .map(|(n, (axis, _))| {
                     let members = plan.group(axis, rank);
-                    let place = members.iter().position(|r| *r == rank).unwrap_or(0);
-                    let me = Some(rank);
-                    let next = members.get(place + 1).copied();
-                    let before = place.checked_sub(1).map(|p| members[p]);
-                    [way(n, me, next), way(n, next, me), way(n, me, before), way(n, before, me)]
+                    let (size, place) =
+                        (members.len(), members.iter().position(|r| *r == rank).unwrap_or(0));
+                    let next = members[(place + 1) % size];
+                    let before = members[(place + size - 1) % size];
+                    let lane = |lane| {
+                        [
+                            way(n, rank, next, true, lane),
+                            way(n, next, rank, false, lane),
+                            way(n, rank, before, false, lane),
+                            way(n, before, rank, true, lane),
+                        ]
+                    };
+                    (0..lanes).map(lane).collect()
                 })
                 .collect();
             let streams = plan.tables.mesh.iter().map(|_| Default::default()).collect();
@@ -125,12 +136,12 @@ impl Collectives for Threads {
     unsafe fn send(
         &self,
         axis: usize,
-        forward: bool,
+        (forward, lane): (bool, usize),
         from: *const f32,
         ahead: usize,
     ) -> Result<(), RuntimeError> {
-        let channel = &self.neighbours[axis][if forward { 0 } else { 2 }];
-        let channel = channel.as_ref().ok_or_else(nobody)?;
+        let lanes = self.neighbours[axis].get(lane).ok_or_else(nobody)?;
+        let channel = &lanes[if forward { 0 } else { 2 }];
         let n = channel.sent.load(Ordering::Relaxed);
         channel.from[n % channel.from.len()].store(from.cast_mut(), Ordering::Relaxed);
         channel.sent.store(n + 1, Ordering::Release);
@@ -140,12 +151,12 @@ impl Collectives for Threads {
     unsafe fn receive(
         &self,
         axis: usize,
-        forward: bool,
+        (forward, lane): (bool, usize),
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError> {
-        let channel = &self.neighbours[axis][if forward { 3 } else { 1 }];
-        let channel = channel.as_ref().ok_or_else(nobody)?;
+        let lanes = self.neighbours[axis].get(lane).ok_or_else(nobody)?;
+        let channel = &lanes[if forward { 3 } else { 1 }];
         let n = channel.taken.load(Ordering::Relaxed);
         wait(&self.failed, || channel.sent.load(Ordering::Acquire) > n)?;
         let from = channel.from[n % channel.from.len()].load(Ordering::Relaxed);

@@ -170,42 +170,42 @@ impl CpuDevice {
     fn run_staged(&mut self, at: usize) -> Result<(), RuntimeError> {
         let staged = &mut self.schedules[at].1;
         let lost = || RuntimeError::Settings("a part of the schedule is missing".into());
-        // The instructions for one slot and one micro-batch stand inside two loops.
+        // The instructions for one slot, micro-batch and chunk stand inside three loops.
         let parts: Vec<&[Step]> = staged
             .parts
             .iter()
             .map(|name| {
                 let (_, steps) = self.programs.iter().find(|(n, _)| n == name)?;
-                let [Step::Loop { body, .. }] = &steps[..] else { return None };
-                let [Step::Loop { body, .. }] = &body[..] else { return None };
-                Some(&body[..])
+                let mut inside = &steps[..];
+                for _ in 0..3 {
+                    let [Step::Loop { body, .. }] = inside else { return None };
+                    inside = body;
+                }
+                Some(inside)
             })
             .collect::<Option<_>>()
             .ok_or_else(lost)?;
         let others = self.others.as_deref().ok_or_else(lost)?;
-        let (slots, stride, axis) = (staged.slots, staged.stride, staged.axis);
+        let (stride, axis) = (staged.stride, staged.axis);
         let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
         let (events, profile) = (&mut self.events, &mut self.profile);
-        staged.each(&mut |action, micro| {
-            let slot = micro % slots;
-            match action {
-                Action::Run(part) => {
-                    index[0] = slot;
-                    index[1] = micro;
-                    execute(parts[*part], pool, pointers, index, events, Some(others), profile)
-                }
-                // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to
-                // use a slot again only after the value in it was taken, and to pair every gift with
-                // one that takes it.
-                Action::Send { forward, base } => unsafe {
-                    others.send(axis, *forward, (base + slot * stride) as *const f32, slots - 1)
-                },
-                // SAFETY: as above.
-                Action::Receive { forward, base, elements } => unsafe {
-                    let to = (base + slot * stride) as *mut f32;
-                    others.receive(axis, *forward, to, *elements)
-                },
+        staged.each(&mut |action, at| match action {
+            Action::Run(part) => {
+                index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
+                execute(parts[*part], pool, pointers, index, events, Some(others), profile)
             }
+            // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
+            // slot again only after the value in it was taken, and to pair every gift with one that
+            // takes it.
+            Action::Send { forward, lane, base } => unsafe {
+                let from = (base + at.slot * stride) as *const f32;
+                others.send(axis, (*forward, *lane), from, at.slots - 1)
+            },
+            // SAFETY: as above.
+            Action::Receive { forward, lane, base, elements } => unsafe {
+                let to = (base + at.slot * stride) as *mut f32;
+                others.receive(axis, (*forward, *lane), to, *elements)
+            },
         })
     }
 

@@ -1,6 +1,6 @@
 //! A pipeline stage's schedule, ready to run: which part, or which exchange, comes next.
 
-use neoxc_plan::{Move, Plan, Schedule, parse_schedule};
+use neoxc_plan::{Move, Plan, Schedule, Turn, parse_schedule};
 
 use crate::RuntimeError;
 
@@ -8,23 +8,37 @@ use crate::RuntimeError;
 pub enum Action {
     /// Runs the part with this number.
     Run(usize),
-    /// Gives a value to the next stage, or to the one before.
-    Send { forward: bool, base: usize },
+    /// Gives a value to the next stage, or to the one before, on one of the lanes between them.
+    Send { forward: bool, lane: usize, base: usize },
     /// Takes a value from the stage before, or from the next.
-    Receive { forward: bool, base: usize, elements: usize },
+    Receive { forward: bool, lane: usize, base: usize, elements: usize },
 }
+
+/// Where an action works: its micro-batch, the slot, and the chunk of the stage's layers.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    pub micro: usize,
+    pub slot: usize,
+    pub chunk: usize,
+    /// Slots of the chunk.
+    pub slots: usize,
+}
+
+/// How often, and the numbers of the actions.
+type Group = (u64, Vec<usize>);
 
 /// The schedule of one stage.
 pub struct Staged {
     /// Number of the `pipe` axis.
     pub axis: usize,
-    /// Slots, and bytes from one to the next.
-    pub slots: usize,
+    /// Bytes from a slot to the next.
     pub stride: usize,
+    /// First slot of each chunk, and how many it has.
+    slots: Vec<(usize, usize)>,
     /// Names of the parts that [`Action::Run`] numbers.
     pub parts: Vec<String>,
-    actions: Vec<Action>,
-    groups: Vec<(u64, Vec<usize>)>,
+    actions: Vec<(Action, usize)>,
+    rounds: Vec<(u64, Vec<Group>)>,
     /// How often each action was made in this run.
     made: Vec<usize>,
 }
@@ -42,60 +56,79 @@ impl Staged {
         let text = s.stages.get(stage).ok_or_else(wrong)?;
         let axis = plan.tables.mesh.iter().position(|(name, _)| name == "pipe");
         let mut parts: Vec<String> = vec![];
-        let mut known: Vec<Move> = vec![];
+        let mut known: Vec<Turn> = vec![];
         let mut actions = vec![];
-        let mut groups = vec![];
-        for (times, moves) in parse_schedule(text).ok_or_else(wrong)? {
-            let mut list = vec![];
-            for step in moves {
-                if let Some(at) = known.iter().position(|k| *k == step) {
-                    list.push(at);
-                    continue;
-                }
-                let value = |name: &str| s.values.get(name).copied().ok_or_else(wrong);
-                let base = |offset: u64| slots + offset as usize;
-                actions.push(match &step {
-                    Move::Run(name) => {
-                        parts.push(format!("{}_{name}", s.prefix));
-                        Action::Run(parts.len() - 1)
-                    }
-                    Move::Send(name) => {
-                        let forward = Move::is_forward(name);
-                        Action::Send { forward, base: base(value(name)?.offset) }
-                    }
-                    Move::Receive(name) => {
-                        let (forward, v) = (Move::is_forward(name), value(name)?);
-                        let elements = v.elements as usize;
-                        Action::Receive { forward, base: base(v.offset), elements }
-                    }
-                });
-                known.push(step);
-                list.push(known.len() - 1);
+        let mut rounds = vec![];
+        let mut number = |turn: &Turn| -> Result<usize, RuntimeError> {
+            if let Some(at) = known.iter().position(|k| k == turn) {
+                return Ok(at);
             }
-            groups.push((times, list));
+            let (step, chunk) = turn;
+            let value = |name: &str| s.values.get(name).copied().ok_or_else(wrong);
+            let base = |offset: u64| slots + offset as usize;
+            let action = match step {
+                Move::Run(name) => {
+                    parts.push(format!("{}_{name}", s.prefix));
+                    Action::Run(parts.len() - 1)
+                }
+                Move::Send(name) => {
+                    let forward = Move::is_forward(name);
+                    // A lane is the chunk of the one that takes.
+                    let (_, lane) = s.neighbour(stage, *chunk, forward).ok_or_else(wrong)?;
+                    Action::Send { forward, lane, base: base(value(name)?.offset) }
+                }
+                Move::Receive(name) => {
+                    let (forward, v) = (Move::is_forward(name), value(name)?);
+                    let elements = v.elements as usize;
+                    Action::Receive { forward, lane: *chunk, base: base(v.offset), elements }
+                }
+            };
+            actions.push((action, *chunk));
+            known.push(turn.clone());
+            Ok(known.len() - 1)
+        };
+        for round in parse_schedule(text).ok_or_else(wrong)? {
+            let mut groups = vec![];
+            for (times, turns) in &round.groups {
+                groups.push((*times, turns.iter().map(&mut number).collect::<Result<_, _>>()?));
+            }
+            rounds.push((round.times, groups));
         }
+        let mut next = 0;
+        let first = |n: &u64| {
+            next += *n as usize;
+            (next - *n as usize, *n as usize)
+        };
         Ok(Self {
             axis: axis.ok_or_else(wrong)?,
-            slots: s.slots.get(stage).map_or(1, |n| *n as usize),
+            slots: s.slots.get(stage).ok_or_else(wrong)?.iter().map(first).collect(),
             stride: s.stride as usize,
             parts,
             made: vec![0; actions.len()],
             actions,
-            groups,
+            rounds,
         })
     }
 
-    /// Calls `make` with every action and the micro-batch it is for, in order.
+    /// Calls `make` with every action and what it is for, in order.
     pub fn each(
         &mut self,
-        make: &mut dyn FnMut(&Action, usize) -> Result<(), RuntimeError>,
+        make: &mut dyn FnMut(&Action, At) -> Result<(), RuntimeError>,
     ) -> Result<(), RuntimeError> {
         self.made.fill(0);
-        for (times, list) in &self.groups {
+        for (times, groups) in &self.rounds {
             for _ in 0..*times {
-                for at in list {
-                    make(&self.actions[*at], self.made[*at])?;
-                    self.made[*at] += 1;
+                for (times, list) in groups {
+                    for _ in 0..*times {
+                        for at in list {
+                            let (action, chunk) = &self.actions[*at];
+                            let (first, slots) = self.slots[*chunk];
+                            let micro = self.made[*at];
+                            let slot = first + micro % slots;
+                            make(action, At { micro, slot, chunk: *chunk, slots })?;
+                            self.made[*at] += 1;
+                        }
+                    }
                 }
             }
         }

@@ -109,6 +109,7 @@ fn schedule(c: &Config) -> Kind {
         PipeSchedule::GPipe => Kind::GPipe,
         PipeSchedule::OneForwardOneBackward => Kind::OneForwardOneBackward,
         PipeSchedule::ZeroBubble => Kind::ZeroBubble,
+        PipeSchedule::Interleaved => Kind::Interleaved,
     }
 }
 
@@ -136,6 +137,7 @@ pub fn phases(
         schedule,
         machine: machine.unwrap_or(Machine::of(target)),
         overlap,
+        chunks: config.parallel.chunks,
         ..PassCx::new(target)
     };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
@@ -225,7 +227,10 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let kernel_flops = plan.tables.kernels.iter().map(|k| flops::of_entry(&m, &k.name)).collect();
     let bubble = match plan.tables.schedules.get("train_step") {
         None => 0.0,
-        Some(s) => Schedule::train(schedule(config), s.stages.len(), s.micro as usize).bubble(),
+        Some(s) => {
+            let (kind, micro) = (schedule(config), s.micro as usize);
+            Schedule::train(kind, s.stages.len(), s.chunks(), micro).bubble()
+        }
     };
     Ok(Compiled { plan, phases_ms, notes, program_flops, kernel_flops, bubble, kernels })
 }

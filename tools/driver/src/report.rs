@@ -98,30 +98,31 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
     // Of each part, run once.
     let mut parts: BTreeMap<String, Times> = BTreeMap::new();
     let text = s.stages.get(stage as usize).map_or("", String::as_str);
-    for (times, moves) in parse_schedule(text).unwrap_or_default() {
-        for step in moves {
-            match step {
-                Move::Run(name) => {
-                    if let Some((_, _, body)) = plan.part(s, &name) {
-                        exchanges(plan, body, times, &mut count);
-                        let once = parts.entry(name.clone()).or_insert_with(|| clock.times(body));
-                        count.times.add(once, times as f64);
-                    }
-                    let once = flops.get(&format!("{}_{name}", s.prefix)).copied();
-                    count.flops += times as f64 * once.unwrap_or(0.0);
-                }
-                Move::Send(value) => {
-                    let elements = s.values.get(&value).map_or(0, |v| v.elements);
-                    let slot = count.traffic.entry("pipe".into()).or_default();
-                    slot.0 += times;
-                    slot.1 += times * elements * 4;
-                    let seconds = clock.link("pipe").seconds(elements as f64 * 4.0) * times as f64;
-                    let slot = count.times.links.entry("pipe".into()).or_default();
-                    slot.busy += seconds;
-                    slot.exposed += seconds;
-                }
-                Move::Receive(_) => {}
+    let mut add = |step: &Move, times: u64| match step {
+        Move::Run(name) => {
+            if let Some((_, body)) = plan.part(s, name) {
+                exchanges(plan, body, times, &mut count);
+                let once = parts.entry(name.clone()).or_insert_with(|| clock.times(body));
+                count.times.add(once, times as f64);
             }
+            let once = flops.get(&format!("{}_{name}", s.prefix)).copied();
+            count.flops += times as f64 * once.unwrap_or(0.0);
+        }
+        Move::Send(value) => {
+            let elements = s.values.get(value).map_or(0, |v| v.elements);
+            let slot = count.traffic.entry("pipe".into()).or_default();
+            slot.0 += times;
+            slot.1 += times * elements * 4;
+            let seconds = clock.link("pipe").seconds(elements as f64 * 4.0) * times as f64;
+            let slot = count.times.links.entry("pipe".into()).or_default();
+            slot.busy += seconds;
+            slot.exposed += seconds;
+        }
+        Move::Receive(_) => {}
+    };
+    for round in parse_schedule(text).unwrap_or_default() {
+        for (times, turns) in &round.groups {
+            turns.iter().for_each(|(step, _)| add(step, round.times * times));
         }
     }
     count

@@ -255,6 +255,10 @@ fn degrees_that_do_not_divide_are_shown_with_both_sides() {
     for (set, parts) in [
         ("pipe_parallel_size=3", ["3 stages do not divide 2 layers", "num_layers"]),
         ("world_size=3", ["3 ranks are not a multiple of 2", "model_parallel_size"]),
+        (
+            "virtual_pipeline_chunks=2",
+            ["chunks of layers are for an interleaved schedule", "virtual_pipeline_chunks=2"],
+        ),
         ("zero_optimization={\"stage\": 7}", ["ZeRO stage", "no stage"]),
         ("zero_optimization={\"stages\": 1}", ["zero_optimization.stages", "unknown key"]),
         ("zero_optimization={\"cpu_offload\": true}", ["cpu_offload", "not supported yet"]),
@@ -262,6 +266,22 @@ fn degrees_that_do_not_divide_are_shown_with_both_sides() {
         let mut args = vec!["check", "model.yml", "run.yml"];
         args.extend(BARE);
         args.extend(["--set", "model_parallel_size=2", "--set", set]);
+        let text = fails(folder, 3, &args);
+        assert!(parts.iter().all(|p| text.contains(p)), "{set}: {text}");
+    }
+    // Interleaving wants chunks of equal numbers of layers, and full groups of micro-batches.
+    for (set, parts) in [
+        ("num_layers=6", ["2 stages × 2 chunks do not divide 6 layers", "num_layers=6"]),
+        (
+            "gradient_accumulation_steps=3",
+            ["a multiple of 2 micro-batches, not 3", "gradient_accumulation_steps=3"],
+        ),
+    ] {
+        let mut args = vec!["check", "model.yml", "run.yml"];
+        args.extend(BARE);
+        let interleaved =
+            ["pipe_parallel_size=2", "pipe_schedule=interleaved", "num_layers=4", set];
+        args.extend(interleaved.iter().flat_map(|set| ["--set", set]));
         let text = fails(folder, 3, &args);
         assert!(parts.iter().all(|p| text.contains(p)), "{set}: {text}");
     }
