@@ -252,7 +252,9 @@ fn stages_compute_what_the_whole_does() {
                 _ => 1,
             };
             let micro = if chunks > 1 { pipe } else { 2 };
-            let a = Arch { grad_accum: micro * data, layers: 8, ..a.clone() };
+            // Eight turns, whatever a turn has: as many as there are stages and chunks.
+            let layers = 8 * a.moe.map_or(1, |m| m.interval);
+            let a = Arch { grad_accum: micro * data, layers, ..a.clone() };
             let what = format!("seed {seed}: {d:?} {schedule:?} {a:?}");
             let zero_stage = (seed as u8) / 2 % 4;
             let sequence_parallel = r.next().is_multiple_of(2);
