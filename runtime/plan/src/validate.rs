@@ -1,12 +1,12 @@
 //! Checks that the parts of a plan fit together before anything runs.
 
 mod events;
+mod matching;
+mod sequence;
 
 use std::collections::HashMap;
 
-use crate::{
-    Address, Exchange, Instr, Move, Plan, PlanError, Round, Schedule, Turn, parse_schedule,
-};
+use crate::{Address, Instr, Move, Plan, PlanError, Round, Schedule, Turn, parse_schedule};
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
 const MAX_BYTES: u64 = 1 << 46;
@@ -107,7 +107,7 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
             return invalid(format!("{name} of {} leaves its slot", s.prefix));
         }
     }
-    let mut meetings: Vec<Vec<Meeting>> = vec![];
+    let mut rounds: Vec<Vec<Round>> = vec![];
     let mut counts: Vec<HashMap<Turn, u64>> = vec![];
     for text in &s.stages {
         let Some(blocks) = parse_schedule(text) else {
@@ -133,31 +133,11 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
                 return invalid(format!("the schedule of {} does not fit its parts", s.prefix));
             }
         }
-        meetings.push(meetings_of_stages(plan, s, &blocks));
+        rounds.push(blocks);
         counts.push(made);
     }
     handed_as_taken(s, &counts)?;
-    // Ranks of one stage run the same instructions; those of different stages meet along `pipe` only.
-    for (stage, list) in meetings.iter().enumerate().skip(1) {
-        if *list == meetings[0] {
-            continue;
-        }
-        let n = list.iter().zip(&meetings[0]).take_while(|(a, b)| a == b).count();
-        let what = |list: &[Meeting]| match list.get(n) {
-            Some((part, kind, shape)) => {
-                let sizes: Vec<String> = shape.iter().map(u64::to_string).collect();
-                format!("`{} {}` in {part}", kind.name(), sizes.join(" "))
-            }
-            None => "nothing".to_string(),
-        };
-        return invalid(format!(
-            "exchange {n} between stages of {} does not match: stage 0 makes {}, stage {stage} {}",
-            s.prefix,
-            what(&meetings[0]),
-            what(list)
-        ));
-    }
-    Ok(())
+    matching::check(plan, s, &rounds)
 }
 
 /// What a stage gives, another one takes, as often.
@@ -187,36 +167,6 @@ fn handed_as_taken(s: &Schedule, counts: &[HashMap<Turn, u64>]) -> Result<(), Pl
         }
     }
     Ok(())
-}
-
-/// An exchange between stages: its part, kind and size.
-type Meeting = (String, Exchange, Vec<u64>);
-
-/// The exchanges that a stage makes with the others, in order.
-fn meetings_of_stages(plan: &Plan, s: &Schedule, blocks: &[Round]) -> Vec<Meeting> {
-    fn collect(body: &[Instr], part: &str, out: &mut Vec<Meeting>) {
-        for instr in body {
-            match instr {
-                Instr::Exchange { kind, axis, shape, .. } if axis == "pipe" => {
-                    out.push((part.to_string(), *kind, shape.clone()));
-                }
-                // Every iteration makes the same ones: one stands for all.
-                Instr::Loop { body, .. } => collect(body, part, out),
-                _ => {}
-            }
-        }
-    }
-    let mut out = vec![];
-    for (_, turns) in blocks.iter().flat_map(|b| &b.groups) {
-        for (step, _) in turns {
-            if let Move::Run(name) = step
-                && let Some((_, body)) = plan.part(s, name)
-            {
-                collect(body, name, &mut out);
-            }
-        }
-    }
-    out
 }
 
 fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<(), PlanError> {
@@ -281,7 +231,7 @@ fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Handed, Program, Segment};
+    use crate::{Exchange, Handed, Program, Segment};
 
     /// Two stages × two data ranks that exchange a value of 8 × 4 floats.
     fn staged() -> Plan {
@@ -369,7 +319,7 @@ mod tests {
         assert!(validate(&plan).is_ok());
         stages(&mut plan, ["1*(forward, finish)", "1*(forward)"]);
         let told = validate(&plan).expect_err("stage 1 does not come").to_string();
-        assert!(told.contains("stage 0") && told.contains("stage 1 nothing"), "{told}");
+        assert!(told.contains("rank 0 makes") && told.contains("rank 2 none"), "{told}");
         wrong(&|s| {
             s.values.insert("x".into(), Handed { offset: 200, elements: 32 });
         });
