@@ -34,7 +34,8 @@ fn case() -> impl Strategy<Value = Case> {
     let shape = (1usize..3, 1usize..4, 1usize..3, 1usize..3, 1usize..3, 1usize..3);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3);
     let layout = (0usize..4, any::<bool>(), 0usize..3);
-    (mesh, shape, flags, layout).prop_map(|(mesh, shape, flags, layout)| {
+    let dropout = (0usize..3, 0usize..3);
+    (mesh, shape, flags, layout, dropout).prop_map(|(mesh, shape, flags, layout, dropout)| {
         let (pipe, data, context, tensor) = mesh;
         let (layers, per_rank, columns, tokens, batch, steps) = shape;
         let (parallel, tied, tanh, checkpoint, positions) = flags;
@@ -55,6 +56,9 @@ fn case() -> impl Strategy<Value = Case> {
             format!("bias_gelu_fusion={tanh}"),
             "optimizer.params.lr=0.002".into(),
         ];
+        let rates = ["0", "0.1", "0.5"];
+        model.push(format!("hidden_dropout={}", rates[dropout.0]));
+        model.push(format!("attention_dropout={}", rates[dropout.1]));
         if checkpoint {
             model.push("checkpoint_activations=true".into());
         }
