@@ -100,6 +100,43 @@ fn recomputation_changes_memory_and_nothing_else() {
     }
 }
 
+/// Two ranks along each axis train as one does. Every token goes to both experts, and none is dropped, so
+/// that rounding has no choice to change; dropping happens per micro-batch, which data ranks keep whole.
+#[test]
+fn ranks_train_experts_as_one_does() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let shape = [
+        "num_layers=4",
+        "num_attention_heads=4",
+        "hidden_size=32",
+        "seq_length=16",
+        "train_batch_size=8",
+        "train_micro_batch_size_per_gpu=1",
+        "optimizer.params.lr=0.002",
+    ];
+    let both: &[&str] = &["moe_num_experts=2", "moe_top_k=2", "moe_expert_interval=2"];
+    let zero = "zero_optimization={\"stage\": 3}";
+    let cases: [(&[&str], &[&str]); 5] = [
+        (both, &["pipe_parallel_size=2", "gradient_accumulation_steps=8"]),
+        (both, &["model_parallel_size=2", "gradient_accumulation_steps=8"]),
+        (both, &["context_parallel_size=2", "gradient_accumulation_steps=8"]),
+        (both, &["gradient_accumulation_steps=4", zero]),
+        (MODELS[2], &["gradient_accumulation_steps=4"]),
+    ];
+    for (i, (model, layout)) in cases.into_iter().enumerate() {
+        let losses = |name: String, sets: &[&str]| -> Vec<f32> {
+            let made = plan(folder.path(), &[&shape[..], model, sets].concat());
+            run(&made, &folder.path().join(name), 4, 2, false).iter().map(|r| r.loss).collect()
+        };
+        let one = losses(format!("one{i}"), &["gradient_accumulation_steps=8"]);
+        let two = losses(format!("two{i}"), &with(layout, &["world_size=2"]));
+        for (a, b) in one.iter().zip(&two) {
+            assert!((a - b).abs() < 2e-5, "{layout:?}: {one:?} {two:?}");
+        }
+    }
+}
+
 /// FLOPs are those of the choices, not of all experts.
 #[test]
 fn flops_are_those_of_chosen_experts() {

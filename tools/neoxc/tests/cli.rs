@@ -55,6 +55,51 @@ fn prepare(folder: &Path) {
     std::fs::write(folder.join("d.jsonl"), (0..20).map(line).collect::<String>()).unwrap();
 }
 
+/// A model with experts: trained, sampled from, gone on with; no other format knows it.
+#[test]
+fn experts_from_text_to_a_sample() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    ok(f, &["tokenizer", "train", "d.jsonl", "--vocab-size", "300", "-o", "t.json"]);
+    ok(f, &["data", "preprocess", "d.jsonl", "--vocab-file", "t.json", "--append-eod", "-o", "d"]);
+    let experts = [
+        "--set",
+        "moe_num_experts=4",
+        "--set",
+        "moe_expert_interval=2",
+        "--set",
+        "moe_token_dropping=true",
+        "--set",
+        "moe_eval_capacity_factor=4.0",
+    ];
+    let compile = [&["compile", "model", "run", "-o", "plan"][..], &experts].concat();
+    assert!(ok(f, &compile).contains("parameters"));
+    ok(f, &["run", "--plan", "plan", "--metrics", "m.jsonl"]);
+    let metrics = std::fs::read_to_string(f.join("m.jsonl")).unwrap();
+    let loss = |line: &str| {
+        let json: serde_json::Value = serde_json::from_str(line).unwrap();
+        json["loss"].as_f64().unwrap()
+    };
+    let losses: Vec<f64> = metrics.lines().map(loss).collect();
+    assert!(losses[7] < losses[0] - 0.3, "{losses:?}");
+    let sample = ["--prompt", "The", "--max-tokens", "8", "--seed", "3"];
+    let a = ok(f, &[&["generate", "--plan", "plan"][..], &sample].concat());
+    let from = ["generate", "--checkpoint", "ck/global_step8"];
+    let b = ok(f, &[&from[..], &sample].concat());
+    assert!(a.starts_with("The") && a == b, "{a:?} {b:?}");
+    let tree = ok(f, &["inspect", "checkpoint", "ck/global_step8"]);
+    assert!(tree.contains("experts"), "{tree}");
+    let told = fails(f, 3, &["convert", "neox-to-hf", "ck/global_step8", "hf"]);
+    assert!(told.contains("has no experts"), "{told}");
+    let told = fails(
+        f,
+        3,
+        &["check", "model", "run", "--set", "moe_num_experts=2", "--set", "moe_top_k=3"],
+    );
+    assert!(told.contains("3 experts of a token"), "{told}");
+}
+
 #[test]
 fn from_text_to_a_sample() {
     let temporary = tempfile::tempdir().unwrap();

@@ -72,6 +72,9 @@ fn to_hf(folder: &Path, out: &Path, precision: Precision) -> Result<(), Failure>
         let why = "GPTNeoXForCausalLM needs rotary positions, biases in norms and MLP, and a norm per branch";
         return Err(bad(folder, why));
     }
+    if m.moe.is_some() {
+        return Err(bad(folder, "GPTNeoXForCausalLM has no experts"));
+    }
     let mut data: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     let mut whole = vec![];
     let weights = |name: &&String| !name.starts_with("exp_avg");
