@@ -151,6 +151,19 @@ impl Reader<'_> {
                         virtual_pipeline_chunks (2 if it is not given)";
             self.both(message, "virtual_pipeline_chunks", "num_layers", hint);
         }
+        if let Some((m, moe)) = model.and_then(|m| Some((m, m.moe?)))
+            && m.num_layers.is_multiple_of(pipe * chunks)
+            && m.num_layers.is_multiple_of(pipe * moe.interval)
+            && !m.num_layers.is_multiple_of(pipe * chunks * moe.interval)
+        {
+            let message = format!(
+                "a chunk has {} layers, not a multiple of the {} in which one has experts",
+                m.num_layers / pipe / chunks,
+                moe.interval
+            );
+            let hint = "choose chunks of whole turns";
+            self.both(message, "virtual_pipeline_chunks", "moe_expert_interval", hint);
+        }
         (schedule, chunks)
     }
 

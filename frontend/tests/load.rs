@@ -203,6 +203,18 @@ fn experts_have_their_rules() {
             &["moe_num_experts=2", "moe_expert_interval=2", "world_size=2", "pipe_parallel_size=2"],
             "a stage has 1 layers, not a multiple of the 2 in which one has experts",
         ),
+        (
+            &[
+                "num_layers=8",
+                "moe_num_experts=2",
+                "moe_expert_interval=4",
+                "world_size=2",
+                "pipe_parallel_size=2",
+                "pipe_schedule=interleaved",
+                "gradient_accumulation_steps=2",
+            ],
+            "a chunk has 2 layers, not a multiple of the 4 in which one has experts",
+        ),
     ] {
         let l = from_text(&[GOOD], sets);
         let told = told(&l);
