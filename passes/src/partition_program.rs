@@ -33,7 +33,7 @@ mod ops;
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType, ValueId};
 
 use self::layout::{Axes, Layout, ranks};
 use crate::facts::Fact;
@@ -285,7 +285,7 @@ impl Body<'_> {
     }
 
     /// The number of this rank's part of a dim divided over `axes`: its part of 0, 1, 2, ….
-    fn part(&mut self, axes: &Axes) -> Result<ValueId, PassError> {
+    fn part(&mut self, axes: &Axes, loc: &Loc) -> Result<ValueId, PassError> {
         if let Some(made) = self.part_of.get(axes) {
             return Ok(*made);
         }
@@ -293,6 +293,7 @@ impl Body<'_> {
         let dim = Attrs::new().with("dim", Attr::Str("rank".into()));
         let all = dim.clone().with("size", number(ranks(axes, self.degrees)));
         let mut b = Builder::new(&mut self.g);
+        b.at(loc);
         let mut part = b.one("iota", &[], all)?;
         for axis in axes {
             let attrs = dim.clone().with("axis", Attr::Str(axis.to_string()));

@@ -25,9 +25,11 @@ const SETS: [&str; 14] = [
     "optimizer={type: Adam, params: {lr: 0.001}}",
 ];
 
-/// Models whose kernels differ: dense; dropless experts; experts of limited capacity.
-const MODELS: [&[&str]; 3] = [
+/// Models whose kernels differ: dense; with parts of the vocabulary; dropless experts; experts of limited
+/// capacity.
+const MODELS: [&[&str]; 4] = [
     &[],
+    &["model_parallel_size=3", "padded_vocab_size=63"],
     &["moe_num_experts=3", "moe_top_k=2"],
     &[
         "moe_num_experts=3",

@@ -59,7 +59,7 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     let mut attrs = op.attrs.clone();
     let own = |dim: &str| rule.effect(dim) == Some(ShardEffect::Own);
     if let Some((_, axes)) = divided.iter().find(|(dim, axes)| own(dim) && !axes.is_empty()) {
-        locals.push(b.part(axes)?);
+        locals.push(b.part(axes, &op.loc)?);
         if !rule.settled.is_empty() {
             attrs.set("axis", Attr::Str(axes[0].to_string()));
             attrs.set("ranks", Attr::Int(b.degrees.of(&axes[0]) as i64));

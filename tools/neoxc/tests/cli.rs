@@ -157,6 +157,12 @@ fn from_text_to_a_sample() {
         ],
     );
     assert!(a.starts_with("The") && a == b, "{a:?} {b:?}");
+    // Ranks that have parts of the layers, the heads and the vocabulary go on from the same weights.
+    let many = ["--set", "model_parallel_size=2", "--set", "pipe_parallel_size=2"];
+    ok(f, &[&["compile", "model", "run", "-o", "many"][..], &many].concat());
+    let sample = ["--prompt", "The", "--max-tokens", "8", "--seed", "3"];
+    let from = ["generate", "--plan", "many", "--checkpoint", "ck/global_step8"];
+    assert_eq!(ok(f, &[&from[..], &sample].concat()), a);
 
     let ir = ok(f, &["dump", "--plan", "plan", "--phase", "rewritten", "--function", "block"]);
     assert!(ir.contains("neox.attention") && ir.contains("loc(\"model.yml\":"), "{ir}");
