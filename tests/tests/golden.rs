@@ -196,6 +196,14 @@ fn logits_losses_and_every_gradient() {
     }
 }
 
+/// Experts, dropless and of limited capacity, by probability and by Sinkhorn's shares.
+#[test]
+fn models_with_experts() {
+    for name in ["experts_dropless", "experts_dropping", "experts_sinkhorn"] {
+        check_step(name);
+    }
+}
+
 fn check_training(name: &str) {
     let c = case(name);
     let plan = plan(&c);
