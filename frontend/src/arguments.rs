@@ -375,6 +375,8 @@ pub static ARGUMENTS: &[Argument] = &[
     arg("moe_eval_capacity_factor", Group::MoE, Kind::Float, Status::Supported, Neutral::Number(1.0)),
     arg("moe_min_capacity", Group::MoE, Kind::Int, Status::Supported, Neutral::Number(4.0)),
     arg("moe_loss_coeff", Group::MoE, Kind::Float, Status::Supported, Neutral::Number(0.0)),
+    arg("moe_expert_parallel_size", Group::MoE, Kind::Int, Status::Supported, Neutral::Number(1.0)),
+    arg("enable_expert_tensor_parallelism", Group::MoE, Kind::Bool, Status::Supported, Neutral::Bool(false)),
     arg("moe_lbl_in_fp32", Group::MoE, Kind::Bool, Status::Unread, Neutral::Bool(false)),
     arg("moe_jitter_eps", Group::MoE, Kind::Float, Status::NotYet, Neutral::None),
     arg("deepspeed", Group::DeepspeedConfig, Kind::Bool, Status::WithoutEffect, Neutral::Bool(true)),

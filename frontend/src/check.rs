@@ -555,7 +555,7 @@ impl Reader<'_> {
     }
 
     fn run(&mut self, parallel: Parallel) -> Option<Run> {
-        let data = parallel.data;
+        let data = parallel.copies();
         let big = i64::MAX / 2;
         let micro = self.int("train_micro_batch_size_per_gpu", 1, 1 << 20);
         let micro = micro.or_else(|| self.int("batch_size", 1, 1 << 20));

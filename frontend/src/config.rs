@@ -50,6 +50,12 @@ pub struct Parallel {
     pub chunks: usize,
     /// Ranks that divide a step's micro-batches.
     pub data: usize,
+    /// Ranks that divide the experts, and each micro-batch among them.
+    #[serde(default = "one")]
+    pub expert: usize,
+    /// Whether the tensor ranks divide each expert.
+    #[serde(default)]
+    pub expert_tensor: bool,
     /// Ranks that divide the sequence.
     pub context: usize,
     /// Ranks that divide each layer.
@@ -64,6 +70,18 @@ fn one() -> usize {
     1
 }
 
+impl Parallel {
+    /// Ranks with a micro-batch of their own: the data-parallel size of GPT-NeoX.
+    pub fn copies(self) -> usize {
+        self.data * self.expert
+    }
+
+    /// All ranks.
+    pub fn ranks(self) -> usize {
+        self.pipe * self.copies() * self.context * self.tensor
+    }
+}
+
 impl Default for Parallel {
     fn default() -> Self {
         Self {
@@ -71,6 +89,8 @@ impl Default for Parallel {
             schedule: PipeSchedule::OneForwardOneBackward,
             chunks: 1,
             data: 1,
+            expert: 1,
+            expert_tensor: false,
             context: 1,
             tensor: 1,
             sequence_parallel: false,

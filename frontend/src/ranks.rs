@@ -11,13 +11,20 @@ impl Reader<'_> {
         let tensor = self.int("model_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
         let pipe = self.int("pipe_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
         let context = self.int("context_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let each = tensor * context * pipe;
+        let expert = self.int("moe_expert_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
+        let expert_tensor = self.bool("enable_expert_tensor_parallelism", false);
+        let each = tensor * context * pipe * expert;
         let world = self.int("world_size", 1, 1 << 20).unwrap_or(each);
         if !world.is_multiple_of(each) {
-            let hint = "world_size = data-parallel size × pipe_parallel_size × \
-                        context_parallel_size × model_parallel_size";
+            let hint = "world_size = pipe_parallel_size × context_parallel_size × model_parallel_size \
+                        × data-parallel size, which moe_expert_parallel_size divides";
             let (key, what) = match world.is_multiple_of(tensor) {
                 false => ("model_parallel_size", format!("{tensor} tensor ranks")),
+                true if world.is_multiple_of(tensor * pipe * context) => {
+                    let others = tensor * pipe * context;
+                    let what = format!("{expert} expert ranks × {others} others");
+                    ("moe_expert_parallel_size", what)
+                }
                 true if world.is_multiple_of(tensor * pipe) => {
                     let others = tensor * pipe;
                     ("context_parallel_size", format!("{context} context ranks × {others} others"))
@@ -109,12 +116,32 @@ impl Reader<'_> {
             let hint = "they divide the heads in attention: choose a divisor";
             self.both(message, "context_parallel_size", "num_attention_heads", hint);
         }
+        match model.and_then(|m| m.moe) {
+            Some(moe) if !moe.experts.is_multiple_of(expert) => {
+                let message =
+                    format!("{expert} expert ranks do not divide {} experts", moe.experts);
+                self.both(
+                    message,
+                    "moe_expert_parallel_size",
+                    "moe_num_experts",
+                    "choose a divisor",
+                );
+            }
+            None if model.is_some() && expert > 1 => {
+                let message = format!("{expert} expert ranks, and no experts to divide");
+                let hint = "`--set moe_expert_parallel_size=1`, or `--set moe_num_experts=…`";
+                self.both(message, "moe_expert_parallel_size", "num_layers", hint);
+            }
+            _ => {}
+        }
         let data = world / each;
         Parallel {
             pipe,
             schedule,
             chunks,
             data,
+            expert,
+            expert_tensor,
             context,
             tensor,
             sequence_parallel,
@@ -189,13 +216,13 @@ impl Reader<'_> {
             probe("train_micro_batch_size_per_gpu"),
             probe("gradient_accumulation_steps"),
         );
-        let data = p.data as f64;
+        let data = p.copies() as f64;
         if let (Some(g), Some(m)) = (global, micro)
             && m > 0.0
         {
             let steps = accum.unwrap_or(g / m / data);
             if m * steps * data != g || steps.fract() != 0.0 {
-                let ranks = match p.data {
+                let ranks = match p.copies() {
                     1 => "one rank".to_string(),
                     n => format!("{n} data-parallel ranks"),
                 };

@@ -9,7 +9,7 @@
 //! the layout, so it is not padded for them. Data parallelism is one more: the loop over micro-batches is divided, so a
 //! step computes the same sum whatever the number of ranks. ZeRO's first stage divides the optimizer's
 //! moments over the data axis: then each rank wants its part of the gradients, and gives its part of
-//! the new weights. Everything else is propagated by
+//! the new weights. Expert parallelism is one dim more, that of experts. Everything else is propagated by
 //! `partition-program`.
 
 use std::collections::BTreeSet;
@@ -57,6 +57,19 @@ fn of_tensor(dim: &Dim, cx: &PassCx) -> bool {
     divided && (even || !MAY_STAY_WHOLE.contains(&&*dim.name))
 }
 
+/// The axis that divides `dim` of the parameter called `name`, of its gradient and of its moments;
+/// nothing where none does.
+fn of_state(name: &str, ty: &TensorType, dim: &Dim, cx: &PassCx) -> &'static str {
+    // The router looks at all experts.
+    let of_experts = ty.has("experts") && !name.contains(".router.");
+    match &*dim.name {
+        "experts" if of_experts && cx.degrees.expert > 1 => "expert",
+        _ if of_experts && !cx.expert_tensor => "",
+        _ if of_tensor(dim, cx) => "tensor",
+        _ => "",
+    }
+}
+
 fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     let d = cx.degrees;
     // The programs of a stage see its own layers; only the optimizer's sees the ranks of all stages.
@@ -71,9 +84,11 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
             |ty: &TensorType, dim: &str| ty.size(dim).is_some_and(|n| n.is_multiple_of(d.expert));
         let whole: Vec<String> =
             attrs.strs("neox.whole").unwrap_or_default().into_iter().map(str::to_string).collect();
+        let name =
+            attrs.str("neox.param").or(attrs.str("neox.name")).unwrap_or_default().to_string();
         let axis = |dim: &Dim| match (state, role.as_str(), &*dim.name) {
             (.., dim) if whole.iter().any(|w| w == dim) => "",
-            (true, ..) if of_tensor(dim, cx) => "tensor",
+            (true, ..) if !of_state(&name, ty, dim, cx).is_empty() => of_state(&name, ty, dim, cx),
             (true, _, "layer") if d.pipe > 1 && update => "pipe",
             (_, "batch" | "losses", "micro") if d.data > 1 => "data",
             (_, "batch", "batch") if d.expert > 1 && splits(ty, "batch") => "expert",
@@ -104,10 +119,12 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     }
     // What the first program of a step makes is laid out as what the others add to it.
     if f.name == "train_start" {
-        let axis = |dim: &Dim| if of_tensor(dim, cx) { "tensor" } else { "" };
+        let names = f.attrs.strs("neox.results").unwrap_or_default();
         let mut layouts = vec![];
-        for r in &f.results {
+        for (n, r) in f.results.iter().enumerate() {
             let ty = f.ty(*r);
+            let name = names.get(n).copied().unwrap_or_default();
+            let axis = |dim: &Dim| of_state(name, ty, dim, cx);
             let layout: Vec<&str> = ty.dims.iter().map(axis).collect();
             divides(ty, &layout, d)?;
             layouts.push(layout.join(","));

@@ -26,6 +26,8 @@ pub struct PassCx {
     pub zero_stage: u8,
     /// Whether tensor ranks divide the residual stream along the sequence.
     pub sequence_parallel: bool,
+    /// Whether tensor ranks divide each expert; without, each of them has its experts whole.
+    pub expert_tensor: bool,
     /// The order of micro-batches in a pipeline.
     pub schedule: Kind,
     /// Chunks of layers on each of its stages.
@@ -91,6 +93,7 @@ impl PassCx {
             degrees: Degrees::ONE,
             zero_stage: 0,
             sequence_parallel: false,
+            expert_tensor: false,
             schedule: Kind::default(),
             chunks: 1,
         }

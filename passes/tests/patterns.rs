@@ -6,11 +6,11 @@ mod common;
 
 use std::fmt::Write;
 
-use common::arch;
+use common::{arch, moe};
 use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Function, Module, TensorType};
-use neoxc_models::arch::Arch;
+use neoxc_models::arch::{Arch, Capacity, Moe};
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
 use neoxc_passes::{PassCx, assign_layouts, split_cross_entropy};
@@ -41,7 +41,8 @@ fn outline(f: &Function) -> String {
         let rows = ["gather", "scatter_add"].contains(&op.kind.name());
         let loss = op.kind.name().contains("cross_entropy");
         let product = ["matmul", "repeat", "adamw"].contains(&op.kind.name());
-        if !exchange && !rows && !loss && !product {
+        let experts = ["grouped_matmul", "grouped_weight", "dispatch", "combine"];
+        if !exchange && !rows && !loss && !product && !experts.contains(&op.kind.name()) {
             continue;
         }
         let mut words = vec![op.kind.name().to_string()];
@@ -241,4 +242,26 @@ fn dropout_is_fused() {
         let more = backward.len() - kernels(a, "block.bwd").len();
         assert!(more <= 2, "{more} more kernels");
     }
+}
+
+fn with_experts(cx: PassCx, moe: Moe) -> Module {
+    let expert = cx.degrees.expert;
+    partitioned(cx, Arch { moe: Some(moe), batch: 2 * expert, groups: expert, ..arch() })
+}
+
+/// Tokens go to their experts' ranks and come back: two all-to-alls forward, and each rank has its experts
+/// whole.
+#[test]
+fn expert_ranks_exchange_tokens() {
+    let capacity = Some(Capacity { train_factor: 1.0, eval_factor: 1.0, minimum: 1 });
+    let m = with_experts(cx(Degrees { expert: 2, ..Degrees::ONE }), Moe { capacity, ..moe() });
+    insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
+}
+
+/// Without dropping, what is exchanged has room for all tokens of a group; tensor ranks divide each expert.
+#[test]
+fn expert_ranks_exchange_sorted_rows() {
+    let cx = PassCx { expert_tensor: true, ..cx(Degrees { expert: 2, tensor: 2, ..Degrees::ONE }) };
+    let m = with_experts(cx, moe());
+    insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
 }

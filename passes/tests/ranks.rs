@@ -130,8 +130,14 @@ fn every_mesh_computes_the_same() {
             let what = format!("seed {seed}, {d:?}");
             let zero_stage = seed as u8 % 4;
             let sequence_parallel = seed % 3 == 0;
-            let cx =
-                PassCx { degrees: d, zero_stage, sequence_parallel, ..PassCx::new(Target::X86V4) };
+            let expert_tensor = seed % 2 == 0;
+            let cx = PassCx {
+                degrees: d,
+                zero_stage,
+                sequence_parallel,
+                expert_tensor,
+                ..PassCx::new(Target::X86V4)
+            };
             let mut m = neoxc_models::build(&a).unwrap();
             for phase in [Phase::Rewritten, Phase::Grad] {
                 run_phase(&mut m, phase, &cx).unwrap();

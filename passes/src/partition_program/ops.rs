@@ -174,10 +174,13 @@ fn divide(b: &Body<'_>, uses: &Uses<'_>) -> (Divided, Divided) {
             into.insert(d.name.clone(), axes);
         }
     }
-    // Where weights are divided over ranks that divide the sequence, the sequence is put together.
-    if let Some(mut axes) = divided.remove("seq") {
-        axes.retain(|a| divided.values().all(|others| !others.contains(a)));
-        divided.insert("seq".into(), axes);
+    // Where weights are divided over ranks that divide the sequence, or the groups of sequences, these
+    // give way: they are put together, or exchanged for the other division.
+    for dim in ["group", "seq"] {
+        if let Some(mut axes) = divided.remove(dim) {
+            axes.retain(|a| divided.values().all(|others| !others.contains(a)));
+            divided.insert(dim.into(), axes);
+        }
     }
     // An op that meets the others itself meets those along one axis.
     if !rule.settled.is_empty() {

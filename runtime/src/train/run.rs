@@ -223,16 +223,35 @@ impl Trainer<'_> {
         "none (the loss itself)".into()
     }
 
+    /// The mean loss of `eval_iters` micro-batches; groups evaluate one each at a time.
     fn evaluate(&mut self, data: &TokenDataset, round: u64) -> Result<f64, RuntimeError> {
-        let (iters, batch) = (self.settings.eval_iters.max(1), self.settings.micro_batch);
-        let mut sum = 0.0;
-        for i in 0..iters {
-            self.read(Some(data), (round * iters + i) * batch as u64, batch)?;
-            self.feed("eval_step", batch)?;
+        let (iters, groups) = (self.settings.eval_iters.max(1), self.settings.groups.max(1));
+        let batch = self.settings.micro_batch / groups;
+        let (mut sum, mut i) = (0.0, 0);
+        while i < iters {
+            let at = (round * iters + i) * batch as u64;
+            // What is left of the last round all groups evaluate alike.
+            let each = if iters - i >= groups as u64 { groups } else { 1 };
+            self.read(Some(data), at, batch * each)?;
+            if each == 1 {
+                self.repeat_rows(batch, groups);
+            }
+            self.feed("eval_step", batch * groups)?;
             self.ranks.run("eval_step")?;
-            sum += f64::from(self.ranks.scalar("eval_step", "loss")?);
+            sum += each as f64 * f64::from(self.ranks.scalar("eval_step", "loss")?);
+            i += each as u64;
         }
         Ok(sum / iters as f64)
+    }
+
+    /// Gives every group the first `batch` sequences.
+    fn repeat_rows(&mut self, batch: usize, groups: usize) {
+        let n = batch * self.settings.seq_length;
+        for g in 1..groups {
+            self.tokens.copy_within(..n, g * n);
+            self.labels.copy_within(..n, g * n);
+            self.mask.copy_within(..n, g * n);
+        }
     }
 
     fn save(&self, folder: &std::path::Path, step: u64) -> Result<PathBuf, RuntimeError> {

@@ -11,8 +11,11 @@ pub struct Settings {
     pub padded_vocab_size: usize,
     /// Ids of the tokenizer; data must stay below it (below the padded size when unknown).
     pub vocab_size: Option<usize>,
-    /// Sequences per micro-batch.
+    /// Sequences per micro-batch, of all groups together.
     pub micro_batch: usize,
+    /// Groups of a micro-batch, each of which one rank has.
+    #[serde(default = "one")]
+    pub groups: usize,
     /// Micro-batches per step.
     pub grad_accum: usize,
     /// Steps.
@@ -63,6 +66,10 @@ pub struct Settings {
     pub merge_file: Option<String>,
     /// No loss on end-of-document tokens.
     pub eod_mask_loss: bool,
+}
+
+fn one() -> usize {
+    1
 }
 
 impl Settings {

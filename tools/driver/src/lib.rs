@@ -101,7 +101,13 @@ pub type Seen<'a> = &'a mut dyn FnMut(Phase, &Module, f64, Vec<(String, String)>
 
 fn degrees(c: &Config) -> pass::Degrees {
     let p = &c.parallel;
-    pass::Degrees { pipe: p.pipe, data: p.data, expert: 1, context: p.context, tensor: p.tensor }
+    pass::Degrees {
+        pipe: p.pipe,
+        data: p.data,
+        expert: p.expert,
+        context: p.context,
+        tensor: p.tensor,
+    }
 }
 
 fn schedule(c: &Config) -> Kind {
@@ -134,6 +140,7 @@ pub fn phases(
         degrees: degrees(config),
         zero_stage,
         sequence_parallel: config.parallel.sequence_parallel,
+        expert_tensor: config.parallel.expert_tensor,
         schedule,
         machine: machine.unwrap_or(Machine::of(target)),
         overlap,

@@ -10,8 +10,9 @@ use neoxc_models::arch::{Capacity, Moe, Positions, Router};
 pub fn arch(c: &Config) -> Arch {
     let m = &c.model;
     Arch {
-        batch: c.run.micro_batch,
-        groups: 1,
+        // What the expert ranks have of a micro-batch of all of them is each one's own.
+        batch: c.run.micro_batch * c.parallel.expert,
+        groups: c.parallel.expert,
         // A step is the same whatever the number of ranks that divide its micro-batches.
         grad_accum: c.run.grad_accum * c.parallel.data,
         seq: m.seq_length,
@@ -76,6 +77,8 @@ fn moe(m: config::Moe) -> Moe {
 pub fn run(c: &Config) -> serde_json::Value {
     let mut out = serde_json::to_value(&c.run).unwrap_or_default();
     let extra = serde_json::json!({
+        "micro_batch": c.run.micro_batch * c.parallel.expert,
+        "groups": c.parallel.expert,
         "grad_accum": c.run.grad_accum * c.parallel.data,
         "seq_length": c.model.seq_length,
         "padded_vocab_size": c.model.padded_vocab_size,

@@ -28,7 +28,7 @@ pub fn load(path: &Path, config: &Config, mut sources: Sources) -> Result<Checke
     let cluster = loaded.cluster.clone().ok_or_else(|| Failure::new(3, ""))?;
     let checked = Checked { cluster, loaded, sources };
     let p = &config.parallel;
-    let (wanted, there) = (p.pipe * p.data * p.tensor, checked.cluster.ranks());
+    let (wanted, there) = (p.ranks(), checked.cluster.ranks());
     if wanted > there {
         let c = &checked.cluster;
         let message = format!("{wanted} ranks on a cluster of {there}");
