@@ -82,6 +82,7 @@ const CX: PassCx = PassCx {
     degrees: Degrees::ONE,
     zero_stage: 0,
     sequence_parallel: false,
+    expert_tensor: false,
     schedule: Kind::OneForwardOneBackward,
     chunks: 1,
 };

@@ -6,7 +6,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{data, plan, run};
+use common::{data, far, floats, plan, run};
 use neoxc_runtime::checkpoint::Reader;
 use neoxc_runtime::train::StepReport;
 use proptest::prelude::*;
@@ -82,16 +82,6 @@ fn trained(folder: &Path, name: &str, sets: &[String]) -> (Vec<StepReport>, Read
     (reports, Reader::open(&save.join(format!("global_step{STEPS}"))).unwrap())
 }
 
-/// How far a tensor is from another one, of its norm.
-fn far(a: &[u8], b: &[u8]) -> f64 {
-    let floats = |x: &[u8]| -> Vec<f64> {
-        x.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect()
-    };
-    let (a, b) = (floats(a), floats(b));
-    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
-    norm(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(1e-3)
-}
-
 fn check(case: &Case) -> Result<(), TestCaseError> {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
@@ -116,7 +106,8 @@ fn check(case: &Case) -> Result<(), TestCaseError> {
         }
         many.read(name, &mut x).unwrap();
         one.read(name, &mut y).unwrap();
-        prop_assert!(far(&x, &y) < 2e-5, "{name} is {:.1e} of its norm away", far(&x, &y));
+        let far = far(&floats(&x), &floats(&y));
+        prop_assert!(far < 2e-5, "{name} is {far:.1e} of its norm away");
     }
     Ok(())
 }

@@ -87,3 +87,14 @@ pub fn all_tensors(folder: &Path) -> Vec<(String, Vec<u8>)> {
         })
         .collect()
 }
+
+/// The numbers of a tensor of f32.
+pub fn floats(bytes: &[u8]) -> Vec<f64> {
+    bytes.chunks_exact(4).map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap()))).collect()
+}
+
+/// How far a tensor is from another one, of its norm.
+pub fn far(a: &[f64], b: &[f64]) -> f64 {
+    let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+    norm(&mut a.iter().zip(b).map(|(a, b)| a - b)) / norm(&mut b.iter().copied()).max(1e-3)
+}
