@@ -1,0 +1,164 @@
+//! Compiles kernel functions and holds them against the reference evaluator: poisoned outputs, and task ranges
+//! split in different ways with the same bits as the result.
+#![allow(dead_code, clippy::unwrap_used)] // each test uses its part; helper functions of tests
+
+use neoxc_codegen::kernels;
+use neoxc_ir::eval::{Tensor, run_function};
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub fn unit(&mut self) -> f64 {
+        f64::from(((self.next() >> 40) as f32) / (1u64 << 23) as f32 - 1.0)
+    }
+}
+
+pub type Dims<'a> = &'a [(&'a str, usize)];
+
+/// A kernel function from its operands and a closure that builds its body.
+pub fn kernel(
+    name: &str,
+    family: &str,
+    params: &[(Dims<'_>, DType)],
+    body: impl FnOnce(&mut Builder<'_>, &[ValueId]) -> Vec<ValueId>,
+) -> Function {
+    let mut f = Function::new(name);
+    f.attrs.set("neox.kernel", Attr::Str(family.into()));
+    let ids: Vec<ValueId> = params
+        .iter()
+        .enumerate()
+        .map(|(i, (dims, dtype))| {
+            let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
+            f.add_param(&format!("p{i}"), TensorType::new(*dtype, dims), Attrs::new())
+        })
+        .collect();
+    f.results = body(&mut Builder::new(&mut f), &ids);
+    f
+}
+
+/// Bytes of a tensor as the kernel sees it.
+pub fn bytes(t: &Tensor) -> Vec<u8> {
+    match t.ty.dtype {
+        DType::I32 => t.data.iter().flat_map(|x| (*x as i32).to_le_bytes()).collect(),
+        _ => t.data.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
+    }
+}
+
+pub fn inputs(f: &Function, ids: usize, r: &mut Random) -> Vec<Tensor> {
+    f.params
+        .iter()
+        .map(|p| {
+            let ty = f.ty(*p).clone();
+            let int = ty.dtype == DType::I32;
+            // The number of a part: one of three.
+            let below = if ty.has("rank") { 3 } else { ids as u64 };
+            // Sums of exponentials are positive.
+            let positive = ty.has("stat");
+            Tensor::from_fn(ty, |_| match (int, positive) {
+                (true, _) => (r.next() % below) as f64,
+                (_, true) => r.unit().abs() + 0.125,
+                _ => r.unit(),
+            })
+        })
+        .collect()
+}
+
+pub type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
+
+/// Runs the compiled kernel over `cuts` of its task range.
+pub fn run(
+    so: &libloading::Library,
+    k: &kernels::Kernel,
+    f: &Function,
+    x: &[Tensor],
+    pieces: u64,
+) -> Vec<Vec<f32>> {
+    let mut buffers: Vec<Vec<u8>> = x.iter().map(bytes).collect();
+    for r in &f.results {
+        // Poison: NaN in every element.
+        buffers.push(f32::NAN.to_le_bytes().repeat(f.ty(*r).elements()));
+    }
+    let pointers: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr()).collect();
+    let mut scratch = vec![0xffu8; k.scratch_bytes as usize + 64];
+    // SAFETY: the symbol has the kernel ABI; buffers have the sizes of the kernel function's types.
+    unsafe {
+        let entry: libloading::Symbol<Entry> = so.get(k.symbol.as_bytes()).unwrap();
+        for i in 0..pieces {
+            let (lo, hi) = (k.tasks * i / pieces, k.tasks * (i + 1) / pieces);
+            entry(pointers.as_ptr(), lo as i64, hi as i64, scratch.as_mut_ptr());
+        }
+    }
+    buffers[x.len()..]
+        .iter()
+        .zip(&f.results)
+        .map(|(b, v)| {
+            let int = f.ty(*v).dtype == DType::I32;
+            let number = |c: &[u8]| match int {
+                true => i32::from_le_bytes(c.try_into().unwrap()) as f32,
+                false => f32::from_le_bytes(c.try_into().unwrap()),
+            };
+            b.chunks(4).map(number).collect()
+        })
+        .collect()
+}
+
+/// On this machine's own target, and on AVX2, whose tiles and tails differ.
+pub fn check(functions: &[(Function, usize)], tolerance: f64) {
+    for target in [Target::X86Native, Target::X86V3] {
+        check_on(target, functions, tolerance);
+    }
+}
+
+pub fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64) {
+    let mut r = Random(11);
+    let cases: Vec<(Function, Vec<Tensor>)> =
+        functions.iter().map(|(f, ids)| (f.clone(), inputs(f, *ids, &mut r))).collect();
+    check_given(target, &cases, tolerance);
+}
+
+/// The same on given operands.
+pub fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
+    let module = Module::new();
+    let built: Vec<kernels::Kernel> =
+        cases.iter().map(|(f, _)| kernels::build(&module, f, target).unwrap()).collect();
+    for f in cases {
+        assert_eq!(built.iter().filter(|k| k.symbol == f.0.name).count(), 1);
+    }
+    let compiled = neoxc_codegen::x86::compile(&built, target, None).unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".so").unwrap();
+    std::fs::write(file.path(), &compiled.so).unwrap();
+    // SAFETY: the library was just made from kernels, which have no initialisers.
+    let so = unsafe { libloading::Library::new(file.path()).unwrap() };
+    for (k, (f, x)) in built.iter().zip(cases) {
+        let want = run_function(&module, f, x).unwrap();
+        let got = run(&so, k, f, x, 1);
+        for (i, (w, g)) in want.iter().zip(&got).enumerate() {
+            let size = w.data.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+            for (e, (a, b)) in w.data.iter().zip(g).enumerate() {
+                let error = (a - f64::from(*b)).abs() / size;
+                assert!(error < tolerance, "{} result {i}[{e}]: {a} but {b}", f.name);
+            }
+        }
+        for pieces in [2, 3, 7] {
+            let again = run(&so, k, f, x, pieces);
+            let same = got
+                .iter()
+                .flatten()
+                .map(|x| x.to_bits())
+                .eq(again.iter().flatten().map(|x| x.to_bits()));
+            assert!(same, "{} depends on the split into {pieces}", f.name);
+        }
+    }
+}
+
+pub const F: DType = DType::F32;

@@ -1,0 +1,117 @@
+//! Kernels that number rows, tables and losses, against the reference evaluator: whole ones, and those of
+//! which each rank has a part.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use common::{F, check, kernel};
+use neoxc_ir::{Attr, Attrs, DType};
+
+#[test]
+fn rows_of_tables_and_losses() {
+    let mut cases = vec![];
+    for (i, (rows, width, classes)) in
+        [(1, 1, 2), (5, 33, 61), (20, 16, 128)].into_iter().enumerate()
+    {
+        let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
+        let x = [("batch", 1), ("seq", rows), ("embed", width)];
+        let logits = [("batch", 1), ("seq", rows), ("vocab", classes)];
+        cases.push((
+            kernel(
+                &format!("gather{i}"),
+                "gather_rows",
+                &[(&table, F), (&ids, DType::I32)],
+                |k, p| vec![k.one("gather", p, Attrs::new()).unwrap()],
+            ),
+            classes,
+        ));
+        let to = Attrs::new()
+            .with("dim", Attr::Str("vocab".into()))
+            .with("size", Attr::Int(classes as i64));
+        let three = [(&ids[..], DType::I32), (&x[..], F), (&table[..], F)];
+        cases.push((
+            kernel(&format!("scatter{i}"), "scatter_rows", &three, |k, p| {
+                let s = k.one("scatter_add", &p[..2], to).unwrap();
+                vec![k.add(p[2], s).unwrap()]
+            }),
+            classes,
+        ));
+        let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
+        let three = [(&logits[..], F), (&ids[..], DType::I32), (&ids[..], F)];
+        cases.push((
+            kernel(&format!("loss{i}"), "cross_entropy", &three, |k, p| {
+                let l = k.named("cross_entropy", &p[..2], over.clone()).unwrap();
+                let d = k.one("cross_entropy_grad", &[p[0], p[1], l[1], p[2]], over).unwrap();
+                vec![l[0], l[1], d]
+            }),
+            classes,
+        ));
+    }
+    check(&cases, 2e-6);
+}
+
+/// Tables and rows of logits of which each of three ranks has a third: ids of all, one part's results.
+#[test]
+fn parts_of_tables_and_losses() {
+    let i32s = DType::I32;
+    let mut cases = vec![];
+    for (i, (rows, width, classes)) in
+        [(1, 1, 1), (5, 33, 21), (40, 16, 48)].into_iter().enumerate()
+    {
+        let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
+        let x = [("batch", 1), ("seq", rows), ("embed", width)];
+        let logits = [("batch", 1), ("seq", rows), ("vocab", classes)];
+        let part = [("rank", 1)];
+        let three = [(&table[..], F), (&ids[..], i32s), (&part[..], i32s)];
+        cases.push((
+            kernel(&format!("gather_part{i}"), "gather_rows", &three, |k, p| {
+                vec![k.one("gather", p, Attrs::new()).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let to = Attrs::new()
+            .with("dim", Attr::Str("vocab".into()))
+            .with("size", Attr::Int(classes as i64));
+        let four = [(&ids[..], i32s), (&x[..], F), (&part[..], i32s), (&table[..], F)];
+        cases.push((
+            kernel(&format!("scatter_part{i}"), "scatter_rows", &four, |k, p| {
+                let s = k.one("scatter_add", &p[..3], to).unwrap();
+                vec![k.add(p[3], s).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
+        let three = [(&logits[..], F), (&ids[..], i32s), (&part[..], i32s)];
+        cases.push((
+            kernel(&format!("loss_part{i}"), "cross_entropy", &three, |k, p| {
+                vec![k.one("cross_entropy_part", p, over.clone()).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let five =
+            [(&logits[..], F), (&ids[..], i32s), (&ids[..], F), (&ids[..], F), (&part[..], i32s)];
+        cases.push((
+            kernel(&format!("loss_grad_part{i}"), "cross_entropy", &five, |k, p| {
+                vec![k.one("cross_entropy_grad", p, over.clone()).unwrap()]
+            }),
+            3 * classes,
+        ));
+        let stats = [("rank", i + 1), ("batch", 1), ("seq", rows), ("stat", 3)];
+        cases.push((
+            kernel(&format!("loss_join{i}"), "cross_entropy", &[(&stats, F)], |k, p| {
+                k.named("cross_entropy_join", p, Attrs::new()).unwrap()
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("numbers{i}"), "iota", &[], |k, _| {
+                let attrs = Attrs::new()
+                    .with("dim", Attr::Str("rank".into()))
+                    .with("size", Attr::Int(7 * i as i64 + 1));
+                vec![k.one("iota", &[], attrs).unwrap()]
+            }),
+            1,
+        ));
+    }
+    check(&cases, 2e-6);
+}
