@@ -226,7 +226,7 @@ fn every_layout_trains_the_same() {
                     worst = (far(a, b), name.clone());
                 }
             }
-            assert!(worst.0 < 2e-5, "{what}: {} is {:.1e} of its norm away", worst.1, worst.0);
+            assert!(worst.0 < 2e-5, "{what}: {} is {:.1e} away", worst.1, worst.0);
             if all || n % 2 == 0 {
                 let again = run(&plan, &folder.path().join("again"), 10, 2, false);
                 let bits = |r: &[StepReport]| {
