@@ -104,7 +104,7 @@ pub static ARGUMENTS: &[Argument] = &[
     arg("pipe_schedule", Group::Parallelism, Kind::Str, Status::Supported, Neutral::Text("1f1b")),
     arg("virtual_pipeline_chunks", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("model_parallel_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::Number(1.0)),
-    arg("pipe_partition_method", Group::Parallelism, Kind::Str, Status::WithoutEffect, Neutral::Text("type:transformer|mlp")),
+    arg("pipe_partition_method", Group::Parallelism, Kind::Str, Status::Supported, Neutral::Text("type:transformer|mlp")),
     arg("world_size", Group::Parallelism, Kind::Int, Status::Supported, Neutral::None),
     arg("is_pipe_parallel", Group::Parallelism, Kind::Bool, Status::WithoutEffect, Neutral::Bool(false)),
     arg("sequence_parallel", Group::Parallelism, Kind::Bool, Status::Supported, Neutral::Bool(false)),

@@ -38,6 +38,24 @@ pub enum PipeSchedule {
     Interleaved,
 }
 
+/// How a pipeline's stages divide the layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum PipePartition {
+    /// As many layers each.
+    #[default]
+    #[serde(rename = "type:transformer|mlp")]
+    Layers,
+    /// As many parameters each.
+    #[serde(rename = "parameters")]
+    Parameters,
+    /// As many modules each, as GPT-NeoX counts them.
+    #[serde(rename = "uniform")]
+    Uniform,
+    /// As much time each, by the roofline.
+    #[serde(rename = "balanced")]
+    Balanced,
+}
+
 /// Ranks along the axes of the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parallel {
@@ -48,6 +66,9 @@ pub struct Parallel {
     /// Chunks of layers on each stage: more than one where the schedule is interleaved.
     #[serde(default = "one")]
     pub chunks: usize,
+    /// How stages divide the layers.
+    #[serde(default)]
+    pub partition: PipePartition,
     /// Ranks that divide a step's micro-batches.
     pub data: usize,
     /// Ranks that divide the experts, and each micro-batch among them.
@@ -88,6 +109,7 @@ impl Default for Parallel {
             pipe: 1,
             schedule: PipeSchedule::OneForwardOneBackward,
             chunks: 1,
+            partition: PipePartition::Layers,
             data: 1,
             expert: 1,
             expert_tensor: false,

@@ -1,7 +1,7 @@
 //! How many ranks there are along each axis of the mesh, by GPT-NeoX's arguments.
 
 use crate::check::{Reader, number};
-use crate::config::{Model, Parallel, PipeSchedule};
+use crate::config::{Model, Parallel, PipePartition, PipeSchedule};
 use crate::diagnostics::{impossible_value, not_supported, unknown_key};
 use crate::yaml::Value;
 
@@ -35,20 +35,17 @@ impl Reader<'_> {
             self.both(message, "world_size", key, hint);
             return Parallel::default();
         }
-        if let Some(m) = model.filter(|m| !m.num_layers.is_multiple_of(pipe)) {
-            let message = format!("{pipe} stages do not divide {} layers", m.num_layers);
-            self.both(message, "pipe_parallel_size", "num_layers", "choose a divisor");
-        }
-        if let Some((m, moe)) = model.and_then(|m| Some((m, m.moe?)))
-            && m.num_layers.is_multiple_of(pipe)
-            && !m.num_layers.is_multiple_of(pipe * moe.interval)
-        {
-            let message = format!(
-                "a stage has {} layers, not a multiple of the {} in which one has experts",
-                m.num_layers / pipe,
-                moe.interval
-            );
-            let hint = "choose stages of whole turns";
+        // Layers with and without experts take turns; a stage has whole turns.
+        let interval = model.map_or(1, |m| m.moe.map_or(1, |e| e.interval));
+        if let Some(m) = model.filter(|m| m.num_layers < pipe) {
+            let message = format!("{pipe} stages of {} layers", m.num_layers);
+            let hint = "every stage has at least one layer";
+            self.both(message, "pipe_parallel_size", "num_layers", hint);
+        } else if let Some(m) = model.filter(|m| m.num_layers / interval < pipe) {
+            let turns = m.num_layers / interval;
+            let message =
+                format!("{pipe} stages of {turns} turns of {interval} layers, one with experts");
+            let hint = "every stage has at least one turn";
             self.both(message, "pipe_parallel_size", "moe_expert_interval", hint);
         }
         let single = model.map_or(1, |m| m.moe.map_or(1, |e| e.interval));
@@ -76,6 +73,7 @@ impl Reader<'_> {
             self.both(message, "model_parallel_size", "seq_length", hint);
         }
         let (schedule, chunks) = self.schedule(pipe, model);
+        let partition = self.partition(pipe, chunks, model);
         if let Some(m) = model {
             for (key, size, what) in [
                 ("num_attention_heads", m.num_attention_heads, "attention heads"),
@@ -139,6 +137,7 @@ impl Reader<'_> {
             pipe,
             schedule,
             chunks,
+            partition,
             data,
             expert,
             expert_tensor,
@@ -171,9 +170,10 @@ impl Reader<'_> {
         if pipe == 1 {
             return (schedule, 1);
         }
-        if let Some(m) = model.filter(|m| !m.num_layers.is_multiple_of(pipe * chunks)) {
-            let n = m.num_layers;
-            let message = format!("{pipe} stages × {chunks} chunks do not divide {n} layers");
+        let turns = |m: &&Model| m.num_layers / m.moe.map_or(1, |e| e.interval);
+        if let Some(m) = model.filter(|m| !turns(m).is_multiple_of(pipe * chunks)) {
+            let (n, what) = (turns(&m), if m.moe.is_some() { "turns of layers" } else { "layers" });
+            let message = format!("{pipe} stages × {chunks} chunks do not divide {n} {what}");
             let hint = "num_layers must be a multiple of pipe_parallel_size × \
                         virtual_pipeline_chunks (2 if it is not given)";
             self.both(message, "virtual_pipeline_chunks", "num_layers", hint);
@@ -192,6 +192,34 @@ impl Reader<'_> {
             self.both(message, "virtual_pipeline_chunks", "moe_expert_interval", hint);
         }
         (schedule, chunks)
+    }
+
+    /// How stages divide the layers.
+    fn partition(&mut self, pipe: usize, chunks: usize, model: Option<&Model>) -> PipePartition {
+        let names = ["type:transformer|mlp", "parameters", "uniform", "balanced"];
+        let partition = match self.choice("pipe_partition_method", names[0], &names).as_str() {
+            "parameters" => PipePartition::Parameters,
+            "uniform" => PipePartition::Uniform,
+            "balanced" => PipePartition::Balanced,
+            _ => PipePartition::Layers,
+        };
+        if chunks > 1 && partition != PipePartition::Layers {
+            let message = "interleaved stages have equal chunks of layers".to_string();
+            let hint = "`--set pipe_partition_method=type:transformer|mlp`";
+            self.both(message, "pipe_partition_method", "pipe_schedule", hint);
+        }
+        // Two modules come in front of the layers, three behind them.
+        if let Some(m) = model.filter(|_| partition == PipePartition::Uniform && pipe > 1) {
+            let n = m.num_layers / m.moe.map_or(1, |e| e.interval);
+            let all = n + 5;
+            if all / pipe + usize::from(all % pipe > 0) <= 2 || all / pipe <= 3 {
+                let message =
+                    format!("{pipe} stages of {all} modules leave one without any of {n} layers");
+                let hint = "`--set pipe_partition_method=balanced`, or fewer stages";
+                self.both(message, "pipe_parallel_size", "num_layers", hint);
+            }
+        }
+        partition
     }
 
     /// An interleaved schedule takes micro-batches through a chunk in groups of as many as there are stages.

@@ -201,7 +201,7 @@ fn experts_have_their_rules() {
         (&["moe_num_experts=2", "moe_jitter_eps=0.1"], "`moe_jitter_eps`: not supported"),
         (
             &["moe_num_experts=2", "moe_expert_interval=2", "world_size=2", "pipe_parallel_size=2"],
-            "a stage has 1 layers, not a multiple of the 2 in which one has experts",
+            "2 stages of 1 turns of 2 layers, one with experts",
         ),
         (
             &[
@@ -221,4 +221,37 @@ fn experts_have_their_rules() {
         assert!(l.config.is_none() && told.len() == 1, "{sets:?}: {told:?}");
         assert!(told[0].contains(want), "{told:?}");
     }
+}
+
+#[test]
+fn stages_that_would_have_no_layer_are_refused() {
+    for (sets, want) in [
+        (&["pipe_parallel_size=3"][..], "3 stages of 2 layers"),
+        (
+            &["pipe_parallel_size=2", "pipe_partition_method=uniform"],
+            "2 stages of 7 modules leave one without any of 2 layers",
+        ),
+        (
+            &[
+                "pipe_parallel_size=2",
+                "num_layers=4",
+                "gradient_accumulation_steps=2",
+                "pipe_schedule=interleaved",
+                "pipe_partition_method=balanced",
+            ],
+            "interleaved stages have equal chunks of layers",
+        ),
+        (
+            &["pipe_parallel_size=2", "pipe_partition_method=type:norm"],
+            "`pipe_partition_method` \"type:norm\": not supported",
+        ),
+    ] {
+        let l = from_text(&[GOOD], sets);
+        let told = told(&l);
+        assert!(l.config.is_none() && told.len() == 1, "{sets:?}: {told:?}");
+        assert!(told[0].contains(want), "{told:?}");
+    }
+    let sets = ["pipe_parallel_size=2", "num_layers=3", "pipe_partition_method=balanced"];
+    let config = from_text(&[GOOD], &sets).config.unwrap();
+    assert_eq!(config.parallel.partition, neoxc_frontend::config::PipePartition::Balanced);
 }

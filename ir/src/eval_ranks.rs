@@ -71,6 +71,93 @@ fn run_function_ranks(
         .collect()
 }
 
+/// The axis of the first and the last rank along the first axis.
+const ENDS: &str = "ends";
+
+/// Runs a program of its own on the ranks of each place along the first axis (pipeline stages); `names` by
+/// place, `inputs` and the result by rank. Where they meet, which is in all-reduces over that axis or over
+/// its ends, every one of them must come.
+pub fn run_stages(
+    module: &Module,
+    names: &[String],
+    axes: &Axes,
+    inputs: &[Vec<Tensor>],
+) -> Result<Vec<Vec<Tensor>>, OpError> {
+    let ((pipe, stages), inner) =
+        axes.split_first().ok_or_else(|| OpError::new("there are no stages"))?;
+    let each = inputs.len() / stages;
+    let lost = || OpError::new("value used before it is defined");
+    let get = |env: &[Option<Tensor>], v: crate::ValueId| env[v.index()].clone().ok_or_else(lost);
+    let mut functions = vec![];
+    let mut envs: Vec<Vec<Option<Tensor>>> = vec![];
+    for (stage, name) in names.iter().enumerate() {
+        let f = module.function(name);
+        let f = f.ok_or_else(|| OpError::new(format!("no function is called @{name}")))?;
+        for x in &inputs[stage * each..(stage + 1) * each] {
+            let mut env = vec![None; f.values.len()];
+            f.params.iter().zip(x).for_each(|(p, t)| env[p.index()] = Some(t.clone()));
+            envs.push(env);
+        }
+        functions.push(f);
+    }
+    let meets = |op: &Op| {
+        let axis = op.attrs.str("axis").filter(|_| op.kind.0.class() == Class::Collective)?;
+        (axis == pipe || axis == ENDS).then(|| axis.to_string())
+    };
+    let mut at = vec![0; *stages];
+    loop {
+        for (stage, f) in functions.iter().enumerate() {
+            let ranks = stage * each..(stage + 1) * each;
+            while let Some(op) = f.ops.get(at[stage]).filter(|op| meets(op).is_none()) {
+                let operands: Vec<Vec<Tensor>> = envs[ranks.clone()]
+                    .iter()
+                    .map(|e| op.operands.iter().map(|o| get(e, *o)).collect())
+                    .collect::<Result<_, _>>()?;
+                let results = step(module, f, op, inner, &operands)?;
+                for (env, results) in envs[ranks.clone()].iter_mut().zip(results) {
+                    op.results.iter().zip(results).for_each(|(r, t)| env[r.index()] = Some(t));
+                }
+                at[stage] += 1;
+            }
+        }
+        let next: Vec<Option<&Op>> =
+            functions.iter().zip(&at).map(|(f, n)| f.ops.get(*n)).collect();
+        if next.iter().all(Option::is_none) {
+            break;
+        }
+        let here = |stage: &usize| next[*stage].and_then(meets);
+        // The ends may meet while the others wait for them.
+        let members: Vec<usize> = match here(&0).as_deref() == Some(ENDS) {
+            true => vec![0, stages - 1],
+            false => (0..*stages).collect(),
+        };
+        let axis = here(&members[0]);
+        if axis.is_none() || members.iter().any(|s| here(s) != axis) {
+            return Err(OpError::new("not every stage comes to an exchange"));
+        }
+        for rank in 0..each {
+            let mut sum: Option<Tensor> = None;
+            for stage in &members {
+                let op = next[*stage].filter(|op| op.kind.is("all_reduce")).ok_or_else(lost)?;
+                let x = get(&envs[stage * each + rank], op.operands[0])?;
+                match &mut sum {
+                    Some(sum) => sum.data.iter_mut().zip(&x.data).for_each(|(s, x)| *s += x),
+                    None => sum = Some(x),
+                }
+            }
+            for stage in &members {
+                let op = next[*stage].ok_or_else(lost)?;
+                envs[stage * each + rank][op.results[0].index()].clone_from(&sum);
+            }
+        }
+        members.iter().for_each(|stage| at[*stage] += 1);
+    }
+    let results = |(rank, env): (usize, &Vec<Option<Tensor>>)| {
+        functions[rank / each].results.iter().map(|r| get(env, *r)).collect()
+    };
+    envs.iter().enumerate().map(results).collect()
+}
+
 fn exchanges(module: &Module, f: &Function) -> bool {
     f.ops.iter().any(|op| match op.attrs.symbol("callee").and_then(|c| module.function(c)) {
         Some(g) => exchanges(module, g),

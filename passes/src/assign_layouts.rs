@@ -18,7 +18,7 @@ use neoxc_ir::{Attr, Dim, Function, Module, TensorType};
 
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::{class_of, entries};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -37,8 +37,8 @@ const MAY_STAY_WHOLE: [&str; 1] = ["vocab"];
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let mut notes = BTreeSet::new();
-    for entry in ENTRIES {
-        if let Some(f) = m.function_mut(entry) {
+    for entry in entries(m) {
+        if let Some(f) = m.function_mut(&entry) {
             assign(f, cx)?;
             let dims = f.params.iter().flat_map(|p| &f.ty(*p).dims);
             let whole = dims.filter(|d| MAY_STAY_WHOLE.contains(&&*d.name) && !of_tensor(d, cx));
@@ -72,8 +72,8 @@ fn of_state(name: &str, ty: &TensorType, dim: &Dim, cx: &PassCx) -> &'static str
 
 fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     let d = cx.degrees;
-    // The programs of a stage see its own layers; only the optimizer's sees the ranks of all stages.
-    let update = f.name == "train_finish";
+    // The programs of a stage see its own layers and what else it has.
+    let update = class_of(&f.name).0 == "train_finish";
     for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
         let ty = &f.values[p.index()].ty;
         let role = attrs.str("neox.role").unwrap_or_default().to_string();
@@ -89,7 +89,6 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         let axis = |dim: &Dim| match (state, role.as_str(), &*dim.name) {
             (.., dim) if whole.iter().any(|w| w == dim) => "",
             (true, ..) if !of_state(&name, ty, dim, cx).is_empty() => of_state(&name, ty, dim, cx),
-            (true, _, "layer") if d.pipe > 1 && update => "pipe",
             (_, "batch" | "losses", "micro") if d.data > 1 => "data",
             (_, "batch", "batch") if d.expert > 1 && splits(ty, "batch") => "expert",
             (_, "batch", "seq") if d.context > 1 => "context",
@@ -111,14 +110,14 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
             attrs.set("neox.layout", Attr::strs(&layout));
         }
         if update && matches!(role.as_str(), "grad" | "losses") {
-            // Every data rank and, outside the layers, every stage has its part of the sum.
-            let mut sums = vec!["data", "pipe"];
+            // Every data rank has its part of the sum; so has every stage of the losses.
+            let mut sums = if role == "grad" { vec!["data"] } else { vec!["data", "pipe"] };
             sums.retain(|axis| d.of(axis) > 1 && !layout.contains(axis));
             attrs.set("neox.partial", Attr::strs(&sums));
         }
     }
     // What the first program of a step makes is laid out as what the others add to it.
-    if f.name == "train_start" {
+    if class_of(&f.name).0 == "train_start" {
         let names = f.attrs.strs("neox.results").unwrap_or_default();
         let mut layouts = vec![];
         for (n, r) in f.results.iter().enumerate() {

@@ -14,15 +14,18 @@
 //! programs add to. A parameter outside the layers is on every stage; its gradient is the sum over the
 //! stages, of which most have nothing to add.
 
+mod finish;
 mod split_backward;
 
 use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId};
 
+use crate::assign_stages::{Class, assign};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::schedule_pipeline::{Schedule, check};
+use crate::specialise_calls::name_of;
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -65,7 +68,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if stages == 1 {
         return Ok(PassReport::default());
     }
-    let chunks = cx.chunks;
+    let (chunks, target) = (cx.chunks, cx.target);
     let missing = |what: &str| PassError::Unsupported(format!("there is no @{what}"));
     let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
     let (mut step, train) = (get("micro_step")?, get("train_step")?);
@@ -86,14 +89,29 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if cx.schedule.splits() {
         split_backward::split(m, &mut step)?;
     }
-    let mut made = vec![];
     let carried = train.ops[at].attrs.int("carried").unwrap_or(0) as usize;
-    let parts = stages * chunks;
-    made.push(start(&step, carried, micro, stages)?);
-    made.extend(cut(m, &step, "train", carried, &["loss"], parts)?);
-    made.push(finish(&train, at, carried)?);
-    made.extend(cut(m, &eval, "eval", 0, &["loss"], parts)?);
-    made.extend(cut(m, &logits, "logits", 0, &["logits"], parts)?);
+    let sides = sides(&step)?;
+    let all = assign(m, &step, &sides, cx.partition, target, stages, chunks)?;
+    let (classes, of) = all.classes();
+    let end = |first, last| owned(&step, &Class { layers: 0, first, last });
+    let inside = names_of(&step, &end(false, false)?);
+    let (front, back) = (names_of(&step, &end(true, false)?), names_of(&step, &end(false, true)?));
+    let tied = front.intersection(&back).filter(|n| !inside.contains(*n)).cloned().collect();
+    let mut made = vec![];
+    for (n, class) in classes.iter().enumerate() {
+        let mut here = vec![];
+        let own = |f: &Function| owned(f, class);
+        let holds = own(&step)?;
+        here.push(start(&step, carried, micro, &holds, class.layers * chunks)?);
+        here.extend(cut(m, &step, "train", carried, &["loss"], &holds, class)?);
+        let held = &names_of(&step, &holds);
+        let p = finish::Part { held, tied: &tied, class, stages, layers: class.layers * chunks };
+        here.push(finish::cut(&train, at, carried, &p)?);
+        here.extend(cut(m, &eval, "eval", 0, &["loss"], &own(&eval)?, class)?);
+        here.extend(cut(m, &logits, "logits", 0, &["logits"], &own(&logits)?, class)?);
+        here.iter_mut().for_each(|f| f.name = name_of(&f.name, n));
+        made.extend(here);
+    }
     m.functions.retain(|f| {
         !["micro_step", "train_step", "eval_step", "logits"].contains(&f.name.as_str())
     });
@@ -105,39 +123,60 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     m.attrs.set("neox.slots", Attr::ints(&slots));
     m.attrs.set("neox.chunks", Attr::Int(chunks as i64));
     m.attrs.set("neox.micro", Attr::Int(micro as i64));
-    m.attrs.set("neox.stage_layers", Attr::strs(&stage_layers(&step, stages, chunks)?));
+    let runs = |stage: usize| {
+        let runs = all.runs(stage).into_iter().map(|(first, n)| format!("{first}+{n}"));
+        runs.collect::<Vec<_>>().join(" ")
+    };
+    m.attrs.set("neox.stage_layers", Attr::strs(&(0..stages).map(runs).collect::<Vec<_>>()));
+    let words = |c: &Class| {
+        let ends = [(c.first, "first"), (c.last, "last")].into_iter().filter(|(is, _)| *is);
+        let ends: String = ends.map(|(_, name)| format!(" {name}")).collect();
+        format!("{} layers{ends}", c.layers * chunks)
+    };
+    m.attrs.set("neox.classes", Attr::strs(&classes.iter().map(words).collect::<Vec<_>>()));
+    let of: Vec<i64> = of.into_iter().map(|n| n as i64).collect();
+    m.attrs.set("neox.stage_class", Attr::ints(&of));
+    let names: Vec<&str> = step.param_attrs.iter().filter_map(|a| a.str("neox.param")).collect();
+    m.attrs.set("neox.parameters", Attr::strs(&names));
     let note = format!(
-        "{stages} stages of {chunks} chunks, {micro} micro-batches, {slots:?} slots, a bubble of {:.1} %",
+        "{stages} stages of {:?} layers in {chunks} chunks, {micro} micro-batches, {slots:?} slots, a bubble of {:.1} %",
+        all.layers,
         100.0 * schedule.bubble()
     );
     Ok(PassReport { notes: vec![note] })
 }
 
-/// The layers of every stage in its own order: runs of `first+count`.
-fn stage_layers(step: &Function, stages: usize, chunks: usize) -> Result<Vec<String>, PassError> {
-    let loops = step.ops.iter().find(|op| op.attrs.str("dim") == Some(LAYER));
-    let layers = loops.and_then(|op| op.attrs.int("count")).unwrap_or(0) as usize;
-    let each = layers / (stages * chunks);
-    if each * stages * chunks != layers || each == 0 {
-        let message = format!("{stages} stages of {chunks} chunks do not divide {layers} layers");
-        return Err(PassError::Unsupported(message));
-    }
-    let run = |stage: usize, chunk: usize| format!("{}+{each}", (chunk * stages + stage) * each);
-    let of = |stage| (0..chunks).map(|chunk| run(stage, chunk)).collect::<Vec<_>>().join(" ");
-    Ok((0..stages).map(of).collect())
+/// The type with the layers of a stage, or of a chunk.
+fn with_layers(ty: &TensorType, layers: usize) -> TensorType {
+    let mut ty = ty.clone();
+    ty.dims.iter_mut().filter(|d| &*d.name == LAYER).for_each(|d| d.size = layers);
+    ty
 }
 
-/// One of `stages` equal parts of a type with a dim of layers.
-fn of_stage(ty: &TensorType, stages: usize) -> Result<TensorType, PassError> {
-    let mut ty = ty.clone();
-    for d in ty.dims.iter_mut().filter(|d| &*d.name == LAYER) {
-        if !d.size.is_multiple_of(stages) {
-            let message = format!("{stages} stages do not divide {} layers", d.size);
-            return Err(PassError::Unsupported(message));
-        }
-        d.size /= stages;
-    }
-    Ok(ty)
+/// Whether each op is in front of the layers (-1), one of their loops (0), or behind them (1).
+fn sides(f: &Function) -> Result<Vec<i8>, PassError> {
+    let side = |p: &Part| match p {
+        Part::Enter | Part::Leave => -1,
+        Part::Forward | Part::Backward | Part::Weights => 0,
+        Part::Head => 1,
+    };
+    Ok(parts(f)?.iter().map(side).collect())
+}
+
+/// Which parameters of a function a class of stages has: those that its programs use.
+fn owned(f: &Function, class: &Class) -> Result<Vec<bool>, PassError> {
+    let sides = sides(f)?;
+    let uses = |p: &ValueId| {
+        let mut sides = f.ops.iter().zip(&sides).filter(|(op, _)| op.operands.contains(p));
+        sides.any(|(_, side)| match side {
+            -1 => class.first,
+            0 => true,
+            _ => class.last,
+        })
+    };
+    // Tables are small, and the same on all stages.
+    let table = |a: &Attrs| a.str("neox.role") == Some("const");
+    Ok(f.params.iter().zip(&f.param_attrs).map(|(p, a)| table(a) || uses(p)).collect())
 }
 
 fn named(role: &str, name: &str) -> Attrs {
@@ -154,17 +193,27 @@ fn parameter(step: &Function, n: usize) -> &str {
     names.nth(n).unwrap_or_default()
 }
 
+/// Names of the parameters of the model that are held.
+fn names_of(f: &Function, holds: &[bool]) -> HashSet<String> {
+    let held = f.param_attrs.iter().zip(holds).filter(|(_, held)| **held);
+    held.filter_map(|(a, _)| a.str("neox.param")).map(str::to_string).collect()
+}
+
 /// Zeros for every sum.
 fn start(
     step: &Function,
     carried: usize,
     micro: usize,
-    stages: usize,
+    holds: &[bool],
+    layers: usize,
 ) -> Result<Function, PassError> {
     let mut f = Function::new("train_start");
     let mut results = vec![];
     for (n, p) in step.params.iter().take(carried).enumerate() {
-        let ty = of_stage(step.ty(*p), stages)?;
+        if !holds[carried_parameter(step, n)] {
+            continue;
+        }
+        let ty = with_layers(step.ty(*p), layers);
         let zero = Builder::new(&mut f).fill(0.0, &ty)?;
         f.results.push(zero);
         results.push(format!("grad {}", parameter(step, n)));
@@ -177,27 +226,11 @@ fn start(
     Ok(f)
 }
 
-/// What comes after the loop over micro-batches.
-fn finish(train: &Function, at: usize, carried: usize) -> Result<Function, PassError> {
-    let mut f = Function::new("train_finish");
-    let mut map: HashMap<ValueId, ValueId> = HashMap::new();
-    let batch = |a: &Attrs| matches!(a.str("neox.role"), Some("batch" | "layers" | "const"));
-    for (p, attrs) in train.params.iter().zip(&train.param_attrs).filter(|(_, a)| !batch(a)) {
-        let v = f.add_param(&label(train, *p), train.ty(*p).clone(), attrs.clone());
-        map.insert(*p, v);
-    }
-    let results = &train.ops[at].results;
-    for (n, r) in results.iter().enumerate() {
-        let name = if n < carried { parameter(train, n) } else { "losses" };
-        let role = if n < carried { "grad" } else { "losses" };
-        let v = f.add_param(&format!("{role}{n}"), train.ty(*r).clone(), named(role, name));
-        map.insert(*r, v);
-    }
-    for op in &train.ops[at + 1..] {
-        copy(train, op, &mut f, &mut map, None, &|a| a.clone())?;
-    }
-    f.results = train.results.iter().map(|r| map[r]).collect();
-    Ok(f)
+/// The number among all parameters of the one that gradient `n` belongs to.
+fn carried_parameter(step: &Function, n: usize) -> usize {
+    let mut named =
+        (0..step.params.len()).filter(|i| step.param_attrs[*i].get("neox.param").is_some());
+    named.nth(n).unwrap_or(0)
 }
 
 /// Adds a copy of `op` to `to`; constants that it needs come with it.
@@ -228,16 +261,14 @@ fn copy(
     Ok(())
 }
 
-/// Attributes of an op on one stage: sizes and counts of layers.
-fn shrink(attrs: &Attrs, stages: usize) -> Attrs {
-    let mut out = attrs.clone();
-    if attrs.str("dim") == Some(LAYER)
-        && let Some(count) = attrs.int("count")
-    {
-        out.set("count", Attr::Int(count / stages as i64));
+/// Attributes of an op on a stage, or a chunk, of so many layers.
+fn shrink(attrs: &Attrs, layers: usize) -> Attrs {
+    let (mut out, layers) = (attrs.clone(), layers as i64);
+    if attrs.str("dim") == Some(LAYER) && attrs.int("count").is_some() {
+        out.set("count", Attr::Int(layers));
     }
     if let (Some(dims), Some(sizes)) = (attrs.strs("dims"), attrs.ints("sizes")) {
-        let size = |(d, s): (&&str, &i64)| if *d == LAYER { s / stages as i64 } else { *s };
+        let size = |(d, s): (&&str, &i64)| if *d == LAYER { layers } else { *s };
         let sizes: Vec<i64> = dims.iter().zip(&sizes).map(size).collect();
         out.set("sizes", Attr::ints(&sizes));
     }
@@ -318,8 +349,10 @@ fn cut(
     prefix: &str,
     carried: usize,
     outputs: &[&str],
-    stages: usize,
+    holds: &[bool],
+    class: &Class,
 ) -> Result<Vec<Function>, PassError> {
+    let layers = class.layers;
     let part_of = parts(f)?;
     let sums = sums(f, carried);
     let maker = |v: ValueId| f.ops.iter().position(|op| op.results.contains(&v));
@@ -378,23 +411,32 @@ fn cut(
     let order =
         [Part::Enter, Part::Forward, Part::Head, Part::Backward, Part::Weights, Part::Leave];
     let mut made = vec![];
-    for part in order.into_iter().filter(|p| find(*p).is_some()) {
+    let runs = |p: &Part| match p {
+        Part::Enter | Part::Leave => class.first,
+        Part::Head => class.last,
+        _ => true,
+    };
+    for part in order.into_iter().filter(|p| find(*p).is_some() && runs(p)) {
         let mut g = Function::new(&format!("{prefix}_{}", part.name()));
         g.attrs = f.attrs.clone();
         let mut map: HashMap<ValueId, ValueId> = HashMap::new();
         let all = f.params.iter().zip(&f.param_attrs);
-        for (p, attrs) in all.clone().skip(carried) {
+        let held = all.clone().zip(holds).skip(carried).filter(|(_, holds)| **holds);
+        for ((p, attrs), _) in held {
             let mut attrs = attrs.clone();
             if attrs.get("neox.param").is_none() {
                 attrs.set("neox.name", Attr::Str(label(f, *p)));
             }
-            let v = g.add_param(&label(f, *p), of_stage(f.ty(*p), stages)?, attrs);
+            let v = g.add_param(&label(f, *p), with_layers(f.ty(*p), layers), attrs);
             map.insert(*p, v);
         }
         let mut grads = HashMap::new();
         if matches!(part, Part::Head | Part::Backward | Part::Weights | Part::Leave) {
             for (n, (p, _)) in all.take(carried).enumerate() {
-                let ty = of_stage(f.ty(*p), stages)?;
+                if !holds[carried_parameter(f, n)] {
+                    continue;
+                }
+                let ty = with_layers(f.ty(*p), layers);
                 let v = g.add_param(&label(f, *p), ty, named("grad", parameter(f, n)));
                 grads.insert(n, v);
                 map.insert(*p, v);
@@ -408,16 +450,17 @@ fn cut(
                     continue;
                 }
                 if let Some(n) = sums.get(o) {
-                    map.insert(*o, grads[n]);
+                    let lost = || PassError::Unsupported("a gradient is on another stage".into());
+                    map.insert(*o, *grads.get(n).ok_or_else(lost)?);
                 } else if let Some(name) = names.get(o) {
-                    let ty = of_stage(f.ty(*o), stages)?;
+                    let ty = with_layers(f.ty(*o), layers);
                     map.insert(*o, g.add_param(name, ty, named("slot", name)));
                 }
             }
         }
         let mut results: Vec<(String, ValueId)> = vec![];
         for op in ops {
-            copy(f, op, &mut g, &mut map, Some(m), &|a| shrink(a, stages))?;
+            copy(f, op, &mut g, &mut map, Some(m), &|a| shrink(a, layers))?;
             for r in &op.results {
                 if let Some(n) = sums.get(r) {
                     let name = format!("grad {}", parameter(f, *n));

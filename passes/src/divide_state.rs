@@ -17,7 +17,7 @@ use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::{class_of, entries, name_of};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -39,31 +39,37 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if cx.zero_stage < 2 || ranks == 1 {
         return Ok(PassReport::default());
     }
-    let staged = m.function("train_finish").is_some();
-    let update = if staged { "train_finish" } else { "train_step" };
-    let f = m.function(update).ok_or_else(|| unsupported("there is no update"))?;
-    let all: Vec<Divided> = f.params.iter().zip(&f.param_attrs).filter_map(moments(f)).collect();
+    let is_update = |name: &String| matches!(class_of(name).0, "train_finish" | "train_step");
+    let updates: Vec<String> = entries(m).into_iter().filter(is_update).collect();
     let mut d = Divide { m, ranks };
     let mut notes = vec![];
-    for p in &all {
-        let done = match staged {
-            true => d.sums_of_stages(p)?,
-            false => d.sums_of_step(p)?,
-        };
-        if !done {
-            notes.push(format!("the gradient of {} stays whole", p.name));
-        }
-    }
-    if cx.zero_stage >= 3 {
+    let mut count = 0;
+    for update in updates {
+        let (base, class) = class_of(&update);
+        let f = d.get(&update)?.clone();
+        let all: Vec<Divided> =
+            f.params.iter().zip(&f.param_attrs).filter_map(moments(&f)).collect();
         for p in &all {
-            d.weights(p, update)?;
+            let done = match base {
+                "train_finish" => d.sums_of_stages(p, class)?,
+                _ => d.sums_of_step(p)?,
+            };
+            if !done {
+                notes.push(format!("the gradient of {} stays whole", p.name));
+            }
         }
+        if cx.zero_stage >= 3 {
+            for p in &all {
+                d.weights(p, &update)?;
+            }
+        }
+        count += all.len();
     }
     for f in &mut d.m.functions {
         f.remove_dead_ops();
     }
     let what = if cx.zero_stage >= 3 { "weights and gradients" } else { "gradients" };
-    notes.insert(0, format!("{what} of {} parameters divided over {ranks} ranks", all.len()));
+    notes.insert(0, format!("{what} of {count} parameters divided over {ranks} ranks"));
     Ok(PassReport { notes })
 }
 
@@ -329,20 +335,22 @@ impl Divide<'_> {
     }
 
     /// The gradient of one parameter, in the programs of a pipeline's stages.
-    fn sums_of_stages(&mut self, p: &Divided) -> Result<bool, PassError> {
+    fn sums_of_stages(&mut self, p: &Divided, class: usize) -> Result<bool, PassError> {
         let is_sum =
             |a: &Attrs| a.str("neox.role") == Some("grad") && a.str("neox.name") == Some(&p.name);
-        let f = self.get("train_finish")?;
+        let finish = &name_of("train_finish", class);
+        let f = self.get(finish)?;
         let Some(k) = f.param_attrs.iter().position(is_sum) else { return Ok(false) };
         let sum = f.params[k];
-        let Some(scatter) = self.only_scatter("train_finish", sum)? else { return Ok(false) };
-        self.bypass("train_finish", scatter, sum)?;
-        self.shrink("train_finish", sum, &p.dim)?;
-        let f = self.get("train_finish")?;
+        let Some(scatter) = self.only_scatter(finish, sum)? else { return Ok(false) };
+        self.bypass(finish, scatter, sum)?;
+        self.shrink(finish, sum, &p.dim)?;
+        let f = self.get(finish)?;
         let ty = f.ty(sum).clone();
         let base = layout_of(&f.param_attrs[k]);
         set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
         for entry in ["train_head", "train_backward", "train_weights", "train_leave"] {
+            let entry = &name_of(entry, class);
             let Some(f) = self.m.function(entry) else { continue };
             let Some(k) = f.param_attrs.iter().position(is_sum) else { continue };
             let v = f.params[k];
@@ -353,12 +361,13 @@ impl Divide<'_> {
             }
         }
         let wanted = format!("grad {}", p.name);
-        let f = self.get("train_start")?;
+        let start = &name_of("train_start", class);
+        let f = self.get(start)?;
         let names = f.attrs.strs("neox.results").unwrap_or_default();
         if let Some(at) = names.iter().position(|n| *n == wanted) {
             let v = f.results[at];
-            self.shrink("train_start", v, &p.dim)?;
-            let f = self.get("train_start")?;
+            self.shrink(start, v, &p.dim)?;
+            let f = self.get(start)?;
             let sizes: Vec<i64> = f.ty(v).dims.iter().map(|d| d.size as i64).collect();
             if let Some(op) = f.ops.iter_mut().find(|op| op.results.contains(&v)) {
                 op.attrs.set("sizes", Attr::ints(&sizes));
@@ -367,9 +376,12 @@ impl Divide<'_> {
         Ok(true)
     }
 
-    /// One parameter's weights, in every program.
+    /// One parameter's weights, in every program of the class that `update` is of.
     fn weights(&mut self, p: &Divided, update: &str) -> Result<(), PassError> {
-        for entry in ENTRIES {
+        for entry in &entries(self.m) {
+            if class_of(entry).1 != class_of(update).1 {
+                continue;
+            }
             let Some(f) = self.m.function(entry) else { continue };
             let named = |a: &Attrs| a.str("neox.param") == Some(&p.name);
             let Some(k) = f.param_attrs.iter().position(named) else { continue };

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Module, Op};
 
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::entries;
 
 /// One checked property of a whole module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -130,14 +130,14 @@ impl Fact {
 /// Functions that an entry reaches and that are not kernels.
 fn reachable(m: &Module) -> Vec<&neoxc_ir::Function> {
     let mut out: Vec<&neoxc_ir::Function> = vec![];
-    let mut todo: Vec<&str> = ENTRIES.to_vec();
+    let mut todo: Vec<String> = entries(m);
     while let Some(name) = todo.pop() {
-        let Some(f) = m.function(name) else { continue };
+        let Some(f) = m.function(&name) else { continue };
         if f.attrs.get("neox.kernel").is_some() || out.iter().any(|g| g.name == f.name) {
             continue;
         }
         out.push(f);
-        todo.extend(f.ops.iter().filter_map(|o| o.attrs.symbol("callee")));
+        todo.extend(f.ops.iter().filter_map(|o| o.attrs.symbol("callee")).map(str::to_string));
     }
     out
 }

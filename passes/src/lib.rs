@@ -4,6 +4,7 @@
 //! (kernels) → Fused → (memory) → Scheduled. Each pass is a verb-noun file.
 
 pub mod assign_layouts;
+pub mod assign_stages;
 pub mod build_train_step;
 pub mod cut_stages;
 pub mod differentiate_loss;

@@ -28,7 +28,7 @@ pub use self::times::Times;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::place_memory;
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::entries;
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -57,7 +57,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let mut new = m.clone();
         let mut times = Times::new(cx);
         let (mut blocking, mut overlapped) = (0.0, 0.0);
-        for entry in ENTRIES {
+        for entry in &entries(m) {
             blocking += times.blocking(m, entry);
             let Some(f) = new.function(entry).cloned() else { continue };
             overlapped += reorder(&mut new, &f, ahead, &mut times)?;

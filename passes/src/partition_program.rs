@@ -38,7 +38,7 @@ use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType,
 use self::layout::{Axes, Layout, ranks};
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::{class_of, entries};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -70,13 +70,17 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         known: HashMap::new(),
     };
     // Layouts of values that one program of a stage leaves for another.
-    let mut slots: HashMap<String, Layout> = HashMap::new();
-    for entry in ENTRIES {
+    let mut slots: HashMap<(usize, String), Layout> = HashMap::new();
+    for entry in &entries(p.source) {
         let Some(f) = p.source.function(entry) else { continue };
+        let class = class_of(entry).1;
         let layout = |(v, a): (&ValueId, &Attrs)| {
-            let slot = a.str("neox.role") == Some("slot");
-            let left = a.str("neox.name").filter(|_| slot).and_then(|n| slots.get(n)).cloned();
-            Some(left.unwrap_or_else(|| Layout::of_attr(f.ty(*v), a)))
+            let slot = a.str("neox.name").filter(|_| a.str("neox.role") == Some("slot"));
+            let left = slot.and_then(|n| slots.get(&(class, n.to_string()))).cloned();
+            // What comes from another stage.
+            let handed = slot.filter(|n| ["x", "dy"].contains(n)).is_some();
+            let handed = p.stream.layout(f.ty(*v)).filter(|_| handed);
+            Some(left.or(handed).unwrap_or_else(|| Layout::of_attr(f.ty(*v), a)))
         };
         let layouts = f.params.iter().zip(&f.param_attrs).map(layout).collect();
         let Some(results) = f.attrs.strs("neox.results") else {
@@ -86,7 +90,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let done = p.function(f, entry, layouts, Ends::Named)?;
         for (name, layout) in results.iter().zip(done.results) {
             if let Some(name) = name.strip_prefix("slot ") {
-                slots.insert(name.to_string(), layout);
+                slots.insert((class, name.to_string()), layout);
             }
         }
     }
@@ -208,6 +212,14 @@ impl Partition<'_> {
                     b.values.insert(op.results[0], Val::Constant(value, ty));
                 }
                 "repeat" => self.repeat(&mut b, op)?,
+                // Over an axis that divides nothing: it passes on what is divided, and other sums.
+                "all_reduce" => {
+                    let (local, layout) = b.bring(op.operands[0], None)?;
+                    let mut builder = Builder::new(&mut b.g);
+                    builder.at(&op.loc);
+                    let made = builder.one("all_reduce", &[local], op.attrs.clone())?;
+                    b.values.insert(op.results[0], Val::Known(made, layout));
+                }
                 "call" => {
                     return Err(PassError::Unsupported(format!("@{name}: a call at {}", op.loc)));
                 }

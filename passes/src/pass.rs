@@ -1,5 +1,6 @@
 //! What a pass is: a name, the facts it needs and leaves, a function on modules, a report.
 
+use crate::assign_stages::Partition;
 use crate::schedule_pipeline::Kind;
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::op::OpError;
@@ -32,6 +33,8 @@ pub struct PassCx {
     pub schedule: Kind,
     /// Chunks of layers on each of its stages.
     pub chunks: usize,
+    /// How its stages divide the layers.
+    pub partition: Partition,
 }
 
 /// Ranks along the axes of the mesh. Ranks are numbered with `tensor` fastest, as GPT-NeoX does.
@@ -96,6 +99,7 @@ impl PassCx {
             expert_tensor: false,
             schedule: Kind::default(),
             chunks: 1,
+            partition: Partition::default(),
         }
     }
 }

@@ -23,7 +23,7 @@ use neoxc_ir::{Attr, Attrs, Function, Module};
 use self::shared::Shared;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::{class_of, entries};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -125,8 +125,8 @@ fn io_bytes(f: &Function, places: &[Place]) -> u64 {
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let report = place(m)?;
-    for entry in ENTRIES.into_iter().filter(|e| m.function(e).is_some()) {
-        check(m, entry)?;
+    for entry in entries(m) {
+        check(m, &entry)?;
     }
     Ok(report)
 }
@@ -142,13 +142,21 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
     let mut arena = 0;
     let mut saved = 0;
-    let shared = m.attrs.get("neox.slots").is_some().then(|| Shared::of(m));
-    for entry in ENTRIES {
+    // By class of stages.
+    let mut shared: Vec<Shared> = vec![];
+    let mut arenas: Vec<i64> = vec![];
+    if let Some(classes) = m.attrs.strs("neox.classes") {
+        shared = (0..classes.len()).map(|class| Shared::of(m, class)).collect();
+        arenas = vec![0; classes.len()];
+    }
+    for entry in &entries(m) {
         let Some(f) = m.function(entry).cloned() else { continue };
-        if let Some(shared) = &shared {
+        let class = class_of(entry).1;
+        if let Some(shared) = shared.get(class) {
             let placed = walk::place(m, entry, shared.params(&f)?, shared.results(&f)?)?;
             report.notes.push(format!("@{entry}: arena {} bytes", placed.arena));
             arena = arena.max(placed.arena);
+            arenas[class] = arenas[class].max(placed.arena as i64);
             continue;
         }
         let params = entry_places(&f)?;
@@ -161,7 +169,7 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
                 .map(|(_, p)| p.clone())
                 .collect()
         };
-        let mut targets: Vec<Place> = if entry == "train_step" {
+        let mut targets: Vec<Place> = if *entry == "train_step" {
             [states("params"), states("adam_m"), states("adam_v")].concat()
         } else {
             vec![]
@@ -179,6 +187,9 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         saved = saved.max(placed.saved);
     }
     m.attrs.set("neox.arena", Attr::Int(arena as i64));
+    if !arenas.is_empty() {
+        m.attrs.set("neox.arenas", Attr::ints(&arenas));
+    }
     m.attrs.set("neox.saved", Attr::Int(saved as i64));
     Ok(report)
 }

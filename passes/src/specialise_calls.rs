@@ -43,11 +43,30 @@ pub const ENTRIES: [&str; 17] = [
     "logits_head",
 ];
 
+/// The name of an entry for the stages of a class: those of the first class have no number.
+pub fn name_of(base: &str, class: usize) -> String {
+    if class == 0 { base.to_string() } else { format!("{base}_{class}") }
+}
+
+/// An entry's name without its class, and the class.
+pub fn class_of(name: &str) -> (&str, usize) {
+    let numbered = name.rsplit_once('_').and_then(|(base, n)| Some((base, n.parse().ok()?)));
+    numbered.unwrap_or((name, 0))
+}
+
+/// The entries that a module has, in the order of [`ENTRIES`], of each class in turn.
+pub fn entries(m: &Module) -> Vec<String> {
+    let classes = m.attrs.strs("neox.classes").map_or(1, |c| c.len());
+    let named = |base: &'static str| (0..classes).map(move |class| name_of(base, class));
+    ENTRIES.into_iter().flat_map(named).filter(|name| m.function(name).is_some()).collect()
+}
+
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let old = std::mem::take(&mut m.functions);
     let source = Module { attrs: m.attrs.clone(), functions: old };
+    let entries = entries(&source);
     for f in &source.functions {
-        if ENTRIES.contains(&f.name.as_str()) {
+        if entries.contains(&f.name) {
             clone_into(m, &source, f, &f.name)?;
         }
     }

@@ -163,9 +163,19 @@ fn zero_3_works_layer_by_layer() {
 #[test]
 fn stages_of_a_pipeline() {
     let m = sharded(cx(Degrees { pipe: 2, data: 2, ..Degrees::ONE }));
-    let names = ["train_enter", "train_forward", "train_head", "train_backward", "train_leave"];
+    let classes = m.attrs.strs("neox.classes").unwrap().join("\n");
     let schedule = m.attrs.strs("neox.schedule_train").unwrap().join("\n");
-    insta::assert_snapshot!(format!("{schedule}\n{}", outlines(&m, &names)));
+    // Of the second class what the first one has not.
+    let names = [
+        "train_enter",
+        "train_forward",
+        "train_backward",
+        "train_leave",
+        "train_finish",
+        "train_head_1",
+        "train_finish_1",
+    ];
+    insta::assert_snapshot!(format!("{classes}\n{schedule}\n{}", outlines(&m, &names)));
 }
 
 /// Between products the sequence is divided, in attention the heads: all-to-alls change one for the other.

@@ -11,6 +11,7 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{Module, text, verify};
 use neoxc_models::arch::{Arch, Capacity, Moe, Positions, Router};
 use neoxc_passes::PassCx;
+use neoxc_passes::assign_stages::Partition;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::schedule_pipeline::Kind;
@@ -85,6 +86,7 @@ const CX: PassCx = PassCx {
     expert_tensor: false,
     schedule: Kind::OneForwardOneBackward,
     chunks: 1,
+    partition: Partition::Layers,
 };
 
 fn through(m: &mut Module, phase: Phase) -> Vec<String> {

@@ -8,14 +8,16 @@ use std::collections::HashMap;
 
 use common::{Random, arch, inputs, moe};
 use neoxc_ir::eval::{Tensor, run};
-use neoxc_ir::eval_ranks::{group, run_ranks};
+use neoxc_ir::eval_ranks::{group, run_ranks, run_stages};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Function, Module, TensorType, text, verify};
 use neoxc_models::arch::{Arch, Capacity, Moe, Positions};
 use neoxc_passes::PassCx;
+use neoxc_passes::assign_stages::Partition;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::schedule_pipeline::{Kind, Schedule, Step};
+use neoxc_passes::specialise_calls::name_of;
 
 type Axes = Vec<(String, usize)>;
 
@@ -24,8 +26,8 @@ type Axes = Vec<(String, usize)>;
 struct Here<'a> {
     axes: &'a Axes,
     rank: usize,
-    /// Chunks of layers on a stage.
-    chunks: usize,
+    /// Layers of a chunk of each stage.
+    layers: &'a [usize],
     /// The one that is worked on; none where the stage's layers are all there.
     chunk: Option<usize>,
 }
@@ -33,14 +35,13 @@ struct Here<'a> {
 /// The part of `whole` that a rank has, where dims are divided as the types say. Chunk c of a stage is the
 /// part of the layers behind those of all stages' chunks before c.
 fn part(whole: &Tensor, local: &TensorType, attrs: &Attrs, here: Here<'_>) -> Tensor {
-    let Here { axes, rank, chunks, chunk } = here;
+    let Here { axes, rank, layers, chunk } = here;
     let layout = attrs.strs("neox.layout").unwrap_or_default();
-    let (stages, each) = (axes[0].1, axes[1..].iter().map(|a| a.1).product::<usize>());
-    let stage = rank / each;
+    let stage = rank / axes[1..].iter().map(|a| a.1).product::<usize>();
     let layer = |i: usize| {
-        let size = whole.ty.dims[0].size / (stages * chunks);
+        let size = layers[stage];
         let c = chunk.unwrap_or(i / size);
-        (c * stages + stage) * size + i % size
+        c * layers.iter().sum::<usize>() + layers[..stage].iter().sum::<usize>() + i % size
     };
     let start: Vec<usize> = local
         .dims
@@ -75,6 +76,8 @@ struct Pipeline<'a> {
     batch: HashMap<String, Tensor>,
     micro: usize,
     chunks: usize,
+    layers: Vec<usize>,
+    class: Vec<usize>,
 }
 
 impl Pipeline<'_> {
@@ -98,7 +101,7 @@ impl Pipeline<'_> {
         let role = attrs.str("neox.role").unwrap_or("param").to_string();
         let c = chunk.unwrap_or(0);
         let key = |n: usize, c: usize| (role.clone(), name.clone(), n, c);
-        let here = Here { axes: &self.axes, rank, chunks: self.chunks, chunk };
+        let here = Here { axes: &self.axes, rank, layers: &self.layers, chunk };
         match role.as_str() {
             "slot" => self.memory[rank][&key(n, c)].clone(),
             "losses" => self.memory[rank][&key(0, 0)].clone(),
@@ -119,13 +122,14 @@ impl Pipeline<'_> {
 
     /// Runs one program on the ranks of a stage.
     fn run(&mut self, entry: &str, stage: usize, n: usize, chunk: usize) {
-        let f = self.m.function(entry).unwrap();
+        let name = name_of(entry, self.class[stage]);
+        let f = self.m.function(&name).unwrap();
         let ranks = self.stage_ranks(stage);
         let x: Vec<Vec<Tensor>> = ranks
             .iter()
             .map(|r| (0..f.params.len()).map(|p| self.input(f, p, *r, n, Some(chunk))).collect())
             .collect();
-        let got = run_ranks(self.m, entry, &self.axes[1..], &x).unwrap();
+        let got = run_ranks(self.m, &name, &self.axes[1..], &x).unwrap();
         let names = f.attrs.strs("neox.results").unwrap();
         for (rank, got) in ranks.iter().zip(&got) {
             for (name, value) in names.iter().zip(got) {
@@ -235,13 +239,11 @@ fn stages_compute_what_the_whole_does() {
             attention_dropout: if r.next().is_multiple_of(2) { 0.3 } else { 0.0 },
             ..arch()
         };
-        // Layers in turns of two make stages of at least two.
         let interval = 1 + (seed as usize) / 2 % 2;
         let capacity = Capacity { train_factor: 0.8, eval_factor: 1.5, minimum: 1 };
         let capacity = (seed % 4 == 1).then_some(capacity);
         let experts = Moe { experts: 4, interval, capacity, loss_coeff: 0.1, ..moe() };
-        let layers = 4 * interval;
-        let a = Arch { moe: (seed % 3 > 0).then_some(experts), layers, ..a };
+        let a = Arch { moe: (seed % 3 > 0).then_some(experts), ..a };
         let tensor = 1 + (seed as usize) % 2;
         for pipe in [2, 4] {
             let context = 1 + (seed as usize) / 4 % 2;
@@ -252,10 +254,17 @@ fn stages_compute_what_the_whole_does() {
                 _ => 1,
             };
             let micro = if chunks > 1 { pipe } else { 2 };
-            // Eight turns, whatever a turn has: as many as there are stages and chunks.
-            let layers = 8 * a.moe.map_or(1, |m| m.interval);
+            // In turns of layers of several kinds.
+            let turns = if chunks > 1 { 8 } else { 7 + (seed as usize) % 2 };
+            let layers = turns * a.moe.map_or(1, |m| m.interval);
             let a = Arch { grad_accum: micro * data, layers, ..a.clone() };
-            let what = format!("seed {seed}: {d:?} {schedule:?} {a:?}");
+            let partition = match chunks {
+                // Seven layers and five other modules would leave the last of four without any layer.
+                1 if pipe == 4 && seed == 2 => Partition::Balanced,
+                1 => Partition::ALL[(seed as usize / 2 + pipe / 4) % 4].1,
+                _ => Partition::Layers,
+            };
+            let what = format!("seed {seed}: {d:?} {schedule:?} {partition:?} {a:?}");
             let zero_stage = (seed as u8) / 2 % 4;
             let sequence_parallel = r.next().is_multiple_of(2);
             let cx = PassCx {
@@ -263,6 +272,7 @@ fn stages_compute_what_the_whole_does() {
                 zero_stage,
                 schedule,
                 chunks,
+                partition,
                 sequence_parallel,
                 ..PassCx::new(Target::X86V4)
             };
@@ -293,6 +303,13 @@ fn stages_compute_what_the_whole_does() {
                 }
             }
             let axes: Axes = d.axes().map(|(n, s)| (n.to_string(), s)).to_vec();
+            // As the module says; that all layers are there, in order, is checked here.
+            let texts = m.attrs.strs("neox.stage_layers").unwrap();
+            let count = |t: &&str| t.split(' ').next().unwrap().split_once('+').unwrap().1.parse();
+            let layers: Vec<usize> = texts.iter().map(|t| count(t).unwrap()).collect();
+            assert_eq!((layers.len(), layers.iter().sum::<usize>() * chunks), (pipe, turns));
+            let class = m.attrs.ints("neox.stage_class").unwrap();
+            let class: Vec<usize> = class.iter().map(|n| *n as usize).collect();
             let mut p = Pipeline {
                 m: &m,
                 axes: axes.clone(),
@@ -301,25 +318,57 @@ fn stages_compute_what_the_whole_does() {
                 batch,
                 micro,
                 chunks,
+                layers: layers.clone(),
+                class: class.clone(),
             };
             p.go(&Schedule::train(schedule, pipe, chunks, micro));
-            let f = m.function("train_finish").unwrap();
+            let names: Vec<String> = class.iter().map(|c| name_of("train_finish", *c)).collect();
+            let of = |rank: usize| m.function(&names[rank / (d.ranks() / pipe)]).unwrap();
             let parts: Vec<Vec<Tensor>> = (0..d.ranks())
-                .map(|rank| (0..f.params.len()).map(|i| p.input(f, i, rank, 0, None)).collect())
+                .map(|rank| {
+                    let f = of(rank);
+                    (0..f.params.len()).map(|i| p.input(f, i, rank, 0, None)).collect()
+                })
                 .collect();
-            let got = run_ranks(&m, "train_finish", &axes, &parts).unwrap();
+            let got = run_stages(&m, &names, &axes, &parts).unwrap();
+            // What every state of the whole became.
+            let whole = before.function("train_step").unwrap();
+            let key = |a: &Attrs| {
+                let name = a.str("neox.param").or(a.str("neox.name")).unwrap_or_default();
+                (a.str("neox.role").unwrap_or_default().to_string(), name.to_string())
+            };
+            let new: HashMap<_, _> = whole.param_attrs.iter().map(key).zip(&want).collect();
+            let mut seen = std::collections::HashSet::new();
             for (rank, got) in got.iter().enumerate() {
-                for (i, (want, got)) in want.iter().zip(got).enumerate() {
+                let f = of(rank);
+                for (i, got) in got.iter().enumerate() {
                     let state = i + 2 < f.results.len();
                     let attrs = if state { f.param_attrs[i].clone() } else { Attrs::new() };
-                    let here = Here { axes: &axes, rank, chunks, chunk: None };
+                    let want = match state {
+                        true => new[&key(&attrs)],
+                        false => &want[want.len() + i - f.results.len()],
+                    };
+                    if state {
+                        seen.insert(key(&attrs));
+                    }
+                    let here = Here { axes: &axes, rank, layers: &layers, chunk: None };
                     let want = part(want, &got.ty, &attrs, here);
                     for (a, b) in want.data.iter().zip(&got.data) {
                         let close = (a - b).abs() < 1e-9 * (1.0 + a.abs());
                         assert!(close, "{what} rank {rank} result {i}: {a} {b}");
                     }
                 }
+                // Only the ends have what is outside the layers.
+                let stage = rank / (d.ranks() / pipe);
+                let outside = f.param_attrs.iter().filter_map(|a| a.str("neox.param"));
+                let outside: Vec<&str> = outside.filter(|n| !n.contains("{layer")).collect();
+                let input = outside.iter().any(|n| n.contains("embed_in"));
+                let norm = outside.iter().any(|n| n.contains("final_layer_norm"));
+                let last = stage + 1 == pipe;
+                assert_eq!((input, norm), (stage == 0 || last && a.tied, last), "{what} {stage}");
+                assert!(stage == 0 || last || outside.is_empty(), "{what} {stage}: {outside:?}");
             }
+            assert_eq!(seen.len() + 2, want.len(), "{what}: something is on no stage");
         }
     }
 }

@@ -38,7 +38,7 @@ pub fn generate(
     if all.is_empty() {
         return Err(RuntimeError::Settings("the prompt is empty".into()));
     }
-    let vocab = ranks.port("logits", "logits")?.elements() as usize;
+    let vocab = ranks.port("logits", "logits")?.0.elements() as usize;
     if let Some(bad) = all.iter().find(|t| **t as usize >= vocab) {
         return Err(RuntimeError::Settings(format!(
             "id {bad} of the prompt is outside the vocabulary"

@@ -62,26 +62,31 @@ impl<'a> Ranks<'a> {
         })
     }
 
-    /// The port called `name` of a program.
-    pub fn port(&self, program: &str, name: &str) -> Result<Port, RuntimeError> {
-        let p = self.plan.program(program);
-        let found = p.and_then(|p| p.inputs.iter().chain(&p.outputs).find(|q| q.name == name));
-        found
-            .cloned()
-            .ok_or_else(|| RuntimeError::Settings(format!("the plan's {program} has no {name}")))
+    /// The port called `name` of a program, on the stages of the first class that has it, and its stage.
+    pub fn port(&self, program: &str, name: &str) -> Result<(Port, u64), RuntimeError> {
+        let stages = 0..self.plan.along("pipe", 0).0;
+        let found = stages.rev().find_map(|s| Some((self.port_of(program, name, s)?.clone(), s)));
+        found.ok_or_else(|| RuntimeError::Settings(format!("the plan's {program} has no {name}")))
     }
 
-    /// Gives every rank its part of an input.
+    /// The port on a stage, if that stage has it.
+    fn port_of(&self, program: &str, name: &str, stage: u64) -> Option<&Port> {
+        let p = self.plan.program_of(program, stage)?;
+        p.inputs.iter().chain(&p.outputs).find(|q| q.name == name)
+    }
+
+    /// Gives every rank its part of an input; stages that do not use it get nothing.
     pub fn put(&mut self, program: &str, name: &str, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let port = self.port(program, name)?;
-        let segment = self.plan.segment(&port.segment).unwrap_or(0);
-        let part = port.elements() as usize * 4;
-        let whole = self.plan.whole_dims(&port);
+        let whole = self.plan.whole_dims(&self.port(program, name)?.0);
         if bytes.len() as u64 != whole.iter().product::<u64>() * 4 {
             return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
         }
-        for (rank, device) in self.devices.iter_mut().enumerate() {
-            let to = device.bytes_mut(segment, port.offset, part);
+        for rank in 0..self.devices.len() {
+            let stage = self.plan.along("pipe", rank as u64).1;
+            let Some(port) = self.port_of(program, name, stage).cloned() else { continue };
+            let segment = self.plan.segment(&port.segment).unwrap_or(0);
+            let part = port.elements() as usize * 4;
+            let to = self.devices[rank].bytes_mut(segment, port.offset, part);
             for run in self.plan.runs_of(&whole, &port.axes, rank as u64) {
                 let (from, at, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 to[at..at + n].copy_from_slice(&bytes[from..from + n]);
@@ -92,9 +97,10 @@ impl<'a> Ranks<'a> {
 
     /// Gives every rank the numbers of its layers, where the program asks for them.
     pub fn put_layers(&mut self, program: &str) -> Result<(), RuntimeError> {
-        let Ok(port) = self.port(program, "layers") else { return Ok(()) };
-        let segment = self.plan.segment(&port.segment).unwrap_or(0);
-        for (rank, device) in self.devices.iter_mut().enumerate() {
+        for rank in 0..self.devices.len() {
+            let stage = self.plan.along("pipe", rank as u64).1;
+            let Some(port) = self.port_of(program, "layers", stage).cloned() else { continue };
+            let segment = self.plan.segment(&port.segment).unwrap_or(0);
             let own = self.plan.layers_of(rank as u64);
             if own.len() as u64 != port.elements() {
                 return Err(RuntimeError::Settings(format!(
@@ -104,6 +110,7 @@ impl<'a> Ranks<'a> {
                 )));
             }
             let bytes: Vec<u8> = own.iter().flat_map(|n| (*n as i32).to_le_bytes()).collect();
+            let device = &mut self.devices[rank];
             device.bytes_mut(segment, port.offset, bytes.len()).copy_from_slice(&bytes);
         }
         Ok(())
@@ -111,11 +118,11 @@ impl<'a> Ranks<'a> {
 
     /// Reads an output.
     pub fn get(&self, program: &str, name: &str, bytes: &mut [u8]) -> Result<(), RuntimeError> {
-        let port = self.port(program, name)?;
-        let segment = self.plan.segment(&port.segment).unwrap_or(0);
         // The last stage has what is computed at the end; `pipe` is the slowest axis.
+        let (port, stage) = self.port(program, name)?;
+        let segment = self.plan.segment(&port.segment).unwrap_or(0);
         let stages = self.plan.along("pipe", 0).0 as usize;
-        let rank = self.devices.len() / stages * (stages - 1);
+        let rank = self.devices.len() / stages * stage as usize;
         self.devices[rank].read(segment, port.offset, bytes);
         Ok(())
     }
@@ -127,15 +134,18 @@ impl<'a> Ranks<'a> {
         Ok(f32::from_le_bytes(bytes))
     }
 
-    /// Where one layer's tensor of a parameter lies on a rank: offset and length in bytes.
-    fn place(&self, p: &Parameter, held: &Held, layer: u64) -> (u64, usize) {
+    /// Where one layer's tensor of a parameter lies on a rank of a stage: offset and length in bytes.
+    fn place(&self, p: &Parameter, held: &Held, stage: u64, layer: u64) -> Option<(u64, usize)> {
         let bytes = self.plan.local_elements(p, held) * 4;
-        (held.offset + layer * bytes, bytes as usize)
+        let offset = held.offset(self.plan.class_of(stage))?;
+        Some((offset + layer * bytes, bytes as usize))
     }
 
     /// What `rank` has of one layer's tensor of a parameter.
     pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
-        let (offset, len) = self.place(p, p.held(segment), self.plan.stage_of(p, layer).1);
+        let here = self.plan.along("pipe", rank).1;
+        let layer = self.plan.stage_of(p, layer).1;
+        let (offset, len) = self.place(p, p.held(segment), here, layer).unwrap_or_default();
         let at = self.plan.segment(segment).unwrap_or(0);
         self.devices[rank as usize].bytes(at, offset, len)
     }
@@ -145,7 +155,8 @@ impl<'a> Ranks<'a> {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);
         let (stage, layer) = self.plan.stage_of(p, layer);
-        let (offset, len) = self.place(p, held, layer);
+        // A validated plan has every layer on a stage.
+        let (offset, len) = self.place(p, held, stage, layer).unwrap_or_default();
         let stages = self.plan.along("pipe", 0).0;
         let first = self.plan.ranks() / stages * stage;
         if len as u64 == p.elements() * 4 {
@@ -167,12 +178,13 @@ impl<'a> Ranks<'a> {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);
         let (stage, layer) = self.plan.stage_of(p, layer);
-        let (offset, len) = self.place(p, held, layer);
-        for (rank, device) in self.devices.iter_mut().enumerate() {
-            if p.layer_axis.is_some() && self.plan.along("pipe", rank as u64).1 != stage {
+        for rank in 0..self.devices.len() {
+            let here = self.plan.along("pipe", rank as u64).1;
+            if p.layer_axis.is_some() && here != stage {
                 continue;
             }
-            let part = device.bytes_mut(at, offset, len);
+            let Some((offset, len)) = self.place(p, held, here, layer) else { continue };
+            let part = self.devices[rank].bytes_mut(at, offset, len);
             for run in self.plan.runs(p, held, rank as u64) {
                 let (from, to, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 part[to..to + n].copy_from_slice(&bytes[from..from + n]);

@@ -79,7 +79,7 @@ impl<'p> Machine<'p> {
             for (layer, name) in p.names().into_iter().enumerate() {
                 let bytes = value(&name);
                 assert_eq!(bytes.len() as u64, p.elements() * 4, "{name}");
-                let offset = p.weights.offset + (layer * bytes.len()) as u64;
+                let offset = p.weights.offset(0).unwrap() + (layer * bytes.len()) as u64;
                 device.write(plan.segment("params").unwrap(), offset, &bytes);
             }
         }
@@ -121,7 +121,7 @@ impl<'p> Machine<'p> {
         for p in &self.plan.tables.parameters {
             let len = p.elements() as usize * 4;
             for (layer, name) in p.names().into_iter().enumerate() {
-                let offset = p.held(segment).offset + (layer * len) as u64;
+                let offset = p.held(segment).offset(0).unwrap() + (layer * len) as u64;
                 out.push((name, floats(self.device.bytes(at, offset, len))));
             }
         }

@@ -72,7 +72,11 @@ struct Layout {
     sequence: bool,
     expert_tensor: bool,
     schedule: &'static str,
+    /// How stages divide the layers.
+    method: &'static str,
 }
+
+const EVEN: &str = "type:transformer|mlp";
 
 const ONE: Layout = Layout {
     pipe: 1,
@@ -84,6 +88,7 @@ const ONE: Layout = Layout {
     sequence: false,
     expert_tensor: false,
     schedule: "1f1b",
+    method: EVEN,
 };
 
 impl Layout {
@@ -92,8 +97,8 @@ impl Layout {
     }
 
     fn sets(self) -> Vec<String> {
-        let Layout { pipe, data, expert, context, tensor, zero, sequence, expert_tensor, schedule } =
-            self;
+        let Layout { pipe, data, expert, context, tensor, zero, sequence, .. } = self;
+        let Layout { expert_tensor, schedule, method, .. } = self;
         vec![
             format!("world_size={}", self.ranks()),
             format!("moe_expert_parallel_size={expert}"),
@@ -105,6 +110,7 @@ impl Layout {
             format!("zero_optimization={{\"stage\": {zero}}}"),
             format!("sequence_parallel={sequence}"),
             format!("pipe_schedule={schedule}"),
+            format!("pipe_partition_method={method}"),
             // One layer a chunk.
             format!(
                 "virtual_pipeline_chunks={}",
@@ -118,7 +124,8 @@ impl Layout {
 fn table(experts: bool) -> Vec<Layout> {
     let sizes = [1, 2, 4, 8];
     let mut meshes = vec![];
-    for pipe in sizes {
+    // Three stages do not divide eight layers.
+    for pipe in [1, 2, 3, 4, 8] {
         for data in sizes {
             for expert in sizes.into_iter().take(if experts { 4 } else { 1 }) {
                 for context in sizes {
@@ -134,14 +141,30 @@ fn table(experts: bool) -> Vec<Layout> {
         for zero in 0..if mesh.data > 1 { 4 } else { 1 } {
             for sequence in [false, true] {
                 for schedule in ["1f1b", "gpipe", "zb-h1", "interleaved"] {
-                    if schedule == "interleaved" && mesh.pipe == 8 {
+                    let chunks = schedule == "interleaved";
+                    if chunks && (mesh.pipe == 8 || mesh.pipe == 3) {
                         continue;
                     }
+                    let method = match out.len() % 4 {
+                        _ if chunks => EVEN,
+                        0 => "balanced",
+                        1 => "parameters",
+                        // Of four or more stages of GPT-NeoX's modules the last has no layer.
+                        2 if mesh.pipe < 4 => "uniform",
+                        _ => EVEN,
+                    };
                     if (!sequence || mesh.tensor > 1) && (mesh.pipe > 1 || schedule == ONE.schedule)
                     {
                         // As many layouts with experts divided as with whole ones.
                         let expert_tensor = experts && mesh.tensor > 1 && out.len() % 2 == 0;
-                        out.push(Layout { zero, sequence, schedule, expert_tensor, ..mesh });
+                        out.push(Layout {
+                            zero,
+                            sequence,
+                            schedule,
+                            method,
+                            expert_tensor,
+                            ..mesh
+                        });
                     }
                 }
             }
@@ -293,6 +316,7 @@ fn a_checkpoint_goes_on_in_another_layout() {
     let save = folder.path().join("moved");
     let mut got =
         run(&made(Layout { pipe: 2, tensor: 2, sequence: true, ..ONE }), &save, 2, 2, false);
+    got.extend(run(&made(Layout { pipe: 3, ..ONE }), &save, 3, 2, true));
     got.extend(run(&made(Layout { data: 2, tensor: 2, zero: 3, ..ONE }), &save, 4, 2, true));
     let interleaved = Layout { pipe: 2, schedule: "interleaved", ..ONE };
     got.extend(run(&made(Layout { data: 2, zero: 2, ..interleaved }), &save, 5, 2, true));
@@ -300,4 +324,35 @@ fn a_checkpoint_goes_on_in_another_layout() {
     got.extend(run(&made(Layout { pipe: 4, ..interleaved }), &save, 7, 2, true));
     got.extend(run(&made(ONE), &save, 8, 2, true));
     close(&got, &want, "moved from layout to layout");
+}
+
+/// Embeddings are on the first stage and, tied, on the last: their gradient is summed between these two, and
+/// counted once. What is in between has layers only.
+#[test]
+fn only_the_ends_have_what_is_outside_the_layers() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    for model in [MODELS[0], MODELS[1]] {
+        let want = run(&made(folder.path(), model, ONE), &folder.path().join("one"), 3, 2, false);
+        for layout in [
+            Layout { pipe: 3, method: "balanced", ..ONE },
+            Layout { pipe: 4, data: 2, zero: 2, ..ONE },
+        ] {
+            let plan = made(folder.path(), model, layout);
+            let got = run(&plan, &folder.path().join("ends"), 3, 2, false);
+            close(&got, &want, &format!("{model:?} {layout:?}"));
+            for p in &plan.tables.parameters {
+                let on = plan.stages_with(&p.weights);
+                let last = layout.pipe as u64 - 1;
+                let tied = model == MODELS[1] && p.name.contains("embed_in");
+                let want = match &p.name {
+                    n if n.contains("{layer}") => (0..=last).collect(),
+                    _ if tied => vec![0, last],
+                    n if n.contains("embed_in") || n.contains("embed_pos") => vec![0],
+                    _ => vec![last],
+                };
+                assert_eq!(on, want, "{}", p.name);
+            }
+        }
+    }
 }

@@ -11,7 +11,8 @@ use neoxc_ir::eval;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Attrs, Dim, Function, Module, Op, ValueId};
 use neoxc_plan::{
-    Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Segment, Tables,
+    Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Schedule,
+    Segment, Tables, name_of,
 };
 
 use crate::CodegenError;
@@ -258,7 +259,11 @@ fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
         .collect()
 }
 
-fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, CodegenError> {
+fn parameters(
+    f: &Function,
+    mesh: &[(String, u64)],
+    staged: bool,
+) -> Result<Vec<Parameter>, CodegenError> {
     let mut out = vec![];
     let mut grads = gradient_offsets(f)?.into_iter();
     for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
@@ -279,13 +284,13 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
         }
         let stacked = neoxc_plan::names::is_stacked(name);
         let layers = stacked.then(|| dims.remove(0));
-        let layer_axis = axes.first().filter(|a| stacked && !a.is_empty()).cloned();
+        let layer_axis = (stacked && staged).then(|| "pipe".to_string());
         let held = |attrs: &Attrs| -> Result<Held, CodegenError> {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             let offset = place.split_once('+').and_then(|(_, o)| o.parse().ok());
             let axes = axes_of(attrs);
             Ok(Held {
-                offset: offset.ok_or_else(|| bad(format!("{name} has no place")))?,
+                offsets: vec![Some(offset.ok_or_else(|| bad(format!("{name} has no place")))?)],
                 axes: axes.into_iter().skip(usize::from(stacked)).collect(),
             })
         };
@@ -316,7 +321,7 @@ fn parameters(f: &Function, mesh: &[(String, u64)]) -> Result<Vec<Parameter>, Co
             shape: published_shape(name, &dims),
             dims,
             init,
-            gradients: Held { offset, axes: gradient },
+            gradients: Held { offsets: vec![Some(offset)], axes: gradient },
             weights,
             moments: held(moments.ok_or_else(|| bad(format!("{name} has no moments")))?)?,
         });
@@ -354,20 +359,30 @@ pub struct Extras {
 
 /// Transcribes a scheduled module.
 pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, CodegenError> {
-    let mut e = Emitter {
-        m,
-        kernels: kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect(),
-        bytes: [0; 8],
-        events: vec![],
-    };
-    let mut programs = vec![];
-    let mut schedules = BTreeMap::new();
     let staged = m.attrs.get("neox.slots").is_some();
-    if staged {
-        let stages::Staged { programs: parts, schedules: all } = stages::emit(&mut e)?;
-        programs = parts;
-        schedules = all;
+    let classes = m.attrs.strs("neox.classes").map_or(1, |c| c.len());
+    let symbols: HashMap<&str, usize> =
+        kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect();
+    let emitter = || Emitter { m, kernels: symbols.clone(), bytes: [0; 8], events: vec![] };
+    let mut programs = vec![];
+    let mut schedules: BTreeMap<String, Schedule> = BTreeMap::new();
+    // Bytes of each segment, by class.
+    let mut bytes: Vec<[u64; 8]> = vec![];
+    for class in (0..classes).filter(|_| staged) {
+        let mut e = emitter();
+        let stages::Staged { programs: parts, schedules: all } = stages::emit(&mut e, class)?;
+        programs.extend(parts);
+        for (name, s) in all {
+            match schedules.get_mut(&name) {
+                Some(known) => known.places.extend(s.places),
+                None => {
+                    schedules.insert(name, s);
+                }
+            }
+        }
+        bytes.push(e.bytes);
     }
+    let mut e = emitter();
     for entry in ENTRIES.into_iter().filter(|_| !staged) {
         let f = m.function(entry).ok_or_else(|| bad(format!("there is no @{entry}")))?;
         let body = e.body(f, &mut vec![], &mut vec![])?;
@@ -394,9 +409,15 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     }
     let arena = m.attrs.int("neox.arena").unwrap_or(0).max(0) as u64;
     let saved = m.attrs.int("neox.saved").unwrap_or(0).max(0) as u64;
-    let mut bytes = e.bytes.map(|b| b.div_ceil(64) * 64);
-    bytes[4] = bytes[4].max(arena);
-    let mut consts = vec![0u8; bytes[5] as usize];
+    if !staged {
+        bytes.push(e.bytes);
+    }
+    let arenas = m.attrs.ints("neox.arenas").unwrap_or_default();
+    for (class, bytes) in bytes.iter_mut().enumerate() {
+        *bytes = bytes.map(|b| b.div_ceil(64) * 64);
+        bytes[4] = bytes[4].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
+    }
+    let mut consts = vec![0u8; bytes[0][5] as usize];
     if m.function("setup").is_some() {
         let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
         let name = if staged { "train_forward" } else { "train_step" };
@@ -416,20 +437,21 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             }
         }
     }
-    let name = if staged { "train_finish" } else { "train_step" };
-    let train = m.function(name).ok_or_else(|| bad(format!("there is no @{name}")))?;
     let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0).div_ceil(64) * 64;
-    let gradients = bytes[1];
     // In the order in which a plan on disk has them.
     programs.sort_by(|a, b| a.name.cmp(&b.name));
-    let memory = Memory {
-        parameters: bytes[0],
-        gradients,
-        optimizer: bytes[2] + bytes[3],
-        activations: saved.min(bytes[4]) + bytes[7],
-        workspace: bytes[4] - saved.min(bytes[4]) + bytes[5] + bytes[6] + scratch * extras.threads,
-        peak: bytes.iter().sum::<u64>() + scratch * extras.threads,
+    let memory = |bytes: &[u64; 8]| {
+        let saved = saved.min(bytes[4]);
+        Memory {
+            parameters: bytes[0],
+            gradients: bytes[1],
+            optimizer: bytes[2] + bytes[3],
+            activations: saved + bytes[7],
+            workspace: bytes[4] - saved + bytes[5] + bytes[6] + scratch * extras.threads,
+            peak: bytes.iter().sum::<u64>() + scratch * extras.threads,
+        }
     };
+    let class_memory: Vec<Memory> = bytes.iter().map(memory).collect();
     let mesh: Vec<(String, u64)> = m
         .attrs
         .strs("neox.mesh")
@@ -438,13 +460,16 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         .filter_map(|a| a.split_once('='))
         .filter_map(|(n, size)| Some((n.to_string(), size.parse().ok()?)))
         .collect();
-    let parameters = parameters(train, &mesh)?;
+    let parameters = all_parameters(m, &mesh, staged, classes)?;
     let stage_layers = match m.attrs.strs("neox.stage_layers") {
         Some(texts) => texts.into_iter().map(stages::layers).collect::<Result<_, _>>()?,
         None => vec![],
     };
+    let stage_class = m.attrs.ints("neox.stage_class").unwrap_or_default();
+    let stage_class = stage_class.iter().map(|n| (*n).max(0) as usize).collect();
     let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
     let parameter_count = parameters.iter().map(count).sum();
+    // The first class has the first stage, which takes tokens.
     let mut train_inputs =
         programs.iter().filter(|p| p.name == "train_step").flat_map(|p| &p.inputs);
     let along = |p: &Port| {
@@ -470,21 +495,26 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             }
         })
         .collect();
-    Ok(Plan {
+    let mut plan = Plan {
         tables: Tables {
             compiler: extras.compiler,
             target: extras.target,
-            memory,
+            memory: Memory::default(),
+            class_memory,
             parameter_count,
             flops_per_step: extras.flops_per_step,
             tokens_per_step: tokens,
             mesh,
             stage_layers,
+            stage_class,
             schedules,
             segments: SEGMENTS
                 .iter()
-                .zip(bytes)
-                .map(|(n, b)| Segment { name: (*n).to_string(), bytes: b })
+                .enumerate()
+                .map(|(i, n)| Segment {
+                    name: (*n).to_string(),
+                    bytes: bytes.iter().map(|b| b[i]).collect(),
+                })
                 .collect(),
             parameters,
             kernels: table,
@@ -495,5 +525,46 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         programs,
         consts,
         files: Default::default(),
-    })
+    };
+    let stages = plan.along("pipe", 0).0;
+    let of_stages = (0..stages).map(|stage| plan.memory_of(stage));
+    plan.tables.memory = of_stages.max_by_key(|m| m.peak).unwrap_or_default();
+    Ok(plan)
+}
+
+/// The parameters of the model in its order, with their places on the stages of each class.
+fn all_parameters(
+    m: &Module,
+    mesh: &[(String, u64)],
+    staged: bool,
+    classes: usize,
+) -> Result<Vec<Parameter>, CodegenError> {
+    let get = |name: String| m.function(&name).ok_or_else(|| bad(format!("there is no @{name}")));
+    if !staged {
+        return parameters(get("train_step".into())?, mesh, false);
+    }
+    let by_class: Vec<Vec<Parameter>> = (0..classes)
+        .map(|class| parameters(get(name_of("train_finish", class))?, mesh, true))
+        .collect::<Result<_, _>>()?;
+    let stages = m.attrs.strs("neox.stage_layers").unwrap_or_default();
+    let runs: Vec<Vec<(u64, u64)>> =
+        stages.into_iter().map(stages::layers).collect::<Result<_, _>>()?;
+    let layers = runs.iter().flatten().map(|(_, n)| n).sum();
+    let names = m.attrs.strs("neox.parameters").ok_or_else(|| bad("there are no parameters"))?;
+    let mut out = vec![];
+    for name in names {
+        let here: Vec<Option<&Parameter>> =
+            by_class.iter().map(|all| all.iter().find(|p| p.name == name)).collect();
+        let some = here.iter().flatten().next();
+        let mut p = (*some.ok_or_else(|| bad(format!("{name} is on no stage")))?).clone();
+        let offsets = |kind: fn(&Parameter) -> &Held| -> Vec<Option<u64>> {
+            here.iter().map(|p| p.and_then(|p| kind(p).offset(0))).collect()
+        };
+        p.weights.offsets = offsets(|p| &p.weights);
+        p.gradients.offsets = offsets(|p| &p.gradients);
+        p.moments.offsets = offsets(|p| &p.moments);
+        p.layers = p.layers.map(|_| layers);
+        out.push(p);
+    }
+    Ok(out)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_ir::{Attrs, Dim, Function};
-use neoxc_plan::{Handed, Instr, Program, Schedule};
+use neoxc_plan::{Handed, Instr, Program, Schedule, SlotPlaces, name_of};
 
 use super::{Emitter, bad, place_of, port};
 use crate::CodegenError;
@@ -27,8 +27,8 @@ const WHOLES: [(&str, &str, &[Output]); 3] = [
 const STEPS: [&str; 8] =
     ["start", "enter", "forward", "head", "backward", "weights", "leave", "finish"];
 
-/// Transcribes all parts.
-pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
+/// Transcribes all parts of one class of stages.
+pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
     let m = e.m;
     let int = |name: &str| m.attrs.int(name).unwrap_or(1).max(1) as u64;
     let mut out = Staged { programs: vec![], schedules: BTreeMap::new() };
@@ -41,11 +41,13 @@ pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
             all.chunks(chunks.max(1) as usize).map(|n| n.iter().map(of_chunk).collect()).collect();
         let slots = by_stage.iter().map(|n| n.iter().sum()).max().unwrap_or(1);
         let micro = if train { int("neox.micro") } else { 1 };
-        let mut program = Program { name: whole.to_string(), ..Program::default() };
+        let mut program = Program { name: name_of(whole, class), ..Program::default() };
+        let mut places = SlotPlaces::default();
         let mut schedule =
             Schedule { prefix: prefix.into(), slots: by_stage, micro, ..Schedule::default() };
         for step in STEPS {
-            let Some(f) = m.function(&format!("{prefix}_{step}")) else { continue };
+            let part = name_of(&format!("{prefix}_{step}"), class);
+            let Some(f) = m.function(&part) else { continue };
             let mut vars = ["slot", "micro", "stage_chunk"].map(str::to_string).to_vec();
             let mut counts = vec![slots, micro, chunks];
             let mut body = e.body(f, &mut vars, &mut counts)?;
@@ -76,14 +78,16 @@ pub fn emit(e: &mut Emitter<'_>) -> Result<Staged, CodegenError> {
             }
             for (name, place, elements) in handed {
                 let (offset, stride) = slot(&place)?;
-                schedule.stride = schedule.stride.max(stride);
+                places.stride = places.stride.max(stride);
                 if ["x", "y", "dy", "dx"].contains(&name.as_str()) {
-                    schedule.values.insert(name, Handed { offset, elements: elements as u64 });
+                    places.values.insert(name, Handed { offset, elements: elements as u64 });
                 }
             }
         }
+        schedule.places.push(places);
         for (name, part) in outputs {
-            let f = m.function(part).ok_or_else(|| bad(format!("there is no @{part}")))?;
+            // The head, and what comes out of it, is on the last stage.
+            let Some(f) = m.function(&name_of(part, class)) else { continue };
             let at = match f.attrs.strs("neox.results") {
                 Some(names) => names.iter().position(|n| n == name),
                 // The update: state, loss, gradient norm.

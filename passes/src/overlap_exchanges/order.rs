@@ -160,6 +160,12 @@ impl<'a> Order<'a> {
         waiting.sort_by(|a, b| self.turn[*a].total_cmp(&self.turn[*b]));
         let mut started = false;
         for i in waiting {
+            // Stages of different classes have different programs: the order in which they are written is
+            // all that they have in common.
+            let mut before = (0..i).filter(|j| self.between_stages(*j));
+            if self.between_stages(i) && before.any(|j| self.done[j].is_none()) {
+                continue;
+            }
             let axis = f.ops[i].attrs.str("axis").unwrap_or_default();
             let free = self.streams.get(axis).copied().unwrap_or(0.0).max(self.now);
             // Weights are there from the start: they are gathered when it is time, with some to spare.
@@ -176,6 +182,12 @@ impl<'a> Order<'a> {
             started = true;
         }
         Ok(started)
+    }
+
+    /// Whether an op is an exchange between the stages of a pipeline.
+    fn between_stages(&self, i: usize) -> bool {
+        let axis = self.f.ops[i].attrs.str("axis");
+        Times::is_exchange(&self.f.ops[i]) && matches!(axis, Some("pipe" | "ends"))
     }
 
     fn is_given(&self, v: ValueId) -> bool {

@@ -6,7 +6,7 @@ use neoxc_ir::{Attrs, Function, Module, ValueId};
 
 use super::{Place, aligned};
 use crate::pass::PassError;
-use crate::specialise_calls::ENTRIES;
+use crate::specialise_calls::{class_of, entries};
 
 /// Fixed places of what the programs of a stage share, by segment and name.
 #[derive(Default)]
@@ -18,8 +18,8 @@ pub struct Shared {
 }
 
 impl Shared {
-    /// Gives every name of every entry a place; the largest use counts.
-    pub fn of(m: &Module) -> Shared {
+    /// Gives every name of every entry of a class of stages a place; the largest use counts.
+    pub fn of(m: &Module, class: usize) -> Shared {
         let int = |name: &str| m.attrs.int(name).unwrap_or(1);
         let (micro, chunks) = (int("neox.micro") as u64, int("neox.chunks"));
         let mut s = Shared { micro, chunks, ..Self::default() };
@@ -31,8 +31,11 @@ impl Shared {
             Some((_, size)) => *size = bytes.max(*size),
             None => sizes.push((key, bytes)),
         };
-        for entry in ENTRIES {
-            let Some(f) = m.function(entry) else { continue };
+        for entry in entries(m) {
+            let Some(f) = m.function(&entry).filter(|_| class_of(&entry).1 == class) else {
+                continue;
+            };
+            let entry = class_of(&entry).0;
             for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
                 let each = f.ty(*p).bytes() as u64;
                 let Some((segment, name)) = shared_name(entry, attrs) else { continue };
@@ -78,7 +81,7 @@ impl Shared {
 
     /// The place of state of which a program that is run chunk by chunk has one chunk's layers.
     fn in_chunk(&self, f: &Function, v: ValueId, place: Place) -> Place {
-        let whole = matches!(f.name.as_str(), "train_start" | "train_finish");
+        let whole = matches!(class_of(&f.name).0, "train_start" | "train_finish");
         let layers = f.ty(v).dims.first().is_some_and(|d| &*d.name == "layer");
         match self.chunks > 1 && layers && !whole {
             true => place.slice("stage_chunk", f.ty(v).bytes() as u64),
@@ -115,7 +118,7 @@ impl Shared {
                 Ok(self.place("io", "train losses")?.slice("micro", bytes))
             }
             None if name == "losses" => self.place("io", "train losses"),
-            None => self.place("io", &format!("{} {name}", f.name)),
+            None => self.place("io", &format!("{} {name}", class_of(&f.name).0)),
         };
         result_names(f).into_iter().zip(&f.results).map(one).collect()
     }

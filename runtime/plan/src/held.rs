@@ -7,8 +7,9 @@ use crate::{Parameter, Plan, Port};
 /// Where one kind of a parameter's values lies on a rank, and how it is divided over the ranks.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Held {
-    /// Offset in the segment, bytes; layers follow each other.
-    pub offset: u64,
+    /// Offset in the segment, bytes, on the stages of each class; none where they do not have it. Layers
+    /// follow each other.
+    pub offsets: Vec<Option<u64>>,
     /// For each of [`Parameter::dims`] the mesh axis that it is divided over, or nothing; empty where
     /// every rank has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -70,6 +71,13 @@ impl Block {
     }
 }
 
+impl Held {
+    /// The offset on the stages of a class, if they have it.
+    pub fn offset(&self, class: usize) -> Option<u64> {
+        self.offsets.get(class).copied().flatten()
+    }
+}
+
 impl Plan {
     /// Sizes of the whole value that a port has one rank's part of.
     pub fn whole_dims(&self, port: &Port) -> Vec<u64> {
@@ -106,11 +114,11 @@ impl Plan {
         Block { start, size }
     }
 
-    /// The stage that has a layer of a parameter, and the layer's number on that stage; stage 0 where
-    /// all have it. The only place that knows which layers a stage has.
+    /// The stage that has a layer of a parameter, and the layer's number on that stage; of several that
+    /// have it, the first. The only place that knows which layers a stage has.
     pub fn stage_of(&self, p: &Parameter, layer: u64) -> (u64, u64) {
         if p.layer_axis.is_none() {
-            return (0, layer);
+            return (self.stages_with(&p.weights).first().copied().unwrap_or(0), layer);
         }
         for (stage, runs) in self.tables.stage_layers.iter().enumerate() {
             let mut before = 0;
@@ -122,6 +130,12 @@ impl Plan {
             }
         }
         (0, layer)
+    }
+
+    /// Stages that have values of a parameter, in order.
+    pub fn stages_with(&self, held: &Held) -> Vec<u64> {
+        let stages = self.along("pipe", 0).0;
+        (0..stages).filter(|s| held.offset(self.class_of(*s)).is_some()).collect()
     }
 
     /// Layers that a stage has of a stack that is divided over stages.
@@ -202,7 +216,7 @@ mod tests {
             (vec![2, 5, 3], axes(&["data", "", "tensor"])),
             (vec![7], axes(&[])),
         ] {
-            let held = Held { offset: 0, axes };
+            let held = Held { offsets: vec![Some(0)], axes };
             let p = Parameter {
                 name: "w".into(),
                 layers: None,

@@ -24,10 +24,13 @@ use serde::{Deserialize, Serialize};
 
 pub use held::{Block, Held, Run};
 pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_program};
-pub use schedule::{Handed, Move, Round, Schedule, Turn, parse_schedule};
+pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedule};
+
+/// The axis of the first and the last stage of a pipeline.
+pub const ENDS: &str = "ends";
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 3;
+pub const FORMAT: u32 = 4;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -78,8 +81,18 @@ pub struct Memory {
 pub struct Segment {
     /// `params grads adam_m adam_v arena consts io slots`.
     pub name: String,
-    /// Bytes.
-    pub bytes: u64,
+    /// Bytes on the stages of each class.
+    pub bytes: Vec<u64>,
+}
+
+/// The name of a program for the stages of a class: those of class 0 have no number.
+pub fn name_of(base: &str, class: usize) -> String {
+    if class == 0 { base.to_string() } else { format!("{base}_{class}") }
+}
+
+/// The class of stages that a program of this name is for.
+pub fn class_of(name: &str) -> usize {
+    name.rsplit_once('_').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }
 
 /// How a parameter starts.
@@ -206,8 +219,10 @@ pub struct Tables {
     pub compiler: String,
     /// Target of the kernels that `run` uses.
     pub target: String,
-    /// Memory.
+    /// Memory of the rank that needs most.
     pub memory: Memory,
+    /// Memory of a rank of each class of stages, with as many slots as any stage has.
+    pub class_memory: Vec<Memory>,
     /// Parameters in all.
     pub parameter_count: u64,
     /// FLOPs of one optimizer step.
@@ -225,6 +240,10 @@ pub struct Tables {
     /// how many). Empty where every rank has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stage_layers: Vec<Vec<(u64, u64)>>,
+    /// The class of each pipeline stage: those of one class have the same programs and places. Empty where
+    /// there is one class.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stage_class: Vec<usize>,
     /// Programs that pipeline stages run in parts, by the name of the whole.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub schedules: BTreeMap<String, Schedule>,
@@ -262,8 +281,23 @@ impl Plan {
         self.tables.mesh.iter().map(|(_, n)| n).product()
     }
 
-    /// Ranks along `axis`, and which of them `rank` is; `(1, 0)` if there is no such axis.
+    /// The class of a pipeline stage.
+    pub fn class_of(&self, stage: u64) -> usize {
+        self.tables.stage_class.get(stage as usize).copied().unwrap_or(0)
+    }
+
+    /// The program called `name` of a pipeline stage.
+    pub fn program_of(&self, name: &str, stage: u64) -> Option<&Program> {
+        self.program(&name_of(name, self.class_of(stage)))
+    }
+
+    /// Ranks along `axis`, and which of them `rank` is; `(1, 0)` if there is no such axis. The first and the
+    /// last stage of a pipeline are an axis of their own, called `ends`.
     pub fn along(&self, axis: &str, rank: u64) -> (u64, u64) {
+        if axis == ENDS {
+            let (stages, stage) = self.along("pipe", rank);
+            return (stages.min(2), u64::from(stage > 0));
+        }
         let mut stride = 1;
         for (name, size) in self.tables.mesh.iter().rev() {
             if name == axis {
@@ -276,6 +310,15 @@ impl Plan {
 
     /// Ranks that differ from `rank` only along `axis`, in order.
     pub fn group(&self, axis: &str, rank: u64) -> Vec<u64> {
+        if axis == ENDS {
+            let all = self.group("pipe", rank);
+            let ends = [all[0], all[all.len() - 1]];
+            return if ends[0] != ends[1] && ends.contains(&rank) {
+                ends.to_vec()
+            } else {
+                vec![rank]
+            };
+        }
         let mut stride = 1;
         for (name, size) in self.tables.mesh.iter().rev() {
             if name == axis {
@@ -290,8 +333,8 @@ impl Plan {
     /// A part of a scheduled program: slots, micro-batches, chunks, and the instructions for one of each.
     /// In the text they stand inside a loop over each of these; the schedule says which iterations are
     /// run, and when.
-    pub fn part(&self, s: &Schedule, name: &str) -> Option<([u64; 3], &[Instr])> {
-        let program = self.program(&format!("{}_{name}", s.prefix))?;
+    pub fn part(&self, s: &Schedule, name: &str, class: usize) -> Option<([u64; 3], &[Instr])> {
+        let program = self.program(&name_of(&format!("{}_{name}", s.prefix), class))?;
         let mut counts = [0; 3];
         let mut inside = &program.body[..];
         for slot in &mut counts {
@@ -341,12 +384,14 @@ impl Plan {
     /// Bytes of slots that stages with more under way have, and this one has not.
     fn unused_slots(&self, stage: u64) -> u64 {
         let Some(s) = self.tables.schedules.get("train_step") else { return 0 };
-        (s.most_slots() - s.slots_of(stage as usize)).saturating_mul(s.stride)
+        let stride = s.places.get(self.class_of(stage)).map_or(0, |p| p.stride);
+        (s.most_slots() - s.slots_of(stage as usize)).saturating_mul(stride)
     }
 
     /// Memory of a rank of a stage.
     pub fn memory_of(&self, stage: u64) -> Memory {
-        let (mut m, unused) = (self.tables.memory, self.unused_slots(stage));
+        let class = self.tables.class_memory.get(self.class_of(stage));
+        let (mut m, unused) = (class.copied().unwrap_or_default(), self.unused_slots(stage));
         m.activations = m.activations.saturating_sub(unused);
         m.peak = m.peak.saturating_sub(unused);
         m
@@ -360,9 +405,10 @@ impl Plan {
 
     /// Bytes of a segment on a rank of a stage.
     pub fn segment_bytes(&self, s: &Segment, stage: u64) -> u64 {
+        let bytes = s.bytes.get(self.class_of(stage)).copied().unwrap_or(0);
         match s.name.as_str() {
-            "slots" => s.bytes.saturating_sub(self.unused_slots(stage)),
-            _ => s.bytes,
+            "slots" => bytes.saturating_sub(self.unused_slots(stage)),
+            _ => bytes,
         }
     }
 

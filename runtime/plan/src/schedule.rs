@@ -20,6 +20,15 @@ pub struct Handed {
     pub elements: u64,
 }
 
+/// Where the slots of a class of stages lie.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct SlotPlaces {
+    /// Bytes from a slot to the next.
+    pub stride: u64,
+    /// `x`, `y`, `dy`, `dx`.
+    pub values: BTreeMap<String, Handed>,
+}
+
 /// A program that stages run in parts.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Schedule {
@@ -28,12 +37,10 @@ pub struct Schedule {
     /// For each stage and each of its chunks the micro-batches that it can have under way; a stage's slots
     /// are numbered chunk after chunk.
     pub slots: Vec<Vec<u64>>,
-    /// Bytes from a slot to the next.
-    pub stride: u64,
     /// Micro-batches.
     pub micro: u64,
-    /// `x`, `y`, `dy`, `dx`.
-    pub values: BTreeMap<String, Handed>,
+    /// Where slots lie on the stages of each class.
+    pub places: Vec<SlotPlaces>,
     /// Each stage's steps.
     pub stages: Vec<String>,
 }

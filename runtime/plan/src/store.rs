@@ -210,8 +210,8 @@ mod tests {
         Plan {
             tables: Tables {
                 segments: vec![
-                    Segment { name: "arena".into(), bytes: 192 },
-                    Segment { name: "consts".into(), bytes: 4 },
+                    Segment { name: "arena".into(), bytes: vec![192] },
+                    Segment { name: "consts".into(), bytes: vec![4] },
                 ],
                 kernels: vec![kernel],
                 ports: [("eval_step".to_string(), (vec![], vec![]))].into(),
@@ -261,7 +261,7 @@ mod tests {
     #[test]
     fn addresses_outside_their_segment_are_refused() {
         let mut plan = sample();
-        plan.tables.segments[0].bytes = 191 - 64 + 16;
+        plan.tables.segments[0].bytes = vec![191 - 64 + 16];
         assert!(matches!(validate::validate(&plan), Err(PlanError::Invalid(_))));
     }
 }

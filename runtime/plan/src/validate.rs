@@ -6,7 +6,9 @@ mod sequence;
 
 use std::collections::HashMap;
 
-use crate::{Address, Instr, Move, Plan, PlanError, Round, Schedule, Turn, parse_schedule};
+use crate::{
+    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Turn, class_of, parse_schedule,
+};
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
 const MAX_BYTES: u64 = 1 << 46;
@@ -18,28 +20,44 @@ const MAX_RANKS: u64 = 1 << 20;
 pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     let t = &plan.tables;
     let invalid = |m: String| Err(PlanError::Invalid(m));
-    let total = t.segments.iter().try_fold(0u64, |a, s| a.checked_add(s.bytes));
-    if total.is_none_or(|b| b > MAX_BYTES) {
-        return invalid("segments are impossibly large".into());
+    let stages = plan.along("pipe", 0).0;
+    let classes = t.stage_class.iter().copied().max().map_or(1, |n| n.saturating_add(1));
+    let known = t.stage_class.is_empty() || t.stage_class.len() as u64 == stages;
+    let whole = t.segments.iter().all(|s| s.bytes.len() == classes);
+    if !known || !whole || (0..classes).any(|c| !(0..stages).any(|s| plan.class_of(s) == c)) {
+        return invalid("the classes of stages do not fit together".into());
+    }
+    for class in 0..classes {
+        let total = t.segments.iter().try_fold(0u64, |a, s| a.checked_add(s.bytes[class]));
+        if total.is_none_or(|b| b > MAX_BYTES) {
+            return invalid("segments are impossibly large".into());
+        }
     }
     let ranks = t.mesh.iter().try_fold(1u64, |a, (_, n)| a.checked_mul(*n));
     if ranks.is_none_or(|n| n == 0 || n > MAX_RANKS) {
         return invalid("the mesh has an impossible number of ranks".into());
     }
-    let bytes = |name: &str| t.segments.iter().find(|s| s.name == name).map_or(0, |s| s.bytes);
-    if plan.consts.len() as u64 != bytes("consts") {
+    let bytes = |name: &str, class: usize| {
+        let segment = t.segments.iter().find(|s| s.name == name);
+        segment.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0)
+    };
+    if (0..classes).any(|class| plan.consts.len() as u64 != bytes("consts", class)) {
         return invalid("consts.bin has another size than its segment".into());
     }
     for p in &t.parameters {
         let product = |sizes: &[u64]| sizes.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
-        let mut layers = p.layers.unwrap_or(1);
-        if let Some(axis) = &p.layer_axis {
-            let stages = plan.along(axis, 0).0;
-            if !once_each(&t.stage_layers, stages, layers) {
-                return invalid(format!("not every layer of {} is on one stage", p.name));
-            }
-            layers = (0..stages).map(|s| plan.layer_count(s)).max().unwrap_or(0);
+        let layers = p.layers.unwrap_or(1);
+        let once = |axis: &String| axis == "pipe" && once_each(&t.stage_layers, stages, layers);
+        if p.layer_axis.as_ref().is_some_and(|axis| !once(axis)) {
+            return invalid(format!("not every layer of {} is on one stage", p.name));
         }
+        let layers_of = |class: usize| match &p.layer_axis {
+            None => layers,
+            Some(_) => {
+                let own = (0..stages).filter(|s| plan.class_of(*s) == class);
+                own.map(|s| plan.layer_count(s)).max().unwrap_or(0)
+            }
+        };
         let all = product(&p.shape).filter(|n| *n > 0 && product(&p.dims) == Some(*n));
         let fits = |segment: &str| {
             let held = p.held(segment);
@@ -50,28 +68,39 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
                 held.axes.iter().zip(&p.dims).all(|(a, d)| d.is_multiple_of(plan.along(a, 0).0));
             let whole = all.and_then(|n| n.checked_mul(layers)?.checked_mul(4)).is_some();
             let ok = held.axes.len() <= p.dims.len() && known && once && even && whole;
-            let end = || {
-                let size = plan.local_elements(p, held).checked_mul(layers)?.checked_mul(4)?;
-                size.checked_add(held.offset)
+            let end = |class: usize, offset: u64| {
+                let size = plan.local_elements(p, held).checked_mul(layers_of(class))?;
+                size.checked_mul(4)?.checked_add(offset)
             };
-            ok && end().is_some_and(|e| e <= bytes(segment))
+            let inside = |class: usize| match held.offset(class) {
+                Some(offset) => end(class, offset).is_some_and(|e| e <= bytes(segment, class)),
+                None => p.layer_axis.is_none(),
+            };
+            let same =
+                |class: usize| held.offset(class).is_some() == p.weights.offset(class).is_some();
+            let some = (0..classes).any(|class| held.offset(class).is_some());
+            ok && some && (0..classes).all(|class| inside(class) && same(class))
         };
         if !["params", "grads", "adam_m", "adam_v"].into_iter().all(fits) {
             return invalid(format!("parameter {} leaves its segment", p.name));
         }
     }
     for program in &plan.programs {
+        let class = class_of(&program.name);
+        if class >= classes {
+            return invalid(format!("{} is for no stage", program.name));
+        }
         for port in program.inputs.iter().chain(&program.outputs) {
             let size = port.shape.iter().try_fold(4u64, |a, s| a.checked_mul(*s));
             let end = size.and_then(|s| s.checked_add(port.offset));
-            if end.is_none_or(|e| e > bytes(&port.segment)) {
+            if end.is_none_or(|e| e > bytes(&port.segment, class)) {
                 return invalid(format!(
                     "port {} of {} leaves its segment",
                     port.name, program.name
                 ));
             }
         }
-        instructions(plan, &program.body, &mut vec![])?;
+        instructions(plan, class, &program.body, &mut vec![])?;
         events::check(plan, program)?;
     }
     t.schedules.values().try_for_each(|s| schedule(plan, s))
@@ -97,19 +126,24 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
     if !some || chunks == 0 || [s.slots.len(), s.stages.len()] != [stages as usize; 2] {
         return invalid(format!("the schedule of {} has the wrong stages", s.prefix));
     }
-    let bytes = plan.tables.segments.iter().find(|g| g.name == "slots").map_or(0, |g| g.bytes);
-    for (name, v) in &s.values {
-        let end = v
-            .elements
-            .checked_mul(4)
-            .and_then(|n| n.checked_add(v.offset)?.checked_add((most - 1).checked_mul(s.stride)?));
-        if end.is_none_or(|e| e > bytes) {
-            return invalid(format!("{name} of {} leaves its slot", s.prefix));
+    let slots = plan.tables.segments.iter().find(|g| g.name == "slots");
+    let classes = slots.map_or(0, |g| g.bytes.len());
+    if s.places.len() != classes {
+        return invalid(format!("the slots of {} are not those of the stages", s.prefix));
+    }
+    for (places, bytes) in s.places.iter().zip(slots.iter().flat_map(|g| &g.bytes)) {
+        for (name, v) in &places.values {
+            let first = v.elements.checked_mul(4).and_then(|n| n.checked_add(v.offset));
+            let end = first.zip((most - 1).checked_mul(places.stride));
+            if end.and_then(|(a, b)| a.checked_add(b)).is_none_or(|e| e > *bytes) {
+                return invalid(format!("{name} of {} leaves its slot", s.prefix));
+            }
         }
     }
     let mut rounds: Vec<Vec<Round>> = vec![];
     let mut counts: Vec<HashMap<Turn, u64>> = vec![];
-    for text in &s.stages {
+    for (stage, text) in s.stages.iter().enumerate() {
+        let class = plan.class_of(stage as u64);
         let Some(blocks) = parse_schedule(text) else {
             return invalid(format!("the schedule of {} cannot be read", s.prefix));
         };
@@ -124,10 +158,12 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
         }
         for ((step, chunk), n) in &made {
             let known = match step {
-                Move::Run(part) => plan.part(s, part).is_some_and(|([slots, micro, all], _)| {
-                    slots >= most && micro >= *n && all as usize > *chunk
-                }),
-                Move::Send(v) | Move::Receive(v) => s.values.contains_key(v),
+                Move::Run(part) => {
+                    plan.part(s, part, class).is_some_and(|([slots, micro, all], _)| {
+                        slots >= most && micro >= *n && all as usize > *chunk
+                    })
+                }
+                Move::Send(v) | Move::Receive(v) => s.places[class].values.contains_key(v),
             };
             if !known || *n > s.micro || *chunk >= chunks {
                 return invalid(format!("the schedule of {} does not fit its parts", s.prefix));
@@ -169,18 +205,23 @@ fn handed_as_taken(s: &Schedule, counts: &[HashMap<Turn, u64>]) -> Result<(), Pl
     Ok(())
 }
 
-fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<(), PlanError> {
+fn instructions(
+    plan: &Plan,
+    class: usize,
+    body: &[Instr],
+    counts: &mut Vec<u64>,
+) -> Result<(), PlanError> {
     for instr in body {
         match instr {
             Instr::Loop { count, body, .. } => {
                 counts.push(*count);
-                instructions(plan, body, counts)?;
+                instructions(plan, class, body, counts)?;
                 counts.pop();
             }
             Instr::Exchange { kind, axis, shape, from, to, .. } => {
-                let mesh = plan.tables.mesh.iter().find(|(name, _)| name == axis);
-                let ranks = mesh
-                    .map(|(_, n)| *n)
+                let mesh = plan.tables.mesh.iter().any(|(name, _)| name == axis);
+                let ranks = (mesh || axis == ENDS)
+                    .then(|| plan.along(axis, 0).0)
                     .ok_or_else(|| PlanError::Invalid(format!("the mesh has no axis {axis}")))?;
                 let whole = shape.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
                 let whole = whole.filter(|_| kind.fits(shape, ranks));
@@ -188,7 +229,9 @@ fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<()
                 for (a, elements) in [(from, given), (to, got)] {
                     let end = elements.checked_mul(4).and_then(|b| last_byte(a, b, counts));
                     let segment = plan.tables.segments.get(a.segment);
-                    if whole.is_none() || end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes)) {
+                    if whole.is_none()
+                        || end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes[class]))
+                    {
                         return Err(PlanError::Invalid(
                             "an exchanged value leaves its segment".into(),
                         ));
@@ -207,7 +250,7 @@ fn instructions(plan: &Plan, body: &[Instr], counts: &mut Vec<u64>) -> Result<()
                 for (a, size) in args.iter().zip(&k.args) {
                     let end = last_byte(a, *size, counts);
                     let segment = plan.tables.segments.get(a.segment);
-                    if end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes)) {
+                    if end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes[class])) {
                         return Err(PlanError::Invalid(format!(
                             "an argument of {} leaves its segment",
                             k.name
@@ -231,7 +274,7 @@ fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Exchange, Handed, Program, Segment};
+    use crate::{Exchange, Handed, Program, Segment, SlotPlaces};
 
     /// Two stages × two data ranks that exchange a value of 8 × 4 floats.
     fn staged() -> Plan {
@@ -263,14 +306,16 @@ mod tests {
         let schedule = Schedule {
             prefix: "train".into(),
             slots: vec![vec![2], vec![2]],
-            stride: 256,
             micro: 2,
-            values: [("x".to_string(), x), ("y".to_string(), x)].into(),
+            places: vec![SlotPlaces {
+                stride: 256,
+                values: [("x".to_string(), x), ("y".to_string(), x)].into(),
+            }],
             stages: vec!["2*(forward, send y)".into(), "2*(receive x, forward)".into()],
         };
         let mut plan = Plan { programs: vec![part("forward")], ..Plan::default() };
         plan.tables.mesh = vec![("pipe".into(), 2), ("data".into(), 2)];
-        plan.tables.segments = vec![Segment { name: "slots".into(), bytes: 512 }];
+        plan.tables.segments = vec![Segment { name: "slots".into(), bytes: vec![512] }];
         plan.tables.schedules = [("train_step".to_string(), schedule)].into();
         plan
     }
@@ -291,7 +336,8 @@ mod tests {
         wrong(&|s| s.stages[0] = "1*(forward, send y)".into());
         wrong(&|s| s.stages[1] = "2*(receive x, forward, send y)".into());
         wrong(&|s| s.stages[1] = "2*(receive x, forward) 1*(receive dy)".into());
-        wrong(&|s| s.stride = 400);
+        wrong(&|s| s.places[0].stride = 400);
+        wrong(&|s| s.places.clear());
         wrong(&|s| s.stages.truncate(1));
         wrong(&|s| s.stages[0] = "2*(forward, send dx)".into());
         wrong(&|s| s.stages[0] = "3*(forward)".into());
@@ -321,10 +367,10 @@ mod tests {
         let told = validate(&plan).expect_err("stage 1 does not come").to_string();
         assert!(told.contains("rank 0 makes") && told.contains("rank 2 none"), "{told}");
         wrong(&|s| {
-            s.values.insert("x".into(), Handed { offset: 200, elements: 32 });
+            s.places[0].values.insert("x".into(), Handed { offset: 200, elements: 32 });
         });
         wrong(&|s| {
-            s.values.insert("x".into(), Handed { offset: u64::MAX, elements: u64::MAX });
+            s.places[0].values.insert("x".into(), Handed { offset: u64::MAX, elements: u64::MAX });
         });
     }
 

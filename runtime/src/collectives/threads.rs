@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use neoxc_plan::{Exchange, Plan};
+use neoxc_plan::{ENDS, Exchange, Plan};
 
 use super::meeting::{Group, Work};
 use super::{Collectives, Sizes, Ticket};
@@ -60,12 +60,11 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
         Default::default();
     (0..plan.ranks())
         .map(|rank| {
-            let groups = plan
-                .tables
-                .mesh
-                .iter()
+            // The ends of a pipeline come behind the axes of the mesh.
+            let names = plan.tables.mesh.iter().map(|(axis, _)| axis.as_str()).chain([ENDS]);
+            let groups = names
                 .enumerate()
-                .map(|(n, (axis, _))| {
+                .map(|(n, axis)| {
                     let members = plan.group(axis, rank);
                     let place = members.iter().position(|r| *r == rank).unwrap_or(0);
                     let new = || Arc::new(Group::new(members.len(), plan.most_under_way(axis)));
@@ -95,7 +94,7 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
                     (0..lanes).map(lane).collect()
                 })
                 .collect();
-            let streams = plan.tables.mesh.iter().map(|_| Default::default()).collect();
+            let streams = (0..=plan.tables.mesh.len()).map(|_| Default::default()).collect();
             Threads { neighbours, groups, streams, failed: failed.clone() }
         })
         .collect()

@@ -268,7 +268,7 @@ fn resolve(
                 event: *event,
                 kind: *kind,
                 // A validated plan names no other axes.
-                axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(0),
+                axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(axes.len()),
                 shape: sizes(shape),
                 from: address(from),
                 to: address(to),

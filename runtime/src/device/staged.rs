@@ -1,6 +1,6 @@
 //! A pipeline stage's schedule, ready to run: which part, or which exchange, comes next.
 
-use neoxc_plan::{Move, Plan, Schedule, Turn, parse_schedule};
+use neoxc_plan::{Move, Plan, Schedule, Turn, name_of, parse_schedule};
 
 use crate::RuntimeError;
 
@@ -54,6 +54,8 @@ impl Staged {
         let wrong =
             || RuntimeError::Settings(format!("the plan has no schedule for stage {stage}"));
         let text = s.stages.get(stage).ok_or_else(wrong)?;
+        let class = plan.class_of(stage as u64);
+        let places = s.places.get(class).ok_or_else(wrong)?;
         let axis = plan.tables.mesh.iter().position(|(name, _)| name == "pipe");
         let mut parts: Vec<String> = vec![];
         let mut known: Vec<Turn> = vec![];
@@ -64,11 +66,11 @@ impl Staged {
                 return Ok(at);
             }
             let (step, chunk) = turn;
-            let value = |name: &str| s.values.get(name).copied().ok_or_else(wrong);
+            let value = |name: &str| places.values.get(name).copied().ok_or_else(wrong);
             let base = |offset: u64| slots + offset as usize;
             let action = match step {
                 Move::Run(name) => {
-                    parts.push(format!("{}_{name}", s.prefix));
+                    parts.push(name_of(&format!("{}_{name}", s.prefix), class));
                     Action::Run(parts.len() - 1)
                 }
                 Move::Send(name) => {
@@ -102,7 +104,7 @@ impl Staged {
         Ok(Self {
             axis: axis.ok_or_else(wrong)?,
             slots: s.slots.get(stage).ok_or_else(wrong)?.iter().map(first).collect(),
-            stride: s.stride as usize,
+            stride: places.stride as usize,
             parts,
             made: vec![0; actions.len()],
             actions,

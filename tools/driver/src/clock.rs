@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::{Link, Machine};
-use neoxc_plan::{Exchange, Instr, Plan};
+use neoxc_plan::{ENDS, Exchange, Instr, Plan};
 
 /// Seconds along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -57,6 +57,10 @@ pub struct Clock<'a> {
 impl Clock<'_> {
     /// The link along an axis.
     pub fn link(&self, axis: &str) -> Link {
+        if axis == ENDS {
+            // Stages are the slowest axis: these two are as far apart as ranks can be.
+            return self.machine.link(1, self.plan.ranks() as usize);
+        }
         let mut stride = 1;
         for (name, ranks) in self.plan.tables.mesh.iter().rev() {
             if name == axis {

@@ -13,12 +13,13 @@ use std::time::Instant;
 
 use neoxc_codegen::{CodegenError, emit_plan, gpu, kernels, x86};
 use neoxc_frontend::Config;
-use neoxc_frontend::config::PipeSchedule;
+use neoxc_frontend::config::{PipePartition, PipeSchedule};
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::target::{Family, Target};
 use neoxc_ir::{Module, text};
 use neoxc_passes::PassCx;
 pub use neoxc_passes::Phase;
+use neoxc_passes::assign_stages::Partition;
 use neoxc_passes::pipeline::{PipelineError, run_phase};
 use neoxc_passes::schedule_pipeline::{Kind, Schedule};
 pub use neoxc_passes::{pass, pipeline};
@@ -119,6 +120,15 @@ fn schedule(c: &Config) -> Kind {
     }
 }
 
+fn partition(c: &Config) -> Partition {
+    match c.parallel.partition {
+        PipePartition::Layers => Partition::Layers,
+        PipePartition::Parameters => Partition::Parameters,
+        PipePartition::Uniform => Partition::Uniform,
+        PipePartition::Balanced => Partition::Balanced,
+    }
+}
+
 /// Runs all phases up to `last`; calls `seen` with each phase's module. Ranks are `machine`, or one node of
 /// `target`.
 pub fn phases(
@@ -145,6 +155,7 @@ pub fn phases(
         machine: machine.unwrap_or(Machine::of(target)),
         overlap,
         chunks: config.parallel.chunks,
+        partition: partition(config),
         ..PassCx::new(target)
     };
     for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {

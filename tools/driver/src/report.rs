@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::{Cluster, Reach};
-use neoxc_plan::{Exchange, Instr, Memory, Move, Plan, parse_schedule};
+use neoxc_plan::{ENDS, Exchange, Instr, Memory, Move, Plan, name_of, parse_schedule};
 use serde::Serialize;
 
 use crate::Compiled;
@@ -98,18 +98,20 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
     // Of each part, run once.
     let mut parts: BTreeMap<String, Times> = BTreeMap::new();
     let text = s.stages.get(stage as usize).map_or("", String::as_str);
+    let class = plan.class_of(stage);
+    let places = s.places.get(class);
     let mut add = |step: &Move, times: u64| match step {
         Move::Run(name) => {
-            if let Some((_, body)) = plan.part(s, name) {
+            if let Some((_, body)) = plan.part(s, name, class) {
                 exchanges(plan, body, times, &mut count);
                 let once = parts.entry(name.clone()).or_insert_with(|| clock.times(body));
                 count.times.add(once, times as f64);
             }
-            let once = flops.get(&format!("{}_{name}", s.prefix)).copied();
+            let once = flops.get(&name_of(&format!("{}_{name}", s.prefix), class)).copied();
             count.flops += times as f64 * once.unwrap_or(0.0);
         }
         Move::Send(value) => {
-            let elements = s.values.get(value).map_or(0, |v| v.elements);
+            let elements = places.and_then(|p| p.values.get(value)).map_or(0, |v| v.elements);
             let slot = count.traffic.entry("pipe".into()).or_default();
             slot.0 += times;
             slot.1 += times * elements * 4;
@@ -149,17 +151,23 @@ fn exchanges(plan: &Plan, body: &[Instr], times: u64, count: &mut Count) {
 
 fn traffic(plan: &Plan, count: &Count, cluster: &Cluster) -> Vec<Traffic> {
     let mut stride = plan.ranks();
-    let mut out = vec![];
+    let mut axes = vec![];
     for (axis, ranks) in &plan.tables.mesh {
         stride /= ranks;
+        axes.push((axis.as_str(), stride, *ranks, stride * ranks));
+    }
+    // Stages are the slowest axis: the first and the last are as far apart as ranks can be.
+    axes.push((ENDS, 1, 2, plan.ranks()));
+    let mut out = vec![];
+    for (axis, stride, ranks, span) in axes {
         let Some((exchanges, bytes)) = count.traffic.get(axis).copied() else { continue };
-        let link = match cluster.reach(stride as usize, *ranks as usize) {
+        let link = match cluster.reach(stride as usize, (span / stride) as usize) {
             Reach::Within => "within",
             Reach::Between => "between",
         };
         let times = count.times.links.get(axis).copied().unwrap_or_default();
         let (seconds, hidden) = (times.busy, (times.busy - times.exposed).max(0.0));
-        let (axis, ranks) = (axis.clone(), *ranks);
+        let axis = axis.to_string();
         out.push(Traffic { axis, ranks, link, exchanges, bytes, seconds, hidden });
     }
     out

@@ -2,7 +2,8 @@
 //!
 //! Ranks of one stage run the same instructions. So a group of ranks matches if its members are of one stage, and
 //! groups along `pipe` match if their stages make the same sequence of exchanges along it: kind, sizes, order
-//! (all values are f32). Loops are not unrolled for that (`sequence`).
+//! (all values are f32). The first stage and the last also meet along `ends`: for these two, both axes are one
+//! sequence. Loops are not unrolled for that (`sequence`).
 //!
 //! Whether a pipeline ends does not depend on timing: a stage takes its turns in a fixed order and waits for
 //! fixed conditions, so one run of the stages decides (the test tries every timing). An exchange that is started
@@ -11,7 +12,7 @@
 use std::collections::HashMap;
 
 use super::sequence::Sequence;
-use crate::{Exchange, Instr, Move, Plan, PlanError, Round, Schedule, Turn};
+use crate::{ENDS, Exchange, Instr, Move, Plan, PlanError, Round, Schedule, Turn, name_of};
 
 /// Turns of all stages together that are followed; more is a damaged plan.
 const MAX_TURNS: u64 = 1 << 24;
@@ -48,10 +49,11 @@ impl Meeting {
 pub fn check(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
     same_exchanges(plan, s, rounds)?;
     for (given, taken) in [("y", "x"), ("dx", "dy")] {
-        let size = |name: &str| s.values.get(name).map(|v| v.elements);
-        if let (Some(a), Some(b)) = (size(given), size(taken))
-            && a != b
-        {
+        let sizes = |name: &'static str| {
+            s.places.iter().filter_map(move |p| p.values.get(name).map(|v| v.elements))
+        };
+        let pairs = sizes(given).flat_map(|a| sizes(taken).map(move |b| (a, b)));
+        if let Some((a, b)) = pairs.into_iter().find(|(a, b)| a != b) {
             let what = format!("`send {given}` gives {a} elements, `receive {taken}` takes {b}");
             return Err(PlanError::Invalid(format!("the schedule of {}: {what}", s.prefix)));
         }
@@ -72,15 +74,16 @@ fn impossible(s: &Schedule) -> PlanError {
 
 /// The exchanges along `axis` of a list of instructions.
 fn along(body: &[Instr], axis: &str, program: &str) -> Option<Sequence<Meeting>> {
+    let is = |a: &str| a == axis || axis == ENDS && a == "pipe";
     let mut out = Sequence::default();
     for instr in body {
         match instr {
             Instr::Exchange { kind, axis: a, shape, loc, .. }
-                if a == axis && *kind != Exchange::TakePart =>
+                if is(a) && *kind != Exchange::TakePart =>
             {
                 let (program, loc) = (program.to_string(), loc.clone());
                 let meeting = Meeting { kind: *kind, shape: shape.clone(), program, loc };
-                let key = meeting.key();
+                let key = meeting.key() ^ u64::from(a == ENDS);
                 out.push(meeting, key)?;
             }
             Instr::Loop { count, body, .. } => out.repeat(*count, along(body, axis, program)?)?,
@@ -91,15 +94,23 @@ fn along(body: &[Instr], axis: &str, program: &str) -> Option<Sequence<Meeting>>
 }
 
 /// The exchanges along `axis` of one run of a part.
-fn of_part(plan: &Plan, s: &Schedule, part: &str, axis: &str) -> Option<Sequence<Meeting>> {
-    let (_, body) = plan.part(s, part)?;
-    along(body, axis, &format!("{}_{part}", s.prefix))
+fn of_part(
+    plan: &Plan,
+    s: &Schedule,
+    part: &str,
+    axis: &str,
+    class: usize,
+) -> Option<Sequence<Meeting>> {
+    let (_, body) = plan.part(s, part, class)?;
+    along(body, axis, &name_of(&format!("{}_{part}", s.prefix), class))
 }
 
 /// Every group makes the same exchanges along its axis.
 fn same_exchanges(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
-    for (axis, _) in plan.tables.mesh.iter().filter(|(_, ranks)| *ranks > 1) {
+    let axes = plan.tables.mesh.iter().filter(|(_, ranks)| *ranks > 1);
+    for axis in axes.map(|(axis, _)| axis.as_str()).chain([ENDS]) {
         let of_stage = |stage: usize| -> Option<Sequence<Meeting>> {
+            let class = plan.class_of(stage as u64);
             let mut all = Sequence::default();
             for round in &rounds[stage] {
                 let mut once = Sequence::default();
@@ -107,7 +118,7 @@ fn same_exchanges(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<()
                     let mut group = Sequence::default();
                     for (step, _) in turns {
                         if let Move::Run(part) = step {
-                            group.repeat(1, of_part(plan, s, part, axis)?)?;
+                            group.repeat(1, of_part(plan, s, part, axis, class)?)?;
                         }
                     }
                     once.repeat(*times, group)?;
@@ -188,8 +199,8 @@ impl<'a> Cursor<'a> {
 #[derive(Clone)]
 struct Run<'a> {
     s: &'a Schedule,
-    /// Exchanges along `pipe` of each part.
-    meetings: &'a HashMap<&'a str, u64>,
+    /// Exchanges along `pipe` of each part of each stage.
+    meetings: &'a [HashMap<&'a str, u64>],
     cursors: Vec<Cursor<'a>>,
     /// Exchanges along `pipe` that each stage has come to.
     come: Vec<u64>,
@@ -209,7 +220,7 @@ impl<'a> Run<'a> {
         let Some((step, chunk)) = self.cursors[stage].turn() else { return Err(None) };
         match step {
             Move::Run(part) => {
-                let all = self.meetings.get(part.as_str()).copied().unwrap_or(0);
+                let all = self.meetings[stage].get(part.as_str()).copied().unwrap_or(0);
                 let begun = self.begun[stage];
                 if begun > 0 {
                     let target = self.come[stage];
@@ -260,16 +271,19 @@ fn ends(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanErro
         });
         sum.checked_add(round.times.checked_mul(once?)?)
     });
-    let mut meetings: HashMap<&str, u64> = HashMap::new();
-    for (step, _) in rounds.iter().flatten().flat_map(|r| &r.groups).flat_map(|(_, t)| t) {
-        if let Move::Run(part) = step
-            && !meetings.contains_key(part.as_str())
-        {
-            let n = of_part(plan, s, part, "pipe").ok_or_else(|| impossible(s))?.len();
-            meetings.insert(part, n);
+    let mut meetings: Vec<HashMap<&str, u64>> = vec![HashMap::new(); rounds.len()];
+    for (stage, rounds) in rounds.iter().enumerate() {
+        let class = plan.class_of(stage as u64);
+        for (step, _) in rounds.iter().flat_map(|r| &r.groups).flat_map(|(_, t)| t) {
+            if let Move::Run(part) = step
+                && !meetings[stage].contains_key(part.as_str())
+            {
+                let all = of_part(plan, s, part, "pipe", class).ok_or_else(|| impossible(s))?;
+                meetings[stage].insert(part, all.len());
+            }
         }
     }
-    let most = meetings.values().copied().max().unwrap_or(0);
+    let most = meetings.iter().flat_map(HashMap::values).copied().max().unwrap_or(0);
     if turns.and_then(|n| n.checked_mul(most.max(1))).is_none_or(|n| n > MAX_TURNS) {
         return Err(PlanError::Invalid(format!("{} makes impossibly many turns", s.prefix)));
     }
@@ -313,7 +327,7 @@ fn ends(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanErro
 fn start<'a>(
     s: &'a Schedule,
     rounds: &'a [Vec<Round>],
-    meetings: &'a HashMap<&'a str, u64>,
+    meetings: &'a [HashMap<&'a str, u64>],
 ) -> Run<'a> {
     let stages = rounds.len();
     let cursor = |rounds: &'a Vec<Round>| Cursor { rounds, at: [0; 5], made: 0 };
@@ -330,7 +344,7 @@ fn start<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Handed, Program, parse_program, parse_schedule};
+    use crate::{Handed, Program, SlotPlaces, parse_program, parse_schedule};
 
     /// Stages × two data ranks; parts by name, with their instructions.
     fn plan(parts: &[(&str, &str)], slots: &[u64], stages: &[&str]) -> Plan {
@@ -346,9 +360,11 @@ mod tests {
         let schedule = Schedule {
             prefix: "train".into(),
             slots: slots.iter().map(|n| vec![*n]).collect(),
-            stride: 64,
             micro: 9,
-            values: ["x", "y", "dx", "dy"].map(|n| (n.to_string(), x)).into(),
+            places: vec![SlotPlaces {
+                stride: 64,
+                values: ["x", "y", "dx", "dy"].map(|n| (n.to_string(), x)).into(),
+            }],
             stages: stages.iter().map(|s| s.to_string()).collect(),
         };
         plan.tables.schedules.insert("train_step".into(), schedule);
@@ -419,7 +435,7 @@ end
         assert_eq!(checked(&plan(&parts, &[2, 2], &stages)), Ok(()));
         let mut sizes = plan(&parts, &[2, 2], &stages);
         let s = sizes.tables.schedules.get_mut("train_step").unwrap();
-        s.values.get_mut("x").unwrap().elements = 4;
+        s.places[0].values.get_mut("x").unwrap().elements = 4;
         assert!(checked(&sizes).unwrap_err().contains("`send y` gives 8 elements"));
     }
 
@@ -477,7 +493,7 @@ end
             let plan = plan(&parts, &slots, &texts);
             let s = &plan.tables.schedules["train_step"];
             let rounds: Vec<_> = s.stages.iter().map(|t| parse_schedule(t).unwrap()).collect();
-            let meetings = HashMap::from([("go", 0), ("all", 2)]);
+            let meetings = vec![HashMap::from([("go", 0), ("all", 2)]); 3];
             let want = every_timing_ends(&start(s, &rounds, &meetings), &mut Default::default());
             assert_eq!(ends(&plan, s, &rounds).is_ok(), want, "{texts:?}");
             *(if want { &mut fine } else { &mut refused }) += 1;

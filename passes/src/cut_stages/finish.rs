@@ -1,0 +1,118 @@
+//! What a class of stages does after the loop over micro-batches: its own part of the norm, and the update of
+//! what it has.
+//!
+//! ```text
+//! %n = sqrt(Σ of all parameters)    ⇒  %t = all_reduce(Σ of its own) {axis = "pipe"}   %n = sqrt(%t)
+//! %w' = adamw(%w, …), all           ⇒  %w' = adamw(%w, …), its own
+//! ```
+//! The gradient of a tied embedding is first summed between the first stage and the last (axis `ends`); the
+//! first one alone counts it.
+
+use std::collections::{HashMap, HashSet};
+
+use neoxc_ir::{Attr, Attrs, Builder, Function, ValueId};
+
+use super::{copy, label, named, parameter, shrink, with_layers};
+use crate::assign_stages::Class;
+use crate::pass::PassError;
+
+/// The stages that are meant.
+pub struct Part<'a> {
+    /// Names of the parameters that they have.
+    pub held: &'a HashSet<String>,
+    /// Names of those that the first stage and the last one both have.
+    pub tied: &'a HashSet<String>,
+    /// Their class.
+    pub class: &'a Class,
+    /// How many stages there are in all.
+    pub stages: usize,
+    /// Layers of one of them.
+    pub layers: usize,
+}
+
+/// The update of one class.
+pub fn cut(
+    train: &Function,
+    at: usize,
+    carried: usize,
+    p: &Part<'_>,
+) -> Result<Function, PassError> {
+    let mut f = Function::new("train_finish");
+    let mut map: HashMap<ValueId, ValueId> = HashMap::new();
+    // What is on other stages.
+    let mut gone: HashSet<ValueId> = HashSet::new();
+    let batch = |a: &Attrs| matches!(a.str("neox.role"), Some("batch" | "layers" | "const"));
+    for (v, attrs) in train.params.iter().zip(&train.param_attrs).filter(|(_, a)| !batch(a)) {
+        let adam = attrs.str("neox.role").is_some_and(|r| r.starts_with("adam"));
+        let of = attrs.str("neox.param").or(attrs.str("neox.name").filter(|_| adam));
+        if of.is_some_and(|name| !p.held.contains(name)) {
+            gone.insert(*v);
+            continue;
+        }
+        let ty = with_layers(train.ty(*v), p.layers);
+        map.insert(*v, f.add_param(&label(train, *v), ty, attrs.clone()));
+    }
+    // Sums that another stage counts.
+    let mut counted: HashSet<ValueId> = HashSet::new();
+    for (n, r) in train.ops[at].results.iter().enumerate() {
+        let name = if n < carried { parameter(train, n) } else { "losses" };
+        let role = if n < carried { "grad" } else { "losses" };
+        if n < carried && !p.held.contains(name) {
+            gone.insert(*r);
+            continue;
+        }
+        let ty = with_layers(train.ty(*r), p.layers);
+        let mut v = f.add_param(&format!("{role}{n}"), ty, named(role, name));
+        if n < carried && p.tied.contains(name) {
+            // With two stages these are all there are.
+            let axis = if p.stages == 2 { "pipe" } else { "ends" };
+            v = all_reduce(&mut f, v, axis, 2)?;
+            if !p.class.first {
+                counted.insert(*r);
+            }
+        }
+        map.insert(*r, v);
+    }
+    // Sums of squares so far: partial until they are summed over the stages.
+    let mut partial: HashSet<ValueId> = HashSet::new();
+    for op in &train.ops[at + 1..] {
+        let squares = op.kind.is("sum_squares");
+        let lost = |o: &&ValueId| gone.contains(*o) || squares && counted.contains(*o);
+        let missing = op.operands.iter().filter(lost).count();
+        let total = op.operands.iter().any(|o| partial.contains(o));
+        if squares || total && op.kind.is("add") {
+            partial.extend(&op.results);
+        }
+        if missing > 0 {
+            let rest = op.operands.iter().find(|o| !gone.contains(o));
+            match rest.filter(|_| op.kind.is("add") && missing == 1) {
+                Some(rest) => {
+                    map.insert(op.results[0], map[rest]);
+                }
+                None => gone.extend(&op.results),
+            }
+            continue;
+        }
+        if total && !op.kind.is("add") {
+            for o in op.operands.iter().filter(|o| partial.remove(*o)) {
+                let sum = all_reduce(&mut f, map[o], "pipe", p.stages)?;
+                map.insert(*o, sum);
+            }
+        }
+        copy(train, op, &mut f, &mut map, None, &|a| shrink(a, p.layers))?;
+    }
+    let here = train.results.iter().filter(|r| !gone.contains(r));
+    f.results = here.map(|r| map[r]).collect();
+    Ok(f)
+}
+
+fn all_reduce(
+    f: &mut Function,
+    v: ValueId,
+    axis: &str,
+    ranks: usize,
+) -> Result<ValueId, PassError> {
+    let attrs =
+        Attrs::new().with("axis", Attr::Str(axis.into())).with("ranks", Attr::Int(ranks as i64));
+    Ok(Builder::new(f).one("all_reduce", &[v], attrs)?)
+}
