@@ -35,7 +35,9 @@ fn case() -> impl Strategy<Value = Case> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3);
     let layout = (0usize..4, any::<bool>(), 0usize..3);
     let dropout = (0usize..3, 0usize..3);
-    (mesh, shape, flags, layout, dropout).prop_map(|(mesh, shape, flags, layout, dropout)| {
+    let more = (dropout, 0usize..3);
+    (mesh, shape, flags, layout, more).prop_map(|(mesh, shape, flags, layout, more)| {
+        let (dropout, experts) = more;
         let (pipe, data, context, tensor) = mesh;
         let (layers, per_rank, columns, tokens, batch, steps) = shape;
         let (parallel, tied, tanh, checkpoint, positions) = flags;
@@ -59,6 +61,15 @@ fn case() -> impl Strategy<Value = Case> {
         let rates = ["0", "0.1", "0.5"];
         model.push(format!("hidden_dropout={}", rates[dropout.0]));
         model.push(format!("attention_dropout={}", rates[dropout.1]));
+        // Every token goes to every expert, and has room there: rounding has no choice to change.
+        if experts > 0 {
+            model.extend(["moe_num_experts=2".into(), "moe_top_k=2".into()]);
+        }
+        if experts == 2 {
+            let keys = ["moe_token_dropping=true", "moe_train_capacity_factor=1.0"];
+            model.extend(keys.map(String::from));
+            model.extend(["moe_router_type=topk".into(), "moe_loss_coeff=0.01".into()]);
+        }
         if checkpoint {
             model.push("checkpoint_activations=true".into());
         }
