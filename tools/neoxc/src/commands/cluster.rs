@@ -79,8 +79,15 @@ impl Checked {
                 (m.parameters + m.gradients, "model_parallel_size"),
             ];
             let (_, key) = most.into_iter().max().unwrap_or_default();
+            let p = config.parallel;
             let hint = match key {
-                "zero_optimization" => "most of it is optimizer state: ZeRO stage 1, or more ranks",
+                "zero_optimization" if p.data > 1 && p.zero_stage == 0 => {
+                    "most of it is optimizer state: ZeRO stage 1, or more ranks"
+                }
+                "zero_optimization" => {
+                    "most of it is optimizer state: a larger model_parallel_size or \
+                     pipe_parallel_size, or data ranks and ZeRO"
+                }
                 "model_parallel_size" => {
                     "most of it is weights and gradients: a larger model_parallel_size or \
                      pipe_parallel_size"
