@@ -8,7 +8,7 @@
 //! MLP's inner dim and along the vocabulary, where the ranks divide it evenly: parameters do not depend on
 //! the layout, so it is not padded for them. Data parallelism is one more: the loop over micro-batches is divided, so a
 //! step computes the same sum whatever the number of ranks. ZeRO's first stage divides the optimizer's
-//! moments over the data axis: then each rank wants its part of the gradients, and gives its part of
+//! moments over the data axis, and over the expert axis those of everything but experts: then each rank wants its part of the gradients, and gives its part of
 //! the new weights. Expert parallelism is one dim more, that of experts. Everything else is propagated by
 //! `partition-program`.
 
@@ -95,14 +95,15 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
             _ => "",
         };
         let mut layout: Vec<&str> = ty.dims.iter().map(axis).collect();
-        if cx.zero_stage >= 1 && d.data > 1 && adam {
+        for axis in moments(cx, adam, &layout) {
             // Along the outermost dim that can be divided; layers stay together.
             let free = |i: &usize| {
                 let dim = &ty.dims[*i];
-                layout[*i].is_empty() && &*dim.name != "layer" && dim.size.is_multiple_of(d.data)
+                let divides = dim.size.is_multiple_of(d.of(axis));
+                layout[*i].is_empty() && &*dim.name != "layer" && divides
             };
             if let Some(i) = (0..layout.len()).find(free) {
-                layout[i] = "data";
+                layout[i] = axis;
             }
         }
         divides(ty, &layout, d)?;
@@ -131,6 +132,19 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         f.attrs.set("neox.layouts", Attr::strs(&layouts));
     }
     Ok(())
+}
+
+/// The axes that ZeRO divides a moment over: those of the ranks that have the same weights. Expert ranks
+/// have different experts; `divide-state`, which goes on from here, knows data ranks only.
+fn moments(cx: &PassCx, adam: bool, layout: &[&str]) -> Vec<&'static str> {
+    let d = cx.degrees;
+    let mut axes = vec![];
+    if adam && cx.zero_stage >= 1 {
+        axes.extend((d.data > 1).then_some("data"));
+        let alone = cx.zero_stage == 1 || d.data == 1;
+        axes.extend((d.expert > 1 && alone && !layout.contains(&"expert")).then_some("expert"));
+    }
+    axes
 }
 
 fn divides(ty: &TensorType, layout: &[&str], d: Degrees) -> Result<(), PassError> {

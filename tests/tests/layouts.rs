@@ -138,7 +138,7 @@ fn table(experts: bool) -> Vec<Layout> {
     }
     let mut out = vec![];
     for mesh in meshes {
-        for zero in 0..if mesh.data > 1 { 4 } else { 1 } {
+        for zero in 0..if mesh.data > 1 { 4 } else { mesh.expert.min(2) } {
             for sequence in [false, true] {
                 for schedule in ["1f1b", "gpipe", "zb-h1", "interleaved"] {
                     let chunks = schedule == "interleaved";
