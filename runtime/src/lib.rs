@@ -21,6 +21,7 @@ pub mod files;
 pub mod generate;
 pub mod progress;
 pub mod ranks;
+pub mod signals;
 pub mod text;
 pub mod train;
 

@@ -7,6 +7,7 @@ use clap::Parser;
 use neoxc_plan::Plan;
 use neoxc_runtime::RuntimeError;
 use neoxc_runtime::progress::TrainProgress;
+use neoxc_runtime::signals::{EXIT_STOPPED, stop_flag};
 use neoxc_runtime::train::{Options, Settings, train};
 
 /// Train a plan that `neoxc compile` made.
@@ -33,7 +34,7 @@ struct Cli {
     resume: bool,
 }
 
-fn run(cli: Cli) -> Result<(), RuntimeError> {
+fn run(cli: Cli) -> Result<ExitCode, RuntimeError> {
     let plan = Plan::open(&cli.plan)?;
     let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let options = Options {
@@ -43,6 +44,7 @@ fn run(cli: Cli) -> Result<(), RuntimeError> {
         metrics: cli.metrics,
         resume: cli.resume,
         synthetic: false,
+        stop: Some(stop_flag()?),
     };
     let mut watch = TrainProgress::new(Settings::of(&plan)?.log_interval);
     let summary = train(&plan, &options, &mut watch)?;
@@ -55,12 +57,16 @@ fn run(cli: Cli) -> Result<(), RuntimeError> {
             println!("{what} {value:.4} nats per token");
         }
     }
-    Ok(())
+    if summary.stopped {
+        eprintln!("stopped by a signal after step {}: go on with --resume", summary.step);
+        return Ok(ExitCode::from(EXIT_STOPPED));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn main() -> ExitCode {
     match run(Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(e) => {
             eprintln!("error[{}]: {e}", e.code());
             if let Some(hint) = e.hint() {

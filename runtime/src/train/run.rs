@@ -2,6 +2,8 @@
 
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use neoxc_plan::Plan;
@@ -32,6 +34,8 @@ pub struct Options {
     pub resume: bool,
     /// Start from random tokens when there is no data: for measurements.
     pub synthetic: bool,
+    /// Once raised, the run saves after the step it is at, and ends.
+    pub stop: Option<Arc<AtomicBool>>,
 }
 
 /// One optimizer step: a line of the metrics file.
@@ -82,6 +86,8 @@ pub struct Summary {
     pub unigram_entropy: Option<f64>,
     /// Median seconds per step.
     pub median_seconds: Option<f64>,
+    /// Whether it ended early because it was asked to.
+    pub stopped: bool,
 }
 
 struct Trainer<'a> {
@@ -376,13 +382,18 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             watch.evaluated(step, loss);
             summary.valid_loss = Some(loss);
         }
+        summary.stopped =
+            step < steps && o.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
         if let Some(folder) = &save
-            && (t.settings.saves_at(step) || step == steps)
+            && (t.settings.saves_at(step) || step == steps || summary.stopped)
         {
             watch.saved(&t.save(folder, step)?);
             if let Some(keep) = keep {
                 checkpoint::prune(folder, keep)?;
             }
+        }
+        if summary.stopped {
+            break;
         }
     }
     summary.unigram_entropy = train_data.map(unigram_entropy);

@@ -22,6 +22,7 @@ Exit codes:
   3  the configuration or an input file is wrong (diagnostics on stderr)
   4  the run failed: a non-finite loss, too little memory, a kernel that cannot be loaded
   5  a file or folder cannot be read or written
+  6  stopped by SIGTERM or SIGUSR1: the run saved a checkpoint after the step it was at
 
 NEOXC_LOG=info prints what each pass found.";
 

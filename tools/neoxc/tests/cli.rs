@@ -341,3 +341,52 @@ fn degrees_that_do_not_divide_are_shown_with_both_sides() {
         assert!(parts.iter().all(|p| text.contains(p)), "{set}: {text}");
     }
 }
+
+/// A run that is asked to end saves after the step it is at; resumed, it is as if nothing had happened.
+#[test]
+fn a_stopped_run_goes_on() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    ok(f, &["tokenizer", "train", "d.jsonl", "--vocab-size", "300", "-o", "t.json"]);
+    ok(f, &["data", "preprocess", "d.jsonl", "--vocab-file", "t.json", "--append-eod", "-o", "d"]);
+    let many = ["--set", "train_iters=1000000", "--set", "eval_interval=1000000"];
+    ok(f, &[&["compile", "model", "run", "-o", "plan"], &many[..]].concat());
+    let lines = |name: &str| -> Vec<(u64, u64)> {
+        let text = std::fs::read_to_string(f.join(name)).unwrap_or_default();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        let read = |line: &str| -> (u64, u64) {
+            let json: serde_json::Value = serde_json::from_str(line).unwrap();
+            (json["step"].as_u64().unwrap(), json["loss"].as_f64().unwrap().to_bits())
+        };
+        whole.lines().map(read).collect()
+    };
+    for signal in ["TERM", "USR1"] {
+        let folder = format!("ck-{signal}");
+        let run = ["run", "--plan", "plan", "--save", &folder, "--metrics", signal];
+        let mut child = Command::new(env!("CARGO_BIN_EXE_neoxc"))
+            .args(run)
+            .current_dir(f)
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        while lines(signal).len() < 3 {
+            assert_eq!(child.try_wait().unwrap(), None, "it ended before it was asked to");
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let asked = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+        assert!(asked.unwrap().success());
+        let out = child.wait_with_output().unwrap();
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(6), "{told}");
+        let step = lines(signal).len();
+        assert!(told.contains(&format!("after step {step}: go on with --resume")), "{told}");
+
+        let end = (step + 2).to_string();
+        ok(f, &[&run[..], &["--resume", "--steps", &end]].concat());
+        let name = format!("{signal}.whole");
+        let whole = ["run", "--plan", "plan", "--save", "whole", "--metrics", &name];
+        ok(f, &[&whole[..], &["--steps", &end]].concat());
+        assert_eq!(lines(signal), lines(&name));
+    }
+}

@@ -2,6 +2,7 @@
 
 use neoxc_plan::Plan;
 use neoxc_runtime::progress::TrainProgress;
+use neoxc_runtime::signals::{EXIT_STOPPED, stop_flag};
 use neoxc_runtime::train::{Options, Settings, train};
 
 use super::{compile_config, load, threads};
@@ -22,6 +23,7 @@ pub fn run(a: Run) -> Result<(), Failure> {
         metrics: a.run.metrics.clone(),
         resume: a.run.resume,
         synthetic: a.run.synthetic,
+        stop: Some(stop_flag()?),
     };
     eprintln!(
         "{} parameters, {} allocated, {} threads",
@@ -46,6 +48,10 @@ pub fn run(a: Run) -> Result<(), Failure> {
     if let Some(seconds) = s.median_seconds {
         let tokens = plan.tables.tokens_per_step as f64;
         println!("median step {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
+    }
+    if s.stopped {
+        let message = format!("stopped by a signal after step {}: go on with --resume", s.step);
+        return Err(Failure::new(EXIT_STOPPED, message));
     }
     Ok(())
 }
