@@ -374,7 +374,8 @@ fn a_stopped_run_goes_on() {
             assert_eq!(child.try_wait().unwrap(), None, "it ended before it was asked to");
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        let asked = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+        let ask = format!("kill -s {signal} {}", child.id());
+        let asked = Command::new("sh").args(["-c", &ask]).status();
         assert!(asked.unwrap().success());
         let out = child.wait_with_output().unwrap();
         let told = String::from_utf8_lossy(&out.stderr).into_owned();
