@@ -31,7 +31,7 @@ test: setup
 	@echo "make test: everything passed"
 
 layouts: setup
-	NEOXC_LAYOUTS=all cargo test --package neoxc-tests --test layouts
+	NEOXC_LAYOUTS=all cargo test --release --package neoxc-tests --test layouts
 
 fmt:
 	cargo fmt --all
