@@ -170,17 +170,15 @@ impl Reader<'_> {
         if pipe == 1 {
             return (schedule, 1);
         }
-        let turns = |m: &&Model| m.num_layers / m.moe.map_or(1, |e| e.interval);
-        if let Some(m) = model.filter(|m| !turns(m).is_multiple_of(pipe * chunks)) {
-            let (n, what) = (turns(&m), if m.moe.is_some() { "turns of layers" } else { "layers" });
-            let message = format!("{pipe} stages × {chunks} chunks do not divide {n} {what}");
+        if let Some(m) = model.filter(|m| !m.num_layers.is_multiple_of(pipe * chunks)) {
+            let n = m.num_layers;
+            let message = format!("{pipe} stages × {chunks} chunks do not divide {n} layers");
             let hint = "num_layers must be a multiple of pipe_parallel_size × \
                         virtual_pipeline_chunks (2 if it is not given)";
             self.both(message, "virtual_pipeline_chunks", "num_layers", hint);
         }
         if let Some((m, moe)) = model.and_then(|m| Some((m, m.moe?)))
             && m.num_layers.is_multiple_of(pipe * chunks)
-            && m.num_layers.is_multiple_of(pipe * moe.interval)
             && !m.num_layers.is_multiple_of(pipe * chunks * moe.interval)
         {
             let message = format!(
