@@ -18,6 +18,8 @@ pub struct Ranks<'a> {
 impl<'a> Ranks<'a> {
     /// Allocates every rank's memory; `threads` are divided among the ranks.
     pub fn new(plan: &'a Plan, threads: usize) -> Result<Self, RuntimeError> {
+        // Devices believe addresses and orders: a plan that was never on a disk is checked here.
+        plan.check()?;
         let ranks = plan.ranks() as usize;
         let each = (threads / ranks).max(1);
         check_memory(plan, each, ranks as u64)?;

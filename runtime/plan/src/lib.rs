@@ -271,6 +271,12 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether its parts fit together: what writing and opening check as well, for a plan that was only
+    /// made in memory.
+    pub fn check(&self) -> Result<(), PlanError> {
+        validate::validate(self)
+    }
+
     /// The program called `name`.
     pub fn program(&self, name: &str) -> Option<&Program> {
         self.programs.iter().find(|p| p.name == name)

@@ -58,7 +58,7 @@ impl Plan {
 
     /// Writes the plan to `folder`, replacing an older plan but nothing else.
     pub fn write(&self, folder: &Path) -> Result<(), PlanError> {
-        validate::validate(self)?;
+        self.check()?;
         let mut files: BTreeMap<String, Vec<u8>> = self.files.clone();
         let mut tables = self.tables.clone();
         tables.ports = self
