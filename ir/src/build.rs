@@ -123,6 +123,20 @@ impl<'a> Builder<'a> {
         self.one("fill", &[], attrs)
     }
 
+    /// `x` as `dtype`: itself where it has that already.
+    pub fn cast(&mut self, x: ValueId, dtype: DType) -> Result<ValueId, OpError> {
+        if self.ty(x).dtype == dtype {
+            return Ok(x);
+        }
+        self.one("cast", &[x], Attrs::new().with("dtype", Attr::Str(dtype.name().into())))
+    }
+
+    /// `x` in the precision that it is computed with: halves in f32, others as they are.
+    pub fn widened(&mut self, x: ValueId) -> Result<ValueId, OpError> {
+        let dtype = self.ty(x).dtype.wide();
+        self.cast(x, dtype)
+    }
+
     /// An f32 scalar constant.
     pub fn scalar(&mut self, value: f64) -> Result<ValueId, OpError> {
         self.fill(value, &TensorType::scalar(DType::F32))

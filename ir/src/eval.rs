@@ -1,10 +1,12 @@
 //! The reference evaluator: every op in f64, one readable loop each, as slow as it likes.
 //!
 //! It is the yardstick for passes and kernels, so it shares nothing with them. Integers are held
-//! as f64 (exact up to 2^53); dtypes narrower than f64 do not round, except through `cast`.
+//! as f64 (exact up to 2^53). What an op makes is rounded where its dtype is a half; f32 is not modelled,
+//! except by `cast`.
 
 use crate::module::{Function, Module, ValueId};
 use crate::op::{EvalCx, OpError, RuleCx};
+use crate::ops::cast::round_to;
 use crate::types::TensorType;
 
 /// A dense tensor of f64, row-major.
@@ -41,6 +43,15 @@ impl Tensor {
             advance(&mut index, &ty);
         }
         Self { ty, data }
+    }
+
+    /// With elements that its dtype has, where that is a half.
+    #[must_use]
+    pub fn rounded(mut self) -> Self {
+        if self.ty.dtype.wide() != self.ty.dtype {
+            self.data.iter_mut().for_each(|x| *x = round_to(self.ty.dtype, *x));
+        }
+        self
     }
 
     /// The element at a multi-index.
@@ -133,7 +144,7 @@ pub fn run_function(
             }
             // Layouts are the declaration's to say; the evaluator works on whole tensors.
             t.ty = want;
-            env[r.index()] = Some(t);
+            env[r.index()] = Some(t.rounded());
         }
     }
     f.results.iter().map(|r| get(&env, *r).cloned()).collect()

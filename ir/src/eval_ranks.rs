@@ -62,7 +62,7 @@ fn run_function_ranks(
         let results = step(module, f, op, axes, &operands)?;
         for (env, results) in env.iter_mut().zip(results) {
             for (r, t) in op.results.iter().zip(results) {
-                env[r.index()] = Some(t);
+                env[r.index()] = Some(t.rounded());
             }
         }
     }
@@ -115,7 +115,10 @@ pub fn run_stages(
                     .collect::<Result<_, _>>()?;
                 let results = step(module, f, op, inner, &operands)?;
                 for (env, results) in envs[ranks.clone()].iter_mut().zip(results) {
-                    op.results.iter().zip(results).for_each(|(r, t)| env[r.index()] = Some(t));
+                    op.results
+                        .iter()
+                        .zip(results)
+                        .for_each(|(r, t)| env[r.index()] = Some(t.rounded()));
                 }
                 at[stage] += 1;
             }
@@ -147,7 +150,7 @@ pub fn run_stages(
             }
             for stage in &members {
                 let op = next[*stage].ok_or_else(lost)?;
-                envs[stage * each + rank][op.results[0].index()].clone_from(&sum);
+                envs[stage * each + rank][op.results[0].index()] = sum.clone().map(Tensor::rounded);
             }
         }
         members.iter().for_each(|stage| at[*stage] += 1);

@@ -51,6 +51,15 @@ impl DType {
         }
     }
 
+    /// What is computed with: f32 for the halves, which only save bytes.
+    #[must_use]
+    pub fn wide(self) -> Self {
+        match self {
+            DType::Bf16 | DType::F16 => DType::F32,
+            other => other,
+        }
+    }
+
     /// Whether gradients flow through it.
     pub fn is_float(self) -> bool {
         self != DType::I32

@@ -7,8 +7,10 @@
 //! Invariant: every value is used inside the region it was made in; `scf.for` results are the
 //! only way out of a loop.
 
+use std::collections::HashMap;
 use std::fmt::Write;
 
+mod bf16;
 pub mod math;
 
 /// Type of a kernel value. Vectors have the builder's number of lanes.
@@ -18,14 +20,20 @@ pub enum Ty {
     I1,
     /// 32-bit integer.
     I32,
+    /// 16 bits: a bfloat16 as it is stored.
+    I16,
     /// 64-bit integer: indices and offsets.
     I64,
     /// 32-bit float.
     F32,
-    /// A pointer.
+    /// A pointer to 32-bit elements.
     Ptr,
+    /// A pointer to bfloat16 elements: loads give f32, stores round.
+    PtrBf16,
     /// `n` truth values.
     VecI1(usize),
+    /// `n` times 16 bits.
+    VecI16(usize),
     /// `n` 32-bit integers.
     VecI32(usize),
     /// `n` 32-bit floats.
@@ -36,7 +44,7 @@ impl Ty {
     /// Lanes of a vector type; 1 for scalars.
     pub fn lanes(self) -> usize {
         match self {
-            Ty::VecI1(n) | Ty::VecI32(n) | Ty::Vec(n) => n,
+            Ty::VecI1(n) | Ty::VecI16(n) | Ty::VecI32(n) | Ty::Vec(n) => n,
             _ => 1,
         }
     }
@@ -67,12 +75,30 @@ pub struct Emit {
     depth: usize,
     space: &'static str,
     loc: String,
+    /// Whether the target rounds to bfloat16 in one instruction.
+    rounds_bf16: bool,
+    /// Of values that were rounded to bfloat16: what a store of them writes.
+    rounded: HashMap<usize, Val>,
 }
 
 impl Emit {
     /// An empty body; pointers live in the address space `space` (empty for the default one).
     pub fn new(space: &'static str) -> Self {
-        Self { out: String::new(), next: 0, depth: 2, space, loc: String::new() }
+        Self {
+            out: String::new(),
+            next: 0,
+            depth: 2,
+            space,
+            loc: String::new(),
+            rounds_bf16: false,
+            rounded: HashMap::new(),
+        }
+    }
+
+    /// Says that the target has an instruction that rounds to bfloat16.
+    pub fn with_bf16_rounding(mut self, has: bool) -> Self {
+        self.rounds_bf16 = has;
+        self
     }
 
     /// Sets the location that the ops that follow carry, as MLIR text inside `loc(…)`.
@@ -95,11 +121,13 @@ impl Emit {
     pub fn ty(&self, ty: Ty) -> String {
         match ty {
             Ty::I1 => "i1".into(),
+            Ty::I16 => "i16".into(),
             Ty::I32 => "i32".into(),
             Ty::I64 => "i64".into(),
             Ty::F32 => "f32".into(),
-            Ty::Ptr => format!("!llvm.ptr{}", self.space),
+            Ty::Ptr | Ty::PtrBf16 => format!("!llvm.ptr{}", self.space),
             Ty::VecI1(n) => format!("vector<{n}xi1>"),
+            Ty::VecI16(n) => format!("vector<{n}xi16>"),
             Ty::VecI32(n) => format!("vector<{n}xi32>"),
             Ty::Vec(n) => format!("vector<{n}xf32>"),
         }
@@ -279,10 +307,10 @@ impl Emit {
         self.def(Ty::VecI1(n), &format!("arith.constant dense<[{}]> : {t}", items.join(", ")))
     }
 
-    /// Pointer to element `index` (f32 or i32) after `base`.
+    /// Pointer to element `index` after `base`.
     pub fn element(&mut self, base: Val, index: Val) -> Val {
-        let p = self.ty(Ty::Ptr);
-        self.def(Ty::Ptr, &format!("llvm.getelementptr {base}[{index}] : ({p}, i64) -> {p}, f32"))
+        let (p, e) = (self.ty(base.ty), element_type(base));
+        self.def(base.ty, &format!("llvm.getelementptr {base}[{index}] : ({p}, i64) -> {p}, {e}"))
     }
 
     /// Pointer to element `index`, a constant.
@@ -290,19 +318,25 @@ impl Emit {
         if index == 0 {
             return base;
         }
-        let p = self.ty(Ty::Ptr);
-        self.def(Ty::Ptr, &format!("llvm.getelementptr {base}[{index}] : ({p}) -> {p}, f32"))
+        let (p, e) = (self.ty(base.ty), element_type(base));
+        self.def(base.ty, &format!("llvm.getelementptr {base}[{index}] : ({p}) -> {p}, {e}"))
     }
 
     /// Loads a value of type `ty` (element alignment) from `p`.
     pub fn load(&mut self, ty: Ty, p: Val) -> Val {
+        if p.ty == Ty::PtrBf16 {
+            return self.load_bf16(ty, p, None);
+        }
         let (tp, t) = (self.ty(Ty::Ptr), self.ty(ty));
-        let align = if ty == Ty::Ptr { 8 } else { 4 };
+        let align = if matches!(ty, Ty::Ptr | Ty::PtrBf16) { 8 } else { 4 };
         self.def(ty, &format!("llvm.load {p} {{alignment = {align} : i64}} : {tp} -> {t}"))
     }
 
     /// Stores `v` (element alignment) to `p`.
     pub fn store(&mut self, v: Val, p: Val) {
+        if p.ty == Ty::PtrBf16 {
+            return self.store_bf16(v, p, None);
+        }
         let (tp, t) = (self.ty(Ty::Ptr), self.ty(v.ty));
         self.line(&format!("llvm.store {v}, {p} {{alignment = 4 : i64}} : {t}, {tp}"));
     }
@@ -331,6 +365,9 @@ impl Emit {
 
     /// The same for any vector of the mask's lanes.
     pub fn load_masked_as(&mut self, ty: Ty, p: Val, mask: Val) -> Val {
+        if p.ty == Ty::PtrBf16 {
+            return self.load_bf16(ty, p, Some(mask));
+        }
         let zero = if is_float(ty) { self.float(0.0, ty) } else { self.int32(0, ty) };
         let (tp, tm, t) = (self.ty(Ty::Ptr), self.ty(mask.ty), self.ty(ty));
         self.def(
@@ -343,6 +380,9 @@ impl Emit {
 
     /// Stores the lanes that `mask` selects.
     pub fn store_masked(&mut self, v: Val, p: Val, mask: Val) {
+        if p.ty == Ty::PtrBf16 {
+            return self.store_bf16(v, p, Some(mask));
+        }
         let (tp, tm, t) = (self.ty(Ty::Ptr), self.ty(mask.ty), self.ty(v.ty));
         self.line(&format!(
             "llvm.intr.masked.store {v}, {p}, {mask} {{alignment = 4 : i32}} : {t}, {tm} into {tp}"
@@ -427,7 +467,7 @@ impl Emit {
     fn rename(&mut self, v: Val, name: &str) {
         let t = self.ty(v.ty);
         match v.ty {
-            Ty::Ptr => {
+            Ty::Ptr | Ty::PtrBf16 => {
                 self.line(&format!("{v} = llvm.bitcast {name} : {t} to {t}"));
             }
             _ => self.line(&format!("{v} = arith.bitcast {name} : {t} to {t}")),
@@ -472,6 +512,11 @@ impl std::fmt::Display for Val {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "%v{}", self.id)
     }
+}
+
+/// What a pointer points to, in MLIR.
+fn element_type(p: Val) -> &'static str {
+    if p.ty == Ty::PtrBf16 { "i16" } else { "f32" }
 }
 
 fn is_float(ty: Ty) -> bool {

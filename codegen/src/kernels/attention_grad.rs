@@ -1,6 +1,8 @@
 //! Causal attention backward: a task is one head of one sequence. Weights are recomputed from the
 //! log-sum-exp, block of queries by block of queries, in a fixed order.
 
+use neoxc_ir::DType;
+
 use super::attention::{
     BLOCK, Sizes, TILE, causal_lanes, load_wide, pack_head, product, scores, store_wide,
     wide_groups,
@@ -34,13 +36,18 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let results = [b.result(0), b.result(1), b.result(2)];
     let drop = Weights::of(b, op, 6)?;
+    // Sums over blocks of queries grow in the results, or apart where those would round each of them.
+    let apart = match b.f.ty(op.results[1]).dtype {
+        DType::F32 => 0,
+        _ => s.seq * s.width,
+    };
     let scratch = b.scratch;
     b.tasks(|b, head| {
         let k = &mut b.k;
         let at = k.scale(head, s.seq * s.width);
         let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
         let (q, key, value) = (rows(k, inputs[0]), rows(k, inputs[1]), rows(k, inputs[2]));
-        let [dq, dk, dv] = results.map(|p| rows(k, p));
+        let [dq, dk_out, dv_out] = results.map(|p| rows(k, p));
         let heads = k.int(s.heads as i64);
         let (batch, h) = (k.div(head, heads), k.rem(head, heads));
         let at_out = k.scale(batch, s.seq * s.heads * s.width);
@@ -55,6 +62,11 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let packed_v = k.element_at(packed_k, s.packed());
         let p = k.element_at(packed_v, s.packed());
         let ds = k.element_at(p, BLOCK * s.row());
+        let sums = k.element_at(ds, BLOCK * s.row());
+        let [dk, dv] = match apart {
+            0 => [dk_out, dv_out],
+            n => [0, n].map(|at| Rows { base: k.element_at(sums, at), stride: s.width }),
+        };
         let (zero, all) = (k.int(0), k.int(s.seq as i64));
         pack_head(k, s, key.base, all, packed_k);
         pack_head(k, s, value.base, all, packed_v);
@@ -124,11 +136,22 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 }
             });
         });
+        if apart > 0 {
+            for (from, to) in [(dk, dk_out), (dv, dv_out)] {
+                k.loop_(zero, all, 1, |k, r| {
+                    let (from, to) = (from.at(k, r), to.at(k, r));
+                    for j in 0..s.width.div_ceil(s.lanes) {
+                        let v = load_wide(k, s, from, j);
+                        store_wide(k, s, v, to, j);
+                    }
+                });
+            }
+        }
         Ok(())
     })?;
     Ok(Shape {
         tasks: s.batch * s.heads,
-        scratch_floats: 2 * s.packed() + 2 * BLOCK * s.row() + s.lanes,
+        scratch_floats: 2 * s.packed() + 2 * BLOCK * s.row() + s.lanes + 2 * apart,
     })
 }
 

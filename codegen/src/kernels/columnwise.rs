@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use neoxc_ir::ValueId;
 
 use super::space::Space;
-use super::{Body, Shape, expr};
+use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
 
@@ -159,8 +159,7 @@ impl At<'_> {
             for o in &op.operands {
                 args.push(self.value(b, *o, known)?);
             }
-            expr::pointwise(&mut b.k, &op, &args)
-                .ok_or_else(|| b.fail(format!("`{}` is not pointwise", op.kind.name())))?
+            b.pointwise(&op, &args)?
         };
         known.insert(v, x);
         Ok(x)

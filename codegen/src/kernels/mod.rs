@@ -24,7 +24,7 @@ mod simplify;
 mod space;
 
 use neoxc_ir::target::Target;
-use neoxc_ir::{DType, Function, Loc, Module, ValueId};
+use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
@@ -89,6 +89,16 @@ impl Body<'_> {
         }
     }
 
+    /// What the pointwise `op` makes of `args`, rounded if its result is bfloat16.
+    fn pointwise(&mut self, op: &Op, args: &[Val]) -> Result<Val, CodegenError> {
+        let v = expr::pointwise(&mut self.k, op, args)
+            .ok_or_else(|| self.fail(format!("`{}` is not pointwise", op.kind.name())))?;
+        Ok(match self.f.ty(op.results[0]).dtype {
+            DType::Bf16 => self.k.round_bf16(v),
+            _ => v,
+        })
+    }
+
     /// Pointer of result number `i`.
     fn result(&self, i: usize) -> Val {
         self.pointers[self.f.params.len() + i]
@@ -137,6 +147,21 @@ fn start(module: &Module, f: &Function) -> Result<(String, Function, Emit), Code
     Ok((family, simplify::primitives(module, f, keep)?, Emit::new("")))
 }
 
+/// The pointer types of a kernel's arguments: its parameters, then its results.
+fn pointer_types(f: &Function) -> Result<Vec<Ty>, CodegenError> {
+    f.params
+        .iter()
+        .chain(&f.results)
+        .map(|v| match f.ty(*v).dtype {
+            DType::F32 | DType::I32 => Ok(Ty::Ptr),
+            DType::Bf16 => Ok(Ty::PtrBf16),
+            other => {
+                Err(CodegenError::kernel(&f.name, format!("has no {} in memory", other.name())))
+            }
+        })
+        .collect()
+}
+
 fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError> {
     match family {
         "matmul" => matmul::emit(body),
@@ -178,15 +203,17 @@ pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, Co
     let args = k.argument(Ty::Ptr);
     let (begin, end) = (k.argument(Ty::I64), k.argument(Ty::I64));
     let scratch = k.argument(Ty::Ptr);
+    k = k.with_bf16_rounding(crate::x86::rounds_bf16(target));
     k.at(&location(f));
-    let count = simple.params.len() + simple.results.len();
-    let pointers = (0..count)
-        .map(|i| {
+    let pointers = pointer_types(&simple)?
+        .into_iter()
+        .enumerate()
+        .map(|(i, ty)| {
             let slot = k.def(
                 Ty::Ptr,
                 &format!("llvm.getelementptr {args}[{i}] : (!llvm.ptr) -> !llvm.ptr, !llvm.ptr"),
             );
-            k.load(Ty::Ptr, slot)
+            k.load(ty, slot)
         })
         .collect();
     let lanes = crate::x86::lanes(target);
@@ -201,8 +228,7 @@ pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, Co
 /// task is the CPU's with short vectors.
 pub fn build_gpu(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
     let (family, simple, mut k) = start(module, f)?;
-    let count = simple.params.len() + simple.results.len();
-    let pointers: Vec<Val> = (0..count).map(|_| k.argument(Ty::Ptr)).collect();
+    let pointers: Vec<Val> = pointer_types(&simple)?.into_iter().map(|ty| k.argument(ty)).collect();
     let scratch = k.argument(Ty::Ptr);
     let (stride, tasks) = (k.argument(Ty::I64), k.argument(Ty::I64));
     let mut parts: Vec<String> = pointers.iter().map(|p| format!("{p}: !llvm.ptr")).collect();

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use neoxc_ir::ValueId;
 
 use super::space::Space;
-use super::{Body, Shape, expr};
+use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Ty, Val};
 
@@ -388,8 +388,7 @@ impl Plan<'_, '_> {
             for o in &op.operands {
                 args.push(self.value(*o, row, i, known, mask)?);
             }
-            expr::pointwise(&mut self.b.k, &op, &args)
-                .ok_or_else(|| self.b.fail(format!("`{}` is not pointwise", op.kind.name())))?
+            self.b.pointwise(&op, &args)?
         };
         known.insert(v, x);
         Ok(x)

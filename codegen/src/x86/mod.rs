@@ -43,6 +43,11 @@ pub fn lanes(target: Target) -> usize {
     }
 }
 
+/// Whether a target rounds f32 to bfloat16 in one instruction.
+pub(crate) fn rounds_bf16(target: Target) -> bool {
+    target == Target::X86Native && std::arch::is_x86_feature_detected!("avx512bf16")
+}
+
 /// CPU name and features for LLVM.
 fn cpu(target: Target) -> (String, String) {
     match target {

@@ -50,6 +50,7 @@ pub fn kernel(
 pub fn bytes(t: &Tensor) -> Vec<u8> {
     match t.ty.dtype {
         DType::I32 => t.data.iter().flat_map(|x| (*x as i32).to_le_bytes()).collect(),
+        DType::Bf16 => t.data.iter().flat_map(|x| half::bf16::from_f64(*x).to_le_bytes()).collect(),
         _ => t.data.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
     }
 }
@@ -69,6 +70,7 @@ pub fn inputs(f: &Function, ids: usize, r: &mut Random) -> Vec<Tensor> {
                 (_, true) => r.unit().abs() + 0.125,
                 _ => r.unit(),
             })
+            .rounded()
         })
         .collect()
 }
@@ -86,7 +88,7 @@ pub fn run(
     let mut buffers: Vec<Vec<u8>> = x.iter().map(bytes).collect();
     for r in &f.results {
         // Poison: NaN in every element.
-        buffers.push(f32::NAN.to_le_bytes().repeat(f.ty(*r).elements()));
+        buffers.push(vec![0xff; f.ty(*r).bytes()]);
     }
     let pointers: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr()).collect();
     let mut scratch = vec![0xffu8; k.scratch_bytes as usize + 64];
@@ -102,14 +104,30 @@ pub fn run(
         .iter()
         .zip(&f.results)
         .map(|(b, v)| {
-            let int = f.ty(*v).dtype == DType::I32;
-            let number = |c: &[u8]| match int {
-                true => i32::from_le_bytes(c.try_into().unwrap()) as f32,
-                false => f32::from_le_bytes(c.try_into().unwrap()),
+            let dtype = f.ty(*v).dtype;
+            let number = |c: &[u8]| match dtype {
+                DType::I32 => i32::from_le_bytes(c.try_into().unwrap()) as f32,
+                DType::Bf16 => half::bf16::from_le_bytes(c.try_into().unwrap()).to_f32(),
+                _ => f32::from_le_bytes(c.try_into().unwrap()),
             };
-            b.chunks(4).map(number).collect()
+            b.chunks(dtype.bytes()).map(number).collect()
         })
         .collect()
+}
+
+/// Kernels, compiled and opened.
+fn library(kernels: &[kernels::Kernel], target: Target) -> libloading::Library {
+    let compiled = neoxc_codegen::x86::compile(kernels, target, None).unwrap();
+    let file = tempfile::NamedTempFile::with_suffix(".so").unwrap();
+    std::fs::write(file.path(), &compiled.so).unwrap();
+    // SAFETY: the library was just made from kernels, which have no initialisers.
+    unsafe { libloading::Library::new(file.path()).unwrap() }
+}
+
+/// The results of one kernel.
+pub fn run_once(target: Target, f: &Function, x: &[Tensor]) -> Vec<Vec<f32>> {
+    let k = kernels::build(&Module::new(), f, target).unwrap();
+    run(&library(std::slice::from_ref(&k), target), &k, f, x, 1)
 }
 
 /// On this machine's own target, and on AVX2, whose tiles and tails differ.
@@ -134,11 +152,7 @@ pub fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance:
     for f in cases {
         assert_eq!(built.iter().filter(|k| k.symbol == f.0.name).count(), 1);
     }
-    let compiled = neoxc_codegen::x86::compile(&built, target, None).unwrap();
-    let file = tempfile::NamedTempFile::with_suffix(".so").unwrap();
-    std::fs::write(file.path(), &compiled.so).unwrap();
-    // SAFETY: the library was just made from kernels, which have no initialisers.
-    let so = unsafe { libloading::Library::new(file.path()).unwrap() };
+    let so = library(&built, target);
     for (k, (f, x)) in built.iter().zip(cases) {
         let want = run_function(&module, f, x).unwrap();
         let got = run(&so, k, f, x, 1);
@@ -162,3 +176,4 @@ pub fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance:
 }
 
 pub const F: DType = DType::F32;
+pub const H: DType = DType::Bf16;

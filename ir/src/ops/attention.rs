@@ -15,7 +15,7 @@ pub fn result_types(qkv: &[TensorType]) -> Result<Vec<TensorType>, OpError> {
     }
     let d = &q.dims;
     let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
-    Ok(vec![TensorType::new(q.dtype, out), q.without("head_dim")])
+    Ok(vec![TensorType::new(q.dtype, out), q.without("head_dim").with_dtype(q.dtype.wide())])
 }
 
 /// The op of this file.
@@ -26,7 +26,7 @@ impl OpDef for Attention {
         "attention"
     }
     fn doc(&self) -> &'static str {
-        "Causal `softmax(q kᵀ·scale) v`; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq]."
+        "Causal `softmax(q kᵀ·scale) v`; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -129,6 +129,7 @@ pub fn decompose(
     change: impl Fn(&mut Builder<'_>, ValueId) -> Result<ValueId, OpError>,
 ) -> Result<Decomposition, OpError> {
     let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+    let dtype = b.ty(operands[0]).dtype;
     let (scores, v) = scores(b, operands, scale)?;
     let max = b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
     let centred = b.sub(scores, max)?;
@@ -138,12 +139,13 @@ pub fn decompose(
     let p = change(b, p)?;
     let mixed = b.matmul(p, v, &["kv_seq"])?;
     let out = b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])?;
+    let out = b.cast(out, dtype)?;
     let log = b.unary("log", sum)?;
     let lse = b.add(max, log)?;
     Ok(Decomposition::Values(vec![out, lse]))
 }
 
-/// Masked scores [batch, heads, seq, kv_seq], and the values with their sequence renamed.
+/// Masked scores [batch, heads, seq, kv_seq], and the values with their sequence renamed; widened.
 pub fn scores(
     b: &mut Builder<'_>,
     qkv: &[ValueId],
@@ -151,9 +153,10 @@ pub fn scores(
 ) -> Result<(ValueId, ValueId), OpError> {
     let to_kv =
         Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
-    let k = b.one("rename", &[qkv[1]], to_kv.clone())?;
-    let v = b.one("rename", &[qkv[2]], to_kv)?;
-    let s = b.matmul(qkv[0], k, &["head_dim"])?;
+    let (q, k, v) = (b.widened(qkv[0])?, b.widened(qkv[1])?, b.widened(qkv[2])?);
+    let k = b.one("rename", &[k], to_kv.clone())?;
+    let v = b.one("rename", &[v], to_kv)?;
+    let s = b.matmul(q, k, &["head_dim"])?;
     let scale = b.scalar(scale)?;
     let s = b.mul(s, scale)?;
     let mask = Attrs::new()

@@ -122,6 +122,8 @@ pub fn decompose(
         return Err(OpError::new("takes six operands"));
     };
     let order = ["batch", "heads", "seq", "head_dim"];
+    let dtype = b.ty(q).dtype;
+    let (out, dout) = (b.widened(out)?, b.widened(dout)?);
     let (s, v) = scores(b, operands, scale)?;
     let centred = b.sub(s, lse)?;
     let p = b.unary("exp", centred)?;
@@ -141,9 +143,10 @@ pub fn decompose(
             Attrs::new().with("from", Attr::Str(from.into())).with("to", Attr::Str(to.into()));
         b.one("rename", &[x], attrs)
     };
-    let k = rename(b, operands[1], "seq", "kv_seq")?;
+    let (q, k) = (b.widened(q)?, b.widened(operands[1])?);
+    let k = rename(b, k, "seq", "kv_seq")?;
     let dq = b.matmul(ds, k, &["kv_seq"])?;
     let dk = b.matmul(ds, q, &["seq"])?;
     let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
-    Ok(Decomposition::Values(vec![dq, dk, dv]))
+    Ok(Decomposition::Values(vec![b.cast(dq, dtype)?, b.cast(dk, dtype)?, b.cast(dv, dtype)?]))
 }

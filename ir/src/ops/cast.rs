@@ -5,6 +5,7 @@ use super::prelude::*;
 /// Rounds to the nearest value of `dtype`, ties to even.
 pub fn round_to(dtype: DType, x: f64) -> f64 {
     let keep = match dtype {
+        _ if x.is_nan() => return x,
         DType::F64 => return x,
         DType::I32 => return x.trunc(),
         DType::F32 => return f64::from(x as f32),

@@ -35,7 +35,7 @@ impl OpDef for Combine {
         if x.dims.len() < 3 || x.dims[..3] != source.dims[..] {
             return Err(OpError::new(format!("{x} has other slots than {source}")));
         }
-        if let Some(w) = cx.operands.get(3).filter(|w| **w != position.with_dtype(x.dtype)) {
+        if let Some(w) = cx.operands.get(3).filter(|w| **w != position.with_dtype(x.dtype.wide())) {
             return Err(OpError::new(format!("{w} are not weights of {position}")));
         }
         routed(position, position, x)?;

@@ -33,7 +33,7 @@ impl OpDef for Dispatch {
         routed(x, position, source)?;
         let names: Vec<&str> = source.dims.iter().map(|d| &*d.name).take(3).collect();
         whole_numbers(source, &names)?;
-        if let Some(w) = cx.operands.get(3).filter(|w| **w != position.with_dtype(x.dtype)) {
+        if let Some(w) = cx.operands.get(3).filter(|w| **w != position.with_dtype(x.dtype.wide())) {
             return Err(OpError::new(format!("{w} are not weights of {position}")));
         }
         let dims = [&source.dims[..], rest(x, 2)].concat();

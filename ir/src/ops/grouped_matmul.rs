@@ -21,7 +21,7 @@ impl OpDef for GroupedMatmul {
         "grouped_matmul"
     }
     fn doc(&self) -> &'static str {
-        "Each row of x [owner, group, row, contract] times the matrix of the expert that has it, `w` [owner, local, two dims], summed over `contract`; zeros in rows that no expert has. Expert e has `counts` rows from `starts` on [owner, group, local]; ranges do not overlap and stand one behind the other from row 0 on."
+        "Each row of x [owner, group, row, contract] times the matrix of the expert that has it, `w` [owner, local, two dims], summed over `contract`; zeros in rows that no expert has; halves give f32. Expert e has `counts` rows from `starts` on [owner, group, local]; ranges do not overlap and stand one behind the other from row 0 on."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -52,7 +52,7 @@ impl OpDef for GroupedMatmul {
             return Err(OpError::new(format!("{starts} are of other experts than {w}")));
         }
         let dims = [&x.dims[..3], std::slice::from_ref(&w.dims[n])].concat();
-        Ok(vec![TensorType::new(x.dtype, dims)])
+        Ok(vec![TensorType::new(x.dtype.wide(), dims)])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
@@ -60,10 +60,13 @@ impl OpDef for GroupedMatmul {
         let wt = cx.b.ty(w).clone();
         let (k, n) = sides(&wt, &cx.op.attrs)?;
         let attrs = Attrs::new().with("contract", Attr::Str(wt.dims[n].name.to_string()));
+        let dtype = wt.dtype;
+        let dy = cx.b.cast(dy, dtype)?;
         let dx = cx.b.one("grouped_matmul", &[dy, w, starts, counts], attrs)?;
         let factors = if k == 3 { [dy, x] } else { [x, dy] };
         let operands = [factors[0], factors[1], starts, counts];
         let dw = cx.b.one("grouped_weight", &operands, Attrs::new())?;
+        let (dx, dw) = (cx.b.cast(dx, dtype)?, cx.b.cast(dw, dtype)?);
         Ok(Gradient::Operands(vec![Some(dx), Some(dw), None, None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -12,7 +12,7 @@ impl OpDef for GroupedWeight {
         "grouped_weight"
     }
     fn doc(&self) -> &'static str {
-        "Σ over groups and the rows that an expert has of a[row, m] · b[row, n]: [owner, group, row, m] and [owner, group, row, n] give [owner, local, m, n]. Ranges are as in `grouped_matmul`."
+        "Σ over groups and the rows that an expert has of a[row, m] · b[row, n]: [owner, group, row, m] and [owner, group, row, n] give [owner, local, m, n]. Ranges are as in `grouped_matmul`. Halves give f32."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -37,7 +37,7 @@ impl OpDef for GroupedWeight {
         }
         ranges(&a.dims[0], &a.dims[1], starts, counts)?;
         let dims = [&a.dims[0], &starts.dims[2], &a.dims[3], &b.dims[3]].map(Clone::clone);
-        Ok(vec![TensorType::new(a.dtype, dims.to_vec())])
+        Ok(vec![TensorType::new(a.dtype.wide(), dims.to_vec())])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))

@@ -6,7 +6,7 @@ use super::prelude::*;
 /// Checks x, w and labels; gives the type of a row value.
 pub fn row_type(cx: &RuleCx<'_>) -> Result<TensorType, OpError> {
     let (x, w, labels) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);
-    let rows = x.without("embed");
+    let rows = x.without("embed").with_dtype(x.dtype.wide());
     // The order matters: gradients have the types of x and w, and kernels read rows of both.
     let fits = w.dims.iter().map(|d| &*d.name).eq(["vocab", "embed"])
         && x.dims.last() == w.dims.last()
@@ -15,6 +15,11 @@ pub fn row_type(cx: &RuleCx<'_>) -> Result<TensorType, OpError> {
         && labels.dims == rows.dims
         && labels.dtype == DType::I32;
     if fits { Ok(rows) } else { Err(OpError::new(format!("{x}, {w} and {labels} do not fit"))) }
+}
+
+/// The type of the gradient of w: a sum over all rows, in f32 at least.
+pub fn weight_gradient(cx: &RuleCx<'_>) -> TensorType {
+    cx.operands[1].with_dtype(cx.operands[1].dtype.wide())
 }
 
 /// FLOPs of one product of x and w.

@@ -1,6 +1,8 @@
 //! `neox.linear_cross_entropy_grad`: gradients of the head's input and weight.
 
-use super::linear_cross_entropy::{grad_over_vocab, product_flops, row_type, shard};
+use super::linear_cross_entropy::{
+    grad_over_vocab, product_flops, row_type, shard, weight_gradient,
+};
 use super::part::{self, PART};
 use super::prelude::*;
 
@@ -37,7 +39,7 @@ impl OpDef for LinearCrossEntropyGrad {
         if cx.operands[3] != row || cx.operands[4] != row {
             return Err(OpError::new(format!("lse and dloss must be {row}")));
         }
-        Ok(vec![cx.operands[0].clone(), cx.operands[1].clone()])
+        Ok(vec![cx.operands[0].clone(), weight_gradient(cx)])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
@@ -63,7 +65,10 @@ impl OpDef for LinearCrossEntropyGrad {
         let logits = b.matmul(x, w, &["embed"])?;
         let rest = [&[logits, labels, lse, dloss], part].concat();
         let d = b.one("cross_entropy_grad", &rest, grad_over_vocab())?;
+        let dtype = b.ty(x).dtype;
+        let d = b.cast(d, dtype)?;
         let dx = b.matmul(d, w, &["vocab"])?;
+        let dx = b.cast(dx, dtype)?;
         let rows: Vec<String> = b.ty(labels).dims.iter().map(|d| d.name.to_string()).collect();
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
         Ok(Decomposition::Values(vec![dx, b.matmul(d, x, &rows)?]))

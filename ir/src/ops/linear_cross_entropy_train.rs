@@ -1,6 +1,8 @@
 //! `neox.linear_cross_entropy_train`: loss and both gradients in one pass over the vocabulary.
 
-use super::linear_cross_entropy::{grad_over_vocab, over_vocab, product_flops, row_type, shard};
+use super::linear_cross_entropy::{
+    grad_over_vocab, over_vocab, product_flops, row_type, shard, weight_gradient,
+};
 use super::part::{self, AXIS, PART, RANKS};
 use super::prelude::*;
 
@@ -41,7 +43,7 @@ impl OpDef for LinearCrossEntropyTrain {
         if cx.operands[3] != row {
             return Err(OpError::new(format!("dloss must be {row}")));
         }
-        Ok(vec![row.clone(), row, cx.operands[0].clone(), cx.operands[1].clone()])
+        Ok(vec![row.clone(), row, cx.operands[0].clone(), weight_gradient(cx)])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
@@ -69,7 +71,10 @@ impl OpDef for LinearCrossEntropyTrain {
         let out = b.named("cross_entropy", &rest, over_vocab(attrs))?;
         let rest = [&[logits, labels, out[1], dloss], part].concat();
         let d = b.one("cross_entropy_grad", &rest, grad_over_vocab())?;
+        let dtype = b.ty(x).dtype;
+        let d = b.cast(d, dtype)?;
         let dx = b.matmul(d, w, &["vocab"])?;
+        let dx = b.cast(dx, dtype)?;
         let rows: Vec<String> = b.ty(labels).dims.iter().map(|d| d.name.to_string()).collect();
         let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
         Ok(Decomposition::Values(vec![out[0], out[1], dx, b.matmul(d, x, &rows)?]))

@@ -69,7 +69,7 @@ impl OpDef for Matmul {
     fn doc(&self) -> &'static str {
         "Contraction over the comma-separated dims `contract`. Dims that both operands have and that \
          are not contracted are batch dims; the result has batch dims, then the free dims of `a`, \
-         then those of `b`."
+         then those of `b`. Halves (bf16, f16) give f32, the precision of the sum."
     }
 
     fn signature(&self) -> Signature {
@@ -96,7 +96,7 @@ impl OpDef for Matmul {
         }
         let r = roles(a, b, cx.attrs)?;
         let dims = [r.batch, r.m, r.n].concat();
-        Ok(vec![TensorType::new(a.dtype, dims)])
+        Ok(vec![TensorType::new(a.dtype.wide(), dims)])
     }
 
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
@@ -104,11 +104,13 @@ impl OpDef for Matmul {
         let (a, b) = (cx.operand(0), cx.operand(1));
         let (at, bt) = (cx.b.ty(a).clone(), cx.b.ty(b).clone());
         let r = roles(&at, &bt, &cx.op.attrs)?;
+        let dy = cx.b.cast(dy, at.dtype)?;
         let grad = |cx: &mut GradCx<'_, '_>, other, over: &[Dim], like: &TensorType| {
             let contract: Vec<&str> = over.iter().map(|d| &*d.name).collect();
             let d = cx.b.matmul(dy, other, &contract)?;
             let order: Vec<&str> = like.dims.iter().map(|d| &*d.name).collect();
-            cx.b.transpose_to(d, &order)
+            let d = cx.b.transpose_to(d, &order)?;
+            cx.b.cast(d, like.dtype)
         };
         let da = grad(cx, b, &r.n, &at)?;
         let db = grad(cx, a, &r.m, &bt)?;

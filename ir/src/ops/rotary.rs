@@ -28,7 +28,8 @@ impl OpDef for Rotary {
             (Some(s), Some(h)) => (s, h),
             _ => return Err(OpError::new("needs `seq` in x and `rot` in the tables")),
         };
-        let table = TensorType::new(x.dtype, vec![Dim::new("seq", seq), Dim::new("rot", half)]);
+        let table =
+            TensorType::new(x.dtype.wide(), vec![Dim::new("seq", seq), Dim::new("rot", half)]);
         let fits = x.dims.last().is_some_and(|d| &*d.name == "head_dim" && d.size >= 2 * half);
         if !fits || cx.operands[1] != table || cx.operands[2] != table {
             return Err(OpError::new(format!("tables must be {table}, x must end in `head_dim`")));
@@ -80,7 +81,8 @@ impl OpDef for Rotary {
         operands: &[ValueId],
         _attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
-        let (x, cos, sin) = (operands[0], operands[1], operands[2]);
+        let (dtype, x) = (b.ty(operands[0]).dtype, b.widened(operands[0])?);
+        let (cos, sin) = (operands[1], operands[2]);
         let half = b.ty(cos).dims[1].size;
         let width = b.ty(x).size("head_dim").unwrap_or(0);
         // The halves get the tables' dim name, so that they broadcast against them.
@@ -126,6 +128,6 @@ impl OpDef for Rotary {
             let rest = b.one("pad", &[rest], attrs)?;
             y = b.add(y, rest)?;
         }
-        Ok(Decomposition::Values(vec![y]))
+        Ok(Decomposition::Values(vec![b.cast(y, dtype)?]))
     }
 }

@@ -29,7 +29,7 @@ impl OpDef for RouteDot {
         if rest(x, 2) != rest(y, 3) || x.dtype != y.dtype {
             return Err(OpError::new(format!("cannot multiply tokens of {x} and {y}")));
         }
-        Ok(vec![position.with_dtype(x.dtype)])
+        Ok(vec![position.with_dtype(x.dtype.wide())])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))

@@ -37,7 +37,7 @@ impl OpDef for ScatterAdd {
         part::check(cx, 2)?;
         let mut dims = vec![Dim::new(cx.str("dim")?, cx.size("size")?)];
         dims.extend_from_slice(&updates.dims[n..]);
-        Ok(vec![TensorType::new(updates.dtype, dims)])
+        Ok(vec![TensorType::new(updates.dtype.wide(), dims)])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;

@@ -30,7 +30,7 @@ impl OpDef for SumRows {
         }
         ranges(&x.dims[0], &x.dims[1], starts, counts)?;
         let dims = vec![x.dims[0].clone(), starts.dims[2].clone(), x.dims[3].clone()];
-        Ok(vec![TensorType::new(x.dtype, dims)])
+        Ok(vec![TensorType::new(x.dtype.wide(), dims)])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;

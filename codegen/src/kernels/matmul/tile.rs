@@ -8,8 +8,8 @@ use super::Plan;
 use super::schedule::Access;
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
+use crate::kernels::Body;
 use crate::kernels::pack::{Source, panel_stride};
-use crate::kernels::{Body, expr};
 
 /// Where a tile finds an operand: element (row, step) is at `base + row·row + step·step`.
 #[derive(Debug, Clone, Copy)]
@@ -298,8 +298,7 @@ impl Tile<'_> {
             for o in &op.operands {
                 args.push(self.value(b, *o, row, column, mask, known)?);
             }
-            expr::pointwise(&mut b.k, &op, &args)
-                .ok_or_else(|| b.fail(format!("`{}` is not pointwise", op.kind.name())))?
+            b.pointwise(&op, &args)?
         };
         known.insert(v, x);
         Ok(x)

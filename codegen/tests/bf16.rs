@@ -1,0 +1,244 @@
+//! Kernels with bfloat16 in memory against the reference evaluator. Both compute in f32 or better and round
+//! once, so a result may be the neighbour of the right one: 2⁻⁸ of its size apart.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use common::{Dims, F, H, bytes, check, check_given, kernel};
+use neoxc_ir::eval::{Tensor, run_function};
+use neoxc_ir::ops::cast::round_to;
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, TensorType, ValueId};
+
+/// One place of bfloat16, and what sums in another order add.
+const PLACE: f64 = 1.0 / 256.0 + 1e-5;
+
+fn cast(b: &mut Builder<'_>, x: ValueId) -> ValueId {
+    b.cast(x, H).unwrap()
+}
+
+fn wide(b: &mut Builder<'_>, x: ValueId) -> ValueId {
+    b.widened(x).unwrap()
+}
+
+#[test]
+fn rounding_is_that_of_an_independent_implementation() {
+    let bits = [
+        0x0000_0000u32,
+        0x8000_0000,
+        0x3f80_0000,
+        0x3f80_8000,
+        0x3f81_8000,
+        0x3f80_8001,
+        0x3f80_7fff,
+        0x7f7f_ffff,
+        0xff7f_ffff,
+        0x7f80_0000,
+        0xff80_0000,
+        0x4049_0fdb,
+        0xc2f6_e979,
+        0x0080_0000,
+        0x3effffff,
+        0x42ff_7fff,
+        0x42ff_8000,
+    ];
+    for n in [bits.len(), 16] {
+        let x: Vec<f64> = bits[..n].iter().map(|b| f64::from(f32::from_bits(*b))).collect();
+        let want: Vec<f64> =
+            bits[..n].iter().map(|b| half::bf16::from_f32(f32::from_bits(*b)).to_f64()).collect();
+        assert!(x.iter().zip(&want).all(|(x, w)| round_to(H, *x).to_bits() == w.to_bits()));
+        for target in [Target::X86Native, Target::X86V3] {
+            let dims = [("n", n)];
+            let f = kernel("round", "rowwise", &[(&dims, F)], |b, p| {
+                let y = cast(b, p[0]);
+                vec![y, wide(b, y)]
+            });
+            let got =
+                common::run_once(target, &f, &[Tensor::new(TensorType::f32(&dims), x.clone())]);
+            for got in got {
+                let same =
+                    got.iter().zip(&want).all(|(g, w)| f64::from(*g).to_bits() == w.to_bits());
+                assert!(same, "{target}: {got:?} but {want:?}");
+            }
+        }
+    }
+    // A NaN whose payload rounding would carry over stays one.
+    for target in [Target::X86Native, Target::X86V3] {
+        let f = kernel("nan", "rowwise", &[(&[("n", 1)], F)], |b, p| vec![cast(b, p[0])]);
+        let x =
+            Tensor::new(TensorType::f32(&[("n", 1)]), vec![f64::from(f32::from_bits(0x7fff_ffff))]);
+        assert!(common::run_once(target, &f, &[x])[0][0].is_nan());
+    }
+}
+
+#[test]
+fn products() {
+    let mut cases = vec![];
+    let sizes = [(1, 1, 1), (17, 33, 65), (64, 96, 90), (30, 49, 700)];
+    for (i, (m, n, k)) in sizes.into_iter().enumerate() {
+        let (a, at) = ([("m", m), ("k", k)], [("k", k), ("m", m)]);
+        let (b, bt) = ([("k", k), ("n", n)], [("n", n), ("k", k)]);
+        let forms: [(&str, Dims<'_>, Dims<'_>); 4] =
+            [("nn", &a, &b), ("nt", &a, &bt), ("tn", &at, &b), ("tt", &at, &bt)];
+        for (form, a, b) in forms {
+            cases.push((
+                kernel(&format!("{form}{i}"), "matmul", &[(a, H), (b, H)], |b, p| {
+                    vec![b.matmul(p[0], p[1], &["k"]).unwrap()]
+                }),
+                1,
+            ));
+            cases.push((
+                kernel(&format!("{form}{i}_r"), "matmul", &[(a, H), (b, H)], |b, p| {
+                    let y = b.matmul(p[0], p[1], &["k"]).unwrap();
+                    vec![cast(b, y)]
+                }),
+                1,
+            ));
+        }
+    }
+    let (a, b) = ([("b", 3), ("m", 9), ("k", 20)], [("b", 3), ("n", 35), ("k", 20)]);
+    cases.push((
+        kernel("batched", "matmul", &[(&a, H), (&b, H)], |b, p| {
+            let y = b.matmul(p[0], p[1], &["k"]).unwrap();
+            vec![cast(b, y)]
+        }),
+        1,
+    ));
+    check(&cases, PLACE);
+}
+
+#[test]
+fn epilogues() {
+    let x = [("batch", 2), ("seq", 37), ("embed", 24)];
+    let y = [("batch", 2), ("seq", 37), ("ffn", 50)];
+    let (w, bias) = ([("ffn", 50), ("embed", 24)], [("ffn", 50)]);
+    let form = Attrs::new().with("approximate", Attr::Str("tanh".into()));
+    let mut cases = vec![];
+    // As the lowered program has it: the product rounded, what is kept rounded, the rest in f32.
+    cases.push((
+        kernel("bias_gelu", "matmul", &[(&x, H), (&w, H), (&bias, H)], |b, p| {
+            let m = b.matmul(p[0], p[1], &["embed"]).unwrap();
+            let m = cast(b, m);
+            let (m, bias) = (wide(b, m), wide(b, p[2]));
+            let pre = b.add(m, bias).unwrap();
+            let pre = cast(b, pre);
+            let v = wide(b, pre);
+            let y = b.one("gelu", &[v], form.clone()).unwrap();
+            vec![pre, cast(b, y)]
+        }),
+        1,
+    ));
+    let acc = [("ffn", 50), ("embed", 24)];
+    cases.push((
+        kernel("accumulate", "matmul", &[(&y, H), (&x, H), (&acc, F)], |b, p| {
+            let m = b.matmul(p[0], p[1], &["batch", "seq"]).unwrap();
+            vec![b.add(p[2], m).unwrap()]
+        }),
+        1,
+    ));
+    // Two roundings on the way: a tie in the first may move the second by a place more.
+    check(&cases, 2.0 * PLACE);
+}
+
+#[test]
+fn rows_columns_and_movements() {
+    let mut cases = vec![];
+    for (i, (rows, width)) in [(1, 1), (5, 3), (7, 16), (33, 129)].into_iter().enumerate() {
+        let x = [("batch", 1), ("seq", rows), ("embed", width)];
+        let row = [("batch", 1), ("seq", rows)];
+        let w = [("embed", width)];
+        let norm = Attrs::new().with("dim", Attr::Str("embed".into()));
+        let eps = norm.clone().with("eps", Attr::Float(1e-5));
+        cases.push((
+            kernel(&format!("norm{i}"), "rowwise", &[(&x, H), (&w, H), (&w, F)], |b, p| {
+                let (x, w) = (wide(b, p[0]), wide(b, p[1]));
+                let y = b.named("layer_norm", &[x, w, p[2]], eps).unwrap();
+                vec![cast(b, y[0]), y[1], y[2]]
+            }),
+            1,
+        ));
+        let grad = [(&x[..], H), (&w[..], H), (&row[..], F), (&row[..], F), (&x[..], H)];
+        cases.push((
+            kernel(&format!("norm_grad{i}"), "rowwise", &grad, |b, p| {
+                let (x, w, dy) = (wide(b, p[0]), wide(b, p[1]), wide(b, p[4]));
+                let y = b.one("layer_norm_grad", &[x, w, p[2], p[3], dy], norm).unwrap();
+                vec![cast(b, y)]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("columns{i}"), "columnwise", &[(&x, H), (&w, F)], |b, p| {
+                let x = wide(b, p[0]);
+                let s = b.reduce_sum(x, &["batch", "seq"]).unwrap();
+                vec![b.add(p[1], s).unwrap()]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("moved{i}"), "copy", &[(&x, H)], |b, p| {
+                vec![b.transpose_to(p[0], &["embed", "batch", "seq"]).unwrap()]
+            }),
+            1,
+        ));
+        let table = [("vocab", 11), ("embed", width)];
+        cases.push((
+            kernel(
+                &format!("rows{i}"),
+                "gather_rows",
+                &[(&table, H), (&row, DType::I32)],
+                |b, p| vec![b.named("gather", p, Attrs::new()).unwrap()[0]],
+            ),
+            11,
+        ));
+        let into = Attrs::new().with("dim", Attr::Str("vocab".into())).with("size", Attr::Int(11));
+        let sums = [(&row[..], DType::I32), (&x[..], H), (&table[..], F)];
+        cases.push((
+            kernel(&format!("sums{i}"), "scatter_rows", &sums, |b, p| {
+                let s = b.one("scatter_add", &p[..2], into).unwrap();
+                vec![b.add(p[2], s).unwrap()]
+            }),
+            11,
+        ));
+    }
+    check(&cases, PLACE);
+}
+
+#[test]
+fn attention_and_its_gradient() {
+    let (mut forward, mut backward) = (vec![], vec![]);
+    for (i, (seq, width)) in [(1, 4), (7, 8), (33, 20), (70, 32)].into_iter().enumerate() {
+        let q = [("batch", 2), ("heads", 3), ("seq", seq), ("head_dim", width)];
+        let y = [("batch", 2), ("seq", seq), ("heads", 3), ("head_dim", width)];
+        let lse = [("batch", 2), ("heads", 3), ("seq", seq)];
+        let scale = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
+        let attrs = scale.clone();
+        let f = kernel(&format!("attend{i}"), "attention", &[(&q[..], H); 3], |b, p| {
+            b.named("attention", p, attrs).unwrap()
+        });
+        let grad = [(&q[..], H), (&q[..], H), (&q[..], H), (&y[..], H), (&lse[..], F), (&y[..], H)];
+        let g = kernel(&format!("attend_grad{i}"), "attention_grad", &grad, |b, p| {
+            b.named("attention_grad", p, scale).unwrap()
+        });
+        // The gradient reads what the forward pass made.
+        let mut r = common::Random(5);
+        let mut x = common::inputs(&g, 1, &mut r);
+        let made = run_function(&Module::new(), &f, &x[..3]).unwrap();
+        x.splice(3..5, made);
+        forward.push((f, 1));
+        backward.push((g, x));
+    }
+    check(&forward, PLACE);
+    for target in [Target::X86Native, Target::X86V3] {
+        check_given(target, &backward, PLACE);
+    }
+}
+
+#[test]
+fn a_function_of_an_unknown_dtype_is_refused_by_name() {
+    let f: Function = kernel("half", "copy", &[(&[("n", 4), ("m", 2)], DType::F16)], |b, p| {
+        vec![b.transpose_to(p[0], &["m", "n"]).unwrap()]
+    });
+    let e = neoxc_codegen::kernels::build(&Module::new(), &f, Target::X86Native).unwrap_err();
+    assert!(e.to_string().contains("f16"), "{e}");
+    assert_eq!(bytes(&Tensor::new(TensorType::scalar(H), vec![1.0])), [0x80, 0x3f]);
+}
