@@ -12,6 +12,7 @@ pub mod divide_state;
 pub mod facts;
 pub mod fuse_kernels;
 pub mod group_checkpoints;
+mod links;
 pub mod merge_loss_gradient;
 pub mod overlap_exchanges;
 pub mod partition_program;

@@ -10,8 +10,8 @@
 //! summed away leaves partial sums, which linear ops pass on and every other op wants whole, so that
 //! an exchange is put where layouts meet and no earlier: all-reduce for a sum wanted whole,
 //! reduce-scatter for one wanted divided, all-gather for a divided value wanted whole. Where two ways come
-//! to the same, the one is taken that moves fewer bytes (`choose`). From here on the sizes of types are
-//! those of one rank's part, and all ranks run the same program.
+//! to the same, the one is taken that takes less time (`choose`, `route`). From here on the sizes of types
+//! are those of one rank's part, and all ranks run the same program.
 //!
 //! With sequence parallelism (Korthikanti et al. 2022) the residual stream, which layers hand on, is
 //! divided along the sequence: what was an all-reduce behind a layer becomes a reduce-scatter there and
@@ -29,6 +29,7 @@ mod convert;
 mod layout;
 mod loops;
 mod ops;
+mod route;
 
 use std::collections::HashMap;
 
@@ -37,6 +38,7 @@ use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType,
 
 use self::layout::{Axes, Layout, ranks};
 use crate::facts::Fact;
+use crate::links::Links;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::{class_of, entries};
 
@@ -58,6 +60,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         source: m,
         out: Module { attrs: m.attrs.clone(), functions: vec![] },
         degrees: cx.degrees,
+        links: Links::new(cx),
         stream: Stream {
             degrees: cx.degrees,
             batch: if cx.degrees.expert > 1 { vec!["expert".into()] } else { vec![] },
@@ -133,6 +136,7 @@ struct Partition<'m> {
     source: &'m Module,
     out: Module,
     degrees: Degrees,
+    links: Links,
     stream: Stream,
     known: HashMap<(String, Vec<Option<Layout>>), Done>,
 }
@@ -159,6 +163,7 @@ struct Body<'f> {
     values: HashMap<ValueId, Val>,
     params: Vec<Option<Layout>>,
     degrees: Degrees,
+    links: Links,
     stream: Stream,
     /// Layouts in which partial sums will be wanted.
     meets: HashMap<ValueId, Layout>,
@@ -199,6 +204,7 @@ impl Partition<'_> {
             values,
             params: layouts,
             degrees: self.degrees,
+            links: self.links,
             stream: self.stream.clone(),
             meets,
             converted: HashMap::new(),

@@ -7,6 +7,7 @@ mod common;
 use std::fmt::Write;
 
 use common::{arch, moe};
+use neoxc_ir::cluster::{Link, Machine};
 use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Function, Module, TensorType};
@@ -91,16 +92,20 @@ fn the_vocabulary_is_divided() {
     insta::assert_snapshot!(format!("{whole}{}", outlines(&chunks, &heads)));
 }
 
-/// A micro-batch has 16 tokens. A sum of what ranks have looked up goes around a ring twice, so that it is
-/// cheaper to put a table of less than 32 rows together; of less than 16 where the sum would be scattered
+/// Only bytes on the link take time here. A micro-batch has 16 tokens. A sum of what ranks have looked up goes around a ring twice, so that it is
+/// cheaper to put a table of less than 32 rows together; of at most 16 where the sum would be scattered
 /// along the sequence. Gradients of rows are then summed rather than those of tokens put together.
 #[test]
 fn exchanges_are_those_that_move_fewer_bytes() {
     let mut all = String::new();
+    let link = Link { bandwidth: 1e9, latency: 0.0 };
+    let mut machine = Machine { within: link, ..Machine::of(Target::X86V4) };
+    (machine.rates.launch_seconds, machine.rates.memory_bytes) = (0.0, 1e18);
     for (vocab, sequence_parallel) in
         [(12, false), (24, false), (32, false), (12, true), (16, true), (24, true)]
     {
-        let cx = PassCx { sequence_parallel, ..cx(Degrees { tensor: 2, ..Degrees::ONE }) };
+        let tensor = Degrees { tensor: 2, ..Degrees::ONE };
+        let cx = PassCx { sequence_parallel, machine, ..cx(tensor) };
         let m = partitioned(cx, Arch { vocab, ..arch() });
         let step = outline(m.function("micro_step").unwrap());
         let around = |l: &&str| {

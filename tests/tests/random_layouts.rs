@@ -20,32 +20,39 @@ struct Case {
     model: Vec<String>,
     /// Micro-batches of a step on all data ranks.
     micro: usize,
-    /// Data ranks.
+    /// Ranks that divide the micro-batches: data and expert ranks.
     data: usize,
     /// Keys of the layout, without the accumulation steps.
     layout: Vec<String>,
 }
 
 fn case() -> impl Strategy<Value = Case> {
-    let mesh = (1usize..4, 1usize..4, 1usize..3, 1usize..4)
-        .prop_filter("at most eight ranks, at least two", |(p, d, c, t)| {
-            (2..=8).contains(&(p * d * c * t))
+    let mesh = (1usize..4, 1usize..4, 1usize..3, 1usize..3, 1usize..4)
+        .prop_filter("at most eight ranks, at least two", |(p, d, e, c, t)| {
+            (2..=8).contains(&(p * d * e * c * t))
         });
     let shape = (1usize..3, 1usize..4, 1usize..3, 1usize..3, 1usize..3, 1usize..3);
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3);
-    let layout = (0usize..4, any::<bool>(), 0usize..3);
+    let layout = (0usize..4, any::<bool>(), 0usize..4, 0usize..4, 0usize..3);
     let dropout = (0usize..3, 0usize..3);
-    let more = (dropout, 0usize..3);
+    let more = (dropout, 0usize..3, any::<bool>());
     (mesh, shape, flags, layout, more).prop_map(|(mesh, shape, flags, layout, more)| {
-        let (dropout, experts) = more;
-        let (pipe, data, context, tensor) = mesh;
+        let (dropout, experts, expert_tensor) = more;
+        let (pipe, data, expert, context, tensor) = mesh;
+        // Only experts can be divided over expert ranks.
+        let experts = if expert > 1 { experts.max(1) } else { experts };
         let (layers, per_rank, columns, tokens, batch, steps) = shape;
         let (parallel, tied, tanh, checkpoint, positions) = flags;
-        let (zero, sequence, schedule) = layout;
+        let (zero, sequence, schedule, method, uneven) = layout;
+        let interleaved = pipe > 1 && schedule == 3;
         let heads = tensor * context * per_rank;
-        let micro = data * steps * if pipe > 1 { 2 } else { 1 };
+        let data = data * expert;
+        // Chunks take turns in groups of as many micro-batches as there are stages.
+        let micro = data * steps * if interleaved { pipe } else { pipe.min(2) };
+        // Chunks have equally many layers; whole stages need not.
+        let more_layers = if interleaved || pipe == 1 { 0 } else { uneven.min(pipe - 1) };
         let mut model = vec![
-            format!("num_layers={}", pipe * layers),
+            format!("num_layers={}", pipe * layers + more_layers),
             format!("num_attention_heads={heads}"),
             format!("hidden_size={}", heads * 8),
             format!("intermediate_size={}", tensor * (5 * columns + 2)),
@@ -75,15 +82,29 @@ fn case() -> impl Strategy<Value = Case> {
         if checkpoint {
             model.push("checkpoint_activations=true".into());
         }
-        let layout = vec![
+        let schedules = ["1f1b", "gpipe", "zb-h1", "interleaved"];
+        let mut layout = vec![
             format!("world_size={}", pipe * data * context * tensor),
             format!("pipe_parallel_size={pipe}"),
             format!("context_parallel_size={context}"),
             format!("model_parallel_size={tensor}"),
             format!("zero_optimization.stage={zero}"),
             format!("sequence_parallel={sequence}"),
-            format!("pipe_schedule={}", ["1f1b", "gpipe", "zb-h1"][schedule]),
+            format!("pipe_schedule={}", schedules[if pipe > 1 { schedule } else { 0 }]),
         ];
+        if experts > 0 {
+            layout.push(format!("moe_expert_parallel_size={expert}"));
+            layout.push(format!("enable_expert_tensor_parallelism={expert_tensor}"));
+        }
+        if interleaved {
+            layout.push(format!("virtual_pipeline_chunks={layers}"));
+        } else if pipe > 1 {
+            // GPT-NeoX's modules, counted alike, leave the last of more stages without a layer, or of two with few.
+            let methods = ["type:transformer|mlp", "parameters", "balanced", "uniform"];
+            let uniform = pipe == 2 && pipe * layers + more_layers > 2;
+            let method = methods[if uniform { method } else { method % 3 }];
+            layout.push(format!("pipe_partition_method={method}"));
+        }
         Case { model, micro, data, layout }
     })
 }

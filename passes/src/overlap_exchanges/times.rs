@@ -2,16 +2,15 @@
 
 use std::collections::HashMap;
 
-use neoxc_ir::cluster::Machine;
 use neoxc_ir::op::{Class, RuleCx};
 use neoxc_ir::{Function, Module, Op, TensorType, ValueId};
 
-use crate::pass::{Degrees, PassCx};
+use crate::links::Links;
+use crate::pass::PassCx;
 
 /// Seconds of ops and functions.
 pub struct Times {
-    machine: Machine,
-    degrees: Degrees,
+    links: Links,
     /// Seconds of functions whose order is known.
     known: HashMap<String, f64>,
 }
@@ -19,7 +18,7 @@ pub struct Times {
 impl Times {
     /// Nothing known yet.
     pub fn new(cx: &PassCx) -> Times {
-        Times { machine: cx.machine, degrees: cx.degrees, known: HashMap::new() }
+        Times { links: Links::new(cx), known: HashMap::new() }
     }
 
     /// A function takes this long from now on.
@@ -53,7 +52,7 @@ impl Times {
         let bytes = |ids: &[ValueId]| ids.iter().map(|v| f.ty(*v).bytes() as f64).sum::<f64>();
         let moved = bytes(&op.operands) + bytes(&op.results);
         let Some(g) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
-            return self.machine.kernel_seconds(0.0, moved);
+            return self.links.kernel(0.0, moved);
         };
         if op.kind.is("repeat") {
             let once = match self.known.get(&g.name) {
@@ -64,28 +63,15 @@ impl Times {
         }
         match self.known.get(&g.name) {
             Some(seconds) => *seconds,
-            None => self.machine.kernel_seconds(flops(m, g), moved),
+            None => self.links.kernel(flops(m, g), moved),
         }
     }
 
-    /// Seconds of an exchange alone on its link: reductions and gathers go around a ring.
+    /// Seconds of an exchange alone on its link.
     fn exchange(&self, f: &Function, op: &Op) -> f64 {
         let axis = op.attrs.str("axis").unwrap_or_default();
-        let (mut stride, mut ranks) = (1, 1);
-        for (name, size) in self.degrees.axes().iter().rev() {
-            if *name == axis {
-                ranks = *size;
-                break;
-            }
-            stride *= size;
-        }
         let (x, y) = (f.ty(op.operands[0]).bytes(), f.ty(op.results[0]).bytes());
-        let part = x.max(y) as f64 / ranks as f64 * (ranks - 1) as f64;
-        let sent = match op.kind.name() {
-            "reduce_scatter" | "all_gather" | "all_to_all" => part,
-            _ => 2.0 * part,
-        };
-        self.machine.link(stride, ranks).seconds(sent)
+        self.links.seconds(op.kind.name(), axis, x.max(y))
     }
 }
 

@@ -1,21 +1,22 @@
-//! Choices between exchanges that come to the same: the one for which a rank sends fewer bytes.
+//! Choices between exchanges that come to the same: the one that takes less time, kernels included.
 //!
 //! ```text
 //! %y = gather(%table, %ids)     %table divided along its rows
 //!   ⇒  gather, all_reduce(%y)   where there are many rows: each rank looks up its own
 //!   or all_gather(%table), gather   where there are few
 //! ```
-//! Where ranks exchange as much either way, rows stay where they are. An op that computes is never made
-//! whole on every rank: ranks would compute the same.
+//! Where it takes as long either way, rows stay where they are. Products are not asked: to put a product's
+//! weights together, ranks would compute the same, and hold activations that now are divided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use neoxc_ir::op::{RuleCx, ShardEffect, ShardRule};
-use neoxc_ir::{Op, TensorType};
+use neoxc_ir::{Dim, Op, TensorType, ValueId};
 
 use super::Body;
-use super::layout::{Axes, ranks};
+use super::layout::{Axes, Layout};
+use super::route::cheapest;
 
 /// The axes over which dims are divided, by their names.
 pub type Divided = BTreeMap<Arc<str>, Axes>;
@@ -28,18 +29,15 @@ pub struct Uses<'a> {
     pub results: &'a [TensorType],
 }
 
-/// Bytes of a rank's part where `divided` says how dims are divided and `whole` is not.
-fn bytes(b: &Body<'_>, ty: &TensorType, divided: &Divided, whole: &str) -> usize {
-    let part = |name: &str| match divided.get(name) {
-        Some(axes) if name != whole => ranks(axes, b.degrees),
-        _ => 1,
-    };
-    ty.dims.iter().map(|d| d.size / part(&d.name)).product::<usize>() * ty.dtype.bytes()
+/// How a value is laid out where `divided` says how dims are divided.
+fn layout(ty: &TensorType, divided: &Divided) -> Layout {
+    let axes = |d: &Dim| divided.get(&d.name).cloned().unwrap_or_default();
+    Layout { dims: ty.dims.iter().map(axes).collect(), partial: BTreeSet::new() }
 }
 
 impl Uses<'_> {
-    /// Takes dims whose elements are looked up out of `divided` where putting the operands together moves
-    /// fewer bytes than summing the results; these are then divided as layers hand them on.
+    /// Takes dims whose elements are looked up out of `divided` where putting the operands together takes less
+    /// time than summing the results; these are then divided as layers hand them on.
     pub fn look_up_whole(&self, b: &Body<'_>, divided: &mut Divided) {
         let cx = RuleCx {
             operands: self.operands,
@@ -54,36 +52,48 @@ impl Uses<'_> {
         let dims: Vec<Arc<str>> = divided.keys().filter(|d| own(d)).cloned().collect();
         for dim in dims {
             let axes = divided.get(&dim).cloned().unwrap_or_default();
-            let tables = self.operands.iter().filter(|ty| ty.has(&dim));
-            let gather: usize = tables.map(|ty| bytes(b, ty, divided, &dim)).sum();
-            // A ring passes a sum around twice, unless each rank only wants its part of it.
-            let rounds = |ty: &TensorType| {
-                let stream = b.stream.layout(ty).map(|l| l.dims.concat()).unwrap_or_default();
-                if axes.iter().all(|a| stream.contains(a)) { 1 } else { 2 }
-            };
-            let sums = self.results.iter().filter(|ty| !ty.has(&dim));
-            let sum: usize = sums.map(|ty| rounds(ty) * bytes(b, ty, divided, &dim)).sum();
-            if axes.is_empty() || gather >= sum {
+            if axes.is_empty() {
                 continue;
             }
-            divided.remove(&dim);
-            for ty in self.results {
-                let Some(stream) = b.stream.layout(ty) else { continue };
-                for (d, wanted) in ty.dims.iter().zip(stream.dims) {
-                    let now = divided.get(&d.name).cloned().unwrap_or_default();
-                    let others = divided.iter().filter(|(other, _)| **other != d.name);
-                    let taken = others.flat_map(|(_, axes)| axes).any(|a| wanted.contains(a));
-                    let given = self.operands.iter().any(|o| o.has(&d.name));
-                    if given && !taken && wanted.starts_with(&now) {
-                        divided.insert(d.name.clone(), wanted);
-                    }
-                }
+            let together = self.together(b, divided, &dim);
+            // Layers want the sum whole, unless each rank only wants its part of it.
+            let sums = self.results.iter().filter(|ty| !ty.has(&dim)).map(|ty| {
+                let whole = layout(ty, divided);
+                let partial = Layout { partial: axes.iter().cloned().collect(), ..whole.clone() };
+                let stream = b.stream.layout(ty).filter(|l| {
+                    let all = l.dims.concat();
+                    axes.iter().all(|a| all.contains(a))
+                });
+                seconds(b, ty, &partial, &stream.unwrap_or(whole))
+            });
+            let sum: f64 = sums.sum();
+            if self.until_made(b, &together) < self.until_made(b, divided) + sum {
+                *divided = together;
             }
         }
     }
 
+    /// How dims are divided once `dim` is put together: the results' others as layers hand them on.
+    fn together(&self, b: &Body<'_>, divided: &Divided, dim: &Arc<str>) -> Divided {
+        let mut together = divided.clone();
+        together.remove(dim);
+        for ty in self.results {
+            let Some(stream) = b.stream.layout(ty) else { continue };
+            for (d, wanted) in ty.dims.iter().zip(stream.dims) {
+                let now = together.get(&d.name).cloned().unwrap_or_default();
+                let others = together.iter().filter(|(other, _)| **other != d.name);
+                let taken = others.flat_map(|(_, axes)| axes).any(|a| wanted.contains(a));
+                let given = self.operands.iter().any(|o| o.has(&d.name));
+                if given && !taken && wanted.starts_with(&now) {
+                    together.insert(d.name.clone(), wanted);
+                }
+            }
+        }
+        together
+    }
+
     /// For a dim that the op makes and that is wanted divided over `axes`, which divide what it sums over:
-    /// whether each rank makes all of it, and the sums are scattered, because that moves fewer bytes than
+    /// whether each rank makes all of it, and the sums are scattered, because that takes less time than
     /// putting the operands together.
     pub fn scatters(&self, b: &Body<'_>, divided: &Divided, dim: &str, axes: &Axes) -> bool {
         let shared = |d: &Arc<str>| {
@@ -94,10 +104,37 @@ impl Uses<'_> {
         // Put together over these axes alone.
         let mut put = divided.clone();
         put.entry(summed.clone()).or_default().retain(|a| !axes.contains(a));
-        let updates = self.operands.iter().filter(|ty| ty.has(summed));
-        let gather: usize = updates.map(|ty| bytes(b, ty, &put, dim)).sum();
-        let made = self.results.iter().filter(|ty| ty.has(dim));
-        let scatter: usize = made.map(|ty| bytes(b, ty, divided, dim)).sum();
-        scatter < gather
+        let mut parts = put.clone();
+        parts.insert(dim.into(), axes.clone());
+        let made = self.results.iter().filter(|ty| ty.has(dim)).map(|ty| {
+            let sum = layout(ty, divided);
+            let partial = Layout { partial: axes.iter().cloned().collect(), ..sum.clone() };
+            seconds(b, ty, &partial, &layout(ty, &parts))
+        });
+        let scatter: f64 = made.sum();
+        self.until_made(b, divided) + scatter < self.until_made(b, &parts)
     }
+
+    /// Seconds until the op has made its results with dims divided so: to bring its operands, and its own.
+    fn until_made(&self, b: &Body<'_>, divided: &Divided) -> f64 {
+        let bring = |(o, ty): (&ValueId, &TensorType)| {
+            let have = Layout { partial: BTreeSet::new(), ..b.layout(*o)? };
+            Some(seconds(b, ty, &have, &layout(ty, divided)))
+        };
+        let operands = self.op.operands.iter().zip(self.operands);
+        let brought: f64 = operands.filter_map(bring).sum();
+        let local = |types: &[TensorType]| -> Vec<TensorType> {
+            types.iter().map(|ty| layout(ty, divided).local(ty, b.degrees)).collect()
+        };
+        let (operands, results) = (local(self.operands), local(self.results));
+        let cx =
+            RuleCx { operands: &operands, results: &results, attrs: &self.op.attrs, module: None };
+        let cost = self.op.kind.0.cost(&cx);
+        brought + b.links.kernel(cost.flops, cost.bytes)
+    }
+}
+
+/// Seconds from one layout to another; without end where none leads there.
+fn seconds(b: &Body<'_>, ty: &TensorType, have: &Layout, wanted: &Layout) -> f64 {
+    cheapest(ty, have, wanted, &b.links, b.degrees).map_or(f64::INFINITY, |(_, seconds)| seconds)
 }
