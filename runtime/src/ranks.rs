@@ -2,12 +2,42 @@
 //! whole program put together from their parts.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use neoxc_plan::{Held, Parameter, Plan, Port};
 
 use crate::RuntimeError;
 use crate::collectives::connect;
-use crate::device::{CpuDevice, Device, check_memory};
+use crate::device::{CpuDevice, Device, Loan, check_memory};
+
+/// Where one layer's tensor of a parameter lies on a rank of a stage: offset and length in bytes.
+fn place(plan: &Plan, p: &Parameter, held: &Held, stage: u64, layer: u64) -> Option<(u64, usize)> {
+    let bytes = plan.local_elements(p, held) * 4;
+    let offset = held.offset(plan.class_of(stage))?;
+    Some((offset + layer * bytes, bytes as usize))
+}
+
+/// Where `rank` has its part of one layer's tensor of a parameter: segment, offset and length in bytes.
+fn part(plan: &Plan, rank: u64, segment: &str, p: &Parameter, layer: u64) -> (usize, u64, usize) {
+    let here = plan.along("pipe", rank).1;
+    let layer = plan.stage_of(p, layer).1;
+    let (offset, len) = place(plan, p, p.held(segment), here, layer).unwrap_or_default();
+    (plan.segment(segment).unwrap_or(0), offset, len)
+}
+
+/// Parameters and moments of the ranks, on loan: programs that would change them wait until it is dropped.
+pub struct Lent<'a> {
+    plan: &'a Plan,
+    loans: Vec<Loan>,
+}
+
+impl Lent<'_> {
+    /// What `rank` has of one layer's tensor of a parameter.
+    pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
+        let (at, offset, len) = part(self.plan, rank, segment, p, layer);
+        self.loans[rank as usize].bytes(at, offset, len)
+    }
+}
 
 /// The ranks of a plan.
 pub struct Ranks<'a> {
@@ -136,19 +166,24 @@ impl<'a> Ranks<'a> {
         Ok(f32::from_le_bytes(bytes))
     }
 
-    /// Where one layer's tensor of a parameter lies on a rank of a stage: offset and length in bytes.
-    fn place(&self, p: &Parameter, held: &Held, stage: u64, layer: u64) -> Option<(u64, usize)> {
-        let bytes = self.plan.local_elements(p, held) * 4;
-        let offset = held.offset(self.plan.class_of(stage))?;
-        Some((offset + layer * bytes, bytes as usize))
+    /// Lends parameters and moments.
+    pub fn lend(&self) -> Lent<'a> {
+        Lent { plan: self.plan, loans: self.devices.iter().map(CpuDevice::lend).collect() }
+    }
+
+    /// How long the rank that waited longest has waited for what was lent.
+    pub fn waited(&self) -> Duration {
+        self.devices.iter().map(CpuDevice::waited).max().unwrap_or_default()
+    }
+
+    /// The ranks that this process has.
+    pub fn own(&self) -> Vec<u64> {
+        (0..self.devices.len() as u64).collect()
     }
 
     /// What `rank` has of one layer's tensor of a parameter.
     pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
-        let here = self.plan.along("pipe", rank).1;
-        let layer = self.plan.stage_of(p, layer).1;
-        let (offset, len) = self.place(p, p.held(segment), here, layer).unwrap_or_default();
-        let at = self.plan.segment(segment).unwrap_or(0);
+        let (at, offset, len) = part(self.plan, rank, segment, p, layer);
         self.devices[rank as usize].bytes(at, offset, len)
     }
 
@@ -158,7 +193,7 @@ impl<'a> Ranks<'a> {
         let held = p.held(segment);
         let (stage, layer) = self.plan.stage_of(p, layer);
         // A validated plan has every layer on a stage.
-        let (offset, len) = self.place(p, held, stage, layer).unwrap_or_default();
+        let (offset, len) = place(self.plan, p, held, stage, layer).unwrap_or_default();
         let stages = self.plan.along("pipe", 0).0;
         let first = self.plan.ranks() / stages * stage;
         if len as u64 == p.elements() * 4 {
@@ -185,7 +220,7 @@ impl<'a> Ranks<'a> {
             if p.layer_axis.is_some() && here != stage {
                 continue;
             }
-            let Some((offset, len)) = self.place(p, held, here, layer) else { continue };
+            let Some((offset, len)) = place(self.plan, p, held, here, layer) else { continue };
             let part = self.devices[rank].bytes_mut(at, offset, len);
             for run in self.plan.runs(p, held, rank as u64) {
                 let (from, to, n) = (run.whole * 4, run.local * 4, run.elements * 4);

@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 
 use neoxc_plan::Plan;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Entry, FileEntry, Slice, hex};
@@ -16,7 +17,7 @@ use crate::RuntimeError;
 pub type Source<'a> = &'a dyn Fn(u64, &Tensor) -> &'a [u8];
 
 /// One rank's file, written: what the manifest says of it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Written {
     /// Its name, and what there is to say of it.
     pub file: (String, FileEntry),
@@ -36,14 +37,14 @@ pub fn assignment(plan: &Plan) -> BTreeMap<u64, Vec<Tensor>> {
     out
 }
 
-/// Writes `rank`'s file into `folder`, tensor by tensor, and makes it durable.
+/// Writes `rank`'s file into `folder`, tensor by tensor. It is not durable yet.
 pub fn write_rank(
     folder: &Path,
     plan: &Plan,
     rank: u64,
     list: &[Tensor],
     get: Source<'_>,
-) -> Result<Written, RuntimeError> {
+) -> Result<(File, Written), RuntimeError> {
     let name = format!("rank-{rank:05}.safetensors");
     let path = folder.join(&name);
     let mut header = serde_json::Map::new();
@@ -71,13 +72,12 @@ pub fn write_rank(
         let slice = Slice { file: name.clone(), block, sha256: hex(&Sha256::digest(bytes)) };
         parts.push((t.name.clone(), t.entry(plan, vec![slice])));
     }
-    file.sync_all().map_err(RuntimeError::io("sync", &path))?;
     let entry = FileEntry {
         bytes: head.len() as u64 + at,
         header_bytes: head.len() as u64,
         header: hex(&Sha256::digest(&head)),
     };
-    Ok(Written { file: (name, entry), parts })
+    Ok((file, Written { file: (name, entry), parts }))
 }
 
 /// What all ranks wrote, put together.

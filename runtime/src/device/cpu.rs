@@ -1,15 +1,19 @@
 //! The CPU: segments in memory, kernels from the plan's shared object, a pool of threads.
 
 use std::io::{Seek, Write};
+use std::sync::Arc;
+use std::time::Duration;
 
 use neoxc_plan::{Address, Exchange, Instr, Plan};
 
 use super::Device;
+use super::gate::{Gate, Loan};
 use super::limits;
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use super::staged::{Action, Staged};
 use crate::RuntimeError;
+use crate::checkpoint;
 use crate::collectives::{Collectives, Sizes, Ticket, sizes, take_part};
 
 /// An address with the offset that each enclosing loop adds.
@@ -22,6 +26,8 @@ enum Step {
         tasks: u64,
         args: Vec<Moving>,
         name: u32,
+        /// Whether it changes weights or moments.
+        updates: bool,
     },
     Exchange {
         kind: Exchange,
@@ -30,6 +36,7 @@ enum Step {
         from: Moving,
         to: Moving,
         event: Option<usize>,
+        updates: bool,
     },
     Wait(usize),
     Loop {
@@ -42,7 +49,11 @@ enum Step {
 
 /// The CPU of this machine.
 pub struct CpuDevice {
-    segments: Vec<Segment>,
+    segments: Vec<Arc<Segment>>,
+    /// By segment: whether checkpoints hold it.
+    state: Vec<bool>,
+    /// Closed while these are on loan.
+    gate: Arc<Gate>,
     programs: Vec<(String, Vec<Step>)>,
     /// What this rank's stage does where a program is run in parts.
     schedules: Vec<(String, Staged)>,
@@ -124,8 +135,10 @@ impl CpuDevice {
             .tables
             .segments
             .iter()
-            .map(|s| Segment::new(plan.segment_bytes(s, stage as u64)))
-            .collect::<Result<Vec<_>, _>>()?;
+            .map(|s| Ok(Arc::new(Segment::new(plan.segment_bytes(s, stage as u64))?)))
+            .collect::<Result<Vec<_>, RuntimeError>>()?;
+        let state: Vec<bool> =
+            plan.tables.segments.iter().map(|s| checkpoint::holds(&s.name)).collect();
         let mut entries = vec![];
         for k in &plan.tables.kernels {
             // SAFETY: the symbol was compiled with the kernel ABI; the plan's hashes vouch for it.
@@ -135,11 +148,9 @@ impl CpuDevice {
         }
         let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
         let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
-        let programs = plan
-            .programs
-            .iter()
-            .map(|p| (p.name.clone(), resolve(&p.body, &entries, &bases, axes, 0)))
-            .collect();
+        let loaded = Loaded { entries: &entries, bases: &bases, state: &state, plan };
+        let programs =
+            plan.programs.iter().map(|p| (p.name.clone(), resolve(&p.body, &loaded, 0))).collect();
         let slots = plan.segment("slots").map_or(0, |at| bases[at]);
         let schedules = plan
             .tables
@@ -149,6 +160,8 @@ impl CpuDevice {
             .collect::<Result<_, RuntimeError>>()?;
         let mut device = CpuDevice {
             segments,
+            state,
+            gate: Arc::default(),
             programs,
             schedules,
             pool: Pool::new(threads, scratch)?,
@@ -186,13 +199,13 @@ impl CpuDevice {
             .collect::<Option<_>>()
             .ok_or_else(lost)?;
         let others = self.others.as_deref().ok_or_else(lost)?;
-        let (stride, axis) = (staged.stride, staged.axis);
+        let (stride, axis, gate) = (staged.stride, staged.axis, &*self.gate);
         let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
         let (events, profile) = (&mut self.events, &mut self.profile);
         staged.each(&mut |action, at| match action {
             Action::Run(part) => {
                 index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
-                execute(parts[*part], pool, pointers, index, events, Some(others), profile)
+                execute(parts[*part], pool, pointers, index, events, gate, Some(others), profile)
             }
             // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
             // slot again only after the value in it was taken, and to pair every gift with one that
@@ -226,7 +239,22 @@ impl CpuDevice {
 
     /// Bytes of a segment, to fill.
     pub fn bytes_mut(&mut self, segment: usize, offset: u64, len: usize) -> &mut [u8] {
-        self.segments[segment].slice_mut(offset, len)
+        if self.state[segment] {
+            self.gate.wait();
+        }
+        // SAFETY: no kernel runs beside `&mut self`, and those it is lent to read only the state, which
+        // is not on loan any more.
+        unsafe { self.segments[segment].slice_mut(offset, len) }
+    }
+
+    /// Lends weights and moments: programs run on, up to the first instruction that would change them.
+    pub fn lend(&self) -> Loan {
+        Loan::new(&self.segments, &self.gate)
+    }
+
+    /// How long programs have waited for what was lent.
+    pub fn waited(&self) -> Duration {
+        self.gate.waited()
     }
 }
 
@@ -246,23 +274,28 @@ fn load(bytes: &[u8]) -> Result<(libloading::Library, std::fs::File), RuntimeErr
     Ok((library.map_err(|e| fail(&e))?, file))
 }
 
-fn resolve(
-    body: &[Instr],
-    entries: &[(Entry, u64)],
-    bases: &[usize],
-    axes: &[(String, u64)],
-    depth: usize,
-) -> Vec<Step> {
+/// What instructions refer to.
+struct Loaded<'a> {
+    plan: &'a Plan,
+    entries: &'a [(Entry, u64)],
+    bases: &'a [usize],
+    state: &'a [bool],
+}
+
+fn resolve(body: &[Instr], loaded: &Loaded, depth: usize) -> Vec<Step> {
+    let (kernels, axes) = (&loaded.plan.tables.kernels, &loaded.plan.tables.mesh);
     let address = |a: &Address| {
         let strides = a.strides.iter().map(|(d, s)| (*d, *s as usize)).collect();
-        (bases[a.segment] + a.offset as usize, strides)
+        (loaded.bases[a.segment] + a.offset as usize, strides)
     };
+    let updates = |a: &Address| loaded.state[a.segment];
     body.iter()
         .map(|instr| match instr {
             Instr::Launch { kernel, args, .. } => {
-                let (entry, tasks) = entries[*kernel];
+                let (entry, tasks) = loaded.entries[*kernel];
+                let updates = args.iter().skip(kernels[*kernel].operands).any(updates);
                 let args = args.iter().map(address).collect();
-                Step::Launch { entry, tasks, args, name: *kernel as u32 }
+                Step::Launch { entry, tasks, args, name: *kernel as u32, updates }
             }
             Instr::Exchange { kind, axis, shape, from, to, event, .. } => Step::Exchange {
                 event: *event,
@@ -272,13 +305,14 @@ fn resolve(
                 shape: sizes(shape),
                 from: address(from),
                 to: address(to),
+                updates: updates(to),
             },
             Instr::Wait { event } => Step::Wait(*event),
             Instr::Loop { count, reverse, body, .. } => Step::Loop {
                 depth,
                 count: *count as usize,
                 reverse: *reverse,
-                body: resolve(body, entries, bases, axes, depth + 1),
+                body: resolve(body, loaded, depth + 1),
             },
         })
         .collect()
@@ -291,12 +325,16 @@ fn execute(
     pointers: &mut [*mut u8],
     index: &mut [usize],
     events: &mut [(usize, Ticket)],
+    gate: &Gate,
     others: Option<&dyn Collectives>,
     profile: &mut Option<Vec<(u64, f64)>>,
 ) -> Result<(), RuntimeError> {
     for step in steps {
         match step {
-            Step::Launch { entry, tasks, args, name } => {
+            Step::Launch { entry, tasks, args, name, updates } => {
+                if *updates {
+                    gate.wait();
+                }
                 for (slot, at) in pointers.iter_mut().zip(args) {
                     *slot = here(at, index) as *mut u8;
                 }
@@ -310,8 +348,11 @@ fn execute(
                     slot.1 += start.elapsed().as_secs_f64();
                 }
             }
-            Step::Exchange { kind, axis, shape, from, to, event } => {
+            Step::Exchange { kind, axis, shape, from, to, event, updates } => {
                 let Some(others) = others else { continue };
+                if *updates {
+                    gate.wait();
+                }
                 let from = here(from, index) as *mut f32;
                 let to = here(to, index) as *mut f32;
                 // SAFETY: a validated plan keeps both inside their segments and leaves them alone until
@@ -340,7 +381,7 @@ fn execute(
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
                     index[*depth] = if *reverse { count - 1 - i } else { i };
-                    execute(body, pool, pointers, index, events, others, profile)?;
+                    execute(body, pool, pointers, index, events, gate, others, profile)?;
                 }
             }
         }
@@ -367,13 +408,14 @@ impl Device for CpuDevice {
             &mut self.pointers,
             &mut self.index,
             &mut self.events,
+            &self.gate,
             self.others.as_deref(),
             &mut self.profile,
         )
     }
 
     fn write(&mut self, segment: usize, offset: u64, bytes: &[u8]) {
-        self.segments[segment].slice_mut(offset, bytes.len()).copy_from_slice(bytes);
+        self.bytes_mut(segment, offset, bytes.len()).copy_from_slice(bytes);
     }
 
     fn read(&self, segment: usize, offset: u64, bytes: &mut [u8]) {

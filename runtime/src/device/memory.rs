@@ -55,14 +55,14 @@ impl Segment {
         self.bytes == 0
     }
 
-    /// Bytes `offset ..`, while no kernel runs.
+    /// Bytes `offset ..`, while no kernel changes them.
     ///
     /// # Panics
     /// If the range leaves the segment.
     pub fn slice(&self, offset: u64, len: usize) -> &[u8] {
         let at = usize::try_from(offset).expect("offsets of validated plans fit");
         assert!(at + len <= self.bytes, "range leaves the segment");
-        // SAFETY: in range; the executor is idle whenever the host reads.
+        // SAFETY: in range; whoever reads has the device idle, or its memory on loan (`gate`).
         unsafe { std::slice::from_raw_parts(self.base.add(at), len) }
     }
 
@@ -70,10 +70,14 @@ impl Segment {
     ///
     /// # Panics
     /// If the range leaves the segment.
-    pub fn slice_mut(&mut self, offset: u64, len: usize) -> &mut [u8] {
+    ///
+    /// # Safety
+    /// Nobody else uses these bytes while the slice lives.
+    #[allow(clippy::mut_from_ref)] // a segment is shared with those it is lent to
+    pub unsafe fn slice_mut(&self, offset: u64, len: usize) -> &mut [u8] {
         let at = usize::try_from(offset).expect("offsets of validated plans fit");
         assert!(at + len <= self.bytes, "range leaves the segment");
-        // SAFETY: in range, and `&mut self` excludes other host references.
+        // SAFETY: in range, and the caller's alone.
         unsafe { std::slice::from_raw_parts_mut(self.base.add(at), len) }
     }
 }

@@ -1,12 +1,14 @@
 //! A device: segments of memory, kernels, and the execution of instruction lists.
 
 mod cpu;
+mod gate;
 mod limits;
 mod memory;
 mod pool;
 mod staged;
 
 pub use cpu::{CpuDevice, check_memory};
+pub use gate::{Gate, Loan};
 pub use memory::Segment;
 
 use crate::RuntimeError;

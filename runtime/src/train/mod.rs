@@ -3,6 +3,7 @@
 pub mod init;
 pub mod lr;
 mod run;
+mod saver;
 pub mod settings;
 
 pub use run::{Observer, Options, StepReport, Summary, train};

@@ -1,7 +1,7 @@
 //! The training loop: feed, step, look, evaluate, save.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
@@ -11,6 +11,7 @@ use serde::Serialize;
 
 use super::init::fill;
 use super::lr::learning_rate;
+use super::saver::Saver;
 use super::settings::Settings;
 use crate::RuntimeError;
 use crate::checkpoint;
@@ -57,6 +58,8 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Always 1 in f32.
     pub loss_scale: f64,
+    /// Seconds that training has waited for checkpoints since the step before, this step's update included.
+    pub checkpoint_seconds: f64,
     /// Ids of the step's samples.
     pub samples: Vec<u32>,
 }
@@ -117,6 +120,25 @@ impl Trainer<'_> {
                 self.ranks.set_tensor("params", p, layer as u64, &whole);
             }
         }
+    }
+
+    /// Loads the latest checkpoint, or makes start values; gives the steps that are made already.
+    fn begin(&mut self, resume: bool, save: Option<&Path>) -> Result<u64, RuntimeError> {
+        if !resume {
+            self.start_values();
+            return Ok(0);
+        }
+        let Some(folder) = save.and_then(checkpoint::latest) else {
+            let place = save.map_or("nowhere".into(), |p| p.display().to_string());
+            return Err(RuntimeError::Settings(format!(
+                "--resume: there is no checkpoint in {place}"
+            )));
+        };
+        let mut put = |one: &checkpoint::Tensor, bytes: &[u8]| {
+            let p = &self.plan.tables.parameters[one.parameter];
+            self.ranks.set_tensor(one.segment, p, one.layer, bytes);
+        };
+        Ok(checkpoint::load(&folder, self.plan, &mut put)?.step)
     }
 
     /// Reads `count` sequences from `position` on into the batch buffers; gives their ids.
@@ -207,6 +229,7 @@ impl Trainer<'_> {
             step_seconds: seconds,
             tokens_per_second: tokens as f64 / seconds,
             loss_scale: 1.0,
+            checkpoint_seconds: 0.0,
             samples: ids,
         })
     }
@@ -259,15 +282,6 @@ impl Trainer<'_> {
             self.mask.copy_within(..n, g * n);
         }
     }
-
-    fn save(&self, folder: &std::path::Path, step: u64) -> Result<PathBuf, RuntimeError> {
-        let get = |rank, t: &checkpoint::Tensor| {
-            let p = &self.plan.tables.parameters[t.parameter];
-            self.ranks.part(rank, t.segment, p, t.layer)
-        };
-        let cursor = step * self.settings.global_batch();
-        checkpoint::save(folder, self.plan, &self.settings, step, cursor, &get)
-    }
 }
 
 fn open_data(s: &Settings) -> Result<Option<Splits>, RuntimeError> {
@@ -286,17 +300,22 @@ fn open_data(s: &Settings) -> Result<Option<Splits>, RuntimeError> {
     open_split(path.as_ref(), &s.split, s.seq_length, demand, s.seed, vocab).map(Some)
 }
 
+/// A folder that cannot be written is noticed now, not after an hour.
+fn probe(folder: &Path) -> Result<(), RuntimeError> {
+    std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
+    let probe = folder.join(format!(".probe.{}", std::process::id()));
+    std::fs::write(&probe, b"").map_err(RuntimeError::io("write to", folder))?;
+    let _ = std::fs::remove_file(&probe);
+    Ok(())
+}
+
 /// Trains as the plan says.
 pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summary, RuntimeError> {
     let settings = Settings::of(plan)?;
     let steps = o.steps.unwrap_or(settings.train_iters);
     let save = o.save.clone().or_else(|| settings.save.as_ref().map(PathBuf::from));
     if let Some(folder) = &save {
-        // A folder that cannot be written is noticed now, not after an hour.
-        std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
-        let probe = folder.join(format!(".probe.{}", std::process::id()));
-        std::fs::write(&probe, b"").map_err(RuntimeError::io("write to", folder))?;
-        let _ = std::fs::remove_file(&probe);
+        probe(folder)?;
         checkpoint::sweep(folder);
     }
     let data = if o.synthetic || steps == 0 { None } else { open_data(&settings)? };
@@ -324,27 +343,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         end_of_text,
         settings,
     };
-    let mut first = 1;
-    let latest = if o.resume { save.as_deref().and_then(checkpoint::latest) } else { None };
-    if let Some(folder) = latest {
-        let mut put = |one: &checkpoint::Tensor, bytes: &[u8]| {
-            t.ranks.set_tensor(
-                one.segment,
-                &plan.tables.parameters[one.parameter],
-                one.layer,
-                bytes,
-            );
-        };
-        first = checkpoint::load(&folder, plan, &mut put)?.step + 1;
-    } else {
-        if o.resume {
-            let place = save.as_ref().map_or("nowhere".into(), |p| p.display().to_string());
-            return Err(RuntimeError::Settings(format!(
-                "--resume: there is no checkpoint in {place}"
-            )));
-        }
-        t.start_values();
-    }
+    let done = t.begin(o.resume, save.as_deref())?;
     let mut metrics = match &o.metrics {
         None => None,
         Some(path) => {
@@ -352,50 +351,49 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             Some((file.map_err(RuntimeError::io("open", path))?, path.clone()))
         }
     };
-    watch.start(first - 1, steps);
-    let mut summary = Summary { step: first - 1, ..Summary::default() };
-    let keep = t.settings.keep_last;
+    watch.start(done, steps);
+    let mut summary = Summary { step: done, ..Summary::default() };
     let mut seconds = vec![];
-    if steps == 0
-        && let Some(folder) = &save
-    {
-        watch.saved(&t.save(folder, 0)?);
-    }
     let train_data = data.as_ref().map(|d| &d.train);
     let valid = data.as_ref().and_then(|d| d.valid.as_ref());
-    for step in first..=steps {
-        let report = t.step(train_data, step)?;
-        if let Some((file, path)) = &mut metrics {
-            let line = serde_json::to_string(&report)
-                .map_err(|e| RuntimeError::Settings(format!("metrics: {e}")))?;
-            writeln!(file, "{line}").map_err(RuntimeError::io("write", path))?;
+    std::thread::scope(|scope| {
+        let mut saver = Saver::new(scope, plan, &t.settings, save);
+        if done == 0 && (steps == 0 || t.settings.extra_save_iters.contains(&0)) {
+            saver.save(&t.ranks, 0, watch)?;
         }
-        watch.step(&report, steps);
-        seconds.push(report.step_seconds);
-        summary.step = step;
-        summary.loss = Some(report.loss);
-        if let Some(v) = valid
-            && t.settings.eval_iters > 0
-            && (step.is_multiple_of(t.settings.eval_interval) || step == steps)
-        {
-            let loss = t.evaluate(v, step / t.settings.eval_interval)?;
-            watch.evaluated(step, loss);
-            summary.valid_loss = Some(loss);
-        }
-        summary.stopped =
-            step < steps && o.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
-        if let Some(folder) = &save
-            && (t.settings.saves_at(step) || step == steps || summary.stopped)
-        {
-            watch.saved(&t.save(folder, step)?);
-            if let Some(keep) = keep {
-                checkpoint::prune(folder, keep)?;
+        for step in done + 1..=steps {
+            let mut report = t.step(train_data, step)?;
+            report.checkpoint_seconds = saver.lost(&t.ranks).as_secs_f64();
+            if let Some((file, path)) = &mut metrics {
+                let line = serde_json::to_string(&report)
+                    .map_err(|e| RuntimeError::Settings(format!("metrics: {e}")))?;
+                writeln!(file, "{line}").map_err(RuntimeError::io("write", path))?;
+            }
+            watch.step(&report, steps);
+            seconds.push(report.step_seconds);
+            summary.step = step;
+            summary.loss = Some(report.loss);
+            if let Some(v) = valid
+                && t.settings.eval_iters > 0
+                && (step.is_multiple_of(t.settings.eval_interval) || step == steps)
+            {
+                let loss = t.evaluate(v, step / t.settings.eval_interval)?;
+                watch.evaluated(step, loss);
+                summary.valid_loss = Some(loss);
+            }
+            summary.stopped =
+                step < steps && o.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
+            if t.settings.saves_at(step) || step == steps || summary.stopped {
+                saver.save(&t.ranks, step, watch)?;
+            } else {
+                saver.look(watch)?;
+            }
+            if summary.stopped {
+                break;
             }
         }
-        if summary.stopped {
-            break;
-        }
-    }
+        saver.finish(watch)
+    })?;
     summary.unigram_entropy = train_data.map(unigram_entropy);
     seconds.sort_by(f64::total_cmp);
     summary.median_seconds = seconds.get(seconds.len() / 2).copied();

@@ -91,7 +91,7 @@ impl Settings {
         }
         let Some(factor) = self.checkpoint_factor else { return false };
         if !self.checkpoint_log {
-            return step > 0 && factor >= 1.0 && step.is_multiple_of(factor as u64);
+            return step > 0 && (step as f64) % factor == 0.0;
         }
         let mut at = 1.0f64;
         while factor > 1.0 && at <= step as f64 {
@@ -101,5 +101,35 @@ impl Settings {
             at *= factor;
         }
         false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first two lists are GPT-NeoX's own examples for factors 20 and 2 of 100 steps.
+    #[test]
+    fn checkpoints_are_due_where_gpt_neox_saves() {
+        let due = |log: bool, factor: Option<f64>, extra: &[u64]| {
+            let json = serde_json::json!({
+                "seq_length": 1, "padded_vocab_size": 1, "vocab_size": 1, "micro_batch": 1,
+                "grad_accum": 1, "train_iters": 100, "seed": 1, "lr": 1.0, "min_lr": 0.0,
+                "betas": [0.9, 0.95], "lr_decay_style": "constant", "lr_decay_iters": 100,
+                "warmup": 0.0, "eval_interval": 1, "eval_iters": 1, "log_interval": 1,
+                "save": null, "checkpoint_factor": factor, "checkpoint_log": log,
+                "extra_save_iters": extra, "keep_last": null, "data_path": null,
+                "train_data": null, "valid_data": null, "split": "", "tokenizer_type": "",
+                "vocab_file": null, "merge_file": null, "eod_mask_loss": false,
+            });
+            let s: Settings = serde_json::from_value(json).unwrap();
+            (0..=100).filter(|step| s.saves_at(*step)).collect::<Vec<u64>>()
+        };
+        assert_eq!(due(false, Some(20.0), &[]), [20, 40, 60, 80, 100]);
+        assert_eq!(due(true, Some(2.0), &[]), [1, 2, 4, 8, 16, 32, 64, 100]);
+        assert_eq!(due(false, Some(12.5), &[]), [25, 50, 75, 100]);
+        assert_eq!(due(true, Some(1.0), &[]), [100]);
+        assert_eq!(due(false, None, &[]), [100]);
+        assert_eq!(due(false, Some(1000.0), &[0, 1, 7]), [0, 1, 7, 100]);
     }
 }

@@ -1,0 +1,131 @@
+//! A folder of checkpoints: which is the newest, which are too many, what killed runs have left.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::save::{attempt, temporary};
+use crate::RuntimeError;
+use crate::files;
+
+fn complete(path: &Path) -> bool {
+    path.join("manifest.json").is_file()
+}
+
+/// Complete checkpoints under `folder` by step.
+fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RuntimeError> {
+    let mut steps: Vec<(u64, PathBuf)> = fs::read_dir(folder)
+        .map_err(RuntimeError::io("read", folder))?
+        .flatten()
+        .filter_map(|e| {
+            let name = e.file_name().to_string_lossy().into_owned();
+            Some((name.strip_prefix("global_step")?.parse().ok()?, e.path()))
+        })
+        .filter(|(_, path)| complete(path))
+        .collect();
+    steps.sort();
+    Ok(steps)
+}
+
+/// The newest complete checkpoint under `folder`: the one that `latest` names, or, where a run was ended
+/// before it could write that, the one with the highest step.
+pub fn latest(folder: &Path) -> Option<PathBuf> {
+    let named = fs::read_to_string(folder.join("latest")).ok().and_then(|name| {
+        let path = folder.join(name.trim());
+        (name.trim().starts_with("global_step") && !name.contains('/')).then_some(path)
+    });
+    named.filter(|path| complete(path)).or_else(|| Some(steps(folder).ok()?.pop()?.1))
+}
+
+/// Removes what runs that were killed while saving left behind.
+pub fn sweep(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let rest = name.strip_prefix(".global_step").and_then(|n| n.strip_suffix(".tmp"));
+        let process = rest.and_then(|n| {
+            let attempt = u64::from_str_radix(n.split_once('.')?.1, 16).ok()?;
+            Some((attempt >> 32) as u32)
+        });
+        // This process has begun nothing: a number like its own is that of one before it.
+        let gone = |p: u32| p == std::process::id() || !Path::new(&format!("/proc/{p}")).exists();
+        if process.is_some_and(gone) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Keeps the `keep` newest checkpoints. The one that was just written is the newest whatever its step,
+/// which is lower where a run began again in the folder of another.
+pub fn prune(folder: &Path, keep: usize, written: &Path) -> Result<(), RuntimeError> {
+    let mut others = steps(folder)?;
+    others.retain(|(_, path)| path != written);
+    let surplus = (others.len() + 1).saturating_sub(keep.max(1));
+    for (step, path) in &others[..surplus] {
+        // Its name goes first: what a kill leaves of it is no checkpoint.
+        let away = temporary(folder, *step, attempt());
+        fs::rename(path, &away).map_err(RuntimeError::io("rename", path))?;
+        files::sync_folder(folder)?;
+        fs::remove_dir_all(&away).map_err(RuntimeError::io("remove", path))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(folder: &Path, step: u64) -> PathBuf {
+        let path = folder.join(format!("global_step{step}"));
+        fs::create_dir_all(&path).unwrap();
+        fs::write(path.join("manifest.json"), "{}").unwrap();
+        path
+    }
+
+    #[test]
+    fn the_newest_are_kept_and_the_one_just_written_among_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let f = folder.path();
+        let all: Vec<PathBuf> = [2, 10, 9, 30].map(|step| made(f, step)).into();
+        fs::create_dir(f.join("global_step40")).unwrap();
+        prune(f, 2, &all[1]).unwrap();
+        assert_eq!(all.iter().map(|p| p.exists()).collect::<Vec<_>>(), [false, true, false, true]);
+        prune(f, 0, &all[1]).unwrap();
+        assert_eq!(steps(f).unwrap(), [(10, all[1].clone())]);
+        // What has no manifest is not ours to remove, and does not count.
+        assert!(f.join("global_step40").exists());
+        assert_eq!(fs::read_dir(f).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn the_newest_is_complete() {
+        let folder = tempfile::tempdir().unwrap();
+        let f = folder.path();
+        assert_eq!(latest(f), None);
+        let (nine, ten) = (made(f, 9), made(f, 10));
+        for (named, newest) in [
+            ("global_step9", &nine),
+            ("global_step9\n", &nine),
+            ("global_step11", &ten),
+            ("", &ten),
+            ("../global_step9", &ten),
+            ("global_step9/../../x", &ten),
+        ] {
+            fs::write(f.join("latest"), named).unwrap();
+            assert_eq!(latest(f).as_ref(), Some(newest), "{named:?}");
+        }
+    }
+
+    #[test]
+    fn what_killed_runs_left_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let f = folder.path();
+        // Process 1 lives; none has a number as high as the other.
+        let live = temporary(f, 4, 1 << 32);
+        let dead = [temporary(f, 5, u64::MAX), temporary(f, 6, attempt())];
+        for path in dead.iter().chain([&live, &f.join(".global_step7.tmp"), &f.join(".x.tmp")]) {
+            fs::create_dir(path).unwrap();
+        }
+        sweep(f);
+        assert!(live.exists() && dead.iter().all(|d| !d.exists()));
+        assert_eq!(fs::read_dir(f).unwrap().count(), 3);
+    }
+}

@@ -1,0 +1,186 @@
+//! One save, by any number of processes that share a file system: each writes the files of its ranks and says
+//! what is in them (`rank-N.json`); the one that has rank 0 waits for all, writes the manifest and gives the
+//! folder its name.
+//!
+//! Until then the folder has a temporary name that no later attempt has again, so that what an attempt
+//! left behind never counts as another's.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use neoxc_plan::Plan;
+
+use super::Tensor;
+use super::manifest::{self, Manifest};
+use super::writer::{Source, Written, assignment, merge, write_rank};
+use crate::RuntimeError;
+use crate::files;
+use crate::train::Settings;
+
+/// Rounds in which rank 0 looks for what the other processes have written.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A number for what this process writes from now on, unlike that of any other process before it or beside
+/// it. All processes of a run use that of rank 0's.
+pub fn attempt() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(std::process::id()) << 32 | (now.as_nanos() as u64 & 0xffff_ffff)
+}
+
+/// Where an attempt to save step `step` gathers its files.
+pub fn temporary(folder: &Path, step: u64, attempt: u64) -> PathBuf {
+    folder.join(format!(".global_step{step}.{attempt:016x}.tmp"))
+}
+
+/// What is saved, and where.
+#[derive(Debug, Clone)]
+pub struct Save<'a> {
+    /// Folder of checkpoints.
+    pub folder: PathBuf,
+    /// The plan whose tensors they are.
+    pub plan: &'a Plan,
+    /// Seed of the run.
+    pub seed: u32,
+    /// Steps made.
+    pub step: u64,
+    /// Samples consumed.
+    pub samples: u64,
+    /// This run's number ([`attempt`]).
+    pub attempt: u64,
+}
+
+/// Files that are written, but perhaps not on the disk.
+pub struct Unsettled(Vec<(File, Written)>);
+
+impl Save<'_> {
+    fn temporary(&self) -> PathBuf {
+        temporary(&self.folder, self.step, self.attempt)
+    }
+
+    /// Removes what a failed attempt has written: it is of no use, and on a full disk in the way.
+    fn cleared<T>(&self, done: Result<T, RuntimeError>) -> Result<T, RuntimeError> {
+        done.inspect_err(|_| {
+            let _ = fs::remove_dir_all(self.temporary());
+        })
+    }
+
+    /// Writes the files of `ranks`; `get` gives their parts of tensors, and is not needed afterwards.
+    pub fn write(&self, ranks: &[u64], get: Source<'_>) -> Result<Unsettled, RuntimeError> {
+        let temporary = self.temporary();
+        fs::create_dir_all(&temporary).map_err(RuntimeError::io("make", &temporary))?;
+        let lists = assignment(self.plan);
+        let lists = lists.iter().filter(|(rank, _)| ranks.contains(rank));
+        let write = |(rank, list): (&u64, &Vec<Tensor>)| {
+            write_rank(&temporary, self.plan, *rank, list, get)
+        };
+        self.cleared(lists.map(write).collect()).map(Unsettled)
+    }
+
+    /// Brings these files to the disk, and tells rank 0's process what they hold.
+    pub fn settle(&self, written: Unsettled) -> Result<(), RuntimeError> {
+        let settle = |(file, w): (File, Written)| {
+            let path = self.temporary().join(&w.file.0);
+            file.sync_all().map_err(RuntimeError::io("sync", &path))?;
+            let text = serde_json::to_vec(&w)
+                .map_err(|e| RuntimeError::Settings(format!("checkpoint part: {e}")))?;
+            files::write_bytes(&path.with_extension("json"), &text)
+        };
+        self.cleared(written.0.into_iter().try_for_each(settle))
+    }
+
+    /// Waits for the parts of all ranks and makes them a checkpoint, the newest from then on; for rank 0's
+    /// process. Gives the new folder, or nothing if `cancel` was raised before all parts were there.
+    pub fn publish(&self, cancel: &AtomicBool) -> Result<Option<PathBuf>, RuntimeError> {
+        self.cleared(self.gather(cancel).and_then(|parts| {
+            let Some(parts) = parts else {
+                let _ = fs::remove_dir_all(self.temporary());
+                return Ok(None);
+            };
+            let (files, tensors) = merge(parts);
+            let manifest = Manifest {
+                format: manifest::FORMAT,
+                step: self.step,
+                samples: self.samples,
+                seed: self.seed,
+                world: self.plan.tables.mesh.clone(),
+                files,
+                tensors,
+                config: self.plan.tables.config.clone(),
+                seal: String::new(),
+            };
+            self.finish(manifest).map(Some)
+        }))
+    }
+
+    /// What each rank has written, once all have.
+    fn gather(&self, cancel: &AtomicBool) -> Result<Option<Vec<Written>>, RuntimeError> {
+        let temporary = self.temporary();
+        let part = |rank: &u64| temporary.join(format!("rank-{rank:05}.json"));
+        let mut parts: BTreeMap<PathBuf, Written> = BTreeMap::new();
+        let expected: Vec<PathBuf> = assignment(self.plan).keys().map(part).collect();
+        loop {
+            for path in &expected {
+                if parts.contains_key(path) || !path.exists() {
+                    continue;
+                }
+                let text = fs::read(path).map_err(RuntimeError::io("read", path))?;
+                let written = serde_json::from_slice(&text).map_err(|e| {
+                    RuntimeError::checkpoint(path, format!("is not what a rank wrote: {e}"))
+                })?;
+                parts.insert(path.clone(), written);
+            }
+            if parts.len() == expected.len() {
+                break;
+            }
+            if cancel.load(Ordering::Relaxed) {
+                return Ok(None);
+            }
+            std::thread::sleep(LOOK);
+        }
+        for path in &expected {
+            fs::remove_file(path).map_err(RuntimeError::io("remove", path))?;
+        }
+        Ok(Some(parts.into_values().collect()))
+    }
+
+    /// Puts the manifest beside the ranks' files and gives the folder its name: from then on it counts.
+    fn finish(&self, manifest: Manifest) -> Result<PathBuf, RuntimeError> {
+        let (folder, temporary) = (&self.folder, self.temporary());
+        let name = format!("global_step{}", self.step);
+        let target = folder.join(&name);
+        let text = serde_json::to_vec_pretty(&manifest.sealed()?)
+            .map_err(|e| RuntimeError::Settings(format!("checkpoint manifest: {e}")))?;
+        files::write_bytes(&temporary.join("manifest.json"), &text)?;
+        files::sync_folder(&temporary)?;
+        if target.exists() {
+            // At no moment is there none of this name.
+            files::exchange(&temporary, &target)?;
+            let _ = fs::remove_dir_all(&temporary);
+        } else {
+            fs::rename(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;
+        }
+        files::sync_folder(folder)?;
+        files::write_bytes(&folder.join("latest"), name.as_bytes())?;
+        Ok(target)
+    }
+}
+
+/// Saves all ranks' parts under `folder` at once; `get` gives them. Gives the new folder.
+pub fn save(
+    folder: &Path,
+    plan: &Plan,
+    settings: &Settings,
+    step: u64,
+    samples: u64,
+    get: Source<'_>,
+) -> Result<PathBuf, RuntimeError> {
+    let (seed, attempt) = (settings.seed, attempt());
+    let save = Save { folder: folder.to_path_buf(), plan, seed, step, samples, attempt };
+    let ranks: Vec<u64> = (0..plan.ranks()).collect();
+    save.settle(save.write(&ranks, get)?)?;
+    let done = save.publish(&AtomicBool::new(false))?;
+    Ok(done.expect("nobody has cancelled it"))
+}
