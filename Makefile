@@ -1,14 +1,15 @@
 # make train   install what is missing, build, train a small model and print what it writes
 # make test    install what is missing and run every check
 # make layouts train on every layout of up to eight ranks (make test runs a sample of them)
+# make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
 
 # The environment's RUSTFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-.PHONY: help train build test layouts fmt lint docs bench setup clean
+.PHONY: help train build test layouts faults fmt lint docs bench setup clean
 help:
-	@echo "make train | test | layouts | build | bench | fmt | lint | docs | setup | clean"
+	@echo "make train | test | layouts | faults | build | bench | fmt | lint | docs | setup | clean"
 
 setup:
 	@tools/setup.sh
@@ -32,6 +33,9 @@ test: setup
 
 layouts: setup
 	NEOXC_LAYOUTS=all cargo test --release --package neoxc-tests --test layouts
+
+faults: setup
+	NEOXC_FAULTS=all cargo test --package neoxc-tests --test faults -- --nocapture
 
 fmt:
 	cargo fmt --all

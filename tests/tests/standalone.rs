@@ -1,32 +1,15 @@
 //! `neoxc-run`: the runtime alone, as it is taken to a machine without a compiler.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 mod common;
 
-use common::{data, plan};
-
-/// The binary, built beside the tests.
-fn binary() -> PathBuf {
-    // target/debug/deps/standalone-…
-    let deps = std::env::current_exe().unwrap();
-    let folder = deps.parent().and_then(Path::parent).unwrap().to_path_buf();
-    let built = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "-p", "neoxc-runtime", "--bin", "neoxc-run"])
-        .arg("--target-dir")
-        .arg(folder.parent().unwrap())
-        .args((folder.file_name().unwrap() == "release").then_some("--release"))
-        .status()
-        .unwrap();
-    assert!(built.success());
-    folder.join("neoxc-run")
-}
+use common::{data, plan, runtime};
 
 #[test]
 fn a_plan_trains_without_a_compiler() {
-    let binary = binary();
+    let binary = runtime();
     // It links no compiler: the names of LLVM's and MLIR's libraries are nowhere in the file.
     let bytes = std::fs::read(&binary).unwrap();
     for name in ["libLLVM", "libMLIR", "LLVMContextCreate", "mlirContextCreate"] {

@@ -35,6 +35,39 @@ fn training_repeats_to_the_bit_and_resumes() {
     }
 }
 
+/// Ended and gone on after each of 50 steps, beyond the last epoch's end: the same samples, the same bits. A step
+/// of another size goes on with the sample that is next.
+#[test]
+fn a_run_can_stop_after_any_step() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    // Both draw 80 samples, and so in the same order.
+    let plans = [("1", "40"), ("4", "10")].map(|(accum, iters)| {
+        let (accum, iters) =
+            (format!("gradient_accumulation_steps={accum}"), format!("train_iters={iters}"));
+        let keep = "keep_last_n_checkpoints=1";
+        plan(folder.path(), &["num_layers=1", keep, "eval_iters=0", &accum, &iters])
+    });
+    let mut wholes = vec![];
+    for (n, made) in plans.iter().enumerate() {
+        let at = |name: &str| folder.path().join(format!("{name}{n}"));
+        let whole = run(made, &at("whole"), 50, 1, false);
+        let mut drawn: Vec<u32> = whole.iter().flat_map(|r| r.samples.clone()).collect();
+        assert_eq!(drawn.len(), 100 * (1 + 3 * n));
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert!((80..100).contains(&drawn.len()), "{}", drawn.len());
+        let steps: Vec<StepReport> =
+            (1..=50).flat_map(|step| run(made, &at("steps"), step, 1, step > 1)).collect();
+        assert_eq!(key(&whole), key(&steps));
+        wholes.push(whole);
+    }
+    let save = folder.path().join("mixed");
+    run(&plans[0], &save, 4, 1, false);
+    assert_eq!(run(&plans[1], &save, 5, 1, true)[0].samples, wholes[1][1].samples);
+    assert_eq!(run(&plans[0], &save, 6, 1, true)[0].samples, wholes[0][8].samples);
+}
+
 /// Masks depend on seed and sample alone: not on threads, on stopping in between, on recomputation, on how a
 /// step is divided into micro-batches; and evaluation knows nothing of them.
 #[test]

@@ -36,19 +36,27 @@ pub fn latest(folder: &Path) -> Option<PathBuf> {
     named.filter(|path| complete(path)).or_else(|| Some(steps(folder).ok()?.pop()?.1))
 }
 
+/// The process that made something temporary of this name.
+fn maker(name: &str) -> Option<u32> {
+    if let Some(process) = name.strip_prefix(".probe.") {
+        return process.parse().ok();
+    }
+    let name = name.strip_suffix(".tmp")?;
+    if let Some(process) = name.strip_prefix(".latest.") {
+        return process.parse().ok();
+    }
+    let (_, attempt) = name.strip_prefix(".global_step")?.split_once('.')?;
+    Some((u64::from_str_radix(attempt, 16).ok()? >> 32) as u32)
+}
+
 /// Removes what runs that were killed while saving left behind.
 pub fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let rest = name.strip_prefix(".global_step").and_then(|n| n.strip_suffix(".tmp"));
-        let process = rest.and_then(|n| {
-            let attempt = u64::from_str_radix(n.split_once('.')?.1, 16).ok()?;
-            Some((attempt >> 32) as u32)
-        });
         // This process has begun nothing: a number like its own is that of one before it.
         let gone = |p: u32| p == std::process::id() || !Path::new(&format!("/proc/{p}")).exists();
-        if process.is_some_and(gone) {
-            let _ = fs::remove_dir_all(entry.path());
+        if maker(&entry.file_name().to_string_lossy()).is_some_and(gone) {
+            let path = entry.path();
+            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         }
     }
 }
@@ -124,8 +132,11 @@ mod tests {
         for path in dead.iter().chain([&live, &f.join(".global_step7.tmp"), &f.join(".x.tmp")]) {
             fs::create_dir(path).unwrap();
         }
+        for name in [".latest.4294967295.tmp", ".probe.4294967295", ".latest.1.tmp", "latest"] {
+            fs::write(f.join(name), "").unwrap();
+        }
         sweep(f);
         assert!(live.exists() && dead.iter().all(|d| !d.exists()));
-        assert_eq!(fs::read_dir(f).unwrap().count(), 3);
+        assert_eq!(fs::read_dir(f).unwrap().count(), 5);
     }
 }

@@ -63,12 +63,15 @@ pub fn write_rank(
     text.resize(text.len().div_ceil(8) * 8, b' ');
     let head = [&(text.len() as u64).to_le_bytes()[..], &text].concat();
     let mut file = File::create(&path).map_err(RuntimeError::io("make", &path))?;
-    let mut put = |bytes: &[u8]| file.write_all(bytes).map_err(RuntimeError::io("write", &path));
-    put(&head)?;
+    let mut put = |bytes: &[u8], what: &str| {
+        let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{what}: {e}"));
+        file.write_all(bytes).map_err(named).map_err(RuntimeError::io("write", &path))
+    };
+    put(&head, "the header")?;
     let mut parts = vec![];
     for (t, block) in list.iter().zip(blocks) {
         let bytes = get(rank, t);
-        put(bytes)?;
+        put(bytes, &t.name)?;
         let slice = Slice { file: name.clone(), block, sha256: hex(&Sha256::digest(bytes)) };
         parts.push((t.name.clone(), t.entry(plan, vec![slice])));
     }

@@ -102,6 +102,8 @@ struct Trainer<'a> {
     mask: Vec<f32>,
     sample: Vec<i32>,
     end_of_text: Option<i32>,
+    /// Samples consumed.
+    cursor: u64,
 }
 
 fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
@@ -138,7 +140,9 @@ impl Trainer<'_> {
             let p = &self.plan.tables.parameters[one.parameter];
             self.ranks.set_tensor(one.segment, p, one.layer, bytes);
         };
-        Ok(checkpoint::load(&folder, self.plan, &mut put)?.step)
+        let manifest = checkpoint::load(&folder, self.plan, &mut put)?;
+        self.cursor = manifest.samples;
+        Ok(manifest.step)
     }
 
     /// Reads `count` sequences from `position` on into the batch buffers; gives their ids.
@@ -198,9 +202,10 @@ impl Trainer<'_> {
     fn step(&mut self, data: Option<&TokenDataset>, step: u64) -> Result<StepReport, RuntimeError> {
         let start = Instant::now();
         let batch = self.settings.global_batch();
-        let ids = self.read(data, (step - 1) * batch, batch as usize)?;
+        let ids = self.read(data, self.cursor, batch as usize)?;
         self.feed("train_step", batch as usize)?;
-        self.name((step - 1) * batch, batch)?;
+        self.name(self.cursor, batch)?;
+        self.cursor += batch;
         let lr = learning_rate(&self.settings, step);
         let (b1, b2) = self.settings.betas;
         let power = i32::try_from(step).unwrap_or(i32::MAX);
@@ -341,6 +346,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         mask: vec![1.0; n],
         sample: vec![0; settings.seq_length + 1],
         end_of_text,
+        cursor: 0,
         settings,
     };
     let done = t.begin(o.resume, save.as_deref())?;
@@ -359,7 +365,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     std::thread::scope(|scope| {
         let mut saver = Saver::new(scope, plan, &t.settings, save);
         if done == 0 && (steps == 0 || t.settings.extra_save_iters.contains(&0)) {
-            saver.save(&t.ranks, 0, watch)?;
+            saver.save(&t.ranks, 0, t.cursor, watch)?;
         }
         for step in done + 1..=steps {
             let mut report = t.step(train_data, step)?;
@@ -367,7 +373,9 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             if let Some((file, path)) = &mut metrics {
                 let line = serde_json::to_string(&report)
                     .map_err(|e| RuntimeError::Settings(format!("metrics: {e}")))?;
-                writeln!(file, "{line}").map_err(RuntimeError::io("write", path))?;
+                // In one piece: a kill leaves no half of it.
+                let line = line + "\n";
+                file.write_all(line.as_bytes()).map_err(RuntimeError::io("write", path))?;
             }
             watch.step(&report, steps);
             seconds.push(report.step_seconds);
@@ -384,7 +392,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             summary.stopped =
                 step < steps && o.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
             if t.settings.saves_at(step) || step == steps || summary.stopped {
-                saver.save(&t.ranks, step, watch)?;
+                saver.save(&t.ranks, step, t.cursor, watch)?;
             } else {
                 saver.look(watch)?;
             }

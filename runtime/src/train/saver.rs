@@ -27,8 +27,6 @@ pub struct Saver<'scope, 'env> {
     folder: Option<PathBuf>,
     attempt: u64,
     seed: u32,
-    /// Samples per step.
-    batch: u64,
     /// How many checkpoints stay, if not all.
     keep: Option<usize>,
     running: Option<ScopedJoinHandle<'scope, Saved>>,
@@ -70,7 +68,6 @@ impl<'scope, 'env> Saver<'scope, 'env> {
             folder,
             attempt: checkpoint::attempt(),
             seed: settings.seed,
-            batch: settings.global_batch(),
             keep: settings.keep_last,
             running: None,
             cancel: Arc::default(),
@@ -79,18 +76,19 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         }
     }
 
-    /// Begins to save after step `step`, once the save before is over.
+    /// Begins to save after step `step` and `samples` samples, once the save before is over.
     pub fn save(
         &mut self,
         ranks: &Ranks<'env>,
         step: u64,
+        samples: u64,
         watch: &mut dyn Observer,
     ) -> Result<(), RuntimeError> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
         let start = Instant::now();
         self.finish(watch)?;
         let (plan, seed, attempt) = (self.plan, self.seed, self.attempt);
-        let save = Save { folder, plan, seed, step, samples: step * self.batch, attempt };
+        let save = Save { folder, plan, seed, step, samples, attempt };
         let (lent, own, keep) = (ranks.lend(), ranks.own(), self.keep);
         let cancel = self.cancel.clone();
         let thread = std::thread::Builder::new().name("checkpoint".into());

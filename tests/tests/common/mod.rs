@@ -1,7 +1,8 @@
 //! A small model, data that it can learn, and the way through compiler and runtime.
 #![allow(dead_code)] // each test uses its part
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use neoxc_driver::{Options, compile};
 use neoxc_ir::target::Target;
@@ -97,4 +98,20 @@ pub fn floats(bytes: &[u8]) -> Vec<f64> {
 /// is above 1.
 pub fn far(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f64::max)
+}
+
+/// `neoxc-run`, built beside the tests.
+pub fn runtime() -> PathBuf {
+    // target/debug/deps/TEST-…
+    let deps = std::env::current_exe().unwrap();
+    let folder = deps.parent().and_then(Path::parent).unwrap().to_path_buf();
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "-p", "neoxc-runtime", "--bin", "neoxc-run"])
+        .arg("--target-dir")
+        .arg(folder.parent().unwrap())
+        .args((folder.file_name().unwrap() == "release").then_some("--release"))
+        .status()
+        .unwrap();
+    assert!(built.success());
+    folder.join("neoxc-run")
 }

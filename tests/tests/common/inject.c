@@ -1,0 +1,133 @@
+// Faults for a program that writes files, by LD_PRELOAD: the calls that change anything below FAULT_FOLDER are
+// numbered from 0; at number FAULT_AT happens FAULT_KIND:
+//   kill    SIGKILL before the call, a write's first half done     after   SIGKILL after it
+//   enospc, eio    the call fails, a write's first half done       flip    a bit of what is written is another
+//   short   half is written, and the call says so        slow    every call takes 5 ms more
+// FAULT_LOG names a file that gets a line "CALL PATH" per call.
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define REAL(type, name, args) \
+    static type(*real) args;   \
+    if (!real) real = (type(*) args)dlsym(RTLD_NEXT, #name)
+
+static atomic_long calls;
+
+static void die(void) {
+    kill(getpid(), SIGKILL);
+    pause();
+}
+
+static int is(const char *kind) {
+    const char *k = getenv("FAULT_KIND");
+    return k && !strcmp(k, kind);
+}
+
+// Whether this call is the one.
+static int hit(const char *call, const char *path) {
+    const char *folder = getenv("FAULT_FOLDER"), *at = getenv("FAULT_AT"), *log = getenv("FAULT_LOG");
+    size_t size = folder ? strlen(folder) : 0;
+    if (!folder || strncmp(path, folder, size) || (path[size] && path[size] != '/')) return 0;
+    if (is("slow")) usleep(5000);
+    long n = atomic_fetch_add(&calls, 1);
+    if (log) {
+        char line[4200];
+        int length = snprintf(line, sizeof line, "%s %s\n", call, path);
+        int fd = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND, 0644);
+        syscall(SYS_write, fd, line, length);
+        syscall(SYS_close, fd);
+    }
+    return at && !is("slow") && n == atol(at);
+}
+
+static int hit_fd(const char *call, int fd) {
+    char link[64], path[4096];
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    ssize_t n = readlink(link, path, sizeof path - 1);
+    if (n < 0) return 0;
+    path[n] = 0;
+    return hit(call, path);
+}
+
+static int fails(void) {
+    if (is("enospc")) return ENOSPC;
+    return is("eio") ? EIO : 0;
+}
+
+ssize_t write(int fd, const void *bytes, size_t n) {
+    REAL(ssize_t, write, (int, const void *, size_t));
+    if (!hit_fd("write", fd)) return real(fd, bytes, n);
+    if (is("flip")) {
+        char *copy = malloc(n);
+        memcpy(copy, bytes, n);
+        copy[n / 2] ^= 1;
+        ssize_t done = real(fd, copy, n);
+        free(copy);
+        return done;
+    }
+    if (is("after")) {
+        real(fd, bytes, n);
+        die();
+    }
+    ssize_t done = real(fd, bytes, n / 2);
+    if (is("kill")) die();
+    if (fails()) {
+        errno = fails();
+        return -1;
+    }
+    return done ? done : real(fd, bytes, n);
+}
+
+// Any other call: all or nothing.
+#define CALL(hit_, call)              \
+    do {                              \
+        if (!(hit_)) return call;     \
+        if (is("kill")) die();        \
+        if (fails()) {                \
+            errno = fails();          \
+            return -1;                \
+        }                             \
+        int done = call;              \
+        if (is("after")) die();       \
+        return done;                  \
+    } while (0)
+
+int fsync(int fd) {
+    REAL(int, fsync, (int));
+    CALL(hit_fd("fsync", fd), real(fd));
+}
+
+int rename(const char *from, const char *to) {
+    REAL(int, rename, (const char *, const char *));
+    CALL(hit("rename", to), real(from, to));
+}
+
+int renameat2(int a, const char *from, int b, const char *to, unsigned flags) {
+    REAL(int, renameat2, (int, const char *, int, const char *, unsigned));
+    CALL(hit("renameat2", to), real(a, from, b, to, flags));
+}
+
+int mkdir(const char *path, mode_t mode) {
+    REAL(int, mkdir, (const char *, mode_t));
+    CALL(hit("mkdir", path), real(path, mode));
+}
+
+int unlink(const char *path) {
+    REAL(int, unlink, (const char *));
+    CALL(hit("unlink", path), real(path));
+}
+
+int unlinkat(int folder, const char *name, int flags) {
+    REAL(int, unlinkat, (int, const char *, int));
+    CALL(*name == '/' ? hit("unlinkat", name) : hit_fd("unlinkat", folder), real(folder, name, flags));
+}

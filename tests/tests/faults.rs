@@ -1,0 +1,252 @@
+//! What machines do to jobs, done to the real binary: killed at random, killed or failed at every call that
+//! writes, bits flipped. There is always a checkpoint that is whole, and a damaged one never passes for one.
+//! `NEOXC_FAULTS=all` (make faults) takes every call and 50 kills instead of a sample.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant, SystemTime};
+
+use neoxc_runtime::checkpoint::{Reader, latest};
+
+mod common;
+
+use common::{all_tensors, data, plan, runtime};
+
+fn all() -> bool {
+    std::env::var("NEOXC_FAULTS").is_ok_and(|v| v == "all")
+}
+
+/// A plan on the disk, and what runs it.
+struct Job {
+    folder: tempfile::TempDir,
+    binary: PathBuf,
+    shim: PathBuf,
+}
+
+impl Job {
+    fn new(sets: &[&str]) -> Job {
+        let folder = tempfile::tempdir().unwrap();
+        data(folder.path(), 0);
+        plan(folder.path(), sets).write(&folder.path().join("plan")).unwrap();
+        let shim = folder.path().join("inject.so");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/inject.c");
+        let built =
+            Command::new("cc").args(["-shared", "-fPIC", "-o"]).args([&shim, &source]).status();
+        assert!(built.unwrap().success());
+        Job { folder, binary: runtime(), shim }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn command(&self, save: &Path, steps: u64) -> Command {
+        let mut c = Command::new(&self.binary);
+        c.arg("--plan").arg(self.at("plan")).args(["--steps", &steps.to_string()]);
+        c.args(["--threads", "1"]).arg("--save").arg(save);
+        c.arg("--metrics").arg(save.with_extension("jsonl"));
+        if latest(save).is_some() {
+            c.arg("--resume");
+        }
+        c
+    }
+
+    /// A run in which call `at` below `save` meets `kind`; gives the calls too, each with its path.
+    fn injected(&self, save: &Path, steps: u64, at: usize, kind: &str) -> (Output, Vec<String>) {
+        let log = self.at("calls");
+        let _ = fs::remove_file(&log);
+        let out = self
+            .command(save, steps)
+            .env("LD_PRELOAD", &self.shim)
+            .env("FAULT_FOLDER", save)
+            .env("FAULT_AT", at.to_string())
+            .env("FAULT_KIND", kind)
+            .env("FAULT_LOG", &log)
+            .output()
+            .unwrap();
+        let calls = fs::read_to_string(&log).unwrap_or_default();
+        (out, calls.lines().map(String::from).collect())
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Loss by step, to the bit; a step that was made twice must have come out alike.
+fn losses(metrics: &Path) -> BTreeMap<u64, String> {
+    let mut out = BTreeMap::new();
+    for line in fs::read_to_string(metrics).unwrap_or_default().lines() {
+        // The last line of a killed run may be cut.
+        let Ok(json) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let key = format!("{} {} {}", json["loss"], json["grad_norm"], json["samples"]);
+        let before = out.insert(json["step"].as_u64().unwrap(), key.clone());
+        assert!(before.is_none_or(|b| b == key), "{line}");
+    }
+    out
+}
+
+#[test]
+fn killed_at_any_moment_it_goes_on_as_if_nothing_had_been() {
+    let job = Job::new(&["checkpoint_factor=1", "keep_last_n_checkpoints=2"]);
+    const STEPS: u64 = 40;
+    let start = Instant::now();
+    assert!(job.command(&job.at("whole"), STEPS).output().unwrap().status.success());
+    let whole = start.elapsed();
+    let want = losses(&job.at("whole.jsonl"));
+    assert_eq!(want.len(), STEPS as usize);
+    let seed = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
+    let mut random = seed | 1;
+    let save = job.at("killed");
+    let mut got = BTreeMap::new();
+    let (mut kills, mut found) = (0, 0);
+    while kills < if all() { 50 } else { 10 } {
+        let mut run = job.command(&save, STEPS);
+        let mut child = run.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        std::thread::sleep(Duration::from_nanos(random % (whole.as_nanos() as u64 / 2)));
+        child.kill().unwrap();
+        let killed = child.wait().unwrap().signal() == Some(9);
+        kills += usize::from(killed);
+        if let Some(newest) = latest(&save) {
+            found += 1;
+            all_tensors(&newest);
+        }
+        let now = losses(&save.with_extension("jsonl"));
+        assert!(now.iter().all(|(step, loss)| want[step] == *loss), "seed {seed}");
+        got.extend(now);
+        if !killed {
+            // It was through: from the beginning.
+            fs::remove_dir_all(&save).unwrap();
+            fs::remove_file(save.with_extension("jsonl")).unwrap();
+        }
+    }
+    assert!(found > kills / 2, "{found} of {kills} left a checkpoint");
+    assert!(job.command(&save, STEPS).output().unwrap().status.success());
+    assert_eq!(losses(&save.with_extension("jsonl")), want);
+    let last = format!("global_step{STEPS}");
+    assert!(all_tensors(&save.join(&last)) == all_tensors(&job.at("whole").join(&last)));
+    let left = |e: fs::DirEntry| e.file_name().to_string_lossy().ends_with(".tmp");
+    assert!(!fs::read_dir(&save).unwrap().any(|e| left(e.unwrap())));
+}
+
+/// Step 1 is saved; then the run that saves step 2 (and, while it lasts, removes step 1) meets a fault at each call.
+#[test]
+fn no_fault_of_a_disk_loses_a_checkpoint_or_makes_a_bad_one() {
+    let job = Job::new(&["num_layers=1", "checkpoint_factor=1", "keep_last_n_checkpoints=1"]);
+    let (base, save) = (job.at("base"), job.at("save"));
+    assert!(job.command(&base, 1).output().unwrap().status.success());
+    let one = all_tensors(&base.join("global_step1"));
+    copy(&base, &save);
+    let (out, calls) = job.injected(&save, 2, usize::MAX, "");
+    assert!(out.status.success());
+    let two = all_tensors(&save.join("global_step2"));
+    assert!(one != two && !save.join("global_step1").exists());
+    let names = ["write ", "fsync ", "rename ", "mkdir ", "unlink ", "unlinkat "];
+    for name in names {
+        assert!(calls.iter().any(|c| c.starts_with(name)), "no {name}in {calls:?}");
+    }
+    let tensor_writes: Vec<usize> = (0..calls.len())
+        .filter(|n| calls[*n].starts_with("write ") && calls[*n].ends_with(".safetensors"))
+        .collect();
+    // Between header and last tensor all writes are alike.
+    let alike = |n: &usize| tensor_writes[2..tensor_writes.len() - 1].contains(n);
+    let mut made = 0;
+    for (n, call) in calls.iter().enumerate() {
+        let write = call.starts_with("write ");
+        if call.contains(".probe.") || !all() && alike(&n) && n % 16 != 0 {
+            continue;
+        }
+        for kind in ["kill", "after", "enospc", "eio", "short", "flip"] {
+            if !write && ["short", "flip"].contains(&kind) {
+                continue;
+            }
+            made += 1;
+            copy(&base, &save);
+            let (out, seen) = job.injected(&save, 2, n, kind);
+            let told = String::from_utf8_lossy(&out.stderr).into_owned();
+            let about = format!("{kind} at {n}, {call}: {told}");
+            assert_eq!(seen.get(n).map(|c| c.split(' ').next()), Some(call.split(' ').next()));
+            let newest = latest(&save).expect(&about);
+            if kind == "flip" && out.status.success() {
+                let first = damage(&newest);
+                // What `latest` says is checked against the folders themselves.
+                let harmless = call.contains(".latest.");
+                assert_eq!(first.is_none(), harmless, "{about}");
+                let damage = first.unwrap_or_default();
+                assert!(harmless || damage.contains("global_step2"), "{about}: {damage}");
+                assert!(!tensor_writes.contains(&n) || named(&damage), "{about}: {damage}");
+                continue;
+            }
+            let found = all_tensors(&newest);
+            assert!(found == one || found == two, "{about}");
+            match kind {
+                "kill" | "after" => assert_eq!(out.status.signal(), Some(9), "{about}"),
+                "short" => assert!(out.status.success() && found == two, "{about}"),
+                // Leaving something behind is no failure.
+                _ if out.status.success() => assert!(found == two, "{about}"),
+                "flip" => assert_eq!(out.status.code(), Some(3), "{about}"),
+                _ => {
+                    assert_eq!(out.status.code(), Some(5), "{about}");
+                    assert!(told.contains("error[NXR0001]") && told.contains("/save"), "{about}");
+                    assert!(!tensor_writes.contains(&n) || named(&told), "{about}");
+                }
+            }
+        }
+    }
+    eprintln!("{made} faults at {} calls", calls.len());
+}
+
+/// Whether a message names a tensor of the file, or what stands before them.
+fn named(told: &str) -> bool {
+    ["gpt_neox.", "embed_out.", "header"].iter().any(|what| told.contains(what))
+}
+
+/// The error of reading a whole checkpoint.
+fn damage(folder: &Path) -> Option<String> {
+    let read = || {
+        let reader = Reader::open(folder)?;
+        let mut whole = vec![];
+        reader.manifest.tensors.keys().try_for_each(|name| reader.read(name, &mut whole))
+    };
+    read().err().map(|e| e.to_string())
+}
+
+/// A disk so slow that steps wait for it: what is saved is still the step's own.
+#[test]
+fn a_slow_disk_delays_steps_and_changes_nothing() {
+    let job = Job::new(&["num_layers=1", "checkpoint_factor=1"]);
+    let (fast, slow) = (job.at("fast"), job.at("slow"));
+    assert!(job.command(&fast, 4).output().unwrap().status.success());
+    let (out, _) = job.injected(&slow, 4, 0, "slow");
+    assert!(out.status.success());
+    for step in 1..=4 {
+        let name = format!("global_step{step}");
+        assert!(all_tensors(&fast.join(&name)) == all_tensors(&slow.join(&name)), "{name}");
+    }
+    let text = fs::read_to_string(slow.with_extension("jsonl")).unwrap();
+    let waited: Vec<f64> = text
+        .lines()
+        .map(|l| {
+            let json: serde_json::Value = serde_json::from_str(l).unwrap();
+            json["checkpoint_seconds"].as_f64().unwrap()
+        })
+        .collect();
+    assert!(waited[0] == 0.0 && waited[1..].iter().all(|s| *s > 0.1), "{waited:?}");
+}
