@@ -8,6 +8,7 @@
 //! - [`codes`]: what each error code means.
 //! - [`ranks`], [`collectives`]: several ranks in one process.
 //! - [`progress`]: what a person sees of a run.
+//! - [`profile`]: what a step's time goes to.
 //! - [`generate`]: samples of text from a trained model.
 
 mod backoff;
@@ -19,6 +20,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod generate;
+pub mod profile;
 pub mod progress;
 pub mod ranks;
 pub mod signals;

@@ -68,6 +68,16 @@ impl<'a> Ranks<'a> {
         self.devices.iter().map(Device::width).sum()
     }
 
+    /// Notes from now on what every rank does when, with room for `events` each.
+    pub fn log(&mut self, origin: std::time::Instant, events: usize) {
+        self.devices.iter_mut().for_each(|d| d.log(origin, events));
+    }
+
+    /// What each rank did since [`Ranks::log`].
+    pub fn logged(&self) -> Vec<&[crate::device::Event]> {
+        self.devices.iter().map(CpuDevice::logged).collect()
+    }
+
     /// Runs a program on every rank and returns when all are done.
     pub fn run(&mut self, program: &str) -> Result<(), RuntimeError> {
         if let [only] = &mut self.devices[..] {

@@ -8,7 +8,7 @@ mod stages;
 use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::eval;
-use neoxc_ir::op::Class;
+use neoxc_ir::op::{Class, Cost, RuleCx};
 use neoxc_ir::{Attrs, Dim, Function, Module, Op, ValueId};
 use neoxc_plan::{
     Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Schedule,
@@ -341,6 +341,26 @@ fn place_of(f: &Function, v: ValueId) -> Option<String> {
     Emitter::places(&op.attrs).ok()?.get(at).cloned()
 }
 
+/// What one launch of a kernel function computes and moves. A single op knows what it touches of its operands, such
+/// as rows of a table; of several, what goes in and comes out goes through memory, and nothing between them.
+fn work(m: &Module, f: &Function) -> Cost {
+    let types = |ids: &[ValueId]| -> Vec<_> { ids.iter().map(|v| f.ty(*v).clone()).collect() };
+    let ops = f.ops.iter().filter(|op| op.kind.0.class() != Class::View);
+    let costs: Vec<Cost> = ops
+        .map(|op| {
+            let (operands, results) = (types(&op.operands), types(&op.results));
+            let attrs = &op.attrs;
+            let cx = RuleCx { operands: &operands, results: &results, attrs, module: Some(m) };
+            op.kind.0.cost(&cx)
+        })
+        .collect();
+    let whole = f.params.iter().chain(&f.results).map(|v| f.ty(*v).bytes() as f64).sum();
+    Cost {
+        flops: costs.iter().map(|c| c.flops).sum(),
+        bytes: if let [one] = &costs[..] { one.bytes } else { whole },
+    }
+}
+
 /// What the driver adds to a plan.
 pub struct Extras {
     /// Compiler version.
@@ -484,6 +504,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         .map(|k| {
             let f = functions[k.symbol.as_str()];
             let size = |v: &ValueId| f.ty(*v).bytes() as u64;
+            let work = work(m, f);
             neoxc_plan::Kernel {
                 name: k.symbol.clone(),
                 family: f.attrs.str("neox.kernel").unwrap_or_default().to_string(),
@@ -492,6 +513,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
                 args: f.params.iter().chain(&f.results).map(size).collect(),
                 operands: f.params.len(),
                 loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
+                flops: work.flops as u64,
+                bytes: work.bytes as u64,
             }
         })
         .collect();

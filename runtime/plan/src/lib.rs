@@ -156,7 +156,7 @@ impl Parameter {
 }
 
 /// A compiled kernel.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kernel {
     /// Symbol.
     pub name: String,
@@ -172,6 +172,12 @@ pub struct Kernel {
     pub operands: usize,
     /// YAML places it came from.
     pub loc: String,
+    /// Floating-point operations of one launch.
+    #[serde(default)]
+    pub flops: u64,
+    /// Bytes that a launch has to read and write, each once.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// A named input or output of a program.

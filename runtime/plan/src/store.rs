@@ -202,6 +202,7 @@ mod tests {
             args: vec![16, 16],
             operands: 1,
             loc: "a.yml:1:2".into(),
+            ..Kernel::default()
         };
         let a = |offset| Address { segment: 0, offset, strides: vec![(0, 64)] };
         let launch = Instr::Launch { kernel: 0, args: vec![a(0), a(16)], loc: "a.yml:1:2".into() };

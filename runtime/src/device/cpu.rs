@@ -9,6 +9,7 @@ use neoxc_plan::{Address, Exchange, Instr, Plan};
 use super::Device;
 use super::gate::{Gate, Loan};
 use super::limits;
+use super::log::{Event, Log, What, done, now};
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use super::staged::{Action, Staged};
@@ -64,8 +65,8 @@ pub struct CpuDevice {
     events: Vec<(usize, Ticket)>,
     /// The other ranks, if there are any.
     others: Option<Box<dyn Collectives>>,
-    /// Seconds per kernel when profiling.
-    profile: Option<Vec<(u64, f64)>>,
+    /// What was done when, if someone wants to know.
+    log: Option<Log>,
     // Kept last: symbols point into it.
     _library: libloading::Library,
     // The loader knows libraries by path, here /proc/self/fd/N: N must stay taken while one is loaded.
@@ -169,7 +170,7 @@ impl CpuDevice {
             index: vec![0; 32],
             events: vec![Default::default(); plan.events()],
             others,
-            profile: None,
+            log: None,
             _library: library,
             _file: file,
         };
@@ -201,35 +202,41 @@ impl CpuDevice {
         let others = self.others.as_deref().ok_or_else(lost)?;
         let (stride, axis, gate) = (staged.stride, staged.axis, &*self.gate);
         let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
-        let (events, profile) = (&mut self.events, &mut self.profile);
-        staged.each(&mut |action, at| match action {
-            Action::Run(part) => {
-                index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
-                execute(parts[*part], pool, pointers, index, events, gate, Some(others), profile)
-            }
-            // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
-            // slot again only after the value in it was taken, and to pair every gift with one that
-            // takes it.
-            Action::Send { forward, lane, base } => unsafe {
-                let from = (base + at.slot * stride) as *const f32;
-                others.send(axis, (*forward, *lane), from, at.slots - 1)
-            },
-            // SAFETY: as above.
-            Action::Receive { forward, lane, base, elements } => unsafe {
-                let to = (base + at.slot * stride) as *mut f32;
-                others.receive(axis, (*forward, *lane), to, *elements)
-            },
+        let (events, log) = (&mut self.events, &mut self.log);
+        staged.each(&mut |action, at| {
+            let start = now(log);
+            let moved = match action {
+                Action::Run(part) => {
+                    index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
+                    let steps = parts[*part];
+                    return execute(steps, pool, pointers, index, events, gate, Some(others), log);
+                }
+                // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
+                // slot again only after the value in it was taken, and to pair every gift with one that
+                // takes it.
+                Action::Send { forward, lane, base } => unsafe {
+                    let from = (base + at.slot * stride) as *const f32;
+                    others.send(axis, (*forward, *lane), from, at.slots - 1)
+                },
+                // SAFETY: as above.
+                Action::Receive { forward, lane, base, elements } => unsafe {
+                    let to = (base + at.slot * stride) as *mut f32;
+                    others.receive(axis, (*forward, *lane), to, *elements)
+                },
+            };
+            done(log, What::Exchange(axis as u32), start);
+            moved
         })
     }
 
-    /// Starts to measure the time of each kernel.
-    pub fn profile(&mut self, kernels: usize) {
-        self.profile = Some(vec![(0, 0.0); kernels]);
+    /// Notes from now on what is done when, in seconds after `origin`, with room for `events`.
+    pub fn log(&mut self, origin: std::time::Instant, events: usize) {
+        self.log = Some(Log::new(origin, events));
     }
 
-    /// Launches and seconds per kernel since [`CpuDevice::profile`].
-    pub fn profiled(&self) -> &[(u64, f64)] {
-        self.profile.as_deref().unwrap_or(&[])
+    /// What was done since [`CpuDevice::log`].
+    pub fn logged(&self) -> &[Event] {
+        self.log.as_ref().map_or(&[], Log::events)
     }
 
     /// Bytes of a segment, for checkpoints.
@@ -327,7 +334,7 @@ fn execute(
     events: &mut [(usize, Ticket)],
     gate: &Gate,
     others: Option<&dyn Collectives>,
-    profile: &mut Option<Vec<(u64, f64)>>,
+    log: &mut Option<Log>,
 ) -> Result<(), RuntimeError> {
     for step in steps {
         match step {
@@ -338,15 +345,11 @@ fn execute(
                 for (slot, at) in pointers.iter_mut().zip(args) {
                     *slot = here(at, index) as *mut u8;
                 }
-                let start = profile.as_ref().map(|_| std::time::Instant::now());
+                let start = now(log);
                 // SAFETY: a validated plan keeps every argument inside its segment; the compiler
                 // checked that no kernel overwrites what it reads.
                 unsafe { pool.launch(*entry, pointers.as_ptr(), *tasks) };
-                if let (Some(p), Some(start)) = (profile.as_mut(), start) {
-                    let slot = &mut p[*name as usize];
-                    slot.0 += 1;
-                    slot.1 += start.elapsed().as_secs_f64();
-                }
+                done(log, What::Kernel(*name), start);
             }
             Step::Exchange { kind, axis, shape, from, to, event, updates } => {
                 let Some(others) = others else { continue };
@@ -355,6 +358,7 @@ fn execute(
                 }
                 let from = here(from, index) as *mut f32;
                 let to = here(to, index) as *mut f32;
+                let start = now(log);
                 // SAFETY: a validated plan keeps both inside their segments and leaves them alone until
                 // the exchange is waited for, the compiler keeps them apart, and all ranks of a group
                 // make the same exchanges in the same order.
@@ -371,17 +375,20 @@ fn execute(
                         }
                     }
                 }
+                done(log, What::Exchange(*axis as u32), start);
             }
             Step::Wait(event) => {
                 let Some(others) = others else { continue };
                 let (axis, ticket) = events[*event];
+                let start = now(log);
                 // SAFETY: a validated plan waits once for every exchange that it has started.
                 unsafe { others.wait(axis, ticket)? };
+                done(log, What::Exchange(axis as u32), start);
             }
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
                     index[*depth] = if *reverse { count - 1 - i } else { i };
-                    execute(body, pool, pointers, index, events, gate, others, profile)?;
+                    execute(body, pool, pointers, index, events, gate, others, log)?;
                 }
             }
         }
@@ -410,7 +417,7 @@ impl Device for CpuDevice {
             &mut self.events,
             &self.gate,
             self.others.as_deref(),
-            &mut self.profile,
+            &mut self.log,
         )
     }
 

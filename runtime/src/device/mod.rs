@@ -3,12 +3,14 @@
 mod cpu;
 mod gate;
 mod limits;
+mod log;
 mod memory;
 mod pool;
 mod staged;
 
 pub use cpu::{CpuDevice, check_memory};
 pub use gate::{Gate, Loan};
+pub use log::{Event, What};
 pub use memory::Segment;
 
 use crate::RuntimeError;

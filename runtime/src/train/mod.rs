@@ -6,5 +6,6 @@ mod run;
 mod saver;
 pub mod settings;
 
+pub(crate) use run::Trainer;
 pub use run::{Observer, Options, StepReport, Summary, train};
 pub use settings::Settings;

@@ -93,9 +93,10 @@ pub struct Summary {
     pub stopped: bool,
 }
 
-struct Trainer<'a> {
+/// A plan's ranks, and what feeds them.
+pub(crate) struct Trainer<'a> {
     plan: &'a Plan,
-    ranks: Ranks<'a>,
+    pub(crate) ranks: Ranks<'a>,
     settings: Settings,
     tokens: Vec<i32>,
     labels: Vec<i32>,
@@ -111,9 +112,26 @@ fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), std::mem::size_of_val(values)) }
 }
 
-impl Trainer<'_> {
+impl<'a> Trainer<'a> {
+    /// Allocates the ranks' memory; the tokens of a step are made up until [`Trainer::read`] is given data.
+    pub(crate) fn new(plan: &'a Plan, threads: usize) -> Result<Trainer<'a>, RuntimeError> {
+        let settings = Settings::of(plan)?;
+        let n = (settings.global_batch() as usize) * settings.seq_length;
+        Ok(Trainer {
+            plan,
+            ranks: Ranks::new(plan, threads.max(1))?,
+            tokens: vec![0; n],
+            labels: vec![0; n],
+            mask: vec![1.0; n],
+            sample: vec![0; settings.seq_length + 1],
+            end_of_text: None,
+            cursor: 0,
+            settings,
+        })
+    }
+
     /// Start values depend on seed, name and index: every rank takes its part of the whole tensor.
-    fn start_values(&mut self) {
+    pub(crate) fn start_values(&mut self) {
         let mut whole = vec![];
         for p in &self.plan.tables.parameters {
             whole.resize((p.elements() * 4) as usize, 0);
@@ -199,7 +217,12 @@ impl Trainer<'_> {
         self.ranks.put_layers("train_step")
     }
 
-    fn step(&mut self, data: Option<&TokenDataset>, step: u64) -> Result<StepReport, RuntimeError> {
+    /// One optimizer step, on `data` or on made-up tokens.
+    pub(crate) fn step(
+        &mut self,
+        data: Option<&TokenDataset>,
+        step: u64,
+    ) -> Result<StepReport, RuntimeError> {
         let start = Instant::now();
         let batch = self.settings.global_batch();
         let ids = self.read(data, self.cursor, batch as usize)?;
@@ -337,18 +360,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     } else {
         None
     };
-    let n = (settings.global_batch() as usize) * settings.seq_length;
-    let mut t = Trainer {
-        plan,
-        ranks: Ranks::new(plan, o.threads.max(1))?,
-        tokens: vec![0; n],
-        labels: vec![0; n],
-        mask: vec![1.0; n],
-        sample: vec![0; settings.seq_length + 1],
-        end_of_text,
-        cursor: 0,
-        settings,
-    };
+    let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads)? };
     let done = t.begin(o.resume, save.as_deref())?;
     let mut metrics = match &o.metrics {
         None => None,

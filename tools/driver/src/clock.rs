@@ -48,8 +48,6 @@ impl Times {
 pub struct Clock<'a> {
     /// The plan.
     pub plan: &'a Plan,
-    /// FLOPs of each kernel of the plan.
-    pub flops: &'a [f64],
     /// The ranks' rates.
     pub machine: Machine,
 }
@@ -81,9 +79,9 @@ impl Clock<'_> {
         for instr in body {
             let wait = match instr {
                 Instr::Launch { kernel, .. } => {
-                    let bytes: u64 = self.plan.tables.kernels[*kernel].args.iter().sum();
-                    let flops = self.flops.get(*kernel).copied().unwrap_or(0.0);
-                    let seconds = self.machine.kernel_seconds(flops, bytes as f64);
+                    let kernel = &self.plan.tables.kernels[*kernel];
+                    let (flops, bytes) = (kernel.flops as f64, kernel.bytes as f64);
+                    let seconds = self.machine.kernel_seconds(flops, bytes);
                     out.kernels += seconds;
                     now += seconds;
                     continue;
@@ -144,6 +142,8 @@ mod tests {
             args: vec![],
             operands: 0,
             loc: "-".into(),
+            flops: 2,
+            bytes: 0,
         };
         let mut plan = Plan::default();
         plan.tables.kernels = vec![kernel];
@@ -153,7 +153,7 @@ mod tests {
         machine.rates.f32_flops = 1e3;
         machine.within = Link { bandwidth: 8e6, latency: 0.0 };
         let body = parse_program(text, &["a".to_string()], &["k".to_string()]).unwrap();
-        Clock { plan: &plan, flops: &[2.0], machine }.times(&body)
+        Clock { plan: &plan, machine }.times(&body)
     }
 
     fn on_link(t: &Times, axis: &str) -> (f64, f64) {

@@ -51,8 +51,6 @@ pub struct Compiled {
     pub notes: Vec<(String, String)>,
     /// FLOPs of each program of one rank, run once.
     pub program_flops: std::collections::BTreeMap<String, f64>,
-    /// FLOPs of each kernel of the plan, run once.
-    pub kernel_flops: Vec<f64>,
     /// The part of a step that stages wait, if backward takes twice as long as forward.
     pub bubble: f64,
     /// Distinct kernels, launches in the programs' text, and cache hits.
@@ -242,7 +240,6 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     };
     let program_flops =
         plan.programs.iter().map(|p| (p.name.clone(), flops::of_entry(&m, &p.name))).collect();
-    let kernel_flops = plan.tables.kernels.iter().map(|k| flops::of_entry(&m, &k.name)).collect();
     let bubble = match plan.tables.schedules.get("train_step") {
         None => 0.0,
         Some(s) => {
@@ -250,5 +247,5 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
             Schedule::train(kind, s.stages.len(), s.chunks(), micro).bubble()
         }
     };
-    Ok(Compiled { plan, phases_ms, notes, program_flops, kernel_flops, bubble, kernels })
+    Ok(Compiled { plan, phases_ms, notes, program_flops, bubble, kernels })
 }

@@ -59,7 +59,7 @@ struct Count {
 pub fn classes(compiled: &Compiled, cluster: &Cluster) -> Vec<RankClass> {
     let (plan, flops) = (&compiled.plan, &compiled.program_flops);
     let machine = cluster.machine();
-    let clock = Clock { plan, flops: &compiled.kernel_flops, machine };
+    let clock = Clock { plan, machine };
     let stages = plan.along("pipe", 0).0;
     let mut out: Vec<(Count, RankClass)> = vec![];
     for stage in 0..stages {

@@ -57,6 +57,31 @@ pub enum Command {
     /// Look into checkpoints.
     #[command(subcommand)]
     Inspect(Inspect),
+    /// Measure what a step's time goes to, kernel by kernel, beside what this machine can do.
+    Profile(Profile),
+}
+
+/// `neoxc profile`.
+#[derive(Debug, Args)]
+pub struct Profile {
+    /// The plan; it is trained on made-up tokens, and nothing is saved.
+    #[arg(long, value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Steps that are measured, after two that are not.
+    #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Rows to print; 0 for all.
+    #[arg(long, default_value_t = 20, value_name = "N")]
+    pub top: usize,
+    /// Write the last step to FILE, for chrome://tracing or Perfetto.
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What to look into.

@@ -48,6 +48,7 @@ fn main() -> ExitCode {
         Command::Dump(a) => commands::dump::run(&a),
         Command::Explain(a) => commands::explain::run(&a),
         Command::Opt(a) => commands::opt::run(&a),
+        Command::Profile(a) => commands::profile::run(&a),
         Command::Dialect => commands::dialect(),
         Command::Tokenizer(a) => commands::text::tokenizer(a),
         Command::Data(a) => commands::text::data(a),

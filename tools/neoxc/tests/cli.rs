@@ -173,6 +173,20 @@ fn from_text_to_a_sample() {
     assert!(told.contains("bytes at grads+0"), "{told}");
     assert!(ok(f, &["dump", "--plan", "plan", "--phase", "kernels"]).contains("llvm.intr.fma"));
 
+    // Every launch of a step is in the trace of the last one, and counted.
+    let profile = ["profile", "--plan", "plan", "--steps", "2", "--json", "--trace", "trace.json"];
+    let profile: serde_json::Value = serde_json::from_str(&ok(f, &profile)).unwrap();
+    let trace = std::fs::read_to_string(f.join("trace.json")).unwrap();
+    let trace: Vec<serde_json::Value> = serde_json::from_str(&trace).unwrap();
+    let rows = profile["rows"].as_array().unwrap();
+    let launches = |r: &serde_json::Value| r["launches"].as_f64().unwrap();
+    assert!(rows.len() > 20, "{profile}");
+    assert_eq!(rows.iter().map(launches).sum::<f64>(), trace.len() as f64);
+    let product = rows.iter().find(|r| r["name"].as_str().unwrap().starts_with("matmul")).unwrap();
+    assert!(product["line"].as_str().unwrap().starts_with("model.yml:"), "{product}");
+    assert!(product["gflops"].as_f64() > Some(0.0), "{product}");
+    fails(f, 5, &["profile", "--plan", "plan", "--trace", "no/t.json"]);
+
     ok(f, &["convert", "neox-to-hf", "ck/global_step8", "hf"]);
     ok(f, &["convert", "hf-to-neox", "hf", "back"]);
     let tree = ok(f, &["inspect", "checkpoint", "back/global_step0"]);

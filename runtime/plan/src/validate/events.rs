@@ -149,6 +149,7 @@ mod tests {
             args: vec![64, 64],
             operands: 1,
             loc: "-".into(),
+            ..Kernel::default()
         };
         let mut plan = Plan::default();
         plan.tables.kernels = vec![kernel];

@@ -9,6 +9,7 @@ pub mod explain;
 pub mod generate;
 pub mod inspect;
 pub mod opt;
+pub mod profile;
 pub mod run;
 pub mod text;
 

@@ -1,0 +1,189 @@
+//! `neoxc profile`: what a step's time goes to, kernel by kernel, beside what this machine can do at most.
+
+mod limits;
+mod trace;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use neoxc_plan::{ENDS, Plan};
+use serde::Serialize;
+
+pub use limits::Limits;
+
+use crate::RuntimeError;
+use crate::device::{Event, What};
+use crate::train::Trainer;
+
+/// How to profile.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Steps that are measured; two before them are not.
+    pub steps: u64,
+    /// Threads.
+    pub threads: usize,
+    /// File for a Chrome trace of the last step.
+    pub trace: Option<PathBuf>,
+}
+
+/// One kernel, or the exchanges along one axis.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Row {
+    /// The kernel's name, or the axis.
+    pub name: String,
+    /// The kernel's family, or `exchange`.
+    pub family: String,
+    /// YAML places that the kernel came from.
+    pub line: String,
+    /// Launches of a step, on all ranks.
+    pub launches: f64,
+    /// Milliseconds of a step, the mean of the ranks.
+    pub ms: f64,
+    /// Part of the step.
+    pub share: f64,
+    /// 10⁹ operations per second while it ran, on one rank.
+    pub gflops: f64,
+    /// 10⁹ bytes per second while it ran, on one rank.
+    pub gbytes: f64,
+    /// The least time by the limits, divided by the time that it took; above 1 where data came from caches.
+    pub of_limit: f64,
+}
+
+/// What a step's time goes to.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Profile {
+    /// Milliseconds of a step: the median.
+    pub step_ms: f64,
+    /// Milliseconds outside of kernels and exchanges: reading data, and between launches.
+    pub other_ms: f64,
+    /// Part of the least time by the limits that the whole step takes.
+    pub of_limit: f64,
+    /// What the machine can do with all threads.
+    pub limits: Limits,
+    /// The longest first.
+    pub rows: Vec<Row>,
+}
+
+/// Steps before those that are measured: pages are touched, caches are filled.
+const WARM_UP: u64 = 2;
+
+/// Trains a few steps on made-up tokens, and measures every launch.
+pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
+    // A file that cannot be written is noticed now.
+    let trace = match o.trace.as_deref() {
+        Some(path) => Some((path, trace::create(path)?)),
+        None => None,
+    };
+    let mut t = Trainer::new(plan, o.threads)?;
+    t.start_values();
+    for step in 1..=WARM_UP {
+        t.step(None, step)?;
+    }
+    // Enough for most plans: a log that is full grows, which a step would notice.
+    t.ranks.log(Instant::now(), 1 << 16);
+    let (mut seconds, mut last) = (vec![], 0.0);
+    let origin = Instant::now();
+    for step in WARM_UP + 1..=WARM_UP + o.steps {
+        last = origin.elapsed().as_secs_f64();
+        seconds.push(t.step(None, step)?.step_seconds);
+    }
+    let logs = t.ranks.logged();
+    if let Some((path, file)) = trace {
+        let of_last: Vec<&[Event]> =
+            logs.iter().map(|log| &log[log.partition_point(|e| e.start < last)..]).collect();
+        trace::write(file, plan, &of_last).map_err(RuntimeError::io("write", path))?;
+    }
+    seconds.sort_by(f64::total_cmp);
+    let step = seconds[seconds.len() / 2];
+    let limits = Limits::measure(t.ranks.width());
+    Ok(summary(plan, &logs, o.steps as f64, step, limits))
+}
+
+/// Adds up logs of so many steps, one log per rank.
+fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits) -> Profile {
+    let mut sums: BTreeMap<What, (f64, f64)> = BTreeMap::new();
+    for e in logs.iter().flat_map(|log| log.iter()) {
+        let slot = sums.entry(e.what).or_default();
+        *slot = (slot.0 + 1.0, slot.1 + e.seconds);
+    }
+    let ranks = logs.len() as f64;
+    let each = limits.part(1.0 / ranks);
+    let (mut rows, mut least) = (vec![], 0.0);
+    for (what, (count, seconds)) in sums {
+        let mut row = Row {
+            name: String::new(),
+            family: "exchange".into(),
+            line: String::new(),
+            launches: count / steps,
+            ms: 1e3 * seconds / steps / ranks,
+            share: seconds / steps / ranks / step,
+            gflops: 0.0,
+            gbytes: 0.0,
+            of_limit: 0.0,
+        };
+        match what {
+            What::Exchange(axis) => row.name = axis_name(plan, axis).to_string(),
+            What::Kernel(k) => {
+                let k = &plan.tables.kernels[k as usize];
+                let (flops, bytes) = (k.flops as f64, k.bytes as f64);
+                let at_least = count * each.seconds(flops, bytes);
+                (row.name, row.family, row.line) =
+                    (k.name.clone(), k.family.clone(), k.loc.clone());
+                row.gflops = 1e-9 * count * flops / seconds;
+                row.gbytes = 1e-9 * count * bytes / seconds;
+                row.of_limit = at_least / seconds;
+                least += at_least / steps / ranks;
+            }
+        }
+        rows.push(row);
+    }
+    rows.sort_by(|a, b| b.ms.total_cmp(&a.ms));
+    let known: f64 = rows.iter().map(|r| r.ms).sum();
+    Profile {
+        step_ms: 1e3 * step,
+        other_ms: (1e3 * step - known).max(0.0),
+        of_limit: least / step,
+        limits,
+        rows,
+    }
+}
+
+/// The name of a mesh axis by its number.
+fn axis_name(plan: &Plan, axis: u32) -> &str {
+    plan.tables.mesh.get(axis as usize).map_or(ENDS, |(name, _)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use neoxc_plan::Kernel;
+
+    use super::*;
+
+    /// Two ranks, two steps: 3 launches of one kernel each and one exchange, by hand.
+    #[test]
+    fn rows_are_means_of_a_step() {
+        let kernel = Kernel { name: "k".into(), flops: 4_000, bytes: 100, ..Kernel::default() };
+        let mut plan = Plan::default();
+        plan.tables.kernels = vec![kernel];
+        plan.tables.mesh = vec![("data".into(), 2)];
+        let launch = |start| Event { what: What::Kernel(0), start, seconds: 0.002 };
+        let exchange = Event { what: What::Exchange(0), start: 0.0, seconds: 0.001 };
+        let log = [launch(0.0), launch(0.1), launch(0.2), exchange];
+        let limits = Limits { f32_flops: 8e6, memory_bytes: 1e6 };
+        let p = summary(&plan, &[&log, &log], 2.0, 0.004, limits);
+        let [k, x] = &p.rows[..] else { panic!("{p:?}") };
+        assert_eq!((k.name.as_str(), k.launches, k.ms), ("k", 3.0, 3.0));
+        assert_eq!((x.name.as_str(), x.launches, x.ms), ("data", 1.0, 0.5));
+        // 4,000 operations in 2 ms; a rank has half of the limit: at least 1 ms.
+        assert!((k.gflops - 0.002).abs() < 1e-12 && (k.gbytes - 5e-5).abs() < 1e-12, "{k:?}");
+        assert!((k.of_limit - 0.5).abs() < 1e-12 && (p.other_ms - 0.5).abs() < 1e-12, "{p:?}");
+        assert!((p.of_limit - 1.5 / 4.0).abs() < 1e-12, "{p:?}");
+    }
+
+    #[test]
+    fn the_machine_does_something() {
+        let l = Limits::measure(2);
+        assert!(l.f32_flops > 1e6 && l.memory_bytes > 1e6, "{l:?}");
+    }
+}

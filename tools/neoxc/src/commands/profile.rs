@@ -1,0 +1,62 @@
+//! `neoxc profile`.
+
+use neoxc_plan::Plan;
+use neoxc_runtime::profile::{Options, Profile, profile};
+
+use super::threads;
+use crate::Failure;
+use crate::cli::Profile as Args;
+
+/// Measures a plan's kernels on this machine.
+pub fn run(a: &Args) -> Result<(), Failure> {
+    let plan = Plan::open(&a.plan)?;
+    let options =
+        Options { steps: a.steps.into(), threads: threads(a.threads), trace: a.trace.clone() };
+    let p = profile(&plan, &options)?;
+    if a.json {
+        let text = serde_json::to_string_pretty(&p)
+            .map_err(|e| Failure::new(1, format!("error[NX0001]: {e}")))?;
+        println!("{text}");
+    } else {
+        print(&plan, &p, a.top);
+    }
+    if let Some(path) = &a.trace {
+        eprintln!("the last step is in {}", path.display());
+    }
+    Ok(())
+}
+
+fn print(plan: &Plan, p: &Profile, top: usize) {
+    let tokens = plan.tables.tokens_per_step as f64 / p.step_ms * 1e3;
+    println!(
+        "step {:.1} ms, {tokens:.0} tokens/s, {:.0} % of the limits",
+        p.step_ms,
+        100.0 * p.of_limit
+    );
+    println!(
+        "limits measured here: {:.0} GFLOP/s f32, {:.0} GB/s of copies",
+        1e-9 * p.limits.f32_flops,
+        1e-9 * p.limits.memory_bytes
+    );
+    println!(
+        "{:>9} {:>6} {:>8} {:>8} {:>7} {:>6}  kernel",
+        "ms", "share", "launches", "GFLOP/s", "GB/s", "limit"
+    );
+    let shown = if top == 0 { p.rows.len() } else { top.min(p.rows.len()) };
+    for r in &p.rows[..shown] {
+        let share = format!("{:.1} %", 100.0 * r.share);
+        let (limit, at) = match r.family.as_str() {
+            "exchange" => (String::new(), format!("exchanges and waiting: {}", r.name)),
+            _ => (format!("{:.0} %", 100.0 * r.of_limit), format!("{} at {}", r.name, r.line)),
+        };
+        println!(
+            "{:>9.3} {share:>6} {:>8.0} {:>8.1} {:>7.1} {limit:>6}  {at}",
+            r.ms, r.launches, r.gflops, r.gbytes
+        );
+    }
+    let more: f64 = p.rows[shown..].iter().map(|r| r.ms).sum();
+    if shown < p.rows.len() {
+        println!("{more:>9.3}  {} more (--top 0 shows all)", p.rows.len() - shown);
+    }
+    println!("{:>9.3}  between kernels", p.other_ms);
+}
