@@ -79,6 +79,8 @@ pub struct Emit {
     rounds_bf16: bool,
     /// Of values that were rounded to bfloat16: what a store of them writes.
     rounded: HashMap<usize, Val>,
+    /// Whether asking for cache lines ahead pays: GPUs hide latency by other threads.
+    pub prefetches: bool,
 }
 
 impl Emit {
@@ -92,6 +94,7 @@ impl Emit {
             loc: String::new(),
             rounds_bf16: false,
             rounded: HashMap::new(),
+            prefetches: false,
         }
     }
 
@@ -339,6 +342,18 @@ impl Emit {
         }
         let (tp, t) = (self.ty(Ty::Ptr), self.ty(v.ty));
         self.line(&format!("llvm.store {v}, {p} {{alignment = 4 : i64}} : {t}, {tp}"));
+    }
+
+    /// Asks for the cache line at `p`, which may lie anywhere: into the first-level cache, or (`far`) the second.
+    /// Nothing where that does not pay.
+    pub fn prefetch(&mut self, p: Val, far: bool) {
+        if !self.prefetches {
+            return;
+        }
+        let (tp, hint) = (self.ty(p.ty), if far { 2 } else { 3 });
+        self.line(&format!(
+            "\"llvm.intr.prefetch\"({p}) <{{cache = 1 : i32, hint = {hint} : i32, rw = 0 : i32}}> : ({tp}) -> ()"
+        ));
     }
 
     /// Number of this GPU thread within the whole grid.

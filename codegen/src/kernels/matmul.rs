@@ -20,7 +20,7 @@ use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Val};
 use grouped::Ranges;
-use schedule::{Access, CpuModel, Problem, Schedule};
+use schedule::{Access, Problem, Schedule};
 use tile::{Operand, Tile};
 
 /// One role's dims as a single index: size, and stride in an operand.
@@ -100,7 +100,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         false => None,
     };
-    let mut s = Schedule::choose(problem, CpuModel::of(lanes));
+    let mut s = Schedule::choose(problem, b.cpu);
     if ranges.is_some() {
         s.a = Access::Packed;
     }
@@ -254,6 +254,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                         );
                         b.nest(zero, across, 1, |b, j| {
                             let k = &mut b.k;
+                            if s.a == Access::Direct && source_a.step == 1 {
+                                a.prefetch(k, s.tile_rows, depth, j, across);
+                            }
                             let bo =
                                 Operand::at(k, s.b, source_b, n0, j, width, k0, depth, bp, lanes);
                             let row = k.scale(i, s.tile_rows);

@@ -28,6 +28,7 @@ use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
+use crate::x86::Cpu;
 
 /// A kernel ready to be compiled.
 #[derive(Debug, Clone)]
@@ -61,6 +62,8 @@ pub(crate) struct Body<'a> {
     scratch: Val,
     /// f32 lanes of the target.
     lanes: usize,
+    /// What shapes schedules.
+    cpu: Cpu,
 }
 
 impl Body<'_> {
@@ -200,6 +203,7 @@ fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kerne
 /// Builds the kernel of a kernel function for an x86 target.
 pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
     let (family, simple, mut k) = start(module, f)?;
+    k.prefetches = true;
     let args = k.argument(Ty::Ptr);
     let (begin, end) = (k.argument(Ty::I64), k.argument(Ty::I64));
     let scratch = k.argument(Ty::Ptr);
@@ -216,8 +220,8 @@ pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, Co
             k.load(ty, slot)
         })
         .collect();
-    let lanes = crate::x86::lanes(target);
-    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes };
+    let cpu = Cpu::of(target);
+    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes: cpu.lanes, cpu };
     let shape = emit_family(&family, &mut body)?;
     let signature = format!("{args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr");
     Ok(finish(f, &signature, body, &shape))
@@ -240,7 +244,9 @@ pub fn build_gpu(module: &Module, f: &Function, target: Target) -> Result<Kernel
     let (begin, end) = (k.min(thread, tasks), k.min(next, tasks));
     let own = k.mul(thread, stride);
     let scratch = k.element(scratch, own);
-    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes: crate::gpu::LANES };
+    let lanes = crate::gpu::LANES;
+    let cpu = Cpu { lanes, ..Cpu::of(Target::X86V3) };
+    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu };
     let shape = emit_family(&family, &mut body)?;
     Ok(finish(f, &parts.join(", "), body, &shape))
 }

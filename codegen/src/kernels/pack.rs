@@ -21,6 +21,11 @@ pub struct Source {
     pub aligned: bool,
 }
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+/// How many steps ahead lines are asked for: steps lie pages apart, where no hardware looks ahead.
+const PREFETCH_STEPS: usize = 12;
+
 /// Floats from one panel of a packed block to the next: a cache line apart from a round number, so
 /// that panels written side by side do not share one cache set.
 pub fn panel_stride(width: usize, depth: usize, lanes: usize) -> usize {
@@ -58,6 +63,7 @@ pub fn block(
         let at = k.add(k0, p);
         let at = k.scale(at, s.step);
         let line = k.element(s.base, at);
+        let ahead = k.element_at(line, PREFETCH_STEPS * s.step);
         let to = k.scale(p, width);
         let to = k.element(dst, to);
         k.loop_(zero, panels, 1, |k, j| {
@@ -65,6 +71,11 @@ pub fn block(
             let row = k.add(first, row);
             let at = k.scale(j, stride);
             let to = k.element(to, at);
+            for part in (0..width).step_by(LINE) {
+                let soon = k.element(ahead, row);
+                let soon = k.element_at(soon, part);
+                k.prefetch(soon, false);
+            }
             for part in (0..width).step_by(lanes) {
                 // Half a vector where that is all the panel is wide.
                 let count = (width - part).min(lanes);

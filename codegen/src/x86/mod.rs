@@ -4,6 +4,7 @@
 //! by its hash and rebuilt. Kernels compile in parallel; the result does not depend on the order.
 
 mod cache;
+mod cpu;
 pub(crate) mod link;
 
 use std::path::Path;
@@ -24,6 +25,7 @@ use crate::kernels::Kernel;
 use crate::lower::with_llvm;
 
 pub use cache::Cache;
+pub use cpu::Cpu;
 
 /// What a set of kernels became.
 #[derive(Debug)]

@@ -3,21 +3,7 @@
 //! Invariant: `block_depth`, which fixes the order of the sum, depends on the depth alone; so the
 //! bits of a result depend neither on the task shape nor on the number of threads.
 
-/// What a core's caches hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CpuModel {
-    /// f32 lanes of a vector register.
-    pub lanes: usize,
-    /// Bytes of second-level cache that packed panels of B may take.
-    pub panel_bytes: usize,
-}
-
-impl CpuModel {
-    /// AVX-512 machines have 1–2 MiB of second-level cache per core, AVX2 ones 256 KiB–1 MiB.
-    pub fn of(lanes: usize) -> CpuModel {
-        CpuModel { lanes, panel_bytes: if lanes == 16 { 1 << 20 } else { 256 << 10 } }
-    }
-}
+use crate::x86::Cpu;
 
 /// How the register tiles read an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,10 +52,10 @@ pub struct Problem {
     pub b: (usize, usize),
 }
 
-/// Longest block of the contraction: a tile's rows of A fit the first-level cache.
-const MOST_DEPTH: usize = 512;
-/// Bytes of partial results a task may keep between blocks of the contraction.
-const PARTIAL_BYTES: usize = 512 << 10;
+/// The longest contraction that is one block, whose sums never leave the registers.
+const ONE_BLOCK: usize = 512;
+/// Longest block of a longer one: a tile's rows of A and a panel of B fit the first-level cache together.
+const MOST_DEPTH: usize = 256;
 /// A block of an operand read in place may span this many bytes per step: more would not fit the
 /// first-level TLB.
 const DIRECT_STEP_BYTES: usize = 512;
@@ -85,12 +71,13 @@ const READ_DIRECT: f64 = 0.2;
 const PARTIAL: f64 = 0.25;
 /// Cycles to start a task.
 const TASK: f64 = 2000.0;
-/// How much each number of threads counts when tasks are sized.
-const THREADS: [(usize, f64); 3] = [(2, 0.6), (4, 0.25), (8, 0.15)];
+/// How much each number of tasks at a time counts when tasks are sized: all cores, or twice as many, as a
+/// core that others slow down should hold up little.
+const CORES: [(usize, f64); 2] = [(1, 0.7), (2, 0.3)];
 
 impl Schedule {
     /// The cheapest schedule by the model.
-    pub fn choose(p: Problem, cpu: CpuModel) -> Schedule {
+    pub fn choose(p: Problem, cpu: Cpu) -> Schedule {
         // Accumulators fill the register file, less what one step loads.
         let tiles: &[(usize, usize)] =
             if cpu.lanes == 16 { &[(8, 3), (8, 2)] } else { &[(6, 2), (4, 3)] };
@@ -98,7 +85,7 @@ impl Schedule {
             |(r, v): (usize, usize)| p.m.next_multiple_of(r) * p.n.next_multiple_of(v * cpu.lanes);
         let (tile_rows, tile_vectors) =
             tiles.iter().copied().min_by_key(|t| work(*t)).expect("the list of tiles is not empty");
-        let blocks = p.depth.div_ceil(MOST_DEPTH);
+        let blocks = if p.depth <= ONE_BLOCK { 1 } else { p.depth.div_ceil(MOST_DEPTH) };
         let block_depth = p.depth.div_ceil(blocks).next_multiple_of(cpu.lanes).min(p.depth);
         let blocks = p.depth.div_ceil(block_depth);
         let width = tile_vectors * cpu.lanes;
@@ -116,15 +103,15 @@ impl Schedule {
         let grouped = base.a == Access::Packed && p.m.is_multiple_of(base.group_rows);
         let unit = if grouped { base.group_rows } else { tile_rows };
         for rows in splits(p.m, unit, 1) {
-            // B's panels and the partial results must stay in cache.
-            let mut most = cpu.panel_bytes / (4 * block_depth);
+            // B's panels and the partial results must stay in the second-level cache.
+            let mut most = cpu.l2 / 2 / (4 * block_depth);
             if blocks > 1 {
-                most = most.min(PARTIAL_BYTES / (4 * rows));
+                most = most.min(cpu.l2 / 4 / (4 * rows));
             }
             let pieces = p.n.div_ceil(most.max(width));
             for columns in splits(p.n, width, pieces) {
                 let s = Schedule { task_rows: rows, task_columns: columns, ..base };
-                let cost = s.cycles(p, blocks, cpu.lanes);
+                let cost = s.cycles(p, blocks, cpu);
                 if cost < best.0 {
                     best = (cost, s);
                 }
@@ -133,13 +120,13 @@ impl Schedule {
         best.1
     }
 
-    /// Estimated cycles of the whole product, shared among a few threads.
-    fn cycles(&self, p: Problem, blocks: usize, lanes: usize) -> f64 {
+    /// Estimated cycles of the whole product times the cores that share it.
+    fn cycles(&self, p: Problem, blocks: usize, cpu: Cpu) -> f64 {
         let (rows, columns) = (p.m.div_ceil(self.task_rows), p.n.div_ceil(self.task_columns));
         let tasks = p.batch * rows * columns;
         let tile = (self.tile_rows * self.tile_vectors) as f64 / 2.0;
         // Ragged last tasks cost less; the whole ones bound the time.
-        let width = self.tile_vectors * lanes;
+        let width = self.tile_vectors * cpu.lanes;
         let tiles = (self.task_rows / self.tile_rows * (self.task_columns / width)) as f64;
         let depth = p.depth as f64;
         let element = |access, contiguous| match (access, contiguous) {
@@ -151,7 +138,8 @@ impl Schedule {
         let b = self.task_columns as f64 * depth * element(self.b, p.b.0 == 1);
         let partial = (self.task_rows * self.task_columns * (blocks - 1)) as f64 * PARTIAL;
         let task = TASK + tiles * tile * depth + a + b + partial;
-        THREADS.iter().map(|(n, weight)| weight * (n * tasks.div_ceil(*n)) as f64 * task).sum()
+        let rounds = |n: usize| (n * tasks.div_ceil(n)) as f64;
+        CORES.iter().map(|(n, weight)| weight * rounds(n * cpu.cores) * task).sum()
     }
 }
 
@@ -193,17 +181,21 @@ fn ways(stride: usize, rows: usize) -> usize {
 mod tests {
     use super::*;
 
+    fn cpu(lanes: usize) -> Cpu {
+        Cpu { lanes, l2: lanes << 16, cores: 8 }
+    }
+
     #[test]
     fn schedules_fit_the_machine() {
         for lanes in [8, 16] {
             for (m, n, depth) in [(1, 1, 1), (2048, 512, 2048), (512, 50304, 512), (7, 300, 5000)] {
                 let p = Problem { batch: 1, m, n, depth, a: (depth, 1), b: (depth, 1) };
-                let s = Schedule::choose(p, CpuModel::of(lanes));
+                let s = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
-                assert!(s.block_depth <= depth && s.block_depth <= MOST_DEPTH, "{s:?}");
+                assert!(s.block_depth <= depth && s.block_depth <= ONE_BLOCK, "{s:?}");
                 let panel = 4 * s.block_depth * s.task_columns;
-                assert!(panel <= 2 * CpuModel::of(lanes).panel_bytes, "{s:?}");
+                assert!(panel <= cpu(lanes).l2, "{s:?}");
             }
         }
     }
@@ -211,7 +203,7 @@ mod tests {
     #[test]
     fn large_products_have_work_for_several_threads() {
         let p = Problem { batch: 1, m: 2048, n: 2048, depth: 512, a: (512, 1), b: (512, 1) };
-        let s = Schedule::choose(p, CpuModel::of(16));
+        let s = Schedule::choose(p, cpu(16));
         assert!(p.m.div_ceil(s.task_rows) * p.n.div_ceil(s.task_columns) >= 8, "{s:?}");
         assert_eq!((s.tile_rows, s.a), (8, Access::Direct));
     }

@@ -11,6 +11,9 @@ use crate::emit::{Emit, Ty, Val};
 use crate::kernels::Body;
 use crate::kernels::pack::{Source, panel_stride};
 
+/// Floats of a cache line.
+const LINE: usize = 16;
+
 /// Where a tile finds an operand: element (row, step) is at `base + row·row + step·step`.
 #[derive(Debug, Clone, Copy)]
 pub struct Operand {
@@ -48,6 +51,26 @@ impl Operand {
                 Operand { base: k.element(source.base, at), row: source.row, step: source.step }
             }
         }
+    }
+
+    /// Asks for part `j` of `parts` of the next `rows` rows, contiguous along the contraction: they come while
+    /// the tiles of these rows are computed.
+    pub fn prefetch(self, k: &mut Emit, rows: usize, depth: usize, j: Val, parts: Val) {
+        let lines = k.int(depth.div_ceil(LINE) as i64);
+        let (lo, hi) = {
+            let one = k.int(1);
+            let next = k.add(j, one);
+            let (lo, hi) = (k.mul(j, lines), k.mul(next, lines));
+            (k.div(lo, parts), k.div(hi, parts))
+        };
+        k.loop_(lo, hi, 1, |k, line| {
+            let step = k.scale(line, LINE);
+            let first = k.element(self.base, step);
+            for row in rows..2 * rows {
+                let p = k.element_at(first, row * self.row);
+                k.prefetch(p, true);
+            }
+        });
     }
 
     /// Pointer to the first row at a step.
