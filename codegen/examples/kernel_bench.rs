@@ -3,11 +3,16 @@
 //! `cargo run --release -p neoxc-codegen --example kernel_bench [FILTER]` prints, for each kernel whose
 //! name contains FILTER, the time of one call over all tasks (of each stretch of tasks the best of several),
 //! GFLOP/s, the share of the peak, and what building and compiling it cost. With KEEP=FOLDER in the
-//! environment, the MLIR and the shared object of each kernel are left there.
+//! environment, the MLIR and the shared object of each kernel are left there. Kernels whose names end in `_bf16`
+//! have bfloat16 operands and results, and the peak of what multiplies those; BF16=dot or BF16=widen takes a slower
+//! way than the machine's best.
 
 use std::time::Instant;
 
-use neoxc_codegen::{kernels, x86};
+use neoxc_codegen::{
+    kernels,
+    x86::{self, Bf16, Cpu},
+};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
 
@@ -25,6 +30,7 @@ fn kernel(
     name: &str,
     family: &str,
     params: &[Dims<'_>],
+    dtype: DType,
     flops: f64,
     body: impl FnOnce(&mut Builder<'_>, &[ValueId]) -> Result<Vec<ValueId>, Error>,
 ) -> Result<Case, Error> {
@@ -35,7 +41,7 @@ fn kernel(
         .enumerate()
         .map(|(i, dims)| {
             let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
-            f.add_param(&format!("p{i}"), TensorType::new(DType::F32, dims), Attrs::new())
+            f.add_param(&format!("p{i}"), TensorType::new(dtype, dims), Attrs::new())
         })
         .collect();
     f.results = body(&mut Builder::new(&mut f), &ids)?;
@@ -48,16 +54,21 @@ fn linear(name: &str, t: usize, inputs: usize, outputs: usize) -> Result<Vec<Cas
     let y = [("seq", t), ("ffn", outputs)];
     let w = [("ffn", outputs), ("embed", inputs)];
     let flops = 2.0 * (t * inputs * outputs) as f64;
-    let product = |suffix: &str, a: Dims<'_>, b: Dims<'_>, over: &str| {
-        kernel(&format!("{name}_{suffix}"), "matmul", &[a, b], flops, |k, p| {
-            Ok(vec![k.matmul(p[0], p[1], &[over])?])
-        })
-    };
-    Ok(vec![
-        product("forward", &x, &w, "embed")?,
-        product("dx", &y, &w, "ffn")?,
-        product("dw", &y, &x, "seq")?,
-    ])
+    let mut cases = vec![];
+    for (dtype, end) in [(DType::F32, ""), (DType::Bf16, "_bf16")] {
+        let mut product = |suffix: &str, a: Dims<'_>, b: Dims<'_>, over: &str, to: DType| {
+            let name = format!("{name}_{suffix}{end}");
+            cases.push(kernel(&name, "matmul", &[a, b], dtype, flops, |k, p| {
+                let y = k.matmul(p[0], p[1], &[over])?;
+                Ok(vec![k.cast(y, to)?])
+            })?);
+            Ok::<_, Error>(())
+        };
+        product("forward", &x, &w, "embed", dtype)?;
+        product("dx", &y, &w, "ffn", dtype)?;
+        product("dw", &y, &x, "seq", DType::F32)?;
+    }
+    Ok(cases)
 }
 
 fn attention(batch: usize, heads: usize, seq: usize, width: usize) -> Result<Vec<Case>, Error> {
@@ -70,27 +81,70 @@ fn attention(batch: usize, heads: usize, seq: usize, width: usize) -> Result<Vec
     let product = (batch * heads * seq * seq * width) as f64;
     let name = format!("attention_{heads}x{width}_{seq}");
     Ok(vec![
-        kernel(&name, "attention", &[&q, &q, &q], 2.0 * product, |k, p| {
+        kernel(&name, "attention", &[&q, &q, &q], DType::F32, 2.0 * product, |k, p| {
             Ok(k.named("attention", p, attrs)?)
         })?,
         kernel(
             &format!("{name}_grad"),
             "attention_grad",
             &[&q, &q, &q, &out, &lse, &out],
+            DType::F32,
             5.0 * product,
             |k, p| Ok(k.named("attention_grad", p, grad)?),
         )?,
     ])
 }
 
-/// A loop of independent multiply-adds: what the core can do at best. Also its operations per call.
-fn peak(lanes: usize) -> Result<(Loaded, f64), Error> {
+/// A loop of independent operations of what multiplies: what the core can do at best. Also its operations per
+/// call.
+fn peak(lanes: usize, unit: Option<Bf16>) -> Result<(Loaded, f64), Error> {
+    let tasks = 4_000;
+    let kernel = |body: String| kernels::Kernel {
+        symbol: "peak".into(),
+        mlir: format!(
+            "module {{ func.func @peak(%a: !llvm.ptr, %begin: i64, %end: i64, %s: !llvm.ptr) {{
+            %p = llvm.load %a : !llvm.ptr -> !llvm.ptr
+            %one = arith.constant 1 : i64
+            {body} return }} }}"
+        ),
+        tasks,
+        scratch_bytes: 64,
+    };
+    if unit == Some(Bf16::Tiles) {
+        let number = |n: usize| format!("%n{n} = arith.constant {n} : i8\n");
+        let numbers: String = (0..8).map(number).collect();
+        let dot = |n: usize| {
+            let (a, b) = (4 + n / 2, 6 + n % 2);
+            let name = "llvm.x86.tdpbf16ps";
+            format!("llvm.call_intrinsic \"{name}\"(%n{n}, %n{a}, %n{b}) : (i8, i8, i8) -> ()\n")
+        };
+        let dots: String = (0..4).map(dot).collect();
+        let k = kernel(format!(
+            "{numbers}
+            %c = arith.constant dense<[1, 0, 0, 0, 4194368, 4194368, 4194368, 4194368, 0, 0, 0, 0, 269488144,
+              269488144, 0, 0]> : vector<16xi32>
+            llvm.store %c, %s {{alignment = 4 : i64}} : vector<16xi32>, !llvm.ptr
+            llvm.call_intrinsic \"llvm.x86.ldtilecfg\"(%s) : (!llvm.ptr) -> ()
+            scf.for %i = %begin to %end step %one : i64 {{ {dots} }}
+            llvm.call_intrinsic \"llvm.x86.tilerelease\"() : () -> ()"
+        ));
+        let flops = 2.0 * 4.0 * (16 * 16 * 32) as f64 * tasks as f64;
+        return Ok((Loaded::new(&k, vec![Aligned::new(64)])?, flops));
+    }
     let ty = format!("vector<{lanes}xf32>");
+    let th = format!("vector<{}xbf16>", 2 * lanes);
+    let dot = unit == Some(Bf16::Dot);
     let n = if lanes == 16 { 24 } else { 12 };
     let list = |f: &dyn Fn(usize) -> String| (0..n).map(f).collect::<Vec<_>>().join(", ");
     let types = list(&|_| ty.clone());
     let body: String = (0..n)
-        .map(|i| format!("%f{i} = llvm.intr.fma(%c, %x{i}, %c) : ({ty}, {ty}, {ty}) -> {ty}\n"))
+        .map(|i| match dot {
+            true => format!(
+                "%f{i} = llvm.call_intrinsic \"llvm.x86.avx512bf16.dpbf16ps.{}\"(%x{i}, %h, %h) : ({ty}, {th}, {th}) -> {ty}\n",
+                32 * lanes
+            ),
+            false => format!("%f{i} = llvm.intr.fma(%c, %x{i}, %c) : ({ty}, {ty}, {ty}) -> {ty}\n"),
+        })
         .collect();
     let total: String = (1..n)
         .map(|i| {
@@ -98,22 +152,31 @@ fn peak(lanes: usize) -> Result<(Loaded, f64), Error> {
             format!("%s{i} = arith.addf {last}, %r#{i} : {ty}\n")
         })
         .collect();
-    let mlir = format!(
-        "module {{ func.func @peak(%a: !llvm.ptr, %begin: i64, %end: i64, %s: !llvm.ptr) {{
-        %p = llvm.load %a : !llvm.ptr -> !llvm.ptr
-        %c = llvm.load %p {{alignment = 4 : i64}} : !llvm.ptr -> {ty}
-        %one = arith.constant 1 : i64
+    let k = kernel(format!(
+        "%c = llvm.load %p {{alignment = 4 : i64}} : !llvm.ptr -> {ty}
+        %h = vector.bitcast %c : {ty} to {th}
         %r:{n} = scf.for %i = %begin to %end step %one iter_args({}) -> ({types}) : i64 {{
         {body} scf.yield {} : {types} }}
-        {total} llvm.store %s{}, %p {{alignment = 4 : i64}} : {ty}, !llvm.ptr
-        return }} }}",
+        {total} llvm.store %s{}, %p {{alignment = 4 : i64}} : {ty}, !llvm.ptr",
         list(&|i| format!("%x{i} = %c")),
         list(&|i| format!("%f{i}")),
         n - 1,
-    );
-    let tasks = 4_000;
-    let k = kernels::Kernel { symbol: "peak".into(), mlir, tasks, scratch_bytes: 0 };
-    Ok((Loaded::new(&k, vec![Aligned::new(64)])?, (2 * n * lanes) as f64 * tasks as f64))
+    ));
+    let flops = if dot { 4.0 } else { 2.0 } * (n * lanes) as f64 * tasks as f64;
+    Ok((Loaded::new(&k, vec![Aligned::new(64)])?, flops))
+}
+
+/// Asks the system for AMX's tile registers.
+fn allow_tiles() -> Result<(), Error> {
+    const ARCH_REQ_XCOMP_PERM: i32 = 0x1023;
+    const XFEATURE_XTILEDATA: i32 = 18;
+    // SAFETY: the call changes nothing but a permission of this process.
+    let refused =
+        unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) };
+    if refused != 0 {
+        return Err(std::io::Error::last_os_error().into());
+    }
+    Ok(())
 }
 
 /// Floats on a cache line's boundary.
@@ -121,7 +184,7 @@ struct Aligned(Vec<f32>, usize);
 
 impl Aligned {
     fn new(n: usize) -> Self {
-        // Values of both signs, small enough that sums stay finite.
+        // Values of both signs, small enough that sums stay finite; as bfloat16 too.
         let data: Vec<f32> = (0..n + 16).map(|i| ((i * 7 % 13) as f32 - 6.0) / 64.0).collect();
         let at = data.as_ptr().align_offset(64);
         Aligned(data, at)
@@ -219,9 +282,18 @@ fn measure(kernel: &mut Loaded, peak: &mut Loaded) -> Result<Measured, Error> {
 
 fn main() -> Result<(), Error> {
     let filter = std::env::args().nth(1).unwrap_or_default();
-    let lanes = x86::lanes(Target::X86Native);
-    let (mut peak, peak_flops) = peak(lanes)?;
-    println!("one core, {lanes} lanes; `share` of what multiply-adds alone reach, timed in turn\n");
+    let mut cpu = Cpu::of(Target::X86Native);
+    match std::env::var("BF16").as_deref() {
+        Ok("dot") => cpu.bf16 = Bf16::Dot,
+        Ok("widen") => cpu.bf16 = Bf16::Widen,
+        _ => {}
+    }
+    if cpu.bf16 == Bf16::Tiles {
+        allow_tiles()?;
+    }
+    let mut plain = peak(cpu.lanes, None)?;
+    let mut halves = peak(cpu.lanes, Some(cpu.bf16))?;
+    println!("one core, {cpu:?}; `share` of what multiplications alone reach, timed in turn\n");
     let mut cases = vec![];
     for h in [128, 512, 768] {
         let t = 2048;
@@ -236,19 +308,20 @@ fn main() -> Result<(), Error> {
     println!("kernel                      tasks        ms  GFLOP/s  share   compile");
     for c in cases.iter().filter(|c| c.f.name.contains(&filter)) {
         let start = Instant::now();
-        let k = kernels::build(&Module::new(), &c.f, Target::X86Native)?;
+        let k = kernels::build_for(&Module::new(), &c.f, Target::X86Native, cpu)?;
         let all = c.f.params.iter().chain(&c.f.results);
         let buffers = all.map(|v| Aligned::new(c.f.ty(*v).elements())).collect();
         let mut kernel = Loaded::new(&k, buffers)?;
         let cost = start.elapsed().as_secs_f64();
-        let m = measure(&mut kernel, &mut peak)?;
+        let (peak, peak_flops) = if c.f.name.ends_with("_bf16") { &mut halves } else { &mut plain };
+        let m = measure(&mut kernel, peak)?;
         println!(
             "{:26} {:6} {:9.3} {:8.1} {:5.1}% {:6.0} ms",
             c.f.name,
             k.tasks,
             m.seconds * 1e3,
             c.flops / m.seconds / 1e9,
-            100.0 * c.flops / (m.peaks * peak_flops),
+            100.0 * c.flops / (m.peaks * *peak_flops),
             cost * 1e3
         );
     }

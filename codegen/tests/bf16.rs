@@ -4,7 +4,8 @@
 
 mod common;
 
-use common::{Dims, F, H, bytes, check, check_given, kernel};
+use common::{Dims, F, H, Random, bytes, check, check_for, check_given, inputs, kernel};
+use neoxc_codegen::x86::{Bf16, Cpu};
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::ops::cast::round_to;
 use neoxc_ir::target::Target;
@@ -105,6 +106,56 @@ fn products() {
         1,
     ));
     check(&cases, PLACE);
+}
+
+/// Dot products and tile registers, where this machine has them: sums in f32, so close to the evaluator's.
+#[test]
+fn products_of_pairs() {
+    let mut cases = vec![];
+    let mut r = Random(5);
+    // Ragged everywhere; whole tiles, which are read in place; several blocks; an odd contraction.
+    let sizes = [
+        (1, 1, 2),
+        (5, 40, 6),
+        (33, 70, 36),
+        (64, 96, 128),
+        (32, 32, 2112),
+        (35, 9, 2070),
+        (9, 9, 7),
+    ];
+    for (i, (m, n, k)) in sizes.into_iter().enumerate() {
+        let (a, at) = ([("m", m), ("k", k)], [("k", k), ("m", m)]);
+        let (b, bt) = ([("k", k), ("n", n)], [("n", n), ("k", k)]);
+        let forms: [(&str, Dims<'_>, Dims<'_>); 4] =
+            [("nn", &a, &b), ("nt", &a, &bt), ("tn", &at, &b), ("tt", &at, &bt)];
+        for (form, a, b) in forms {
+            let bias = [("n", n)];
+            let three = [(a, H), (b, H), (&bias[..], F)];
+            let f = kernel(&format!("{form}{i}"), "matmul", &three, |b, p| {
+                let y = b.matmul(p[0], p[1], &["k"]).unwrap();
+                vec![b.add(y, p[2]).unwrap()]
+            });
+            let x = inputs(&f, 1, &mut r);
+            cases.push((f, x));
+        }
+    }
+    let (a, b) = ([("b", 3), ("m", 34), ("k", 64)], [("b", 3), ("n", 35), ("k", 64)]);
+    let f = kernel("batched", "matmul", &[(&a, H), (&b, H)], |b, p| {
+        vec![b.matmul(p[0], p[1], &["k"]).unwrap()]
+    });
+    let x = inputs(&f, 1, &mut r);
+    cases.push((f, x));
+    let own = Cpu::of(Target::X86Native);
+    for bf16 in [Bf16::Widen, Bf16::Dot, Bf16::Tiles] {
+        let has = match own.bf16 {
+            Bf16::Widen => bf16 == Bf16::Widen,
+            Bf16::Dot => bf16 != Bf16::Tiles,
+            Bf16::Tiles => true,
+        };
+        if has {
+            check_for(Target::X86Native, Cpu { bf16, ..own }, &cases, 1e-5);
+        }
+    }
 }
 
 #[test]

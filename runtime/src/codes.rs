@@ -40,7 +40,7 @@ pub static CODES: &[Code] = &[
     Code {
         code: "NXR0401",
         title: "kernels cannot be loaded",
-        explanation: "The plan's shared object for this target is missing or the system's loader refused it. A plan\ncompiled with x86-64-native for one machine may use instructions that another does not have:\ncompile with --target x86-64-v3 for machines that differ.",
+        explanation: "The plan's shared object for this target is missing or the system's loader refused it. A plan\ncompiled with x86-64-native for one machine may use instructions that another does not have:\ncompile with --target x86-64-v3 for machines that differ. Kernels for bf16 may use AMX's tile registers,\nwhich Linux (5.16 and later) gives to a process that asks; where it refuses, compile with x86-64-v4.",
     },
     Code {
         code: "NXR0402",

@@ -10,14 +10,19 @@
 use std::collections::HashMap;
 use std::fmt::Write;
 
+mod amx;
 mod bf16;
 pub mod math;
+
+pub use amx::TILE;
 
 /// Type of a kernel value. Vectors have the builder's number of lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ty {
     /// A truth value.
     I1,
+    /// 8-bit integer: the number of a tile register.
+    I8,
     /// 32-bit integer.
     I32,
     /// 16 bits: a bfloat16 as it is stored.
@@ -124,6 +129,7 @@ impl Emit {
     pub fn ty(&self, ty: Ty) -> String {
         match ty {
             Ty::I1 => "i1".into(),
+            Ty::I8 => "i8".into(),
             Ty::I16 => "i16".into(),
             Ty::I32 => "i32".into(),
             Ty::I64 => "i64".into(),

@@ -88,7 +88,8 @@ pub(super) fn product(
 
 /// Packs the first `keys` rows of a head's keys or values: panels `[width][panel keys]`.
 pub(super) fn pack_head(k: &mut Emit, s: Sizes, base: Val, keys: Val, dst: Val) {
-    let source = Source { base, row: s.width, step: 1, rows: s.seq, aligned: true };
+    let source =
+        Source { base, row: s.width, step: 1, rows: s.seq, aligned: true, two_lines: false };
     let zero = k.int(0);
     k.loop_(zero, keys, s.panel(), |k, first| {
         let at = k.scale(first, s.width);
@@ -303,6 +304,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     Ok(Shape {
         tasks: s.batch * s.heads * blocks,
         scratch_floats: s.packed() + BLOCK * s.row() + BLOCK + s.lanes,
+        tiles: false,
     })
 }
 

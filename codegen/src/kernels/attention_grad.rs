@@ -152,6 +152,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     Ok(Shape {
         tasks: s.batch * s.heads,
         scratch_floats: 2 * s.packed() + 2 * BLOCK * s.row() + s.lanes + 2 * apart,
+        tiles: false,
     })
 }
 

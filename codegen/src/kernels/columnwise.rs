@@ -105,7 +105,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: outer * blocks, scratch_floats: 0 })
+    Ok(Shape { tasks: outer * blocks, scratch_floats: 0, tiles: false })
 }
 
 /// A place in the index space; after the sum there is no row.

@@ -74,7 +74,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: y.elements() / inner, scratch_floats: 0 })
+    Ok(Shape { tasks: y.elements() / inner, scratch_floats: 0, tiles: false })
 }
 
 fn both(k: &mut Emit, a: crate::emit::Val, b: crate::emit::Val) -> crate::emit::Val {

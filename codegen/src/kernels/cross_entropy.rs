@@ -176,5 +176,5 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: rows, scratch_floats: 0 })
+    Ok(Shape { tasks: rows, scratch_floats: 0, tiles: false })
 }

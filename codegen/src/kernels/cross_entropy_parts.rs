@@ -56,7 +56,7 @@ pub(super) fn part(b: &mut Body<'_>, op: &Op) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: rows, scratch_floats: 0 })
+    Ok(Shape { tasks: rows, scratch_floats: 0, tiles: false })
 }
 
 /// `cross_entropy_join`: the parts in the order of the ranks.
@@ -103,7 +103,7 @@ pub(super) fn join(b: &mut Body<'_>, op: &Op) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: rows, scratch_floats: 0 })
+    Ok(Shape { tasks: rows, scratch_floats: 0, tiles: false })
 }
 
 /// `cross_entropy_grad` of a part, with the log-sum-exp of the whole row.
@@ -133,5 +133,5 @@ pub(super) fn gradient(b: &mut Body<'_>, op: &Op) -> Result<Shape, CodegenError>
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: rows, scratch_floats: 0 })
+    Ok(Shape { tasks: rows, scratch_floats: 0, tiles: false })
 }

@@ -95,7 +95,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: s.owners * s.local * down * across, scratch_floats: 0 })
+    Ok(Shape { tasks: s.owners * s.local * down * across, scratch_floats: 0, tiles: false })
 }
 
 fn load(k: &mut Emit, p: Val, mask: Option<Val>, lanes: usize) -> Val {

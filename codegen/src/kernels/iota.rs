@@ -14,5 +14,5 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         k.store(number, p);
         Ok(())
     })?;
-    Ok(Shape { tasks, scratch_floats: 0 })
+    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
 }

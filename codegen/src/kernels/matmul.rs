@@ -13,14 +13,14 @@ mod tile;
 use std::collections::HashMap;
 
 use neoxc_ir::ops::matmul::roles;
-use neoxc_ir::{Dim, Op, TensorType, ValueId};
+use neoxc_ir::{DType, Dim, Op, TensorType, ValueId};
 
 use super::pack::{self, Source, panel_stride};
 use super::{Body, Shape};
 use crate::CodegenError;
-use crate::emit::{Emit, Val};
+use crate::emit::{Emit, TILE, Val};
 use grouped::Ranges;
-use schedule::{Access, Problem, Schedule};
+use schedule::{Access, Problem, Schedule, Unit};
 use tile::{Operand, Tile};
 
 /// One role's dims as a single index: size, and stride in an operand.
@@ -42,6 +42,35 @@ fn collapse(dims: &[Dim], ty: &TensorType) -> Option<usize> {
 
 fn size(dims: &[Dim]) -> usize {
     dims.iter().map(|d| d.size).product()
+}
+
+/// Strides of an operand in words, pairs of neighbouring steps: contiguous along the contraction, they are
+/// there; contiguous along the rows, packing makes them of two lines. No other layout has them.
+fn pairs(row: usize, step: usize, rows: usize) -> Option<(usize, usize)> {
+    match (row, step) {
+        (_, 1) if rows == 1 || row.is_multiple_of(2) => Some((row / 2, 1)),
+        (1, _) => Some((1, step)),
+        _ => None,
+    }
+}
+
+/// An operand as the unit takes it.
+fn source(
+    k: &mut Emit,
+    unit: Unit,
+    base: Val,
+    row: usize,
+    step: usize,
+    rows: usize,
+    aligned: bool,
+) -> Source {
+    let plain = Source { base, row, step, rows, aligned, two_lines: false };
+    match pairs(row, step, rows) {
+        Some((row, 1)) if unit != Unit::Fma && step == 1 => {
+            Source { base: k.words(base), row, step: 1, ..plain }
+        }
+        _ => Source { two_lines: unit != Unit::Fma, ..plain },
+    }
 }
 
 struct Plan {
@@ -80,8 +109,18 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let (batch, m, n, depth) = (size(&r.batch), size(&r.m), size(&r.n), size(&r.k));
     let lanes = b.lanes;
-    let (a_strides, b_strides) = ((a_row, a_step), (b_row, b_step));
-    let mut problem = Problem { batch, m, n, depth, a: a_strides, b: b_strides };
+    let halves = [ta, tb].iter().all(|t| t.dtype == DType::Bf16);
+    let (steps_a, steps_b) = (pairs(a_row, a_step, m), pairs(b_row, b_step, n));
+    let unit = match (steps_a, steps_b) {
+        (Some(_), Some(_)) if halves && depth.is_multiple_of(2) => Unit::of_pairs(b.cpu),
+        _ => Unit::Fma,
+    };
+    // From here on a step of the contraction is what the unit multiplies at a time.
+    let (depth, a_strides, b_strides) = match (unit, steps_a, steps_b) {
+        (Unit::Dot | Unit::Tiles, Some(a), Some(b)) => (depth / 2, a, b),
+        _ => (depth, (a_row, a_step), (b_row, b_step)),
+    };
+    let mut problem = Problem { unit, batch, m, n, depth, a: a_strides, b: b_strides };
     let ranges = match by_expert {
         true => {
             let lost = || b.fail("which rows experts have is not a parameter");
@@ -95,7 +134,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 groups: f.ty(va).dims[1].size,
                 local,
                 rows: m,
-                matrix: n * depth,
+                matrix: size(&r.n) * size(&r.k),
             })
         }
         false => None,
@@ -137,6 +176,11 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let blocks = depth.div_ceil(s.block_depth);
     let partial = if blocks > 1 { s.task_rows * s.task_columns } else { 0 };
     let one_tile = s.tile_rows * width;
+    let tiles = unit == Unit::Tiles;
+    if tiles {
+        let room = b.k.element_at(b.scratch, packed_b + packed_a + partial + one_tile);
+        b.k.tile_config(room);
+    }
     let products = ranges.map_or(batch, |r| r.products(batch));
     let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
     let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
@@ -162,7 +206,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         };
         let aligned = place.is_none();
         let from = base(k, pa, a_batch);
-        let source_a = Source { base: from, row: a_row, step: a_step, rows: m, aligned };
+        let source_a = source(k, unit, from, a_row, a_step, m, aligned);
         let from = match (&place, ranges) {
             (Some(p), Some(r)) => {
                 let at = k.scale(p.matrix, r.matrix);
@@ -170,7 +214,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             }
             _ => base(k, pb, b_batch),
         };
-        let source_b = Source { base: from, row: b_row, step: b_step, rows: n, aligned: true };
+        let source_b = source(k, unit, from, b_row, b_step, n, true);
         let bp = b.scratch;
         let ap = k.element_at(bp, packed_b);
         let cp = k.element_at(ap, packed_a);
@@ -216,6 +260,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 continue;
             }
             let depth = if last { depth - (blocks - 1) * s.block_depth } else { s.block_depth };
+            let whole = depth.next_multiple_of(unit.granule());
             let (lo, mut hi) = (b.k.int(from as i64), b.k.int(to as i64));
             if let Some(some) = some {
                 hi = b.k.select(some, hi, lo);
@@ -225,7 +270,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 let k0 = k.scale(block, s.block_depth);
                 if s.b == Access::Packed {
                     let panels = packed(k, across);
-                    pack::block(k, source_b, n0, panels, width, k0, depth, bp, lanes);
+                    pack::block(k, source_b, n0, panels, width, k0, [depth, whole], bp, lanes);
                 }
                 b.nest(m0, m1, s.group_rows, |b, mg| {
                     let k = &mut b.k;
@@ -237,7 +282,22 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                     };
                     if s.a == Access::Packed {
                         let panels = packed(k, down);
-                        pack::block(k, source_a, mg, panels, s.tile_rows, k0, depth, ap, lanes);
+                        if tiles {
+                            pack::row_tiles(k, source_a, mg, panels, s.tile_rows, k0, depth, ap);
+                        } else {
+                            let depths = [depth, whole];
+                            pack::block(
+                                k,
+                                source_a,
+                                mg,
+                                panels,
+                                s.tile_rows,
+                                k0,
+                                depths,
+                                ap,
+                                lanes,
+                            );
+                        }
                     }
                     b.nest(zero, down, 1, |b, i| {
                         let a = Operand::at(
@@ -248,7 +308,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             i,
                             s.tile_rows,
                             k0,
-                            depth,
+                            whole,
                             ap,
                             lanes,
                         );
@@ -258,7 +318,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                                 a.prefetch(k, s.tile_rows, depth, j, across);
                             }
                             let bo =
-                                Operand::at(k, s.b, source_b, n0, j, width, k0, depth, bp, lanes);
+                                Operand::at(k, s.b, source_b, n0, j, width, k0, whole, bp, lanes);
                             let row = k.scale(i, s.tile_rows);
                             let row = k.add(mg, row);
                             let column = k.scale(j, width);
@@ -274,7 +334,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                                 row,
                                 column,
                                 batch: which,
-                                depth,
+                                depth: whole,
                                 partial,
                                 block,
                                 scratch: tp,
@@ -293,8 +353,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape {
-        tasks: products * row_blocks * column_blocks,
-        scratch_floats: packed_b + packed_a + partial + one_tile,
-    })
+    if tiles {
+        b.k.tile_release();
+    }
+    // Behind it all, a cache line that describes tile registers.
+    let scratch_floats = packed_b + packed_a + partial + one_tile + TILE;
+    Ok(Shape { tasks: products * row_blocks * column_blocks, scratch_floats, tiles })
 }

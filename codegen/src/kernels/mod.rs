@@ -47,7 +47,12 @@ pub struct Kernel {
 pub(crate) struct Shape {
     tasks: usize,
     scratch_floats: usize,
+    /// Whether it uses AMX's tile registers.
+    tiles: bool,
 }
+
+/// Symbol of a library whose kernels use AMX's tile registers.
+const USES_TILES: &str = "neoxc_uses_amx_tiles";
 
 /// A kernel under construction.
 pub(crate) struct Body<'a> {
@@ -189,10 +194,15 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
 /// A kernel from its signature and finished body.
 fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kernel {
     let text = body.k.finish();
+    // The runtime asks the system for the tile registers where a library has this symbol.
+    let mark = match shape.tiles {
+        true => format!("  llvm.func weak @{USES_TILES}() {{\n    llvm.return\n  }}\n"),
+        false => String::new(),
+    };
     Kernel {
         symbol: f.name.clone(),
         mlir: format!(
-            "module {{\n  func.func @{}({signature}) {{\n{text}    return\n  }}\n}}\n",
+            "module {{\n  func.func @{}({signature}) {{\n{text}    return\n  }}\n{mark}}}\n",
             f.name
         ),
         tasks: shape.tasks as u64,
@@ -202,6 +212,16 @@ fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kerne
 
 /// Builds the kernel of a kernel function for an x86 target.
 pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
+    build_for(module, f, target, Cpu::of(target))
+}
+
+/// The same for a core other than the target's own, of which the target has every instruction.
+pub fn build_for(
+    module: &Module,
+    f: &Function,
+    target: Target,
+    cpu: Cpu,
+) -> Result<Kernel, CodegenError> {
     let (family, simple, mut k) = start(module, f)?;
     k.prefetches = true;
     let args = k.argument(Ty::Ptr);
@@ -220,7 +240,6 @@ pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, Co
             k.load(ty, slot)
         })
         .collect();
-    let cpu = Cpu::of(target);
     let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes: cpu.lanes, cpu };
     let shape = emit_family(&family, &mut body)?;
     let signature = format!("{args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr");

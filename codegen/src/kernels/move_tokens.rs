@@ -130,7 +130,7 @@ fn dispatch(
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: bins * r.groups * r.slots, scratch_floats: 0 })
+    Ok(Shape { tasks: bins * r.groups * r.slots, scratch_floats: 0, tiles: false })
 }
 
 /// Whether choice `c` of a token has a place, its number among choices, and its row there.
@@ -192,7 +192,7 @@ fn combine(b: &mut Body<'_>, r: &Routed, width: usize, p: &[Val]) -> Result<Shap
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: r.groups * r.tokens, scratch_floats: 0 })
+    Ok(Shape { tasks: r.groups * r.tokens, scratch_floats: 0, tiles: false })
 }
 
 fn dots(b: &mut Body<'_>, r: &Routed, width: usize, p: &[Val]) -> Result<Shape, CodegenError> {
@@ -224,7 +224,7 @@ fn dots(b: &mut Body<'_>, r: &Routed, width: usize, p: &[Val]) -> Result<Shape, 
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: r.groups * r.tokens, scratch_floats: 0 })
+    Ok(Shape { tasks: r.groups * r.tokens, scratch_floats: 0, tiles: false })
 }
 
 fn expand(
@@ -271,5 +271,5 @@ fn expand(
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: owners * groups * rows, scratch_floats: 0 })
+    Ok(Shape { tasks: owners * groups * rows, scratch_floats: 0, tiles: false })
 }

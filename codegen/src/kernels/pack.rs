@@ -4,7 +4,7 @@
 //! tile needs, contiguous. Rows beyond the matrix repeat its last row; they only feed results that
 //! are never stored.
 
-use crate::emit::{Emit, Ty, Val};
+use crate::emit::{Emit, TILE, Ty, Val};
 
 /// A matrix operand: element (r, k) is at `base + r·row + k·step`.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +19,29 @@ pub struct Source {
     pub rows: usize,
     /// Whether panels start at multiples of their width.
     pub aligned: bool,
+    /// Whether it holds bfloat16, contiguous along the rows, of which two steps make a step of words.
+    pub two_lines: bool,
+}
+
+impl Source {
+    /// Pointer to the line of step `p`, the first of two.
+    fn line(self, k: &mut Emit, p: Val) -> Val {
+        let at = k.scale(p, if self.two_lines { 2 * self.step } else { self.step });
+        k.element(self.base, at)
+    }
+
+    /// Rows `row ..` of a line.
+    fn load(self, k: &mut Emit, line: Val, row: Val, lanes: usize, mask: Option<Val>) -> Val {
+        let from = k.element(line, row);
+        if self.two_lines {
+            let next = k.element_at(from, self.step);
+            return k.load_pairs(from, next, lanes, mask);
+        }
+        match mask {
+            None => k.load(Ty::Vec(lanes), from),
+            Some(mask) => k.load_masked(from, mask),
+        }
+    }
 }
 
 /// Floats of a cache line.
@@ -33,7 +56,8 @@ pub fn panel_stride(width: usize, depth: usize, lanes: usize) -> usize {
 }
 
 /// Packs `panels` panels of `width` rows from row `first` on, [`panel_stride`] apart. A source that is
-/// contiguous along its rows is read step by step, whole cache lines at a time.
+/// contiguous along its rows is read step by step, whole cache lines at a time. The panels are `depths[1]` steps
+/// deep, of which the source has `depths[0]`; the others are zero.
 #[allow(clippy::too_many_arguments)] // a kernel's whole addressing
 pub fn block(
     k: &mut Emit,
@@ -42,12 +66,23 @@ pub fn block(
     panels: Val,
     width: usize,
     k0: Val,
-    depth: usize,
+    [depth, whole]: [usize; 2],
     dst: Val,
     lanes: usize,
 ) {
-    let stride = panel_stride(width, depth, lanes);
+    let stride = panel_stride(width, whole, lanes);
     let zero = k.int(0);
+    if depth < whole {
+        let none = k.float(0.0, Ty::Vec(lanes));
+        k.loop_(zero, panels, 1, |k, j| {
+            let at = k.scale(j, stride);
+            let panel = k.element(dst, at);
+            for at in (depth * width..whole * width).step_by(lanes) {
+                let to = k.element_at(panel, at);
+                k.store(none, to);
+            }
+        });
+    }
     if s.row != 1 {
         k.loop_(zero, panels, 1, |k, j| {
             let row = k.scale(j, width);
@@ -61,8 +96,7 @@ pub fn block(
     let ragged = !s.aligned || !s.rows.is_multiple_of(width);
     k.count(depth, |k, p| {
         let at = k.add(k0, p);
-        let at = k.scale(at, s.step);
-        let line = k.element(s.base, at);
+        let line = s.line(k, at);
         let ahead = k.element_at(line, PREFETCH_STEPS * s.step);
         let to = k.scale(p, width);
         let to = k.element(dst, to);
@@ -82,13 +116,8 @@ pub fn block(
                 let n = if count.is_power_of_two() { count } else { lanes };
                 let offset = k.int(part as i64);
                 let row = k.add(row, offset);
-                let from = k.element(line, row);
-                let v = if ragged || n != count {
-                    let mask = rows_left(k, s.rows, row, count, n);
-                    k.load_masked(from, mask)
-                } else {
-                    k.load(Ty::Vec(n), from)
-                };
+                let mask = (ragged || n != count).then(|| rows_left(k, s.rows, row, count, n));
+                let v = s.load(k, line, row, n, mask);
                 let to = k.element_at(to, part);
                 k.store(v, to);
             }
@@ -229,6 +258,80 @@ fn strided(k: &mut Emit, from: Val, stride: usize, steps: usize, lanes: usize) -
         v = k.def(Ty::Vec(lanes), &format!("vector.insert {x}, {v}[{i}] : f32 into {t}"));
     }
     v
+}
+
+/// Packs rows of words for AMX: `panels` panels of `height` rows from row `first` on, [`panel_stride`] apart, each
+/// a sequence of blocks of 16 steps, in which each row's 16 words are together. Zeros behind the last step.
+#[allow(clippy::too_many_arguments)] // a kernel's whole addressing
+pub fn row_tiles(
+    k: &mut Emit,
+    s: Source,
+    first: Val,
+    panels: Val,
+    height: usize,
+    k0: Val,
+    depth: usize,
+    dst: Val,
+) {
+    let stride = panel_stride(height, depth.next_multiple_of(TILE), TILE);
+    let (zero, last) = (k.int(0), k.int(s.rows as i64 - 1));
+    k.loop_(zero, panels, 1, |k, j| {
+        let row = k.scale(j, height);
+        let row = k.add(first, row);
+        let at = k.scale(j, stride);
+        let panel = k.element(dst, at);
+        let block = |k: &mut Emit, p: Val, steps: usize| {
+            let at = k.scale(p, height);
+            let to = k.element(panel, at);
+            let from = k.add(k0, p);
+            for part in (0..height).step_by(TILE) {
+                let offset = k.int(part as i64);
+                let row = k.add(row, offset);
+                let mut v = vec![];
+                if s.two_lines {
+                    let mask = rows_left(k, s.rows, row, TILE, TILE);
+                    for i in 0..TILE {
+                        let i = k.int(i.min(steps - 1) as i64);
+                        let step = k.add(from, i);
+                        let line = s.line(k, step);
+                        if part == 0 {
+                            // The lines of the next block: both that make a step of words.
+                            for ahead in [2 * TILE, 2 * TILE + 1] {
+                                let soon = k.element(line, row);
+                                let soon = k.element_at(soon, ahead * s.step);
+                                k.prefetch(soon, false);
+                            }
+                        }
+                        v.push(s.load(k, line, row, TILE, Some(mask)));
+                    }
+                    v[steps..].fill(k.float(0.0, Ty::Vec(TILE)));
+                    transpose(k, &mut v, TILE);
+                } else {
+                    let mask = (steps < TILE).then(|| k.mask(steps, TILE));
+                    for i in 0..TILE {
+                        let i = k.int(i as i64);
+                        let row = k.add(row, i);
+                        let row = k.min(row, last);
+                        let at = k.scale(row, s.row);
+                        let line = k.element(s.base, at);
+                        v.push(s.load(k, line, from, TILE, mask));
+                    }
+                }
+                for (i, v) in v.into_iter().enumerate() {
+                    let to = k.element_at(to, (part + i) * TILE);
+                    k.store(v, to);
+                }
+            }
+        };
+        let whole = depth / TILE * TILE;
+        let (lo, hi) = (k.int(0), k.int(whole as i64));
+        if whole > 0 {
+            k.loop_(lo, hi, TILE, |k, p| block(k, p, TILE));
+        }
+        if whole < depth {
+            block(k, hi, depth - whole);
+        }
+    });
 }
 
 /// Transposes `lanes` vectors of `lanes` elements: log₂ rounds of perfect shuffles.

@@ -95,7 +95,7 @@ fn walk(
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: s.tokens, scratch_floats: 0 })
+    Ok(Shape { tasks: s.tokens, scratch_floats: 0, tiles: false })
 }
 
 fn sizes(b: &Body<'_>, part: ValueId) -> Result<Sizes, CodegenError> {

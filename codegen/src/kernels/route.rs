@@ -111,7 +111,7 @@ fn top_k(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
         });
         Ok(())
     })?;
-    Ok(Shape { tasks, scratch_floats: 0 })
+    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
 }
 
 fn choices(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
@@ -147,7 +147,7 @@ fn choices(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> 
         });
         Ok(())
     })?;
-    Ok(Shape { tasks, scratch_floats: 0 })
+    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
 }
 
 /// The exponentials wait in the result; scratch has the factors of tokens, then of experts.
@@ -236,7 +236,7 @@ fn sinkhorn(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError>
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: groups, scratch_floats: tokens + experts })
+    Ok(Shape { tasks: groups, scratch_floats: tokens + experts, tiles: false })
 }
 
 /// A task is one expert of a group, and counts its choices.
@@ -266,7 +266,7 @@ fn load(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
         k.store(share, p);
         Ok(())
     })?;
-    Ok(Shape { tasks: groups * experts, scratch_floats: 0 })
+    Ok(Shape { tasks: groups * experts, scratch_floats: 0, tiles: false })
 }
 
 /// Fills `n` elements from `first` on with a whole number.
@@ -325,7 +325,7 @@ fn slots(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: groups, scratch_floats: experts })
+    Ok(Shape { tasks: groups, scratch_floats: experts, tiles: false })
 }
 
 /// Scratch has the next row of each expert.
@@ -390,5 +390,5 @@ fn rows(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
         });
         Ok(())
     })?;
-    Ok(Shape { tasks: groups, scratch_floats: experts })
+    Ok(Shape { tasks: groups, scratch_floats: experts, tiles: false })
 }

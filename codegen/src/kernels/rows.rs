@@ -55,7 +55,7 @@ pub(super) fn gather(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         k.if_(others, |k| copy_row(k, None, to, width, lanes));
         Ok(())
     })?;
-    Ok(Shape { tasks: rows, scratch_floats: 0 })
+    Ok(Shape { tasks: rows, scratch_floats: 0, tiles: false })
 }
 
 /// Copies a row, or writes zeros.
@@ -155,5 +155,5 @@ pub(super) fn scatter(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         Ok(())
     })?;
-    Ok(Shape { tasks, scratch_floats: 0 })
+    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
 }

@@ -72,7 +72,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let mut p = Plan { b, space, inner, level };
         p.row(row, width)
     })?;
-    Ok(Shape { tasks, scratch_floats: 0 })
+    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
 }
 
 impl Plan<'_, '_> {
@@ -100,7 +100,7 @@ impl Plan<'_, '_> {
             });
             outcome?;
         }
-        Ok(Shape { tasks, scratch_floats: 0 })
+        Ok(Shape { tasks, scratch_floats: 0, tiles: false })
     }
 
     fn conditional(&mut self, c: Val, body: impl FnOnce(&mut Self)) {

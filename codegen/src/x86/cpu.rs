@@ -2,6 +2,17 @@
 
 use neoxc_ir::target::Target;
 
+/// What multiplies bfloat16.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bf16 {
+    /// f32 multiply-adds on widened operands.
+    Widen,
+    /// `vdpbf16ps`.
+    Dot,
+    /// AMX tile registers.
+    Tiles,
+}
+
 /// One core of a target, and how many there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cpu {
@@ -11,6 +22,8 @@ pub struct Cpu {
     pub l2: usize,
     /// Cores that work together. Only how work is cut depends on it, never a result.
     pub cores: usize,
+    /// What multiplies bfloat16.
+    pub bf16: Bf16,
 }
 
 impl Cpu {
@@ -18,7 +31,7 @@ impl Cpu {
     pub fn of(target: Target) -> Cpu {
         let lanes = super::lanes(target);
         let (l2, cores) = if lanes == 16 { (1 << 20, 8) } else { (512 << 10, 8) };
-        let known = Cpu { lanes, l2, cores };
+        let known = Cpu { lanes, l2, cores, bf16: Bf16::Widen };
         if target != Target::X86Native {
             return known;
         }
@@ -26,7 +39,22 @@ impl Cpu {
             lanes,
             l2: cache_bytes(2).unwrap_or(known.l2),
             cores: std::thread::available_parallelism().map_or(known.cores, |n| n.get()),
+            bf16: native_bf16(),
         }
+    }
+}
+
+/// What this machine has: AMX only where the system saves its registers.
+fn native_bf16() -> Bf16 {
+    let (name, features) = super::cpu(Target::X86Native);
+    let has = |name| features.split(',').any(|f| f == name);
+    if has("+amx-tile") && has("+amx-bf16") && has("+avx512bf16") {
+        Bf16::Tiles
+    } else if has("+avx512bf16") && name.starts_with("znver") {
+        // Intel's cores take two cycles for a dot product: half of what f32 multiply-adds reach.
+        Bf16::Dot
+    } else {
+        Bf16::Widen
     }
 }
 

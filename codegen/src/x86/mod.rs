@@ -25,7 +25,7 @@ use crate::kernels::Kernel;
 use crate::lower::with_llvm;
 
 pub use cache::Cache;
-pub use cpu::Cpu;
+pub use cpu::{Bf16, Cpu};
 
 /// What a set of kernels became.
 #[derive(Debug)]

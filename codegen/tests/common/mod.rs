@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test uses its part; helper functions of tests
 
 use neoxc_codegen::kernels;
+use neoxc_codegen::x86::{Bf16, Cpu};
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
@@ -115,8 +116,17 @@ pub fn run(
         .collect()
 }
 
+/// Asks the system for AMX's tile registers, where this machine has them.
+fn allow_tiles() {
+    if Cpu::of(Target::X86Native).bf16 == Bf16::Tiles {
+        // SAFETY: the call (ARCH_REQ_XCOMP_PERM, XTILEDATA) changes nothing but a permission of this process.
+        assert_eq!(unsafe { libc::syscall(libc::SYS_arch_prctl, 0x1023, 18) }, 0);
+    }
+}
+
 /// Kernels, compiled and opened.
 fn library(kernels: &[kernels::Kernel], target: Target) -> libloading::Library {
+    allow_tiles();
     let compiled = neoxc_codegen::x86::compile(kernels, target, None).unwrap();
     let file = tempfile::NamedTempFile::with_suffix(".so").unwrap();
     std::fs::write(file.path(), &compiled.so).unwrap();
@@ -146,9 +156,14 @@ pub fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64)
 
 /// The same on given operands.
 pub fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
+    check_for(target, Cpu::of(target), cases, tolerance);
+}
+
+/// The same for a core other than the target's own.
+pub fn check_for(target: Target, cpu: Cpu, cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
     let module = Module::new();
     let built: Vec<kernels::Kernel> =
-        cases.iter().map(|(f, _)| kernels::build(&module, f, target).unwrap()).collect();
+        cases.iter().map(|(f, _)| kernels::build_for(&module, f, target, cpu).unwrap()).collect();
     for f in cases {
         assert_eq!(built.iter().filter(|k| k.symbol == f.0.name).count(), 1);
     }

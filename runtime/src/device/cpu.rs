@@ -125,6 +125,7 @@ impl CpuDevice {
             .get(&file)
             .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
         let (library, file) = load(bytes)?;
+        super::tiles::allow(&library)?;
         let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
         let axes = &plan.tables.mesh[..];
         let stage = axes

@@ -3,7 +3,8 @@
 //! Invariant: `block_depth`, which fixes the order of the sum, depends on the depth alone; so the
 //! bits of a result depend neither on the task shape nor on the number of threads.
 
-use crate::x86::Cpu;
+use crate::emit::TILE;
+use crate::x86::{Bf16, Cpu};
 
 /// How the register tiles read an operand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,9 +15,59 @@ pub enum Access {
     Packed,
 }
 
+/// What multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// f32 multiply-adds; a step of the contraction is one element.
+    Fma,
+    /// Dot products of pairs of bfloat16; a step is a pair, a 32-bit word.
+    Dot,
+    /// AMX tile registers on such pairs.
+    Tiles,
+}
+
+impl Unit {
+    /// What multiplies pairs on `cpu`.
+    pub fn of_pairs(cpu: Cpu) -> Unit {
+        match cpu.bf16 {
+            Bf16::Widen => Unit::Fma,
+            Bf16::Dot => Unit::Dot,
+            Bf16::Tiles => Unit::Tiles,
+        }
+    }
+
+    /// The longest contraction that is one block, whose sums never leave the registers; and the longest block
+    /// of a longer one.
+    fn depths(self) -> (usize, usize) {
+        match self {
+            // A tile's rows of A and a panel of B fit the first-level cache together.
+            Unit::Fma | Unit::Dot => (512, 256),
+            // Setting sums aside costs as much as sixteen steps.
+            Unit::Tiles => (1024, 1024),
+        }
+    }
+
+    /// Steps that blocks are whole numbers of, with zeros behind the last.
+    pub fn granule(self) -> usize {
+        if self == Unit::Tiles { TILE } else { 1 }
+    }
+
+    /// Cycles per step of a register tile.
+    fn step(self, rows: usize, vectors: usize) -> f64 {
+        match self {
+            Unit::Fma => (rows * vectors) as f64 / 2.0,
+            Unit::Dot => (rows * vectors) as f64,
+            // A product of two tile registers, 16 steps, takes 16 cycles.
+            Unit::Tiles => (rows * vectors) as f64 / TILE as f64,
+        }
+    }
+}
+
 /// The schedule of one product.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
+    /// What multiplies.
+    pub unit: Unit,
     /// Rows of a register tile.
     pub tile_rows: usize,
     /// Vectors across a register tile.
@@ -38,6 +89,8 @@ pub struct Schedule {
 /// One product: sizes, and the strides of its operands.
 #[derive(Debug, Clone, Copy)]
 pub struct Problem {
+    /// What multiplies.
+    pub unit: Unit,
     /// Independent products.
     pub batch: usize,
     /// Rows.
@@ -52,10 +105,6 @@ pub struct Problem {
     pub b: (usize, usize),
 }
 
-/// The longest contraction that is one block, whose sums never leave the registers.
-const ONE_BLOCK: usize = 512;
-/// Longest block of a longer one: a tile's rows of A and a panel of B fit the first-level cache together.
-const MOST_DEPTH: usize = 256;
 /// A block of an operand read in place may span this many bytes per step: more would not fit the
 /// first-level TLB.
 const DIRECT_STEP_BYTES: usize = 512;
@@ -79,23 +128,29 @@ impl Schedule {
     /// The cheapest schedule by the model.
     pub fn choose(p: Problem, cpu: Cpu) -> Schedule {
         // Accumulators fill the register file, less what one step loads.
-        let tiles: &[(usize, usize)] =
-            if cpu.lanes == 16 { &[(8, 3), (8, 2)] } else { &[(6, 2), (4, 3)] };
+        let tiles: &[(usize, usize)] = match (p.unit, cpu.lanes) {
+            (Unit::Tiles, _) => &[(2 * TILE, 2)],
+            (_, 16) => &[(8, 3), (8, 2)],
+            _ => &[(6, 2), (4, 3)],
+        };
         let work =
             |(r, v): (usize, usize)| p.m.next_multiple_of(r) * p.n.next_multiple_of(v * cpu.lanes);
         let (tile_rows, tile_vectors) =
             tiles.iter().copied().min_by_key(|t| work(*t)).expect("the list of tiles is not empty");
-        let blocks = if p.depth <= ONE_BLOCK { 1 } else { p.depth.div_ceil(MOST_DEPTH) };
+        let (one_block, most) = p.unit.depths();
+        let blocks = if p.depth <= one_block { 1 } else { p.depth.div_ceil(most) };
         let block_depth = p.depth.div_ceil(blocks).next_multiple_of(cpu.lanes).min(p.depth);
+        let block_depth = block_depth.next_multiple_of(p.unit.granule());
         let blocks = p.depth.div_ceil(block_depth);
         let width = tile_vectors * cpu.lanes;
         let base = Schedule {
+            unit: p.unit,
             tile_rows,
             tile_vectors,
             task_rows: tile_rows,
             task_columns: width,
             block_depth,
-            group_rows: if p.a.0 == 1 { 8 * tile_rows } else { tile_rows },
+            group_rows: if p.a.0 == 1 { (8 * tile_rows).min(64) } else { tile_rows },
             a: access_a(p, tile_rows),
             b: access_b(p, width),
         };
@@ -124,7 +179,7 @@ impl Schedule {
     fn cycles(&self, p: Problem, blocks: usize, cpu: Cpu) -> f64 {
         let (rows, columns) = (p.m.div_ceil(self.task_rows), p.n.div_ceil(self.task_columns));
         let tasks = p.batch * rows * columns;
-        let tile = (self.tile_rows * self.tile_vectors) as f64 / 2.0;
+        let tile = self.unit.step(self.tile_rows, self.tile_vectors);
         // Ragged last tasks cost less; the whole ones bound the time.
         let width = self.tile_vectors * cpu.lanes;
         let tiles = (self.task_rows / self.tile_rows * (self.task_columns / width)) as f64;
@@ -156,14 +211,15 @@ fn access_a(p: Problem, tile_rows: usize) -> Access {
     let (row, step) = p.a;
     let whole = p.m.is_multiple_of(tile_rows);
     let along_k = step == 1 && ways(row, tile_rows) <= DIRECT_WAYS;
-    let along_m = row == 1 && 4 * step <= DIRECT_STEP_BYTES;
+    let along_k = along_k && p.depth.is_multiple_of(p.unit.granule());
+    let along_m = p.unit == Unit::Fma && row == 1 && 4 * step <= DIRECT_STEP_BYTES;
     if whole && (along_k || along_m) { Access::Direct } else { Access::Packed }
 }
 
 fn access_b(p: Problem, width: usize) -> Access {
     let (column, step) = p.b;
     let whole = p.n.is_multiple_of(width);
-    let near = column == 1 && 4 * step <= DIRECT_STEP_BYTES;
+    let near = p.unit == Unit::Fma && column == 1 && 4 * step <= DIRECT_STEP_BYTES;
     if whole && near { Access::Direct } else { Access::Packed }
 }
 
@@ -182,18 +238,20 @@ mod tests {
     use super::*;
 
     fn cpu(lanes: usize) -> Cpu {
-        Cpu { lanes, l2: lanes << 16, cores: 8 }
+        Cpu { lanes, l2: lanes << 16, cores: 8, bf16: Bf16::Tiles }
     }
 
     #[test]
     fn schedules_fit_the_machine() {
-        for lanes in [8, 16] {
+        for (lanes, unit) in [(8, Unit::Fma), (16, Unit::Fma), (16, Unit::Dot), (16, Unit::Tiles)] {
             for (m, n, depth) in [(1, 1, 1), (2048, 512, 2048), (512, 50304, 512), (7, 300, 5000)] {
-                let p = Problem { batch: 1, m, n, depth, a: (depth, 1), b: (depth, 1) };
+                let (a, b) = ((depth, 1), (depth, 1));
+                let p = Problem { unit, batch: 1, m, n, depth, a, b };
                 let s = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
-                assert!(s.block_depth <= depth && s.block_depth <= ONE_BLOCK, "{s:?}");
+                let most = depth.next_multiple_of(unit.granule()).min(unit.depths().0);
+                assert!(s.block_depth <= most, "{s:?}");
                 let panel = 4 * s.block_depth * s.task_columns;
                 assert!(panel <= cpu(lanes).l2, "{s:?}");
             }
@@ -202,7 +260,8 @@ mod tests {
 
     #[test]
     fn large_products_have_work_for_several_threads() {
-        let p = Problem { batch: 1, m: 2048, n: 2048, depth: 512, a: (512, 1), b: (512, 1) };
+        let (unit, a, b) = (Unit::Fma, (512, 1), (512, 1));
+        let p = Problem { unit, batch: 1, m: 2048, n: 2048, depth: 512, a, b };
         let s = Schedule::choose(p, cpu(16));
         assert!(p.m.div_ceil(s.task_rows) * p.n.div_ceil(s.task_columns) >= 8, "{s:?}");
         assert_eq!((s.tile_rows, s.a), (8, Access::Direct));

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use neoxc_ir::{DType, ValueId};
 
 use super::Plan;
-use super::schedule::Access;
+use super::schedule::{Access, Unit};
 use crate::CodegenError;
-use crate::emit::{Emit, Ty, Val};
+use crate::emit::{Emit, TILE, Ty, Val};
 use crate::kernels::Body;
 use crate::kernels::pack::{Source, panel_stride};
 
@@ -151,16 +151,74 @@ impl Tile<'_> {
                 let x = k.load(Ty::F32, q);
                 let x = k.splat(x, lanes);
                 for (j, bv) in bs.iter().enumerate() {
-                    out.push(k.fma(x, *bv, acc[i * vectors + j]));
+                    let sum = acc[i * vectors + j];
+                    out.push(match s.unit {
+                        Unit::Fma => k.fma(x, *bv, sum),
+                        Unit::Dot | Unit::Tiles => k.dot(x, *bv, sum),
+                    });
                 }
             }
             out
         })
     }
 
+    /// The same with AMX: two by two tile registers of sums, stored to rows `stride` apart.
+    fn tile_sums(&self, k: &mut Emit, to: Val, stride: usize) {
+        let s = self.plan.s;
+        let zero = k.int(0);
+        let place = |k: &mut Emit, base: Val, n: usize, stride: usize| {
+            k.element_at(base, n / 2 * TILE * stride + n % 2 * TILE)
+        };
+        let clear = |k: &mut Emit| (0..4).for_each(|n| k.tile_zero(n));
+        match self.partial {
+            None => clear(k),
+            Some(partial) => {
+                let first = k.cmp("eq", self.block, zero);
+                k.if_(first, clear);
+                let later = k.cmp("ne", self.block, zero);
+                k.if_(later, |k| {
+                    for n in 0..4 {
+                        let p = place(k, partial, n, s.task_columns);
+                        k.tile_load(n, p, s.task_columns);
+                    }
+                });
+            }
+        }
+        let mut hi = k.int(self.depth as i64);
+        if let Some(rows) = self.rows {
+            hi = k.select(rows.free, zero, hi);
+        }
+        // Packed, a tile register's rows of A stand one behind the other, those of 16 steps together.
+        let (row, next) = match s.a {
+            Access::Packed => (TILE, s.tile_rows),
+            Access::Direct => (self.a.row, 1),
+        };
+        k.loop_(zero, hi, TILE, |k, p| {
+            let at = k.scale(p, next);
+            let a = k.element(self.a.base, at);
+            let b = self.b.step(k, p);
+            for half in 0..2 {
+                let p = k.element_at(a, half * TILE * row);
+                k.tile_load(4 + half, p, row);
+                let p = k.element_at(b, half * TILE);
+                k.tile_load(6 + half, p, self.b.step);
+            }
+            for n in 0..4 {
+                k.tile_dot(n, 4 + n / 2, 6 + n % 2);
+            }
+        });
+        for n in 0..4 {
+            let p = place(k, to, n, stride);
+            k.tile_store(n, p, stride);
+        }
+    }
+
     /// Computes the tile and keeps it for the next block of the contraction.
     pub fn set_aside(&self, k: &mut Emit, lanes: usize) {
         let s = self.plan.s;
+        if let (Unit::Tiles, Some(partial)) = (s.unit, self.partial) {
+            return self.tile_sums(k, partial, s.task_columns);
+        }
         let sums = self.sums(k, lanes);
         for (i, v) in sums.into_iter().enumerate() {
             if let Some(partial) = self.partial {
@@ -174,9 +232,16 @@ impl Tile<'_> {
     /// Computes the tile and stores what the epilogue makes of it.
     pub fn finish(&self, b: &mut Body<'_>) -> Result<(), CodegenError> {
         let (s, lanes) = (self.plan.s, b.lanes);
-        let sums = self.sums(&mut b.k, lanes);
+        let width = s.tile_vectors * lanes;
+        let sums = match s.unit {
+            Unit::Tiles => {
+                self.tile_sums(&mut b.k, self.scratch, width);
+                vec![]
+            }
+            Unit::Fma | Unit::Dot => self.sums(&mut b.k, lanes),
+        };
         let ragged = self.rows.is_some() || !self.plan.m.is_multiple_of(s.tile_rows);
-        if !ragged && b.f.results == [self.plan.product] {
+        if !ragged && !sums.is_empty() && b.f.results == [self.plan.product] {
             for (r, sums) in sums.chunks(s.tile_vectors).enumerate() {
                 let offset = b.k.int(r as i64);
                 let row = b.k.add(self.row, offset);
@@ -187,7 +252,6 @@ impl Tile<'_> {
         // The epilogue is emitted once, for a row of the tile: an unrolled one would be a long
         // function, and would spill the tile anyway.
         let k = &mut b.k;
-        let width = s.tile_vectors * lanes;
         for (i, v) in sums.into_iter().enumerate() {
             let at = i / s.tile_vectors * width + i % s.tile_vectors * lanes;
             let p = k.element_at(self.scratch, at);

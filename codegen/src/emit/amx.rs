@@ -1,0 +1,107 @@
+//! Products of pairs of bfloat16: the dot instruction of AVX-512, and AMX's tile registers.
+//!
+//! A pair is a 32-bit word, two neighbouring steps of a contraction, the first in the lower half. Words travel
+//! in f32 registers, which move them unchanged.
+//!
+//! A tile register holds 16 rows of 64 bytes. They are named by number, as in the instructions: the
+//! compiler allocates none of them.
+
+use super::{Emit, Ty, Val};
+
+/// Rows of a tile register, and 32-bit columns.
+pub const TILE: usize = 16;
+
+impl Emit {
+    /// The same address, of 32-bit words.
+    pub fn words(&mut self, p: Val) -> Val {
+        let t = self.ty(Ty::Ptr);
+        self.def(Ty::Ptr, &format!("llvm.bitcast {p} : {t} to {t}"))
+    }
+
+    /// Words of the bfloat16 at `low` and at `high`, one of each to a word.
+    pub fn load_pairs(&mut self, low: Val, high: Val, lanes: usize, mask: Option<Val>) -> Val {
+        let [low, high] = [low, high].map(|p| {
+            let wide = match mask {
+                None => self.load(Ty::Vec(lanes), p),
+                Some(mask) => self.load_masked(p, mask),
+            };
+            self.bitcast(wide, Ty::VecI32(lanes))
+        });
+        // As f32 they stand in the upper half.
+        let sixteen = self.int32(16, Ty::VecI32(lanes));
+        let low = self.arith("shrui", low, sixteen);
+        let both = self.arith("ori", low, high);
+        self.bitcast(both, Ty::Vec(lanes))
+    }
+
+    /// `c + a·b` where a and b are words: both products of each pair are added.
+    pub fn dot(&mut self, a: Val, b: Val, c: Val) -> Val {
+        let n = c.ty.lanes();
+        let (t, th) = (self.ty(c.ty), format!("vector<{}xbf16>", 2 * n));
+        let [a, b] = [a, b].map(|v| self.def(v.ty, &format!("vector.bitcast {v} : {t} to {th}")));
+        self.def(
+            c.ty,
+            &format!(
+                "llvm.call_intrinsic \"llvm.x86.avx512bf16.dpbf16ps.{}\"({c}, {a}, {b}) : ({t}, {th}, {th}) -> {t}",
+                32 * n
+            ),
+        )
+    }
+
+    /// Shapes all tile registers 16 × 64 bytes; `room` is a cache line for the description.
+    pub fn tile_config(&mut self, room: Val) {
+        // Palette 1; 16-bit row lengths from byte 16 on; heights from byte 48 on.
+        let mut words = [0i32; 16];
+        words[0] = 1;
+        words[4..8].fill(0x0040_0040);
+        words[12..14].fill(0x1010_1010);
+        let items: Vec<String> = words.iter().map(i32::to_string).collect();
+        let ty = Ty::VecI32(16);
+        let t = self.ty(ty);
+        let v = self.def(ty, &format!("arith.constant dense<[{}]> : {t}", items.join(", ")));
+        self.store(v, room);
+        let t = self.ty(Ty::Ptr);
+        self.line(&format!("llvm.call_intrinsic \"llvm.x86.ldtilecfg\"({room}) : ({t}) -> ()"));
+    }
+
+    /// Gives the tile registers back: the system need not save them any more.
+    pub fn tile_release(&mut self) {
+        self.line("llvm.call_intrinsic \"llvm.x86.tilerelease\"() : () -> ()");
+    }
+
+    /// Clears tile register `n`.
+    pub fn tile_zero(&mut self, n: usize) {
+        let n = self.number(n);
+        self.line(&format!("llvm.call_intrinsic \"llvm.x86.tilezero\"({n}) : (i8) -> ()"));
+    }
+
+    /// Loads tile register `n` from rows `stride` words apart.
+    pub fn tile_load(&mut self, n: usize, p: Val, stride: usize) {
+        self.tile_move("tileloadd64", n, p, stride);
+    }
+
+    /// Stores tile register `n` to rows `stride` words apart.
+    pub fn tile_store(&mut self, n: usize, p: Val, stride: usize) {
+        self.tile_move("tilestored64", n, p, stride);
+    }
+
+    /// Tile `c` += tile `a` times tile `b`: rows of words, and words of each row's columns.
+    pub fn tile_dot(&mut self, c: usize, a: usize, b: usize) {
+        let [c, a, b] = [c, a, b].map(|n| self.number(n));
+        self.line(&format!(
+            "llvm.call_intrinsic \"llvm.x86.tdpbf16ps\"({c}, {a}, {b}) : (i8, i8, i8) -> ()"
+        ));
+    }
+
+    fn tile_move(&mut self, name: &str, n: usize, p: Val, stride: usize) {
+        let (n, stride, t) = (self.number(n), self.int(4 * stride as i64), self.ty(Ty::Ptr));
+        self.line(&format!(
+            "llvm.call_intrinsic \"llvm.x86.{name}\"({n}, {p}, {stride}) : (i8, {t}, i64) -> ()"
+        ));
+    }
+
+    /// The number of a tile register.
+    fn number(&mut self, n: usize) -> Val {
+        self.def(Ty::I8, &format!("arith.constant {n} : i8"))
+    }
+}
