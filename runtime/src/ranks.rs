@@ -176,6 +176,20 @@ impl<'a> Ranks<'a> {
         Ok(f32::from_le_bytes(bytes))
     }
 
+    /// Keeps parameters and moments as they are where one of these scalar outputs of a program is not finite:
+    /// all ranks have the same ones, and so decide alike.
+    pub fn guard(&mut self, program: &str, outputs: &[&str]) {
+        for (n, rank) in self.own().into_iter().enumerate() {
+            let stage = self.plan.along("pipe", rank).1;
+            let place = |name: &&str| {
+                let port = self.port_of(program, name, stage)?;
+                Some((self.plan.segment(&port.segment)?, port.offset))
+            };
+            let numbers: Vec<_> = outputs.iter().filter_map(place).collect();
+            self.devices[n].guard(&numbers);
+        }
+    }
+
     /// Lends parameters and moments.
     pub fn lend(&self) -> Lent<'a> {
         Lent { plan: self.plan, loans: self.devices.iter().map(CpuDevice::lend).collect() }

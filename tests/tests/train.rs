@@ -5,6 +5,7 @@ use std::path::Path;
 
 use neoxc_plan::Plan;
 use neoxc_runtime::RuntimeError;
+use neoxc_runtime::checkpoint;
 use neoxc_runtime::train::{self, StepReport, train};
 
 mod common;
@@ -221,6 +222,89 @@ fn a_loss_that_is_not_finite_names_its_tensor() {
     };
     let e = train(&plan, &options, &mut Log::default()).unwrap_err();
     assert!(matches!(e, RuntimeError::NotFinite { .. }), "{e}");
-    assert!(e.to_string().contains("gpt_neox") && e.exit_code() == 4, "{e}");
+    assert!(e.to_string().contains("gradient of embed_out.weight") && e.exit_code() == 4, "{e}");
     assert!(!save.join("latest").exists());
+}
+
+/// Weights of a checkpoint are made bad; the next step says which, and leaves nothing behind.
+#[test]
+fn the_first_tensor_that_is_not_finite_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let layouts: [&[&str]; 3] = [
+        &[],
+        &[
+            "world_size=4",
+            "pipe_parallel_size=2",
+            "model_parallel_size=2",
+            "num_attention_heads=4",
+            "rotary_pct=1",
+        ],
+        &["world_size=2", "zero_optimization.stage=3"],
+    ];
+    for (n, sets) in layouts.iter().enumerate() {
+        let plan = plan(folder.path(), sets);
+        let save = folder.path().join(format!("save{n}"));
+        run(&plan, &save, 2, 1, false);
+        let good: std::collections::BTreeMap<_, _> =
+            common::all_tensors(&save.join("global_step2")).into_iter().collect();
+        let parameters = &plan.tables.parameters;
+        let attempt = |changes: &[(&str, f32)], told: &str| {
+            let mut tensors = good.clone();
+            for (name, value) in changes {
+                let weights = |n: &str| n.ends_with(name) && !n.starts_with("exp_avg");
+                for (_, bytes) in tensors.iter_mut().filter(|(n, _)| weights(n)) {
+                    for (i, c) in bytes.chunks_exact_mut(4).enumerate() {
+                        let sign = if i * i % 7 < 3 { 1.0 } else { -1.0 };
+                        c.copy_from_slice(&(value * sign).to_le_bytes());
+                    }
+                }
+            }
+            // Each rank's part of each tensor.
+            let mut parts = std::collections::BTreeMap::new();
+            for t in checkpoint::tensors(&plan) {
+                let dims = &parameters[t.parameter].dims;
+                for rank in 0..plan.ranks() {
+                    let block = t.block(&plan, rank);
+                    let mut part = vec![0; block.elements() as usize * 4];
+                    for run in block.runs(dims) {
+                        let (to, from, n) = (run.local * 4, run.whole * 4, run.elements * 4);
+                        part[to..to + n].copy_from_slice(&tensors[&t.name][from..from + n]);
+                    }
+                    parts.insert((rank, t.name.clone()), part);
+                }
+            }
+            let get = |rank, t: &checkpoint::Tensor| &parts[&(rank, t.name.clone())][..];
+            let settings = train::Settings::of(&plan).unwrap();
+            let bad = folder.path().join("bad");
+            let _ = std::fs::remove_dir_all(&bad);
+            checkpoint::save(&bad, &plan, &settings, 2, 8, &get).unwrap();
+            let options = train::Options {
+                steps: Some(4),
+                threads: 1,
+                save: Some(bad.clone()),
+                resume: true,
+                ..train::Options::default()
+            };
+            let e = train(&plan, &options, &mut Log::default()).unwrap_err().to_string();
+            assert!(e.starts_with("step 3: ") && e.contains(told), "{sets:?}, {changes:?}: {e}");
+            assert!(!bad.join("global_step3").exists());
+        };
+        let weight = "gpt_neox.layers.1.attention.dense.weight";
+        attempt(&[(weight, f32::NAN)], &format!("parameter {weight}"));
+        let both = [(weight, f32::NAN), ("embed_in.weight", f32::INFINITY)];
+        attempt(&both, "parameter gpt_neox.embed_in.weight");
+        // The last norm divides by next to nothing, and only in the backward pass is that too much.
+        let small = [
+            ("embed_in.weight", 1e-12),
+            ("attention.dense.weight", 0.0),
+            ("attention.dense.bias", 0.0),
+            ("dense_4h_to_h.weight", 0.0),
+            ("dense_4h_to_h.bias", 0.0),
+        ];
+        let head = |value| [&small[..], &[("embed_out.weight", value)]].concat();
+        attempt(&head(3e37), "gradient of gpt_neox.layers.1.");
+        // Every gradient is finite, and the sum of their squares is not.
+        attempt(&head(1e25), "none, but ");
+    }
 }

@@ -55,6 +55,8 @@ pub struct CpuDevice {
     state: Vec<bool>,
     /// Closed while these are on loan.
     gate: Arc<Gate>,
+    /// Addresses of numbers without which they are not updated if they are not finite.
+    guards: Vec<usize>,
     programs: Vec<(String, Vec<Step>)>,
     /// What this rank's stage does where a program is run in parts.
     schedules: Vec<(String, Staged)>,
@@ -62,7 +64,7 @@ pub struct CpuDevice {
     pointers: Vec<*mut u8>,
     index: Vec<usize>,
     /// By event: the axis of the exchange that was last started with it, and its ticket.
-    events: Vec<(usize, Ticket)>,
+    events: Vec<Option<(usize, Ticket)>>,
     /// The other ranks, if there are any.
     others: Option<Box<dyn Collectives>>,
     /// What was done when, if someone wants to know.
@@ -164,12 +166,13 @@ impl CpuDevice {
             segments,
             state,
             gate: Arc::default(),
+            guards: vec![],
             programs,
             schedules,
             pool: Pool::new(threads, scratch)?,
             pointers: vec![std::ptr::null_mut(); most],
             index: vec![0; 32],
-            events: vec![Default::default(); plan.events()],
+            events: vec![None; plan.events()],
             others,
             log: None,
             _library: library,
@@ -201,7 +204,8 @@ impl CpuDevice {
             .collect::<Option<_>>()
             .ok_or_else(lost)?;
         let others = self.others.as_deref().ok_or_else(lost)?;
-        let (stride, axis, gate) = (staged.stride, staged.axis, &*self.gate);
+        let (stride, axis) = (staged.stride, staged.axis);
+        let hold = Hold { gate: &self.gate, guards: &self.guards };
         let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
         let (events, log) = (&mut self.events, &mut self.log);
         staged.each(&mut |action, at| {
@@ -210,7 +214,7 @@ impl CpuDevice {
                 Action::Run(part) => {
                     index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
                     let steps = parts[*part];
-                    return execute(steps, pool, pointers, index, events, gate, Some(others), log);
+                    return execute(steps, pool, pointers, index, events, &hold, Some(others), log);
                 }
                 // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
                 // slot again only after the value in it was taken, and to pair every gift with one that
@@ -258,6 +262,14 @@ impl CpuDevice {
     /// Lends weights and moments: programs run on, up to the first instruction that would change them.
     pub fn lend(&self) -> Loan {
         Loan::new(&self.segments, &self.gate)
+    }
+
+    /// From now on weights and moments stay as they are while one of these numbers (f32, by segment and
+    /// offset) is not finite. A program computes them before its first update.
+    pub fn guard(&mut self, numbers: &[(usize, u64)]) {
+        let address =
+            |(at, offset): &(usize, u64)| self.segments[*at].slice(*offset, 4).as_ptr() as usize;
+        self.guards = numbers.iter().map(address).collect();
     }
 
     /// How long programs have waited for what was lent.
@@ -326,22 +338,38 @@ fn resolve(body: &[Instr], loaded: &Loaded, depth: usize) -> Vec<Step> {
         .collect()
 }
 
+/// What may keep a program from updating weights and moments.
+struct Hold<'a> {
+    gate: &'a Gate,
+    guards: &'a [usize],
+}
+
+impl Hold<'_> {
+    /// Waits until the state is not on loan; whether it may change then.
+    fn lets_update(&self) -> bool {
+        self.gate.wait();
+        // SAFETY: addresses of whole numbers inside segments (`guard`), which live as long as the device;
+        // the kernels that write them are over.
+        self.guards.iter().all(|at| unsafe { (*at as *const f32).read_unaligned() }.is_finite())
+    }
+}
+
 #[allow(clippy::too_many_arguments)] // a rank's whole state
 fn execute(
     steps: &[Step],
     pool: &mut Pool,
     pointers: &mut [*mut u8],
     index: &mut [usize],
-    events: &mut [(usize, Ticket)],
-    gate: &Gate,
+    events: &mut [Option<(usize, Ticket)>],
+    hold: &Hold,
     others: Option<&dyn Collectives>,
     log: &mut Option<Log>,
 ) -> Result<(), RuntimeError> {
     for step in steps {
         match step {
             Step::Launch { entry, tasks, args, name, updates } => {
-                if *updates {
-                    gate.wait();
+                if *updates && !hold.lets_update() {
+                    continue;
                 }
                 for (slot, at) in pointers.iter_mut().zip(args) {
                     *slot = here(at, index) as *mut u8;
@@ -354,8 +382,8 @@ fn execute(
             }
             Step::Exchange { kind, axis, shape, from, to, event, updates } => {
                 let Some(others) = others else { continue };
-                if *updates {
-                    gate.wait();
+                if *updates && !hold.lets_update() {
+                    continue;
                 }
                 let from = here(from, index) as *mut f32;
                 let to = here(to, index) as *mut f32;
@@ -372,7 +400,7 @@ fn execute(
                         None => others.exchange(*axis, *kind, *shape, from, to)?,
                         Some(event) => {
                             let ticket = others.start(*axis, *kind, *shape, from, to)?;
-                            events[*event] = (*axis, ticket);
+                            events[*event] = Some((*axis, ticket));
                         }
                     }
                 }
@@ -380,7 +408,8 @@ fn execute(
             }
             Step::Wait(event) => {
                 let Some(others) = others else { continue };
-                let (axis, ticket) = events[*event];
+                // Nothing was started where nothing may be updated.
+                let Some((axis, ticket)) = events[*event].take() else { continue };
                 let start = now(log);
                 // SAFETY: a validated plan waits once for every exchange that it has started.
                 unsafe { others.wait(axis, ticket)? };
@@ -389,7 +418,7 @@ fn execute(
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
                     index[*depth] = if *reverse { count - 1 - i } else { i };
-                    execute(body, pool, pointers, index, events, gate, others, log)?;
+                    execute(body, pool, pointers, index, events, hold, others, log)?;
                 }
             }
         }
@@ -416,7 +445,7 @@ impl Device for CpuDevice {
             &mut self.pointers,
             &mut self.index,
             &mut self.events,
-            &self.gate,
+            &Hold { gate: &self.gate, guards: &self.guards },
             self.others.as_deref(),
             &mut self.log,
         )

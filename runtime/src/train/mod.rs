@@ -1,5 +1,6 @@
 //! Training: the loop around the plan's `train_step`.
 
+mod blame;
 pub mod init;
 pub mod lr;
 mod run;

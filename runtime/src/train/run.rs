@@ -9,6 +9,7 @@ use std::time::Instant;
 use neoxc_plan::Plan;
 use serde::Serialize;
 
+use super::blame::first_not_finite;
 use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
@@ -242,7 +243,7 @@ impl<'a> Trainer<'a> {
         );
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                let tensor = self.first_bad();
+                let tensor = first_not_finite(self.plan, &self.ranks);
                 return Err(RuntimeError::NotFinite { step, what, value, tensor });
             }
         }
@@ -260,24 +261,6 @@ impl<'a> Trainer<'a> {
             checkpoint_seconds: 0.0,
             samples: ids,
         })
-    }
-
-    /// The first gradient, or else parameter, that holds a number that is not finite.
-    fn first_bad(&self) -> String {
-        for (segment, kind) in [("grads", "gradient of"), ("params", "parameter")] {
-            for p in &self.plan.tables.parameters {
-                for (layer, name) in p.names().iter().enumerate() {
-                    let bytes = self.ranks.tensor(segment, p, layer as u64);
-                    let bad = bytes
-                        .chunks_exact(4)
-                        .any(|c| !f32::from_le_bytes([c[0], c[1], c[2], c[3]]).is_finite());
-                    if bad {
-                        return format!("{kind} {name}");
-                    }
-                }
-            }
-        }
-        "none (the loss itself)".into()
     }
 
     /// The mean loss of `eval_iters` micro-batches; groups evaluate one each at a time.
@@ -369,6 +352,8 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             Some((file.map_err(RuntimeError::io("open", path))?, path.clone()))
         }
     };
+    // A step that came to nothing leaves weights as they were, to be looked at.
+    t.ranks.guard("train_step", &["loss", "grad_norm"]);
     watch.start(done, steps);
     let mut summary = Summary { step: done, ..Summary::default() };
     let mut seconds = vec![];
