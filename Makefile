@@ -2,14 +2,15 @@
 # make test    install what is missing and run every check
 # make layouts train on every layout of up to eight ranks (make test runs a sample of them)
 # make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
+# make fuzz    read a million damaged plans, checkpoints and data sets each (make test: a thousand)
 
 # The environment's RUSTFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-.PHONY: help train build test layouts faults fmt lint docs bench setup clean
+.PHONY: help train build test layouts faults fuzz fmt lint docs bench setup clean
 help:
-	@echo "make train | test | layouts | faults | build | bench | fmt | lint | docs | setup | clean"
+	@echo "make train | test | layouts | faults | fuzz | build | bench | fmt | lint | docs | setup | clean"
 
 setup:
 	@tools/setup.sh
@@ -36,6 +37,9 @@ layouts: setup
 
 faults: setup
 	NEOXC_FAULTS=all cargo test --package neoxc-tests --test faults -- --nocapture
+
+fuzz: setup
+	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-tests --test fuzz -- --nocapture
 
 fmt:
 	cargo fmt --all

@@ -23,6 +23,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "neoxc-plan",
         ],
     ),
+    ("fuzz", &["neoxc-plan", "neoxc-runtime"]),
     ("tools/neoxc", &["neoxc-driver", "neoxc-runtime", "neoxc-ir", "neoxc-frontend", "neoxc-plan"]),
 ];
 

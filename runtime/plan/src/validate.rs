@@ -20,6 +20,10 @@ const MAX_RANKS: u64 = 1 << 20;
 pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     let t = &plan.tables;
     let invalid = |m: String| Err(PlanError::Invalid(m));
+    let ranks = t.mesh.iter().try_fold(1u64, |a, (_, n)| a.checked_mul(*n));
+    if ranks.is_none_or(|n| n == 0 || n > MAX_RANKS) {
+        return invalid("the mesh has an impossible number of ranks".into());
+    }
     let stages = plan.along("pipe", 0).0;
     let classes = t.stage_class.iter().copied().max().map_or(1, |n| n.saturating_add(1));
     let known = t.stage_class.is_empty() || t.stage_class.len() as u64 == stages;
@@ -32,10 +36,6 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
         if total.is_none_or(|b| b > MAX_BYTES) {
             return invalid("segments are impossibly large".into());
         }
-    }
-    let ranks = t.mesh.iter().try_fold(1u64, |a, (_, n)| a.checked_mul(*n));
-    if ranks.is_none_or(|n| n == 0 || n > MAX_RANKS) {
-        return invalid("the mesh has an impossible number of ranks".into());
     }
     let bytes = |name: &str, class: usize| {
         let segment = t.segments.iter().find(|s| s.name == name);

@@ -1,0 +1,118 @@
+//! Checkpoints: the manifest, with and without its seal made anew, and the files of ranks.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+
+use arbitrary::{Result, Unstructured};
+use neoxc_plan::Plan;
+use neoxc_runtime::checkpoint::{self, Manifest, Reader, Tensor};
+use neoxc_runtime::train::Settings;
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+
+use crate::{Target, wreck};
+
+/// Loads a damaged checkpoint whole.
+pub struct CheckpointTarget {
+    folder: tempfile::TempDir,
+    plan: Plan,
+    manifest: Value,
+    /// Name, bytes.
+    files: Vec<(String, Vec<u8>)>,
+    tensors: BTreeMap<String, Vec<u8>>,
+}
+
+impl CheckpointTarget {
+    /// Damages a checkpoint of `plan`.
+    pub fn new(plan: Plan) -> std::io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let most = plan.tables.parameters.iter().map(|p| p.elements() as usize * 4).max();
+        let bytes: Vec<u8> = (0..most.unwrap_or(0)).map(|n| (n % 251) as u8).collect();
+        let get = |rank, t: &Tensor| &bytes[..t.block(&plan, rank).elements() as usize * 4];
+        let settings = Settings::of(&plan).map_err(std::io::Error::other)?;
+        let made = checkpoint::save(folder.path(), &plan, &settings, 3, 9, &get)
+            .map_err(std::io::Error::other)?;
+        let manifest = serde_json::from_slice(&fs::read(made.join("manifest.json"))?)?;
+        let mut tensors = BTreeMap::new();
+        checkpoint::load(&made, &plan, &mut |t, bytes| {
+            tensors.insert(t.name.clone(), bytes.to_vec());
+        })
+        .map_err(std::io::Error::other)?;
+        let reader = Reader::open(&made).map_err(std::io::Error::other)?;
+        let mut files = vec![];
+        for name in reader.manifest.files.keys() {
+            files.push((name.clone(), fs::read(made.join(name))?));
+        }
+        Ok(Self { folder, plan, manifest, files, tensors })
+    }
+
+    fn attempt(&self, u: &mut Unstructured) -> Result<bool> {
+        let place: PathBuf = self.folder.path().join("x");
+        fs::create_dir_all(&place).expect("the folder can be written");
+        let write = |name: &str, bytes: &[u8]| {
+            fs::write(place.join(name), bytes).expect("the folder can be written");
+        };
+        let mut manifest = self.manifest.clone();
+        let mut sealed = false;
+        for (name, bytes) in &self.files {
+            write(name, bytes);
+        }
+        match u.int_in_range(0..=3)? {
+            // Bytes of a file, as they are.
+            0 => {
+                let (name, mut bytes) = self.files[u.choose_index(self.files.len())?].clone();
+                wreck::bytes(u, &mut bytes)?;
+                write(&name, &bytes);
+            }
+            // The header of a file, with sizes and hash as the manifest should have them.
+            1 => {
+                let (name, bytes) = &self.files[u.choose_index(self.files.len())?];
+                let head = manifest["files"][name]["header_bytes"].as_u64().unwrap_or(8) as usize;
+                let mut header: Value = serde_json::from_slice(&bytes[8..head]).unwrap_or_default();
+                wreck::json(u, &mut header)?;
+                let mut text = header.to_string().into_bytes();
+                text.resize(text.len().div_ceil(8) * 8, b' ');
+                let new = [&(text.len() as u64).to_le_bytes()[..], &text].concat();
+                let entry = &mut manifest["files"][name];
+                entry["bytes"] = (bytes.len() - head + new.len()).into();
+                entry["header_bytes"] = new.len().into();
+                let hash: Vec<String> =
+                    Sha256::digest(&new).iter().map(|b| format!("{b:02x}")).collect();
+                entry["header"] = hash.concat().into();
+                write(name, &[&new, &bytes[head..]].concat());
+                sealed = true;
+            }
+            // The manifest: as it is, or sealed again.
+            _ => {
+                for _ in 0..u.int_in_range(1..=2)? {
+                    wreck::json(u, &mut manifest)?;
+                }
+                sealed = u.ratio(7, 8)?;
+            }
+        }
+        if sealed {
+            let Ok(read) = serde_json::from_value::<Manifest>(manifest) else { return Ok(false) };
+            manifest = read
+                .sealed()
+                .ok()
+                .and_then(|m| serde_json::to_value(m).ok())
+                .expect("a manifest is JSON");
+        }
+        let text = serde_json::to_vec(&manifest).expect("it is JSON");
+        write("manifest.json", &text);
+        let on_disk: usize = self.files.iter().map(|(_, bytes)| bytes.len()).sum();
+        let done = checkpoint::load(&place, &self.plan, &mut |t, bytes| {
+            assert!(bytes.len() <= on_disk + 64, "{} has {} bytes", t.name, bytes.len());
+            // Without a seal made anew, whatever is accepted is what was written.
+            assert!(sealed || bytes == self.tensors[&t.name], "{}", t.name);
+        });
+        Ok(done.is_ok())
+    }
+}
+
+impl Target for CheckpointTarget {
+    fn run(&self, choices: &[u8]) -> bool {
+        self.attempt(&mut Unstructured::new(choices)).unwrap_or(false)
+    }
+}
