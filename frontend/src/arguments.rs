@@ -412,7 +412,7 @@ pub static ARGUMENTS: &[Argument] = &[
     arg("comms_logger", Group::DeepspeedConfig, Kind::Dict, Status::WithoutEffect, Neutral::None),
     arg("compression_training", Group::DeepspeedConfig, Kind::Dict, Status::NotYet, Neutral::None),
     arg("checkpoint", Group::DeepspeedConfig, Kind::Dict, Status::NotYet, Neutral::None),
-    arg("data_types", Group::DeepspeedConfig, Kind::Dict, Status::WithoutEffect, Neutral::None),
+    arg("data_types", Group::DeepspeedConfig, Kind::Dict, Status::Supported, Neutral::None),
     arg("deepspeed_extra_args", Group::DeepspeedConfig, Kind::Dict, Status::WithoutEffect, Neutral::None),
     arg("hostfile", Group::DeepspeedRunner, Kind::Str, Status::WithoutEffect, Neutral::None),
     arg("include", Group::DeepspeedRunner, Kind::Str, Status::WithoutEffect, Neutral::None),

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use neoxc_ir::diag::{Diagnostic, Kind as DiagKind, Span};
 
 use crate::arguments::{ARGUMENTS, Kind, Neutral, Status, find};
-use crate::config::{Config, Model, Optimizer, Parallel, Run};
+use crate::config::{Config, Model, Optimizer, Parallel, Precision, Run};
 use crate::diagnostics::{
     adjusted_value, conflict, file, impossible_value, missing_key, not_supported, unknown_key,
     without_effect, wrong_type,
@@ -268,7 +268,7 @@ impl Reader<'_> {
         self.choice("activation", "gelu", &["gelu"]);
         self.choice("data_impl", "infer", &["infer", "mmap"]);
         self.attention_kinds();
-        self.precision();
+        let precision = self.precision();
         let pos_emb = self.choice("pos_emb", "learned", &["learned", "rotary", "none"]);
         let pct = self.float("rotary_pct", 1.0, 0.0, 1.0);
         let base = self.float("rotary_emb_base", 10_000.0, 1.0, 1e12);
@@ -343,6 +343,7 @@ impl Reader<'_> {
             use_bias_in_attn_linear: self.bool("use_bias_in_attn_linear", true),
             use_bias_in_mlp: self.bool("use_bias_in_mlp", true),
             moe,
+            precision,
             tied: !self.bool("no_weight_tying", false),
             init_std: sigma(&init),
             output_init_std: sigma(&output),
@@ -412,19 +413,56 @@ impl Reader<'_> {
         }
     }
 
-    /// Only f32 runs on these targets.
-    fn precision(&mut self) {
+    /// f32, or bfloat16: by `precision`, by `bf16`, or by an `fp16` whose `type` is bfloat16. As in GPT-NeoX
+    /// these must agree.
+    fn precision(&mut self) -> Precision {
+        let name = self.choice("precision", "fp32", &["fp32", "bfloat16"]);
+        let mut asked =
+            self.find("precision").map(|(key, _)| (key.span.clone(), name == "bfloat16"));
         for name in ["fp16", "bf16"] {
-            let Some((key, node)) = self.find(name) else { continue };
-            if let Value::Map(m) = &node.value
-                && !disabled(m)
-            {
-                let message = format!("`{name}`: not supported yet; this version trains in f32");
-                let (span, hint) = (key.span.clone(), format!("`--set {name}.enabled=false`"));
-                self.error(&not_supported::KIND, message, &span, "asked for here", &hint);
+            let Some((key, node)) = self.find(name).cloned() else { continue };
+            let Value::Map(m) = &node.value else { continue };
+            if disabled(m) {
+                continue;
             }
+            let kind = m.iter().find(|(k, _)| k.name == "type").map(|(_, n)| &n.value);
+            let bf16 = name == "bf16" || matches!(kind, Some(Value::Str(s)) if s == "bfloat16");
+            if !bf16 {
+                let message = "`fp16`: not supported yet; bfloat16 needs no loss scaling";
+                let hint =
+                    "`--set fp16.enabled=false`, and `--set precision=bfloat16` for bfloat16";
+                let span = key.span.clone();
+                self.error(&not_supported::KIND, message.into(), &span, "asked for here", hint);
+                continue;
+            }
+            if let Some((other, false)) = &asked {
+                let message = format!("`{name}` is enabled, but `precision` is fp32");
+                let d = Diagnostic::error(&conflict::KIND, message);
+                let d = d.label(&key.span, "bfloat16 here").label(other, "f32 here");
+                self.diagnostics.push(d.hint("`--set precision=bfloat16`, or remove one of them"));
+            }
+            asked.get_or_insert((key.span.clone(), true));
         }
-        self.choice("precision", "fp32", &["fp32"]);
+        self.sums_of_gradients();
+        match asked {
+            Some((_, true)) => Precision::Bf16,
+            _ => Precision::F32,
+        }
+    }
+
+    /// `data_types.grad_accum_dtype`: sums of gradients are f32.
+    fn sums_of_gradients(&mut self) {
+        let Some((_, node)) = self.find("data_types") else { return };
+        let Value::Map(m) = &node.value else { return };
+        let given = m.iter().find(|(k, _)| k.name == "grad_accum_dtype").map(|(_, n)| n.clone());
+        let Some(given) = given else { return };
+        if !matches!(&given.value, Value::Null)
+            && !matches!(&given.value, Value::Str(s) if s == "fp32")
+        {
+            let message = "`grad_accum_dtype`: gradients are summed in f32".to_string();
+            let hint = "`--set data_types.grad_accum_dtype=\"fp32\"`";
+            self.error(&not_supported::KIND, message, &given.span, "asked for here", hint);
+        }
     }
 
     /// Ids of the tokenizer, read off its file.

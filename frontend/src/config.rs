@@ -216,6 +216,30 @@ pub struct Model {
     pub attention_dropout: f64,
     /// Layers per recomputed group; none keeps activations.
     pub checkpoint: Option<usize>,
+    /// What is multiplied and kept for the backward pass.
+    #[serde(default)]
+    pub precision: Precision,
+}
+
+/// The dtype of factors and activations. Parameters, sums of gradients and the optimizer's moments are f32.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// bfloat16.
+    Bf16,
+}
+
+impl Precision {
+    /// The dtype's name, in IR and in clusters' rates.
+    pub fn name(self) -> &'static str {
+        match self {
+            Precision::F32 => "f32",
+            Precision::Bf16 => "bf16",
+        }
+    }
 }
 
 /// AdamW and its learning rate.

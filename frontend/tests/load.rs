@@ -255,3 +255,30 @@ fn stages_that_would_have_no_layer_are_refused() {
     let config = from_text(&[GOOD], &sets).config.unwrap();
     assert_eq!(config.parallel.partition, neoxc_frontend::config::PipePartition::Balanced);
 }
+
+#[test]
+fn precision_is_said_in_three_ways_that_must_agree() {
+    use neoxc_frontend::config::Precision;
+    let of = |sets: &[&str]| {
+        let l = from_text(&[GOOD], sets);
+        let told = told(&l);
+        (l.config.map(|c| c.model.precision), told)
+    };
+    let half = (Some(Precision::Bf16), vec![]);
+    assert_eq!(of(&[]), (Some(Precision::F32), vec![]));
+    assert_eq!(of(&["precision=bfloat16"]), half);
+    assert_eq!(of(&["bf16.enabled=true"]), half);
+    assert_eq!(of(&["fp16.enabled=true", "fp16.type=bfloat16"]), half);
+    assert_eq!(of(&["bf16.enabled=true", "precision=bfloat16"]), half);
+    assert_eq!(of(&["bf16.enabled=true", "data_types.grad_accum_dtype=fp32"]), half);
+    assert_eq!(of(&["fp16.enabled=false", "precision=fp32"]), (Some(Precision::F32), vec![]));
+    let refused = |sets: &[&str], code: &str, text: &str| {
+        let (_, told) = of(sets);
+        assert!(told.len() == 1 && told[0].starts_with(code) && told[0].contains(text), "{told:?}");
+    };
+    refused(&["bf16.enabled=true", "precision=fp32"], "NX0107", "`precision` is fp32");
+    refused(&["fp16.enabled=true"], "NX0104", "`fp16`: not supported yet");
+    refused(&["precision=fp16"], "NX0104", "fp16");
+    let sums = ["bf16.enabled=true", "data_types.grad_accum_dtype=bf16"];
+    refused(&sums, "NX0104", "`grad_accum_dtype`");
+}

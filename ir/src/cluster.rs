@@ -58,14 +58,16 @@ impl Cluster {
         }
     }
 
-    /// What the cost model knows of a rank.
-    pub fn machine(&self) -> Machine {
+    /// The peak in FLOP/s of products of factors of `dtype`: that of f32 where the cluster does not say.
+    pub fn peak(&self, dtype: &str) -> f64 {
+        let peak = self.peak_flops.get(dtype).or(self.peak_flops.get("f32"));
+        peak.copied().unwrap_or(self.target.rates().flops)
+    }
+
+    /// What the cost model knows of a rank that multiplies factors of `dtype`.
+    pub fn machine(&self, dtype: &str) -> Machine {
         let usual = self.target.rates();
-        let rates = Rates {
-            f32_flops: self.peak_flops.get("f32").copied().unwrap_or(usual.f32_flops),
-            memory_bytes: self.memory_bandwidth,
-            ..usual
-        };
+        let rates = Rates { flops: self.peak(dtype), memory_bytes: self.memory_bandwidth, ..usual };
         let (within, between) = (self.within, self.between);
         Machine { rates, ranks_per_node: self.ranks_per_node, within, between }
     }
@@ -110,7 +112,7 @@ impl Machine {
 
     /// Seconds that a kernel takes at least: launch, and arithmetic or memory, whichever is more.
     pub fn kernel_seconds(&self, flops: f64, bytes: f64) -> f64 {
-        let busy = (flops / self.rates.f32_flops).max(bytes / self.rates.memory_bytes);
+        let busy = (flops / self.rates.flops).max(bytes / self.rates.memory_bytes);
         self.rates.launch_seconds + busy
     }
 }

@@ -101,6 +101,51 @@ pub enum Class {
     Special,
 }
 
+/// How an op reads an operand, or leaves a result, in a program that computes with halves. Integers are
+/// never affected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Held {
+    /// An operand is read as a half; a result is rounded to one where it is made, unless it is part of a
+    /// value that is exact.
+    Half,
+    /// f32. A result is rounded only if another reader, or a loop that keeps it, wants a half.
+    Free,
+    /// f32, and no reader makes it a half: losses, statistics, sums, what decides about routes.
+    Exact,
+    /// Moved and not computed with: all operands and results of this kind have one dtype.
+    Same,
+    /// An operand is read as whatever it is.
+    Stored,
+}
+
+/// The precisions of an op's operands and results, in order; the last of each stands for all that follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Precision {
+    /// Of operands.
+    pub operands: &'static [Held],
+    /// Of results.
+    pub results: &'static [Held],
+}
+
+impl Precision {
+    /// Computes in f32 on what was rounded before.
+    pub const WIDE: Precision = Precision { operands: &[Held::Free], results: &[Held::Free] };
+    /// Nothing is rounded.
+    pub const EXACT: Precision = Precision { operands: &[Held::Exact], results: &[Held::Exact] };
+    /// Moves values.
+    pub const SAME: Precision = Precision { operands: &[Held::Same], results: &[Held::Same] };
+
+    /// Of operand `i`.
+    pub fn operand(self, i: usize) -> Held {
+        self.operands.get(i).or(self.operands.last()).copied().unwrap_or(Held::Exact)
+    }
+
+    /// Of result `i`.
+    pub fn result(self, i: usize) -> Held {
+        self.results.get(i).or(self.results.last()).copied().unwrap_or(Held::Exact)
+    }
+}
+
 /// Types and attributes of one use of an op.
 #[derive(Clone, Copy)]
 pub struct RuleCx<'a> {
@@ -349,6 +394,8 @@ pub trait OpDef: Sync {
     fn signature(&self) -> Signature;
     /// What it is to fusion.
     fn class(&self) -> Class;
+    /// What it does with values in a program that computes with halves.
+    fn precision(&self) -> Precision;
     /// Result types from operand types.
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError>;
     /// Reverse-mode gradient.

@@ -39,8 +39,8 @@ pub enum Family {
 /// Peak rates of a target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// f32 multiply-adds count as two, operations per second.
-    pub f32_flops: f64,
+    /// Operations per second, a multiply-add of f32 counted as two; on a cluster, of the factors' dtype.
+    pub flops: f64,
     /// Main memory, bytes per second.
     pub memory_bytes: f64,
     /// Fixed cost of starting a kernel, seconds.
@@ -84,7 +84,7 @@ impl Target {
     /// Peak rates. GPUs: vendors' data sheets (A100-80G, H100 SXM, MI250X per die, MI300X), f32
     /// vector rate. CPUs: one server core pair with two 512-bit (or 256-bit) FMA units near 2.6 GHz.
     pub const fn rates(self) -> Rates {
-        let (f32_flops, memory_bytes, launch_seconds) = match self {
+        let (flops, memory_bytes, launch_seconds) = match self {
             Target::X86Native | Target::X86V4 => (332e9, 40e9, 3e-6),
             Target::X86V3 => (166e9, 40e9, 3e-6),
             Target::Sm80 => (19.5e12, 2.04e12, 4e-6),
@@ -92,7 +92,7 @@ impl Target {
             Target::Gfx90a => (23.9e12, 1.6e12, 6e-6),
             Target::Gfx942 => (163.4e12, 5.3e12, 6e-6),
         };
-        Rates { f32_flops, memory_bytes, launch_seconds }
+        Rates { flops, memory_bytes, launch_seconds }
     }
 }
 

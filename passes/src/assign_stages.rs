@@ -233,7 +233,7 @@ fn time(m: &Module, f: &Function, op: &Op, target: Target) -> f64 {
     let (operands, results) = (types(&op.operands), types(&op.results));
     let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: Some(m) };
     let (cost, rates) = (op.kind.0.cost(&cx), target.rates());
-    (cost.flops / rates.f32_flops).max(cost.bytes / rates.memory_bytes)
+    (cost.flops / rates.flops).max(cost.bytes / rates.memory_bytes)
 }
 
 #[cfg(test)]

@@ -5,13 +5,13 @@
 //!   ⇒ %0:2 = call @matmul_3(%x, %w, %bias)      @matmul_3 {neox.kernel = "matmul"}: those three ops
 //! ```
 //! Greedy and deterministic: reductions pull in the pointwise ops that only they use; pointwise ops
-//! join the latest kernel that makes one of their operands, if all others are older; constants are
-//! copied into each kernel. Views, calls and loops stay. Equal kernels become one.
+//! join the latest kernel that makes one of their operands, if all others are older; constants, and
+//! halves made f32, are copied into each kernel that reads them. Views, calls and loops stay. Equal kernels become one.
 
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Loc, Module, Op, ValueId, text};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Loc, Module, Op, ValueId, text};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -128,14 +128,26 @@ impl Fusing<'_> {
         self.groups.len() - 1
     }
 
+    /// The op that makes `v`, or what `v` is copied from.
     fn def(&self, v: ValueId) -> Option<usize> {
-        self.defs[v.index()]
+        match self.defs[v.index()] {
+            Some(d) if is_widening(self.f, &self.f.ops[d]) => self.def(self.f.ops[d].operands[0]),
+            other => other,
+        }
+    }
+
+    /// The value that `v` is, or is copied from.
+    fn source(&self, v: ValueId) -> ValueId {
+        match self.defs[v.index()] {
+            Some(d) if is_widening(self.f, &self.f.ops[d]) => self.f.ops[d].operands[0],
+            _ => v,
+        }
     }
 
     /// Moves the pointwise producers that only this group uses into it.
     fn pull(&mut self, group: usize, op: usize, allow: &dyn Fn(&Op) -> bool) {
         for o in self.f.ops[op].operands.clone() {
-            let Some(d) = self.def(o) else { continue };
+            let Some(d) = self.defs[o.index()] else { continue };
             let producer = &self.f.ops[d];
             let only = producer.results.iter().map(|r| self.uses[r.index()]).sum::<usize>() == 1;
             if !only || !allow(producer) || self.of[d] == Some(group) {
@@ -193,6 +205,16 @@ impl Fusing<'_> {
                 let r = &f.ops[*o];
                 r.kind.is("reduce_sum") && f.ty(r.results[0]).dims == result.dims
             }),
+            // The gradient of logits, rounded for the products that read it.
+            "cross_entropy" => {
+                let made = |o: &usize| {
+                    let op = &f.ops[*o];
+                    op.kind.is("cross_entropy_grad").then(|| op.results[0])
+                };
+                f.ops[op].kind.is("cast")
+                    && g.ops.iter().filter_map(made).any(|v| v == f.ops[op].operands[0])
+                    && self.uses[f.ops[op].operands[0].index()] == 1
+            }
             "scatter_rows" | "grouped_sum" => {
                 let same = f.ty(f.ops[g.ops[0]].results[0]).dims == result.dims;
                 f.ops[op].kind.is("add") && g.ops.len() == 1 && same
@@ -216,7 +238,7 @@ impl Fusing<'_> {
         g.family != "matmul"
             || g.ops.iter().filter(|o| is_product(&self.f.ops[**o])).all(|o| {
                 let factors = &self.f.ops[*o].operands;
-                self.f.ops[op].operands.iter().all(|v| !factors.contains(v))
+                self.f.ops[op].operands.iter().all(|v| !factors.contains(&self.source(*v)))
             })
     }
 }
@@ -229,7 +251,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
         groups: vec![],
         of: vec![None; f.ops.len()],
     };
-    let pointwise = |op: &Op| op.kind.0.class() == Class::Pointwise && !op.kind.is("fill");
+    let pointwise = |op: &Op| op.kind.0.class() == Class::Pointwise && !is_copied(f, op);
     for (i, op) in f.ops.iter().enumerate() {
         match op.kind.0.class() {
             Class::View | Class::Call | Class::Collective => continue,
@@ -239,7 +261,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                 let g = s.new_group(family, i);
                 s.pull(g, i, &pointwise);
             }
-            Class::Pointwise if op.kind.is("fill") => {}
+            Class::Pointwise if is_copied(f, op) => {}
             Class::Pointwise if op.kind.is("causal_mask") => return Err(unsupported(f, op)),
             Class::Pointwise => {
                 let candidates = op.operands.iter().filter_map(|o| s.def(*o).and_then(|d| s.of[d]));
@@ -291,6 +313,19 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
     Ok(s)
 }
 
+/// Whether the op makes f32 of a half: free where it is read.
+fn is_widening(f: &Function, op: &Op) -> bool {
+    let ty = |v: &[ValueId]| f.ty(v[0]).dtype;
+    op.kind.is("cast")
+        && ty(&op.operands).wide() == ty(&op.results)
+        && ty(&op.operands) != DType::F32
+}
+
+/// Whether each kernel that reads what the op makes has a copy of it.
+fn is_copied(f: &Function, op: &Op) -> bool {
+    op.kind.is("fill") || is_widening(f, op)
+}
+
 /// Whether the op is what a kernel of products is about.
 fn is_product(op: &Op) -> bool {
     matches!(op.kind.name(), "matmul" | "grouped_matmul")
@@ -321,12 +356,15 @@ fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
         out.values[v.index()].name = name;
         map[p.index()] = Some(v);
     }
-    // A constant that a structural op, or the caller, needs is a kernel of its own.
+    // A copied value that a structural op, or the caller, needs is a kernel of its own.
     let mut constants = HashMap::new();
-    for (i, op) in f.ops.iter().enumerate().filter(|(_, op)| op.kind.is("fill")) {
+    for (i, op) in f.ops.iter().enumerate().filter(|(_, op)| is_copied(f, op)) {
         let v = op.results[0];
-        let structural =
-            f.ops.iter().enumerate().any(|(j, o)| s.of[j].is_none() && o.operands.contains(&v));
+        let structural = f
+            .ops
+            .iter()
+            .enumerate()
+            .any(|(j, o)| s.of[j].is_none() && !is_copied(f, o) && o.operands.contains(&v));
         if structural || f.results.contains(&v) {
             constants.insert(i, Group { family: "rowwise", ops: vec![i] });
         }
@@ -344,7 +382,7 @@ fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
         if let Some(g) = first.get(&i) {
             emit(f, &s.groups[*g], kernels, &mut out, &mut map)?;
         }
-        if s.of[i].is_none() && !op.kind.is("fill") {
+        if s.of[i].is_none() && !is_copied(f, op) {
             let operands = lookup(f, &map, &op.operands)?;
             let results: Vec<ValueId> =
                 op.results.iter().map(|r| out.add_value(f.ty(*r).clone())).collect();
@@ -366,8 +404,12 @@ fn lookup(
     ids.iter()
         .map(|v| {
             map[v.index()].ok_or_else(|| {
+                let maker = f.ops.iter().find(|op| op.results.contains(v));
+                let maker = maker.map_or("a parameter".into(), |op| {
+                    format!("what {} makes at {}", op.kind.full_name(), op.loc)
+                });
                 PassError::Unsupported(format!(
-                    "@{}: fusion reordered a value before its use",
+                    "@{}: fusion reordered {maker} before its use",
                     f.name
                 ))
             })
@@ -388,7 +430,7 @@ fn emit(
     for i in group.ops.clone() {
         for o in &f.ops[i].operands {
             if let Some(d) = defs[o.index()]
-                && f.ops[d].kind.is("fill")
+                && is_copied(f, &f.ops[d])
                 && !inside.contains(&d)
             {
                 inside.push(d);
@@ -410,13 +452,18 @@ fn emit(
                 .enumerate()
                 .any(|(j, op)| !inside.contains(&j) && op.operands.contains(v))
     };
-    let fill = |v: &ValueId| defs[v.index()].is_some_and(|d| f.ops[d].kind.is("fill"));
+    // Another kernel's copy of what this one copies too reads the value that is copied.
+    let outside = |v: &ValueId| {
+        let copies = inside.iter().map(|j| &f.ops[*j]).filter(|op| is_copied(f, op));
+        outside(v) || copies.filter(|op| op.operands.contains(v)).any(|op| outside(&op.results[0]))
+    };
+    let copied = |v: &ValueId| defs[v.index()].is_some_and(|d| is_copied(f, &f.ops[d]));
     let results: Vec<ValueId> = made
         .iter()
         .copied()
         .filter(|v| {
             outside(v)
-                && (!fill(v)
+                && (!copied(v)
                     || group.ops.len() == 1
                         && !params.contains(v)
                         && f.ops[group.ops[0]].results.contains(v))

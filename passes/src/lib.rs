@@ -13,6 +13,7 @@ pub mod facts;
 pub mod fuse_kernels;
 pub mod group_checkpoints;
 mod links;
+pub mod lower_precision;
 pub mod merge_loss_gradient;
 pub mod overlap_exchanges;
 pub mod partition_program;

@@ -5,8 +5,8 @@ use neoxc_ir::{Module, text, verify};
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
     assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, fuse_kernels,
-    group_checkpoints, merge_loss_gradient, overlap_exchanges, partition_program, place_memory,
-    rewrite_graph, specialise_calls, split_cross_entropy,
+    group_checkpoints, lower_precision, merge_loss_gradient, overlap_exchanges, partition_program,
+    place_memory, rewrite_graph, specialise_calls, split_cross_entropy,
 };
 
 /// Stages of compilation whose IR can be dumped.
@@ -70,6 +70,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Sharded, assign_layouts::PASS),
     (Phase::Sharded, partition_program::PASS),
     (Phase::Sharded, divide_state::PASS),
+    (Phase::Sharded, lower_precision::PASS),
     (Phase::Fused, split_cross_entropy::PASS),
     (Phase::Fused, specialise_calls::PASS),
     (Phase::Fused, fuse_kernels::PASS),

@@ -84,10 +84,12 @@ fn split(
     let (rows, embed) = (Dim::new("rows", rows), Dim::new("embed", x.size("embed").unwrap_or(1)));
     let x_chunk = TensorType::new(x.dtype, vec![rows.clone(), embed.clone()]);
     let ids = TensorType::new(labels.dtype, vec![rows.clone()]);
-    let row = TensorType::new(x.dtype, vec![rows.clone()]);
+    // A gradient of weights is a sum, and a loss of a row exact, whatever the factors are.
+    let row = TensorType::new(x.dtype.wide(), vec![rows.clone()]);
+    let sum = w.with_dtype(w.dtype.wide());
 
     let mut body = Function::new(&m.fresh_name("head_chunk"));
-    let dw = train.then(|| body.add_param("grad_w", w.clone(), Attrs::new()));
+    let dw = train.then(|| body.add_param("grad_w", sum.clone(), Attrs::new()));
     let xc = body.add_param("x", x_chunk.clone(), Attrs::new());
     let lc = body.add_param("labels", ids, Attrs::new());
     let dc = train.then(|| body.add_param("dloss", row, Attrs::new()));
@@ -106,7 +108,9 @@ fn split(
     if let (Some(dw), Some(dc)) = (dw, dc) {
         let rest = [&[logits, lc, loss[1], dc], &pc[..]].concat();
         let d = b.one("cross_entropy_grad", &rest, over)?;
+        let d = b.cast(d, x.dtype)?;
         let dx = b.matmul(d, wc, &["vocab"])?;
+        let dx = b.cast(dx, x.dtype)?;
         let part = b.matmul(d, xc, &["rows"])?;
         results = vec![b.add(dw, part)?, loss[0], dx];
     } else {
@@ -145,7 +149,7 @@ fn split(
     if train {
         operands.push(match fused {
             Some((_, acc, _)) => acc,
-            None => b.fill(0.0, w)?,
+            None => b.fill(0.0, &sum)?,
         });
     }
     operands.extend([xs, ls]);

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_ir::Loc;
+use neoxc_ir::{DType, Loc};
 
 /// How positions enter the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -119,6 +119,8 @@ pub struct Arch {
     pub output_init_std: f64,
     /// Layers per activation-checkpointing group; `None` keeps all activations.
     pub checkpoint: Option<usize>,
+    /// What is multiplied and kept: f32 or a half.
+    pub precision: DType,
     /// The part of the embedding and of both branches' outputs that training drops.
     pub hidden_dropout: f64,
     /// The part of the attention weights that training drops.

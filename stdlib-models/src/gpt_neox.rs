@@ -511,6 +511,9 @@ pub fn build(a: &Arch) -> Result<Module> {
         return Err(OpError::new("turns of layers of several kinds do not divide the layers"));
     }
     let mut module = Module::new();
+    if a.precision != DType::F32 {
+        module.attrs.set("neox.precision", Attr::Str(a.precision.name().into()));
+    }
     module.insert(block(a, "block", Use::Train)?);
     let mut single = block(a, "logits.block", Use::Generate)?;
     single.attrs.set("neox.forward_only", Attr::Bool(true));

@@ -312,3 +312,46 @@ fn a_model_of_real_size() {
         assert!((norm - want).abs() < 1e-4 * want, "{n}: norm {norm}, {want}");
     }
 }
+
+/// |got - want| / |want| in the Euclidean norm.
+fn apart(got: &[f32], want: &[f32]) -> f64 {
+    let square = |x: f64| x * x;
+    let off: f64 = got.iter().zip(want).map(|(a, b)| square(f64::from(*a) - f64::from(*b))).sum();
+    let size: f64 = want.iter().map(|x| square(f64::from(*x))).sum();
+    (off / size).sqrt()
+}
+
+/// bfloat16 is no farther from the f32 goldens than PyTorch's, whose weights, gradients and sums are bfloat16
+/// too: `bf16.json` has its distances.
+#[test]
+fn bf16_is_as_close_as_pytorch_s() {
+    let text = std::fs::read(folder().join("bf16.json")).unwrap();
+    let peer: Value = serde_json::from_slice(&text).unwrap();
+    for (name, peer) in peer.as_object().unwrap().iter().filter(|(_, v)| v.is_object()) {
+        let mut c = case(name);
+        c.json["neox"]["precision"] = "bfloat16".into();
+        let plan = plan(&c);
+        let mut m = Machine::new(&plan, &|n| c.tensors[&format!("param.{n}")].clone());
+        let bound = |of: &Value| 1.25 * of.as_f64().unwrap() + 1e-3;
+        let seq = plan.tables.run["seq_length"].as_u64().unwrap() as usize;
+        let mut logits = vec![];
+        for ids in c.tensors["tokens"].chunks(seq * 4) {
+            (0..seq).for_each(|position| logits.extend(m.logits(ids, position)));
+        }
+        let d = apart(&logits, &floats(&c.tensors["logits"]));
+        assert!(d < bound(&peer["logits"]), "{name}: logits are off by {d}");
+        let [tokens, labels, mask] = ["tokens", "labels", "mask"].map(|n| &c.tensors[n]);
+        m.step(tokens, labels, mask, 0.0, [1.0, 1.0]);
+        let d = apart(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
+        assert!(d < bound(&peer["loss"]), "{name}: the loss is off by {d}");
+        let (mut all, mut theirs) = (0.0, 0.0);
+        for (n, got) in m.tensors("grads") {
+            let d = apart(&got, &floats(&c.tensors[&format!("grad.{n}")]));
+            let of = &peer["grads"][&n];
+            assert!(d < bound(of), "{name}: the gradient of {n} is off by {d}, PyTorch's by {of}");
+            assert!(d > 1e-5, "{name}: the gradient of {n} is not rounded");
+            (all, theirs) = (all + d, theirs + of.as_f64().unwrap());
+        }
+        println!("{name}: gradients are off by {:.2} of what PyTorch's are", all / theirs);
+    }
+}

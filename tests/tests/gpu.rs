@@ -26,8 +26,8 @@ const SETS: [&str; 14] = [
 ];
 
 /// Models whose kernels differ: dense; with parts of the vocabulary; dropless experts; experts of limited
-/// capacity.
-const MODELS: [&[&str]; 4] = [
+/// capacity; with bfloat16.
+const MODELS: [&[&str]; 6] = [
     &[],
     &["model_parallel_size=3", "padded_vocab_size=63"],
     &["moe_num_experts=3", "moe_top_k=2"],
@@ -38,6 +38,8 @@ const MODELS: [&[&str]; 4] = [
         "moe_loss_coeff=0.1",
         "moe_expert_interval=2",
     ],
+    &["precision=bfloat16", "model_parallel_size=3", "padded_vocab_size=63"],
+    &["precision=bfloat16", "moe_num_experts=3", "moe_top_k=2"],
 ];
 
 #[test]

@@ -184,7 +184,7 @@ fn exchange(f: &Function, op: &Op) -> Result<(Exchange, Vec<u64>), CodegenError>
             whole[second].size as u64,
             product(&whole[second + 1..]),
         ];
-        return Ok((kind, sizes));
+        return Ok((kind, in_words(x, sizes)?));
     }
     let whole = if x.elements() > y.elements() { x } else { y };
     let sizes = match at("dim") {
@@ -194,7 +194,20 @@ fn exchange(f: &Function, op: &Op) -> Result<(Exchange, Vec<u64>), CodegenError>
             vec![product(before), whole.dims[i].size as u64, product(after)]
         }
     };
-    Ok((kind, sizes))
+    Ok((kind, in_words(x, sizes)?))
+}
+
+/// The sizes of a value whose elements are moved as words of 32 bits. Halves go in pairs along the innermost
+/// dim that has them on both sides; `lower-precision` leaves f32 what has none.
+fn in_words(ty: &neoxc_ir::TensorType, mut sizes: Vec<u64>) -> Result<Vec<u64>, CodegenError> {
+    if ty.dtype.bytes() == 4 {
+        return Ok(sizes);
+    }
+    match sizes.last_mut() {
+        Some(after) if ty.dtype.bytes() == 2 && after.is_multiple_of(2) => *after /= 2,
+        _ => return Err(bad(format!("{ty} is not exchanged in words of 32 bits"))),
+    }
+    Ok(sizes)
 }
 
 fn port(

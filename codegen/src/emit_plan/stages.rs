@@ -63,7 +63,7 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
                 let name = attrs.str("neox.name").unwrap_or_default().to_string();
                 let role = attrs.str("neox.role");
                 if role == Some("slot") {
-                    handed.push((name, place, f.ty(*p).elements()));
+                    handed.push((name, place, f.ty(*p).bytes() / 4));
                 } else if matches!(role, Some("batch" | "layers" | "scalar"))
                     && !program.inputs.iter().any(|q| q.name == name)
                 {
@@ -74,7 +74,7 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
             for (name, r) in names.iter().zip(&f.results) {
                 let Some(name) = name.strip_prefix("slot ") else { continue };
                 let place = place_of(f, *r).ok_or_else(|| bad("a slot has no place"))?;
-                handed.push((name.to_string(), place, f.ty(*r).elements()));
+                handed.push((name.to_string(), place, f.ty(*r).bytes() / 4));
             }
             for (name, place, elements) in handed {
                 let (offset, stride) = slot(&place)?;

@@ -1,7 +1,7 @@
 //! Cross-entropy of rows of logits, with the gradient of the logits where the body asks for it.
 //! A task is a row; it is read twice (maximum; exponentials) and scaled once.
 
-use neoxc_ir::Op;
+use neoxc_ir::{Op, ValueId};
 
 use super::{Body, Shape, cross_entropy_parts};
 use crate::CodegenError;
@@ -110,6 +110,15 @@ pub(super) fn change(
     }
 }
 
+/// Pointer of the result that is `v`, as it is or rounded.
+pub(super) fn stored(b: &Body<'_>, v: ValueId) -> Result<Val, CodegenError> {
+    let rounded = |r: &ValueId| {
+        b.f.ops.iter().any(|op| op.kind.is("cast") && op.results[0] == *r && op.operands[0] == v)
+    };
+    let at = b.f.results.iter().position(|r| *r == v || rounded(r));
+    at.map(|i| b.result(i)).ok_or_else(|| b.fail("does not return the gradient"))
+}
+
 /// Emits the kernel: of whole rows, or of what ranks do with their parts of them.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let find = |name: &str| b.f.ops.iter().find(|op| op.kind.is(name)).cloned();
@@ -129,14 +138,18 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let pointer = |v| b.param(v).ok_or_else(|| b.fail("lost an operand"));
     let (logits, labels) = (pointer(loss.operands[0])?, pointer(loss.operands[1])?);
     let result = |v| b.f.results.iter().position(|r| *r == v).map(|i| b.result(i));
-    let (out_loss, out_lse) = (result(loss.results[0]), result(loss.results[1]));
-    let out_grad = match &grad {
-        Some(g) => Some((
-            result(g.results[0]).ok_or_else(|| b.fail("does not return the gradient"))?,
-            pointer(g.operands[3])?,
-        )),
+    let grad_result = match &grad {
+        Some(g) => Some(stored(b, g.results[0])?),
         None => None,
     };
+    let (out_loss, out_lse) = (result(loss.results[0]), result(loss.results[1]));
+    let out_grad = match &grad {
+        Some(g) => grad_result.map(|p| pointer(g.operands[3]).map(|w| (p, w))).transpose()?,
+        None => None,
+    };
+    // Where the gradient is rounded, a row of exponentials waits in scratch.
+    let apart = out_grad.is_some_and(|(p, _)| p.ty == Ty::PtrBf16);
+    let scratch = b.scratch;
     let lanes = b.lanes;
     b.tasks(|b, row| {
         let k = &mut b.k;
@@ -151,7 +164,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let p = k.element(x, label);
         // Read before the exponentials may overwrite it.
         let chosen = k.load(Ty::F32, p);
-        let sum = sum_of_exps(k, x, max, classes, lanes, d);
+        let kept = if apart { Some(scratch) } else { d };
+        let sum = sum_of_exps(k, x, max, classes, lanes, kept);
         let log = math::log(k, sum);
         let lse = k.add(max, log);
         if let Some(p) = out_loss {
@@ -163,18 +177,22 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let p = k.element(p, row);
             k.store(lse, p);
         }
-        if let (Some(d), Some((_, weight))) = (d, out_grad) {
+        if let (Some(d), Some(kept), Some((_, weight))) = (d, kept, out_grad) {
             let p = k.element(weight, row);
             let weight = k.load(Ty::F32, p);
             let factor = k.div(weight, sum);
             let factors = k.splat(factor, lanes);
-            change(k, d, d, classes, lanes, |k, v| k.mul(v, factors));
-            let p = k.element(d, label);
-            let v = k.load(Ty::F32, p);
+            change(k, kept, d, classes, lanes, |k, v| k.mul(v, factors));
+            let (from, to) = (k.element(kept, label), k.element(d, label));
+            let mut v = k.load(Ty::F32, from);
+            if apart {
+                v = k.mul(v, factor);
+            }
             let v = k.sub(v, weight);
-            k.store(v, p);
+            k.store(v, to);
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: rows, scratch_floats: 0, tiles: false })
+    let scratch_floats = if apart { classes } else { 0 };
+    Ok(Shape { tasks: rows, scratch_floats, tiles: false })
 }

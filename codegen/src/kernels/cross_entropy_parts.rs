@@ -3,7 +3,7 @@
 
 use neoxc_ir::Op;
 
-use super::cross_entropy::{change, largest, rows, sum_of_exps};
+use super::cross_entropy::{change, largest, rows, stored, sum_of_exps};
 use super::rows::own_row;
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -112,23 +112,29 @@ pub(super) fn gradient(b: &mut Body<'_>, op: &Op) -> Result<Shape, CodegenError>
     let (logits, labels) = (pointer(b, op, 0)?, pointer(b, op, 1)?);
     let (lse, weights) = (pointer(b, op, 2)?, pointer(b, op, 3)?);
     let part = (op.operands.len() > 4).then(|| pointer(b, op, 4)).transpose()?;
-    let (out, lanes) = (b.result(0), b.lanes);
+    let (out, lanes) = (stored(b, op.results[0])?, b.lanes);
     b.tasks(|b, row| {
         let k = &mut b.k;
         let at = k.scale(row, classes);
         let (x, d) = (k.element(logits, at), k.element(out, at));
         let (lse, weight) = (load(k, lse, row), load(k, weights, row));
-        let (lses, factors) = (k.splat(lse, lanes), k.splat(weight, lanes));
-        change(k, x, d, classes, lanes, |k, v| {
+        let probability = |k: &mut Emit, v: Val| {
+            let (lses, factors) = (k.splat(lse, v.ty.lanes()), k.splat(weight, v.ty.lanes()));
             let c = k.sub(v, lses);
             let p = math::exp(k, c);
             k.mul(p, factors)
-        });
+        };
         let (label, ours) = label(k, labels, part, row, classes);
+        // Read before the gradient may overwrite it. Other ranks' labels have no logit here.
+        let zero = k.int(0);
+        let safe = k.select(ours, label, zero);
+        let p = k.element(x, safe);
+        let chosen = k.load(Ty::F32, p);
+        change(k, x, d, classes, lanes, probability);
         k.if_(ours, |k| {
-            let p = k.element(d, label);
-            let v = k.load(Ty::F32, p);
+            let v = probability(k, chosen);
             let v = k.sub(v, weight);
+            let p = k.element(d, label);
             k.store(v, p);
         });
         Ok(())

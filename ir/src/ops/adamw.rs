@@ -38,6 +38,9 @@ impl OpDef for AdamW {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let p = &cx.operands[0];
         if cx.operands[1..4].iter().any(|t| t != p) {

@@ -27,6 +27,10 @@ impl OpDef for AllReduce {
     fn class(&self) -> Class {
         Class::Collective
     }
+    fn precision(&self) -> Precision {
+        // Summed in f32 over all ranks, and rounded once.
+        Precision::WIDE
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         cx.str("axis")?;
         cx.size("ranks")?;

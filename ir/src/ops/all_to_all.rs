@@ -30,6 +30,9 @@ impl OpDef for AllToAll {
     fn class(&self) -> Class {
         Class::Collective
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (from, ranks) = (cx.str("from")?, cx.size("ranks")?);
         if cx.str("dim")? == from {

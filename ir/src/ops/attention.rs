@@ -38,6 +38,9 @@ impl OpDef for Attention {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Half], results: &[Held::Half, Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         result_types(cx.operands)
     }

@@ -30,6 +30,12 @@ impl OpDef for AttentionGrad {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision {
+            operands: &[Held::Half, Held::Half, Held::Half, Held::Half, Held::Exact, Held::Half],
+            results: &[Held::Half],
+        }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         result_types(cx.operands)
     }

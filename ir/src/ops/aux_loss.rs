@@ -22,6 +22,9 @@ impl OpDef for AuxLoss {
     fn class(&self) -> Class {
         Class::View
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Same, Held::Exact], results: &[Held::Same] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         cx.float("coefficient")?;
         Ok(vec![cx.operands[0].clone()])

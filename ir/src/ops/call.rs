@@ -62,6 +62,10 @@ impl OpDef for Call {
         Class::Call
     }
 
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
+
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let f = callee(cx)?;
         if !f.params.iter().map(|p| f.ty(*p)).eq(cx.operands.iter()) {

@@ -39,6 +39,9 @@ impl OpDef for Cast {
     fn class(&self) -> Class {
         Class::Pointwise
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let name = cx.str("dtype")?;
         let dtype = DType::ALL

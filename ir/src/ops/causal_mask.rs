@@ -28,6 +28,9 @@ impl OpDef for CausalMask {
     fn class(&self) -> Class {
         Class::Pointwise
     }
+    fn precision(&self) -> Precision {
+        Precision::WIDE
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         for which in ["query", "key"] {
             let dim = cx.str(which)?;

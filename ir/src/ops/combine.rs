@@ -28,6 +28,12 @@ impl OpDef for Combine {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision {
+            operands: &[Held::Same, Held::Same, Held::Same, Held::Exact],
+            results: &[Held::Same],
+        }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, position, source) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);
         let names: Vec<&str> = source.dims.iter().map(|d| &*d.name).take(3).collect();

@@ -35,6 +35,9 @@ impl OpDef for CrossEntropy {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 2)?;
         let row = row_type(cx)?;

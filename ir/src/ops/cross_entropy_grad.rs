@@ -30,6 +30,9 @@ impl OpDef for CrossEntropyGrad {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Exact], results: &[Held::Free] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 4)?;
         let row = super::cross_entropy::row_type(cx)?;

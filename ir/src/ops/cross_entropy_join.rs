@@ -23,6 +23,9 @@ impl OpDef for CrossEntropyJoin {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let stats = &cx.operands[0];
         match &stats.dims[..] {

@@ -27,6 +27,9 @@ impl OpDef for CrossEntropyPart {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 2)?;
         let row = super::cross_entropy::row_type(cx)?;

@@ -126,6 +126,9 @@ impl OpDef for Dropout {
     fn class(&self) -> Class {
         Class::Pointwise
     }
+    fn precision(&self) -> Precision {
+        Precision::WIDE
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Mask::of(cx.attrs)?;
         let x = &cx.operands[0];

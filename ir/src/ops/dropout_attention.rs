@@ -77,6 +77,9 @@ impl OpDef for DropoutAttention {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Half], results: &[Held::Half, Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[3..], &cx.operands[0], cx.attrs)?;
         attention::result_types(&cx.operands[..3])

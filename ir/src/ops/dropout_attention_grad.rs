@@ -36,6 +36,12 @@ impl OpDef for DropoutAttentionGrad {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision {
+            operands: &[Held::Half, Held::Half, Held::Half, Held::Half, Held::Exact, Held::Half],
+            results: &[Held::Half],
+        }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[6..], &cx.operands[0], cx.attrs)?;
         attention_grad::result_types(&cx.operands[..6])

@@ -33,6 +33,9 @@ impl OpDef for ExpandRows {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [v, starts, counts] = cx.operands else { return Err(OpError::new("takes three")) };
         if v.dims.len() != 3 || starts.dims.len() != 3 || v.dims[1] != starts.dims[2] {

@@ -34,6 +34,9 @@ impl OpDef for ExpertRows {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         whole_numbers(x, &CHOICES)?;

@@ -29,6 +29,9 @@ impl OpDef for ExpertSlots {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         whole_numbers(x, &CHOICES)?;

@@ -41,6 +41,9 @@ impl OpDef for Fill {
     fn class(&self) -> Class {
         Class::Pointwise
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let name = cx.str("dtype")?;
         let dtype = DType::ALL

@@ -23,6 +23,9 @@ impl OpDef for Gather {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (table, ids) = (&cx.operands[0], &cx.operands[1]);
         if table.dims.is_empty() || ids.dtype != DType::I32 {

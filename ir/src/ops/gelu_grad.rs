@@ -28,6 +28,9 @@ impl OpDef for GeluGrad {
     fn class(&self) -> Class {
         Class::Pointwise
     }
+    fn precision(&self) -> Precision {
+        Precision::WIDE
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         is_tanh(cx.attrs)?;
         pointwise::infer(cx)

@@ -38,6 +38,9 @@ impl OpDef for GroupedMatmul {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Half], results: &[Held::Half] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [x, w, starts, counts] = cx.operands else { return Err(OpError::new("takes four")) };
         let (k, n) = sides(w, cx.attrs)?;

@@ -29,6 +29,9 @@ impl OpDef for GroupedWeight {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Half], results: &[Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [a, b, starts, counts] = cx.operands else { return Err(OpError::new("takes four")) };
         let rows = a.dims.len() == 4 && b.dims.len() == 4 && a.dims[..3] == b.dims[..3];

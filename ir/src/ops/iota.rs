@@ -27,6 +27,9 @@ impl OpDef for Iota {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let size = cx.size("size")?;
         if size > i32::MAX as usize {

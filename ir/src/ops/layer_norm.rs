@@ -28,6 +28,9 @@ impl OpDef for LayerNorm {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Free], results: &[Held::Free, Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;
         let x = &cx.operands[0];

@@ -29,6 +29,12 @@ impl OpDef for LayerNormGrad {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision {
+            operands: &[Held::Free, Held::Free, Held::Exact, Held::Exact, Held::Free],
+            results: &[Held::Free],
+        }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, dy) = (&cx.operands[0], &cx.operands[4]);
         let dim = cx.str("dim")?;

@@ -67,6 +67,9 @@ impl OpDef for LinearCrossEntropy {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Half, Held::Half, Held::Exact], results: &[Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 3)?;
         let row = row_type(cx)?;

@@ -33,6 +33,12 @@ impl OpDef for LinearCrossEntropyGrad {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision {
+            operands: &[Held::Half, Held::Half, Held::Exact],
+            results: &[Held::Half, Held::Exact],
+        }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 5)?;
         let row = row_type(cx)?;

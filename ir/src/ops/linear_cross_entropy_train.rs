@@ -37,6 +37,12 @@ impl OpDef for LinearCrossEntropyTrain {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision {
+            operands: &[Held::Half, Held::Half, Held::Exact],
+            results: &[Held::Exact, Held::Exact, Held::Half, Held::Exact],
+        }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 4)?;
         let row = row_type(cx)?;

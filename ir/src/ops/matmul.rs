@@ -89,6 +89,10 @@ impl OpDef for Matmul {
         Class::Contraction
     }
 
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Half], results: &[Held::Half] }
+    }
+
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (a, b) = (&cx.operands[0], &cx.operands[1]);
         if a.dtype != b.dtype || !a.dtype.is_float() {

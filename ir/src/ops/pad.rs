@@ -28,6 +28,9 @@ impl OpDef for Pad {
     fn class(&self) -> Class {
         Class::Movement
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;
         let mut ty = cx.operands[0].clone();

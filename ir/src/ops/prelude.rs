@@ -32,6 +32,9 @@ macro_rules! pointwise_op {
             fn class(&self) -> Class {
                 Class::Pointwise
             }
+            fn precision(&self) -> Precision {
+                Precision::WIDE
+            }
             fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
                 $crate::ops::pointwise::infer(cx)
             }

@@ -28,6 +28,9 @@ impl OpDef for PutChoices {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (v, i) = (&cx.operands[0], &cx.operands[1]);
         let Some((_, rows)) = v.dims.split_last() else {

@@ -23,6 +23,9 @@ impl OpDef for QkvMerge {
     fn class(&self) -> Class {
         Class::Movement
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let q = &cx.operands[0];
         let same = cx.operands.iter().all(|t| t == q);

@@ -27,6 +27,9 @@ impl OpDef for QkvSplit {
     fn class(&self) -> Class {
         Class::Movement
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         if !x.dims.iter().map(|d| &*d.name).eq(FUSED) || x.size("qkv") != Some(3) {

@@ -23,6 +23,9 @@ impl OpDef for ReduceMax {
     fn class(&self) -> Class {
         Class::Reduction
     }
+    fn precision(&self) -> Precision {
+        Precision::WIDE
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let mut ty = cx.operands[0].clone();
         for dim in cx.strs("dims")? {

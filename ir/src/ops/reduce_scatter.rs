@@ -23,6 +23,10 @@ impl OpDef for ReduceScatter {
     fn class(&self) -> Class {
         Class::Collective
     }
+    fn precision(&self) -> Precision {
+        // Summed in f32 over all ranks, and rounded once.
+        Precision::WIDE
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         exchange::smaller(cx)
     }

@@ -36,6 +36,10 @@ impl OpDef for ReduceSum {
         Class::Reduction
     }
 
+    fn precision(&self) -> Precision {
+        Precision::WIDE
+    }
+
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let mut ty = cx.operands[0].clone();
         for dim in cx.strs("dims")? {

@@ -27,6 +27,9 @@ impl OpDef for Rename {
     fn class(&self) -> Class {
         Class::View
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (from, to) = (cx.str("from")?, cx.str("to")?);
         let mut ty = cx.operands[0].clone();

@@ -73,6 +73,10 @@ impl OpDef for Repeat {
         Class::Call
     }
 
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
+
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let f = callee(cx)?;
         let s = shape(cx)?;

@@ -56,6 +56,9 @@ impl OpDef for Reshape {
     fn class(&self) -> Class {
         Class::View
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         let ty = super::fill::type_of(cx, x.dtype)?;

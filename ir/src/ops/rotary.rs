@@ -22,6 +22,9 @@ impl OpDef for Rotary {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Same, Held::Exact, Held::Exact], results: &[Held::Same] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         let (seq, half) = match (x.size("seq"), cx.operands[1].size("rot")) {

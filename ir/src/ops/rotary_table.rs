@@ -28,6 +28,9 @@ impl OpDef for RotaryTable {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (seq, rot) = (cx.size("seq_size")?, cx.size("rot")?);
         if rot % 2 != 0 {

@@ -23,6 +23,9 @@ impl OpDef for RouteDot {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, y, position) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);
         routed(x, position, y)?;

@@ -28,6 +28,9 @@ impl OpDef for ScatterAdd {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (ids, updates) = (&cx.operands[0], &cx.operands[1]);
         let n = ids.dims.len();

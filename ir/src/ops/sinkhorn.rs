@@ -30,6 +30,9 @@ impl OpDef for Sinkhorn {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         if !x.dims.iter().map(|d| &*d.name).eq(["group", "token", "experts"]) {

@@ -28,6 +28,9 @@ impl OpDef for Slice {
     fn class(&self) -> Class {
         Class::Movement
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (dim, size) = (cx.str("dim")?, cx.size("size")?);
         let mut ty = cx.operands[0].clone();

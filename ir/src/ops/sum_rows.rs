@@ -23,6 +23,9 @@ impl OpDef for SumRows {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [x, starts, counts] = cx.operands else { return Err(OpError::new("takes three")) };
         if x.dims.len() != 4 {

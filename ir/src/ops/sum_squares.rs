@@ -18,6 +18,9 @@ impl OpDef for SumSquares {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Ok(vec![TensorType::scalar(cx.operands[0].dtype)])
     }

@@ -32,6 +32,9 @@ impl OpDef for TakeChoices {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, i) = (&cx.operands[0], &cx.operands[1]);
         let rows = x.dims.len().saturating_sub(1);

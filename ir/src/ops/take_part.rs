@@ -23,6 +23,9 @@ impl OpDef for TakePart {
     fn class(&self) -> Class {
         Class::Collective
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         exchange::smaller(cx)
     }

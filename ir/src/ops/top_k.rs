@@ -22,6 +22,9 @@ impl OpDef for TopK {
     fn class(&self) -> Class {
         Class::Special
     }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, k) = (&cx.operands[0], cx.size("k")?);
         let Some((last, rows)) = x.dims.split_last() else {

@@ -22,6 +22,9 @@ impl OpDef for Transpose {
     fn class(&self) -> Class {
         Class::Movement
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
         let names = cx.strs("dims")?;

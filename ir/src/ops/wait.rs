@@ -18,6 +18,9 @@ impl OpDef for Wait {
     fn class(&self) -> Class {
         Class::View
     }
+    fn precision(&self) -> Precision {
+        Precision::SAME
+    }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Ok(vec![cx.operands[0].clone()])
     }

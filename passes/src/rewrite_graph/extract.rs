@@ -78,7 +78,7 @@ impl<'a> Costs<'a> {
             return 0.0;
         }
         let r = self.target.rates();
-        (cost.flops / r.f32_flops).max(cost.bytes / r.memory_bytes) + r.launch_seconds
+        (cost.flops / r.flops).max(cost.bytes / r.memory_bytes) + r.launch_seconds
     }
 
     /// The cheapest term of each class, where a term's cost is that of the *set* of terms below it:

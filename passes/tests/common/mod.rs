@@ -32,6 +32,7 @@ pub fn arch() -> Arch {
         init_std: 0.3,
         output_init_std: 0.2,
         checkpoint: None,
+        precision: neoxc_ir::DType::F32,
         hidden_dropout: 0.0,
         attention_dropout: 0.0,
         seed: 1234,

@@ -150,7 +150,7 @@ mod tests {
         plan.tables.mesh = vec![("data".into(), 2), ("tensor".into(), 2)];
         let mut machine = Machine::of(Target::X86V4);
         machine.rates.launch_seconds = 1e-3;
-        machine.rates.f32_flops = 1e3;
+        machine.rates.flops = 1e3;
         machine.within = Link { bandwidth: 8e6, latency: 0.0 };
         let body = parse_program(text, &["a".to_string()], &["k".to_string()]).unwrap();
         Clock { plan: &plan, machine }.times(&body)

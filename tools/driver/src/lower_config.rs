@@ -2,7 +2,7 @@
 
 use neoxc_frontend::Config;
 use neoxc_frontend::config;
-use neoxc_ir::Loc;
+use neoxc_ir::{DType, Loc};
 use neoxc_models::Arch;
 use neoxc_models::arch::{Capacity, Moe, Positions, Router};
 
@@ -39,6 +39,10 @@ pub fn arch(c: &Config) -> Arch {
         init_std: m.init_std,
         output_init_std: m.output_init_std,
         checkpoint: m.checkpoint,
+        precision: match m.precision {
+            config::Precision::F32 => DType::F32,
+            config::Precision::Bf16 => DType::Bf16,
+        },
         hidden_dropout: m.hidden_dropout,
         attention_dropout: m.attention_dropout,
         seed: c.run.seed,

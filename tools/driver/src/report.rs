@@ -55,10 +55,10 @@ struct Count {
     times: Times,
 }
 
-/// The classes of a plan's ranks.
-pub fn classes(compiled: &Compiled, cluster: &Cluster) -> Vec<RankClass> {
+/// The classes of the ranks of a plan that multiplies factors of `dtype`.
+pub fn classes(compiled: &Compiled, cluster: &Cluster, dtype: &str) -> Vec<RankClass> {
     let (plan, flops) = (&compiled.plan, &compiled.program_flops);
-    let machine = cluster.machine();
+    let machine = cluster.machine(dtype);
     let clock = Clock { plan, machine };
     let stages = plan.along("pipe", 0).0;
     let mut out: Vec<(Count, RankClass)> = vec![];

@@ -17,6 +17,8 @@ use crate::{Failure, render};
 pub struct Checked {
     /// The cluster.
     pub cluster: Cluster,
+    /// What the configuration multiplies.
+    pub dtype: &'static str,
     loaded: LoadedCluster,
     sources: Sources,
 }
@@ -26,7 +28,8 @@ pub fn load(path: &Path, config: &Config, mut sources: Sources) -> Result<Checke
     let loaded = load_cluster(path, &mut sources);
     render::report(&loaded.diagnostics, &sources);
     let cluster = loaded.cluster.clone().ok_or_else(|| Failure::new(3, ""))?;
-    let checked = Checked { cluster, loaded, sources };
+    let dtype = config.model.precision.name();
+    let checked = Checked { cluster, dtype, loaded, sources };
     let p = &config.parallel;
     let (wanted, there) = (p.ranks(), checked.cluster.ranks());
     if wanted > there {
@@ -96,7 +99,7 @@ impl Checked {
             };
             return self.refuse(config, &message, "memory_gib", &text, key, hint);
         }
-        Ok(classes(c, &self.cluster))
+        Ok(classes(c, &self.cluster, self.dtype))
     }
 
     /// Prints the classes.
@@ -125,11 +128,12 @@ impl Checked {
             ] {
                 println!("  {name:<12}{:>12}  {bytes} bytes", human(bytes));
             }
-            let least = class.flops / c.peak_flops["f32"];
+            let least = class.flops / c.peak(self.dtype);
             println!(
-                "  {:<12}{:>9.1} GFLOP  {least:.3} s at the f32 peak, {:.3} s by kernels' rooflines",
+                "  {:<12}{:>9.1} GFLOP  {least:.3} s at the {} peak, {:.3} s by kernels' rooflines",
                 "compute",
                 class.flops / 1e9,
+                self.dtype,
                 class.seconds
             );
             for t in &class.traffic {

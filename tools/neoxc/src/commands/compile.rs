@@ -19,7 +19,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     {
         targets.target.push(c.cluster.target);
     }
-    let machine = cluster.as_ref().map(|c| c.cluster.machine());
+    let machine = cluster.as_ref().map(|c| c.cluster.machine(c.dtype));
     let mut compiled = compile_for(&config, &targets, machine, true)?;
     let limit = cluster.as_ref().and_then(|c| c.cluster.memory);
     if limit.is_some_and(|limit| compiled.plan.tables.memory.peak > limit) {
