@@ -35,7 +35,7 @@ pub static CODES: &[Code] = &[
     Code {
         code: "NXR0301",
         title: "a checkpoint is damaged or belongs to another model",
-        explanation: "Tensors are found by name and must have the plan's shapes. The message names the first one that is\nmissing, left over or of another shape. Nothing was written. Resume from an older global_step folder,\nor with the configuration that wrote this one.",
+        explanation: "Tensors are found by name and must have the plan's shapes. The message names the first one that is\nmissing, left over or of another shape. Nothing was written. Resume with the\nconfiguration that wrote it; or, to go on from an older checkpoint, write its folder's name into the\nfile `latest`.",
     },
     Code {
         code: "NXR0401",

@@ -119,7 +119,9 @@ impl RuntimeError {
         Some(match self {
             RuntimeError::Exists(_) => "give --force to replace it, or another name",
             RuntimeError::Plan(_) => "compile the plan again",
-            RuntimeError::Checkpoint { .. } => "resume from an older global_step folder",
+            RuntimeError::Checkpoint { .. } => {
+                "to go on from an older checkpoint, write its folder's name into the file `latest`"
+            }
             RuntimeError::Memory { .. } => {
                 "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` \
                  prints what takes how much"

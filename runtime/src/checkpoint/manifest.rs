@@ -82,6 +82,12 @@ pub struct Slice {
     pub sha256: String,
 }
 
+/// What is read of a manifest of any format.
+#[derive(Deserialize)]
+struct Version {
+    format: Option<u64>,
+}
+
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
@@ -106,15 +112,13 @@ impl Manifest {
             return Err(bad(format!("has {size} bytes: that is no manifest")));
         }
         let text = fs::read(&path).map_err(RuntimeError::io("read", &path))?;
-        let json: serde_json::Value =
-            serde_json::from_slice(&text).map_err(|e| bad(format!("is not a manifest: {e}")))?;
-        let format = json.get("format").and_then(serde_json::Value::as_u64);
-        if format != Some(u64::from(FORMAT)) {
-            let has = format.map_or("no format".to_string(), |f| format!("format {f}"));
+        let wrong = |e: serde_json::Error| bad(format!("is not a manifest: {e}"));
+        let version: Version = serde_json::from_slice(&text).map_err(wrong)?;
+        if version.format != Some(u64::from(FORMAT)) {
+            let has = version.format.map_or("no format".to_string(), |f| format!("format {f}"));
             return Err(bad(format!("has {has}, not format {FORMAT}")));
         }
-        let m: Manifest =
-            serde_json::from_value(json).map_err(|e| bad(format!("is not a manifest: {e}")))?;
+        let m: Manifest = serde_json::from_slice(&text).map_err(wrong)?;
         if m.clone().sealed()?.seal != m.seal {
             return Err(bad("was changed after it was written".into()));
         }
