@@ -357,6 +357,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         b.k.tile_release();
     }
     // Behind it all, a cache line that describes tile registers.
-    let scratch_floats = packed_b + packed_a + partial + one_tile + TILE;
+    let scratch_floats = packed_b + packed_a + partial + one_tile + if tiles { TILE } else { 0 };
     Ok(Shape { tasks: products * row_blocks * column_blocks, scratch_floats, tiles })
 }
