@@ -208,6 +208,36 @@ fn attention_forward_and_backward() {
     check(&cases, 1e-5);
 }
 
+/// One token and what is kept of those before it, of which there may be none.
+#[test]
+fn attention_to_what_is_kept() {
+    const I: DType = DType::I32;
+    let mut cases = vec![];
+    for (i, (h, past, d)) in
+        [(1, 1, 4), (3, 13, 24), (2, 64, 32), (1, 131, 72), (5, 7, 1)].into_iter().enumerate()
+    {
+        let q = [("batch", 1), ("heads", h), ("seq", 1), ("head_dim", d)];
+        let kept = [("batch", 1), ("heads", h), ("past", past), ("head_dim", d)];
+        let types = [
+            (&q[..], F),
+            (&q[..], F),
+            (&q[..], F),
+            (&kept[..], F),
+            (&kept[..], F),
+            (&[("seq", 1)], I),
+        ];
+        for (n, count) in [1, past, past + 1].into_iter().enumerate() {
+            let attrs = Attrs::new().with("scale", Attr::Float(1.0 / (d as f64).sqrt()));
+            let name = format!("cached_attention{i}_{n}");
+            let f = kernel(&name, "cached_attention", &types, |k, p| {
+                k.named("cached_attention", p, attrs).unwrap()
+            });
+            cases.push((f, count));
+        }
+    }
+    check(&cases, 1e-5);
+}
+
 fn drop(rate: f64) -> Attrs {
     Attrs::new()
         .with("rate", Attr::Float(rate))

@@ -156,7 +156,16 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let lse = part.without("head_dim");
     let part3 = three.clone();
     let six = [three, vec![y.clone(), lse, y]].concat();
-    out.push(case("attention_grad", six.clone(), scale));
+    out.push(case("attention_grad", six.clone(), scale.clone()));
+    let token = f(&[("batch", b), ("heads", h), ("seq", 1), ("head_dim", e)]);
+    let past = f(&[("batch", b), ("heads", h), ("past", q), ("head_dim", e)]);
+    for count in [0, q / 2, q] {
+        let mut operands = vec![token.clone(); 3];
+        operands.extend([past.clone(), past.clone(), i32s(&[("seq", 1)])]);
+        let count = Tensor::new(i32s(&[("seq", 1)]), vec![count as f64]);
+        let given = vec![(5, count)];
+        out.push(Case { given, ..case("cached_attention", operands, scale.clone()) });
+    }
     let named = [std::slice::from_ref(&ids), &heads[1..]].concat();
     let drop = drop.with("scale", Attr::Float(0.6));
     let seven = [part3, named.clone()].concat();

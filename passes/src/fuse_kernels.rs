@@ -83,6 +83,7 @@ fn family(op: &Op) -> Option<&'static str> {
         "matmul" => "matmul",
         "attention" | "dropout_attention" => "attention",
         "attention_grad" | "dropout_attention_grad" => "attention_grad",
+        "cached_attention" => "cached_attention",
         "cross_entropy" | "cross_entropy_part" | "cross_entropy_join" => "cross_entropy",
         "gather" => "gather_rows",
         "scatter_add" => "scatter_rows",

@@ -23,6 +23,7 @@ pub mod place_memory;
 pub mod rewrite_graph;
 pub mod rules;
 pub mod schedule_pipeline;
+pub mod select_entries;
 pub mod specialise_calls;
 pub mod split_cross_entropy;
 

@@ -6,7 +6,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
     assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, fuse_kernels,
     group_checkpoints, lower_precision, merge_loss_gradient, overlap_exchanges, partition_program,
-    place_memory, rewrite_graph, specialise_calls, split_cross_entropy,
+    place_memory, rewrite_graph, select_entries, specialise_calls, split_cross_entropy,
 };
 
 /// Stages of compilation whose IR can be dumped.
@@ -66,6 +66,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Grad, differentiate_loss::PASS),
     (Phase::Grad, build_train_step::PASS),
     (Phase::Grad, merge_loss_gradient::PASS),
+    (Phase::Sharded, select_entries::PASS),
     (Phase::Sharded, cut_stages::PASS),
     (Phase::Sharded, assign_layouts::PASS),
     (Phase::Sharded, partition_program::PASS),

@@ -98,6 +98,8 @@ fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
             (_, Some("adam_v")) => "adam_v",
             (_, Some("batch" | "layers" | "scalar")) => "io",
             (_, Some("const")) => "consts",
+            // Stays from one run to the next, where training has its activations.
+            (_, Some("cache")) => "arena",
             _ => {
                 return Err(PassError::Unsupported(format!(
                     "@{}: a parameter has no role",
@@ -112,12 +114,12 @@ fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
     Ok(out)
 }
 
-/// Bytes of `io` that an entry's parameters take; its results come behind them.
-fn io_bytes(f: &Function, places: &[Place]) -> u64 {
+/// Bytes of a segment that an entry's parameters take; what else is in it comes behind them.
+fn taken(segment: &str, f: &Function, places: &[Place]) -> u64 {
     f.params
         .iter()
         .zip(places)
-        .filter(|(_, p)| p.segment == "io")
+        .filter(|(_, p)| p.segment == segment)
         .map(|(v, p)| p.offset + aligned(f.ty(*v).bytes() as u64))
         .max()
         .unwrap_or(0)
@@ -153,14 +155,15 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         let Some(f) = m.function(entry).cloned() else { continue };
         let class = class_of(entry).1;
         if let Some(shared) = shared.get(class) {
-            let placed = walk::place(m, entry, shared.params(&f)?, shared.results(&f)?)?;
+            let placed = walk::place(m, entry, shared.params(&f)?, shared.results(&f)?, 0)?;
             report.notes.push(format!("@{entry}: arena {} bytes", placed.arena));
             arena = arena.max(placed.arena);
             arenas[class] = arenas[class].max(placed.arena as i64);
             continue;
         }
         let params = entry_places(&f)?;
-        let mut out_at = io_bytes(&f, &params);
+        let mut out_at = taken("io", &f, &params);
+        let kept = taken("arena", &f, &params);
         let states = |role: &str| -> Vec<Place> {
             f.params
                 .iter()
@@ -178,7 +181,7 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
             targets.push(Place { segment: "io".into(), offset: out_at, strides: vec![] });
             out_at += aligned(f.ty(*r).bytes() as u64);
         }
-        let placed = walk::place(m, entry, params, targets)?;
+        let placed = walk::place(m, entry, params, targets, kept)?;
         report.notes.push(format!(
             "@{entry}: arena {} bytes, {} saved for backward",
             placed.arena, placed.saved

@@ -23,10 +23,11 @@ pub const PASS: Pass = Pass {
 /// Entry functions: what a plan has programs for.
 ///
 /// A program of one rank runs a step at once; that of a pipeline's stages is cut into parts.
-pub const ENTRIES: [&str; 17] = [
+pub const ENTRIES: [&str; 18] = [
     "train_step",
     "eval_step",
     "logits",
+    "decode",
     "train_start",
     "train_enter",
     "train_forward",

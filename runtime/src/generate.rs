@@ -1,4 +1,5 @@
-//! Sampling from the plan's `logits` program.
+//! Sampling: by the plan's `decode` program, which keeps keys and values, while a text fits into the model's context, and
+//! by its `logits` program where it does not, or where the plan has no other.
 
 use neoxc_plan::Plan;
 
@@ -46,15 +47,12 @@ pub fn generate(
     }
     let mut new = vec![];
     let mut bytes = vec![0; vocab * 4];
+    let mut decoder = Decoder::of(plan, ranks)?;
     for n in 0..how.max_tokens {
-        let window = &all[all.len().saturating_sub(seq)..];
-        let mut row = vec![0i32; seq];
-        row.iter_mut().zip(window).for_each(|(r, t)| *r = *t as i32);
-        let text: Vec<u8> = row.iter().flat_map(|t| t.to_le_bytes()).collect();
-        ranks.put("logits", "tokens", &text)?;
-        ranks.put("logits", "last", &(window.len() as i32 - 1).to_le_bytes())?;
-        ranks.run("logits")?;
-        ranks.get("logits", "logits", &mut bytes)?;
+        match &mut decoder {
+            Some(d) if all.len() <= seq => d.logits(ranks, &all, &mut bytes)?,
+            _ => whole(ranks, &all[all.len().saturating_sub(seq)..], seq, &mut bytes)?,
+        }
         let logits: Vec<f32> = bytes
             .chunks_exact(4)
             .take(ids.min(vocab))
@@ -70,6 +68,76 @@ pub fn generate(
         each(id);
     }
     Ok(new)
+}
+
+/// The logits behind `window`, from all of its tokens.
+fn whole(
+    ranks: &mut Ranks<'_>,
+    window: &[u32],
+    seq: usize,
+    logits: &mut [u8],
+) -> Result<(), RuntimeError> {
+    let mut row = vec![0i32; seq];
+    row.iter_mut().zip(window).for_each(|(r, t)| *r = *t as i32);
+    let text: Vec<u8> = row.iter().flat_map(|t| t.to_le_bytes()).collect();
+    ranks.put("logits", "tokens", &text)?;
+    ranks.put("logits", "last", &(window.len() as i32 - 1).to_le_bytes())?;
+    ranks.run("logits")?;
+    ranks.get("logits", "logits", logits)
+}
+
+/// Keeps the keys and values of the tokens of a text, so that each is computed once.
+struct Decoder {
+    /// Tokens whose keys and values are kept.
+    kept: usize,
+    /// Tokens that there is room for.
+    past: usize,
+    /// Bytes of one head's keys of one token.
+    width: usize,
+    /// Keys, then values, of one token.
+    rows: Vec<u8>,
+}
+
+impl Decoder {
+    fn of(plan: &Plan, ranks: &Ranks<'_>) -> Result<Option<Decoder>, RuntimeError> {
+        if plan.program_of("decode", 0).is_none() {
+            return Ok(None);
+        }
+        let (keys, rows) = (ranks.port("decode", "keys")?.0, ranks.port("decode", "new_keys")?.0);
+        let [.., past, width] = keys.shape[..] else {
+            return Err(RuntimeError::Settings("the keys of decode have another shape".into()));
+        };
+        Ok(Some(Decoder {
+            kept: 0,
+            past: past as usize,
+            width: width as usize * 4,
+            rows: vec![0; rows.elements() as usize * 4],
+        }))
+    }
+
+    /// The logits behind `text`, the start of which was given before.
+    fn logits(
+        &mut self,
+        ranks: &mut Ranks<'_>,
+        text: &[u32],
+        logits: &mut [u8],
+    ) -> Result<(), RuntimeError> {
+        for token in &text[self.kept..] {
+            ranks.put("decode", "tokens", &(*token as i32).to_le_bytes())?;
+            ranks.put("decode", "count", &(self.kept as i32).to_le_bytes())?;
+            ranks.run("decode")?;
+            for (new, all) in [("new_keys", "keys"), ("new_values", "values")] {
+                ranks.get("decode", new, &mut self.rows)?;
+                // A row per layer and head.
+                for (n, row) in self.rows.chunks_exact(self.width).enumerate() {
+                    let at = (n * self.past + self.kept) * self.width;
+                    ranks.put_part("decode", all, at as u64, row)?;
+                }
+            }
+            self.kept += 1;
+        }
+        ranks.get("decode", "logits", logits)
+    }
 }
 
 /// Draws an id; `u` is uniform in (0, 1).

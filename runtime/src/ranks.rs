@@ -137,6 +137,25 @@ impl<'a> Ranks<'a> {
         Ok(())
     }
 
+    /// Overwrites a part of an input, for a plan of one rank; `offset` in bytes.
+    pub fn put_part(
+        &mut self,
+        program: &str,
+        name: &str,
+        offset: u64,
+        bytes: &[u8],
+    ) -> Result<(), RuntimeError> {
+        let (port, _) = self.port(program, name)?;
+        let ([only], true) =
+            (&mut self.devices[..], offset + bytes.len() as u64 <= port.elements() * 4)
+        else {
+            return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
+        };
+        let segment = self.plan.segment(&port.segment).unwrap_or(0);
+        only.write(segment, port.offset + offset, bytes);
+        Ok(())
+    }
+
     /// Gives every rank the numbers of its layers, where the program asks for them.
     pub fn put_layers(&mut self, program: &str) -> Result<(), RuntimeError> {
         for rank in 0..self.devices.len() {

@@ -1,7 +1,7 @@
 //! GPT-NeoX (Black et al. 2022, arXiv:2204.06745; Pythia uses the same family).
 //!
 //! [`build`] gives the Model phase: `@loss` (one micro-batch), `@logits` (one sequence, one
-//! position), `@block` and `@logits.block` (one layer, or the layers of one turn where they are of
+//! position), `@decode` (one token behind others whose keys and values are kept), `@block`, `@decode.block` and `@logits.block` (one layer, or the layers of one turn where they are of
 //! several kinds), `@setup` (rotary tables); `@eval_step` with `@eval.block` where evaluation computes
 //! something else than training.
 
@@ -153,11 +153,11 @@ impl Values {
     }
 }
 
-/// cos and sin: [seq, rot].
-fn table_types(a: &Arch) -> Vec<(&'static str, TensorType)> {
+/// cos and sin of `seq` places: [seq, rot].
+fn table_types(a: &Arch, seq: usize) -> Vec<(&'static str, TensorType)> {
     match a.positions {
         Positions::Rotary { dims, .. } => {
-            let ty = TensorType::f32(&[("seq", a.seq), ("rot", dims / 2)]);
+            let ty = TensorType::f32(&[("seq", seq), ("rot", dims / 2)]);
             vec![("rotary_cos", ty.clone()), ("rotary_sin", ty)]
         }
         _ => vec![],
@@ -171,13 +171,23 @@ enum Use {
     Evaluate,
     /// One sequence.
     Generate,
+    /// One token of one sequence.
+    Decode,
+}
+
+/// The keys, or the values, of a layer that are kept of a sequence: [batch, heads, past, head_dim].
+fn kept(a: &Arch) -> TensorType {
+    let dims = [("batch", 1), ("heads", a.heads), ("past", a.seq), ("head_dim", a.head_dim)];
+    TensorType::f32(&dims)
 }
 
 /// One turn of layers for sequences of shape [`batch`, seq].
 fn block(a: &Arch, name: &str, what: Use) -> Result<Function> {
-    let batch = if what == Use::Generate { 1 } else { a.batch };
+    let single = matches!(what, Use::Generate | Use::Decode);
+    let batch = if single { 1 } else { a.batch };
+    let seq = if what == Use::Decode { 1 } else { a.seq };
     let mut f = Function::new(name);
-    let stream = TensorType::f32(&[("batch", batch), ("seq", a.seq), ("embed", a.embed)]);
+    let stream = TensorType::f32(&[("batch", batch), ("seq", seq), ("embed", a.embed)]);
     let mut x = f.add_param("x", stream, Attrs::new());
     let turn: Vec<Values> = (0..a.interval())
         .map(|position| {
@@ -188,15 +198,23 @@ fn block(a: &Arch, name: &str, what: Use) -> Result<Function> {
         .collect();
     let drops = what == Use::Train && dropout::drops(a);
     let names = drops.then(|| Names::declare(a, &mut f, None));
+    let past = (what == Use::Decode).then(|| {
+        let [keys, values] = ["keys", "values"].map(|n| f.add_param(n, kept(a), Attrs::new()));
+        let count = TensorType::new(DType::I32, vec![Dim::new("seq", 1)]);
+        Past { keys, values, count: f.add_param("count", count, Attrs::new()) }
+    });
     let tables: Vec<ValueId> =
-        table_types(a).into_iter().map(|(n, ty)| f.add_param(n, ty, Attrs::new())).collect();
+        table_types(a, seq).into_iter().map(|(n, ty)| f.add_param(n, ty, Attrs::new())).collect();
     let b = &mut Builder::new(&mut f);
+    let mut own = vec![];
     for (position, p) in turn.iter().enumerate() {
         let names = names.as_ref().map(|n| n.at(position));
-        let kind = Kind { experts: experts_of(a, position), names: names.as_ref(), what };
-        x = layer(a, b, p, &tables, x, &kind)?;
+        let past = past.as_ref();
+        let kind = Kind { experts: experts_of(a, position), names: names.as_ref(), past, what };
+        (x, own) = layer(a, b, p, &tables, x, &kind)?;
     }
     f.results = vec![x];
+    f.results.extend(past.map(|_| own).into_iter().flatten());
     Ok(f)
 }
 
@@ -205,10 +223,19 @@ struct Kind<'a> {
     experts: Option<&'a Moe>,
     /// Where elements are dropped.
     names: Option<&'a Names>,
+    /// The tokens before, if they are not in the stream.
+    past: Option<&'a Past>,
     what: Use,
 }
 
-/// One layer.
+/// Keys and values of the tokens before the one in the stream, and how many there are.
+struct Past {
+    keys: ValueId,
+    values: ValueId,
+    count: ValueId,
+}
+
+/// One layer; also its keys and values.
 fn layer(
     a: &Arch,
     b: &mut Builder<'_>,
@@ -216,8 +243,8 @@ fn layer(
     tables: &[ValueId],
     x: ValueId,
     kind: &Kind<'_>,
-) -> Result<ValueId> {
-    let Kind { experts, names, what } = *kind;
+) -> Result<(ValueId, Vec<ValueId>)> {
+    let Kind { experts, names, past, what } = *kind;
     let drop = |b: &mut Builder<'_>, x, site| match names {
         Some(names) => names.hidden(a, b, x, site),
         None => Ok(x),
@@ -243,14 +270,20 @@ fn layer(
     }
     b.at(&a.loc("num_attention_heads"));
     let scale = 1.0 / (a.head_dim as f64).sqrt();
-    let mixed = layers::attention(b, q, k, v, scale, |b, weights| match names {
-        Some(names) => {
-            let dropped = names.weights(a, b, weights);
-            b.at(&a.loc("num_attention_heads"));
-            dropped
+    let mixed = match past {
+        Some(Past { keys, values, count }) => {
+            let attrs = Attrs::new().with("scale", Attr::Float(scale));
+            b.one("cached_attention", &[q, k, v, *keys, *values, *count], attrs)?
         }
-        None => Ok(weights),
-    })?;
+        None => layers::attention(b, q, k, v, scale, |b, weights| match names {
+            Some(names) => {
+                let dropped = names.weights(a, b, weights);
+                b.at(&a.loc("num_attention_heads"));
+                dropped
+            }
+            None => Ok(weights),
+        })?,
+    };
     let weight = p.need("attention.dense.weight")?;
     let bias = p.get("attention.dense.bias");
     let attended = layers::linear(b, mixed, weight, bias, &["heads", "head_dim"])?;
@@ -279,7 +312,7 @@ fn layer(
 
     b.at(&a.loc("gpt_j_residual"));
     let branches = if a.parallel_residual { b.add(out, attended)? } else { out };
-    b.add(branches, middle)
+    Ok((b.add(branches, middle)?, vec![k, v]))
 }
 
 /// The MLP of a layer without experts.
@@ -381,7 +414,7 @@ fn batch_param(f: &mut Function, name: &str, ty: TensorType) -> ValueId {
 }
 
 fn declare_tables(a: &Arch, f: &mut Function) -> Vec<ValueId> {
-    table_types(a)
+    table_types(a, a.seq)
         .into_iter()
         .map(|(name, ty)| {
             let attrs = Attrs::new()
@@ -483,6 +516,54 @@ fn logits(a: &Arch, module: &Module) -> Result<Function> {
     Ok(f)
 }
 
+/// `@decode`: the logits behind one token at place `count` of a sequence, and its keys and values, from the keys and
+/// values of the `count` tokens before it. A model with experts has none: which token goes where is decided
+/// over a sequence.
+fn decode(a: &Arch, module: &Module) -> Result<Function> {
+    let mut f = Function::new("decode");
+    let (p, stacked) = declare(a, &mut f);
+    let ids = |dims: Vec<Dim>| TensorType::new(DType::I32, dims);
+    let place = vec![Dim::new("seq", 1)];
+    let tokens = batch_param(&mut f, "tokens", ids(vec![Dim::new("batch", 1), Dim::new("seq", 1)]));
+    let count = batch_param(&mut f, "count", ids(place));
+    let cache = |name: &str, f: &mut Function| {
+        let attrs = Attrs::new()
+            .with("neox.role", Attr::Str("cache".into()))
+            .with("neox.name", Attr::Str(name.into()));
+        f.add_param(name, kept(a).stacked(Dim::new("layer", a.layers)), attrs)
+    };
+    let (keys, values) = (cache("keys", &mut f), cache("values", &mut f));
+    let tables = declare_tables(a, &mut f);
+    let b = &mut Builder::with_module(&mut f, module);
+    b.at(&a.loc("hidden_size"));
+    let mut x = b.one("gather", &[p.need("gpt_neox.embed_in.weight")?, tokens], Attrs::new())?;
+    if matches!(a.positions, Positions::Learned { .. }) {
+        b.at(&a.loc("pos_emb"));
+        let table = p.need("gpt_neox.embed_pos.weight")?;
+        let row = b.one("gather", &[table, count], Attrs::new())?;
+        x = b.add(x, row)?;
+    }
+    b.at(&a.loc("rotary_pct"));
+    let mut rows = vec![];
+    for table in tables {
+        rows.push(b.one("gather", &[table, count], Attrs::new())?);
+    }
+    b.at(&a.loc("num_layers"));
+    let operands = [&[x], &stacked[..], &[keys, values, count], &rows].concat();
+    let attrs = Attrs::new()
+        .with("callee", Attr::Symbol("decode.block".into()))
+        .with("count", Attr::Int(a.layers as i64))
+        .with("carried", Attr::Int(1))
+        .with("sliced", Attr::Int(stacked.len() as i64 + 2))
+        .with("dim", Attr::Str("layer".into()));
+    let made = b.named("repeat", &operands, attrs)?;
+    let row = b.reshape(made[0], &[Dim::new("pick", 1), Dim::new("embed", a.embed)])?;
+    let row = final_norm(a, b, &p, row)?;
+    let out = head(a, b, &p, row)?;
+    f.results = vec![out, made[1], made[2]];
+    Ok(f)
+}
+
 /// `@setup`: the rotary tables, and the numbers that dropout knows columns, keys and heads by.
 fn setup(a: &Arch) -> Result<Option<Function>> {
     let mut f = Function::new("setup");
@@ -515,9 +596,7 @@ pub fn build(a: &Arch) -> Result<Module> {
         module.attrs.set("neox.precision", Attr::Str(a.precision.name().into()));
     }
     module.insert(block(a, "block", Use::Train)?);
-    let mut single = block(a, "logits.block", Use::Generate)?;
-    single.attrs.set("neox.forward_only", Attr::Bool(true));
-    module.insert(single);
+    module.insert(block(a, "logits.block", Use::Generate)?);
     let f = loss(a, &module, "loss", "block", true)?;
     module.insert(f);
     if dropout::drops(a) || a.moe.is_some_and(|m| m.trains_apart()) {
@@ -528,6 +607,11 @@ pub fn build(a: &Arch) -> Result<Module> {
     }
     let f = logits(a, &module)?;
     module.insert(f);
+    if a.moe.is_none() {
+        module.insert(block(a, "decode.block", Use::Decode)?);
+        let f = decode(a, &module)?;
+        module.insert(f);
+    }
     if let Some(f) = setup(a)? {
         module.insert(f);
     }

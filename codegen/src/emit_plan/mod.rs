@@ -27,7 +27,7 @@ fn bad(message: impl Into<String>) -> CodegenError {
 }
 
 /// Entries of a scheduled module.
-pub const ENTRIES: [&str; 3] = ["train_step", "eval_step", "logits"];
+pub const ENTRIES: [&str; 4] = ["train_step", "eval_step", "logits", "decode"];
 
 /// Kernel functions of a module that its entries launch.
 pub fn kernel_functions(m: &Module) -> Vec<&Function> {
@@ -417,13 +417,19 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     }
     let mut e = emitter();
     for entry in ENTRIES.into_iter().filter(|_| !staged) {
-        let f = m.function(entry).ok_or_else(|| bad(format!("there is no @{entry}")))?;
+        let Some(f) = m.function(entry) else {
+            // A model with experts, or a plan of several ranks.
+            if entry == "decode" {
+                continue;
+            }
+            return Err(bad(format!("there is no @{entry}")));
+        };
         let body = e.body(f, &mut vec![], &mut vec![])?;
         let mut program = Program { name: entry.to_string(), body, ..Program::default() };
         for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
-            if matches!(attrs.str("neox.role"), Some("batch" | "layers" | "scalar")) {
+            if matches!(attrs.str("neox.role"), Some("batch" | "layers" | "scalar" | "cache")) {
                 let name = attrs.str("neox.name").unwrap_or_default();
                 program.inputs.push(port(name, f.ty(*p), &place, attrs)?);
             }
@@ -431,6 +437,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         let names: &[&str] = match entry {
             "train_step" => &["loss", "grad_norm"],
             "eval_step" => &["loss"],
+            "decode" => &["logits", "new_keys", "new_values"],
             _ => &["logits"],
         };
         let first = f.results.len() - names.len();

@@ -5,6 +5,7 @@
 
 mod attention;
 mod attention_grad;
+mod cached_attention;
 mod columnwise;
 mod copy;
 mod cross_entropy;
@@ -177,6 +178,7 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
         "columnwise" => columnwise::emit(body),
         "attention" => attention::emit(body),
         "attention_grad" => attention_grad::emit(body),
+        "cached_attention" => cached_attention::emit(body),
         "cross_entropy" => cross_entropy::emit(body),
         "iota" => iota::emit(body),
         "gather_rows" => rows::gather(body),

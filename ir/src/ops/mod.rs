@@ -22,6 +22,7 @@ mod all_to_all;
 pub mod attention;
 mod attention_grad;
 mod aux_loss;
+mod cached_attention;
 pub mod call;
 pub mod cast;
 mod causal_mask;
@@ -99,6 +100,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &attention::Attention,
     &attention_grad::AttentionGrad,
     &aux_loss::AuxLoss,
+    &cached_attention::CachedAttention,
     &call::Call,
     &cast::Cast,
     &causal_mask::CausalMask,

@@ -68,13 +68,24 @@ pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
     let mut c = Check { module: m, memory: Memory::default(), index: HashMap::new() };
     let f = function(m, entry)?;
     let mut images = vec![];
+    let mut kept = vec![];
     for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
         let place = place_of(attrs, 0, entry)?;
         let (lo, hi) = c.range(&place, f.ty(*p).bytes());
         c.memory.write(&place.segment, lo, hi);
-        images.push(c.memory.read(&place.segment, lo, hi));
+        let image = c.memory.read(&place.segment, lo, hi);
+        if attrs.str("neox.role") == Some("cache") {
+            kept.push((place, lo, hi, image.clone()));
+        }
+        images.push(image);
     }
     c.run(f, &images)?;
+    for (place, lo, hi, image) in kept {
+        if c.memory.read(&place.segment, lo, hi) != image {
+            let lost = format!("@{entry} writes to {place}, which is to stay");
+            return Err(PassError::Unsupported(lost));
+        }
+    }
     Ok(())
 }
 

@@ -47,12 +47,13 @@ struct Walk<'m> {
     spots: Vec<(String, Vec<Spot>, Vec<Vec<Spot>>)>,
 }
 
-/// Places everything reachable from `entry`.
+/// Places everything reachable from `entry`; the first `kept` bytes of the arena are taken.
 pub fn place(
     m: &mut Module,
     entry: &str,
     params: Vec<Place>,
     targets: Vec<Place>,
+    kept: u64,
 ) -> Result<Placed, PassError> {
     let mut w = Walk { module: m, buffers: vec![], saved: vec![], now: 0, grads: 0, spots: vec![] };
     let params = params.into_iter().map(Spot::Fixed).collect();
@@ -63,7 +64,7 @@ pub fn place(
     let resolve = |s: &Spot| match s {
         Spot::Fixed(p) => p.clone(),
         Spot::Buffer { id, strides } => {
-            Place { segment: "arena".into(), offset: offsets[*id], strides: strides.clone() }
+            Place { segment: "arena".into(), offset: kept + offsets[*id], strides: strides.clone() }
         }
     };
     let spots = std::mem::take(&mut w.spots);
@@ -77,7 +78,7 @@ pub fn place(
         }
         f.renumber();
     }
-    Ok(Placed { arena, saved })
+    Ok(Placed { arena: kept + arena, saved })
 }
 
 impl Walk<'_> {

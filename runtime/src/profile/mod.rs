@@ -81,9 +81,9 @@ pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
         t.step(None, step)?;
     }
     // Enough for most plans: a log that is full grows, which a step would notice.
-    t.ranks.log(Instant::now(), 1 << 16);
-    let (mut seconds, mut last) = (vec![], 0.0);
     let origin = Instant::now();
+    t.ranks.log(origin, 1 << 16);
+    let (mut seconds, mut last) = (vec![], 0.0);
     for step in WARM_UP + 1..=WARM_UP + o.steps {
         last = origin.elapsed().as_secs_f64();
         seconds.push(t.step(None, step)?.step_seconds);

@@ -52,7 +52,7 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
     };
     let prompt = t.encode(&a.prompt)?;
     let live = std::io::stderr().is_terminal();
-    let mut count = 0;
+    let (mut count, start) = (0, std::time::Instant::now());
     let new = generate(&plan, &mut ranks, &prompt, how, t.size(), t.end_of_text(), |_| {
         count += 1;
         if live {
@@ -63,6 +63,13 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
     if live {
         eprint!("\r              \r");
     }
+    let seconds = start.elapsed().as_secs_f64();
+    let tokens = prompt.len() + new.len();
+    eprintln!(
+        "{tokens} tokens, {:.0} tokens/s, {} of them the prompt's",
+        tokens as f64 / seconds,
+        prompt.len()
+    );
     println!("{}{}", a.prompt, t.decode(&new)?);
     Ok(())
 }

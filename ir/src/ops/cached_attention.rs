@@ -1,0 +1,109 @@
+//! `neox.cached_attention`: attention of one token to those before it, whose keys and values are kept.
+
+use super::prelude::*;
+use super::qkv_split::PART;
+
+/// The op of this file.
+pub struct CachedAttention;
+
+impl OpDef for CachedAttention {
+    fn name(&self) -> &'static str {
+        "cached_attention"
+    }
+    fn doc(&self) -> &'static str {
+        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[
+                ("q", Arity::One),
+                ("k", Arity::One),
+                ("v", Arity::One),
+                ("keys", Arity::One),
+                ("values", Arity::One),
+                ("count", Arity::One),
+            ],
+            results: &[("out", Arity::One)],
+            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores")] },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn precision(&self) -> Precision {
+        Precision::EXACT
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let [q, k, v, keys, values, count] = cx.operands else {
+            return Err(OpError::new("takes q, k, v, keys, values and count"));
+        };
+        if !q.dims.iter().map(|d| &*d.name).eq(PART) || k != q || v != q || q.size("seq") != Some(1)
+        {
+            return Err(OpError::new("q, k and v must be [batch, heads, seq = 1, head_dim] alike"));
+        }
+        let kept = |ty: &TensorType| {
+            let mut dims = q.dims.clone();
+            dims[2] = Dim::new("past", ty.size("past").unwrap_or(0));
+            ty.dims == dims && ty.dtype == q.dtype
+        };
+        if !kept(keys) || values != keys {
+            return Err(OpError::new(
+                "keys and values must be [batch, heads, past, head_dim] alike",
+            ));
+        }
+        if count.dtype != DType::I32 || count.elements() != 1 {
+            return Err(OpError::new("count must be one i32"));
+        }
+        let d = &q.dims;
+        let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
+        Ok(vec![TensorType::new(q.dtype, out)])
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("tokens are made one by one after training"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        ShardRule::by_dim(cx, |dim| match dim {
+            "batch" | "heads" => ShardEffect::Parallel,
+            _ => ShardEffect::Whole,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        // Of the worst case: as if all that is kept counted.
+        Cost::streaming(cx, 4.0 * cx.operands[3].elements() as f64)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let [q, k, v, keys, values, count] = cx.operands[..] else {
+            return Err(OpError::new("takes q, k, v, keys, values and count"));
+        };
+        let scale = cx.rule.float("scale")?;
+        let past = keys.ty.size("past").unwrap_or(0);
+        let width = q.ty.size("head_dim").unwrap_or(1);
+        let count = count.data[0];
+        if !(0.0..=past as f64).contains(&count) {
+            return Err(OpError::new(format!("{count} of {past} rows")));
+        }
+        let count = count as usize;
+        let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
+        for head in 0..q.data.len() / width {
+            // The token's own row comes last.
+            let row = |kept: &'_ Tensor, own: &'_ Tensor, j: usize, d: usize| match j < count {
+                true => kept.data[(head * past + j) * width + d],
+                false => own.data[head * width + d],
+            };
+            let score = |j: usize| -> f64 {
+                scale
+                    * (0..width).map(|d| q.data[head * width + d] * row(keys, k, j, d)).sum::<f64>()
+            };
+            let scores: Vec<f64> = (0..=count).map(score).collect();
+            let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
+            let sum: f64 = weights.iter().sum();
+            for d in 0..width {
+                let mixed = weights.iter().enumerate().map(|(j, w)| w * row(values, v, j, d));
+                out.data[head * width + d] = mixed.sum::<f64>() / sum;
+            }
+        }
+        Ok(vec![out])
+    }
+    primitive!();
+}

@@ -1,0 +1,92 @@
+//! `@decode`, one token after the other with what is kept, against `@logits` of the whole text: as the model
+//! file wrote it, and after every phase up to kernels.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use common::{Random, arch, inputs};
+use neoxc_ir::eval::{Tensor, run};
+use neoxc_ir::target::Target;
+use neoxc_ir::{Module, TensorType};
+use neoxc_models::arch::{Arch, Positions};
+use neoxc_passes::PassCx;
+use neoxc_passes::pass::Degrees;
+use neoxc_passes::pipeline::{Phase, run_phase};
+
+fn types(m: &Module, entry: &str) -> Vec<(String, TensorType)> {
+    let f = m.function(entry).unwrap();
+    let name = |a: &neoxc_ir::Attrs| {
+        a.str("neox.name").or(a.str("neox.param")).unwrap_or_default().to_string()
+    };
+    f.params.iter().zip(&f.param_attrs).map(|(p, a)| (name(a), f.ty(*p).clone())).collect()
+}
+
+/// Every row of the text's logits from `@decode`, against `@logits`.
+fn compare(m: &Module, x: &[Tensor], what: &str) {
+    let whole = types(m, "logits");
+    let at = |name: &str| whole.iter().position(|(n, _)| n == name).unwrap();
+    let text = x[at("tokens")].data.clone();
+    let decode = types(m, "decode");
+    let mut kept: Vec<(String, Tensor)> = decode
+        .iter()
+        .filter(|(n, _)| n == "keys" || n == "values")
+        // What is not there yet is never read.
+        .map(|(n, ty)| (n.clone(), Tensor::fill(ty.clone(), f64::NAN)))
+        .collect();
+    for (place, token) in text.iter().enumerate() {
+        let mut all = x.to_vec();
+        all[at("last")].data = vec![place as f64];
+        let want = run(m, "logits", &all).unwrap();
+        let operands: Vec<Tensor> = decode
+            .iter()
+            .map(|(name, ty)| match name.as_str() {
+                "tokens" => Tensor::new(ty.clone(), vec![*token]),
+                "count" => Tensor::new(ty.clone(), vec![place as f64]),
+                "keys" | "values" => kept.iter().find(|(n, _)| n == name).unwrap().1.clone(),
+                name => x[at(name)].clone(),
+            })
+            .collect();
+        let got = run(m, "decode", &operands).unwrap();
+        for (a, b) in got[0].data.iter().zip(&want[0].data) {
+            assert!((a - b).abs() < 1e-9 * (1.0 + b.abs()), "{what}, place {place}: {a} {b}");
+        }
+        for ((_, all), new) in kept.iter_mut().zip(&got[1..]) {
+            let (past, width) = (all.ty.size("past").unwrap(), all.ty.size("head_dim").unwrap());
+            for (n, row) in new.data.chunks_exact(width).enumerate() {
+                let start = (n * past + place) * width;
+                all.data[start..start + width].copy_from_slice(row);
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_one_by_one_are_the_whole_text() {
+    let variants = [
+        ("plain", arch()),
+        ("tied", Arch { tied: true, parallel_residual: false, ..arch() }),
+        ("learned", Arch { positions: Positions::Learned { rows: 9 }, ..arch() }),
+        ("none", Arch { positions: Positions::None, attention_bias: false, ..arch() }),
+        ("dropout", Arch { hidden_dropout: 0.5, attention_dropout: 0.5, ..arch() }),
+    ];
+    for (name, a) in variants {
+        let mut m = neoxc_models::build(&a).unwrap();
+        let x = inputs(&m, "logits", &mut Random(11));
+        compare(&m, &x, name);
+        for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused] {
+            run_phase(&mut m, phase, &PassCx::new(Target::X86V4)).unwrap();
+            compare(&m, &x, &format!("{name} {phase:?}"));
+        }
+    }
+}
+
+#[test]
+fn several_ranks_have_no_decode() {
+    let degrees = Degrees { data: 2, ..Degrees::ONE };
+    let cx = PassCx { degrees, ..PassCx::new(Target::X86V4) };
+    let mut m = neoxc_models::build(&Arch { grad_accum: 2, ..arch() }).unwrap();
+    for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded] {
+        run_phase(&mut m, phase, &cx).unwrap();
+    }
+    assert!(m.function("decode").is_none() && m.function("logits").is_some());
+}
