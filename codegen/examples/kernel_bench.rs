@@ -305,6 +305,7 @@ fn main() -> Result<(), Error> {
     }
     cases.extend(attention(4, 4, 512, 32)?);
     cases.extend(attention(4, 8, 512, 64)?);
+    cases.extend(attention(1, 4, 2048, 128)?);
     println!("kernel                      tasks        ms  GFLOP/s  share   compile");
     for c in cases.iter().filter(|c| c.f.name.contains(&filter)) {
         let start = Instant::now();

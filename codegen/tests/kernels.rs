@@ -175,11 +175,21 @@ fn rows_and_columns() {
 #[test]
 fn attention_forward_and_backward() {
     let mut cases = vec![];
-    let sizes = [(1, 1, 1, 4), (2, 3, 13, 24), (1, 2, 64, 32), (2, 1, 131, 16), (1, 1, 200, 72)];
-    for (i, (b, h, s, d)) in sizes.into_iter().enumerate() {
+    // The last ones: several chunks of keys, large scores that rescale what was summed before.
+    let small = [
+        (1, 1, 1, 4),
+        (2, 3, 13, 24),
+        (1, 2, 64, 32),
+        (2, 1, 131, 16),
+        (1, 1, 200, 72),
+        (1, 1, 96, 48),
+    ];
+    let small = small.map(|size| (size, 1.0));
+    let sizes = [&small[..], &[((1, 1, 310, 8), 25.0), ((1, 1, 150, 128), 4.0)]].concat();
+    for (i, ((b, h, s, d), sharp)) in sizes.into_iter().enumerate() {
         let q = [("batch", b), ("heads", h), ("seq", s), ("head_dim", d)];
         let out = [("batch", b), ("seq", s), ("heads", h), ("head_dim", d)];
-        let scale = Attrs::new().with("scale", Attr::Float(1.0 / (d as f64).sqrt()));
+        let scale = Attrs::new().with("scale", Attr::Float(sharp / (d as f64).sqrt()));
         let attrs = scale.clone();
         cases.push((
             kernel(&format!("attention{i}"), "attention", &[(&q, F), (&q, F), (&q, F)], |k, p| {

@@ -10,8 +10,9 @@ use neoxc_ir::target::Target;
 type Function = fn(&mut Emit, Val) -> Val;
 type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
 
-const FUNCTIONS: [(&str, Function); 5] = [
+const FUNCTIONS: [(&str, Function); 6] = [
     ("exp", math::exp),
+    ("exp2_negative", math::exp2_negative),
     ("log", math::log),
     ("tanh", math::tanh),
     ("erf", math::erf),
@@ -100,6 +101,7 @@ fn reference(name: &str, x: f64) -> Option<f64> {
     let tiny = f64::from(f32::MIN_POSITIVE);
     match name {
         "exp" if (-87.33..88.72).contains(&x) => Some(x.exp()),
+        "exp2_negative" if (-126.0..=0.0).contains(&x) => Some(x.exp2()),
         "log" if x >= tiny => Some(x.ln()),
         "tanh" if x.abs() >= tiny => Some(x.tanh()),
         "erf" if x.abs() >= tiny => Some(erf(x)),
@@ -152,7 +154,11 @@ fn limits_and_nan() {
     for name in ["tanh", "erf"] {
         assert_eq!(of(name)[..8], [-1.0, -1.0, -1.0, 0.0, 0.0, 1.0, 1.0, 1.0], "{name}");
     }
-    for name in ["exp", "tanh", "erf", "rsqrt"] {
+    assert_eq!(
+        of("exp2_negative")[..5],
+        [f32::MIN_POSITIVE, f32::MIN_POSITIVE, f32::MIN_POSITIVE, 1.0, 1.0]
+    );
+    for name in ["exp", "exp2_negative", "tanh", "erf", "rsqrt"] {
         assert!(of(name)[8].is_nan(), "{name} hides a NaN: {}", of(name)[8]);
     }
 }

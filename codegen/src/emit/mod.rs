@@ -309,6 +309,16 @@ impl Emit {
         self.def(Ty::VecI32(n), &format!("arith.constant dense<[{}]> : {t}", items.join(", ")))
     }
 
+    /// A mask of the lanes of the `j`-th vector of `n` that are among the first `count`.
+    pub fn first_lanes(&mut self, n: usize, j: usize, count: Val) -> Val {
+        let start = self.int((j * n) as i64);
+        let left = self.sub(count, start);
+        let left = self.narrow(left);
+        let left = self.splat(left, n);
+        let ids = self.lane_ids(n);
+        self.cmp("slt", ids, left)
+    }
+
     /// A mask of the first `count` of `n` lanes, known when the kernel is built.
     pub fn mask(&mut self, count: usize, n: usize) -> Val {
         let items: Vec<&str> = (0..n).map(|i| if i < count { "true" } else { "false" }).collect();

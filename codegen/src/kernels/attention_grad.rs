@@ -1,30 +1,14 @@
-//! Causal attention backward: a task is one head of one sequence. Weights are recomputed from the
-//! log-sum-exp, block of queries by block of queries, in a fixed order.
+//! Causal attention backward: a task is one head of one sequence. Weights are recomputed from the log-sum-exp, chunk
+//! of keys by chunk of keys for one block of queries after the other, in a fixed order.
 
-use neoxc_ir::DType;
-
-use super::attention::{
-    BLOCK, Sizes, TILE, causal_lanes, load_wide, pack_head, product, scores, store_wide,
-    wide_groups,
+use super::attention::block::{
+    KEYS, QUERIES, Rows, Sizes, add_to_queries, each_key, load_wide, pack_queries, product, scores,
+    store_wide, widened_floats,
 };
 use super::dropout::{Row, Weights};
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
-
-/// A matrix of rows along head_dim: row r is at `base + r·stride`.
-#[derive(Clone, Copy)]
-struct Rows {
-    base: Val,
-    stride: usize,
-}
-
-impl Rows {
-    fn at(self, k: &mut Emit, row: Val) -> Val {
-        let at = k.scale(row, self.stride);
-        k.element(self.base, at)
-    }
-}
 
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
@@ -37,11 +21,41 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let results = [b.result(0), b.result(1), b.result(2)];
     let drop = Weights::of(b, op, 6)?;
     // Sums over blocks of queries grow in the results, or apart where those would round each of them.
-    let apart = match b.f.ty(op.results[1]).dtype {
-        DType::F32 => 0,
-        _ => s.seq * s.width,
-    };
-    let scratch = b.scratch;
+    let apart = |p: Val| if p.ty == Ty::Ptr { 0 } else { s.seq * s.wide() };
+    let parts = [
+        s.packed(),
+        s.packed(),
+        s.chunk(),
+        s.chunk(),
+        QUERIES * s.wide(),
+        2 * QUERIES,
+        apart(results[1]),
+        apart(results[2]),
+        widened_floats(s, s.seq, inputs[1]),
+        widened_floats(s, s.seq, inputs[2]),
+        widened_floats(s, QUERIES, inputs[0]),
+        widened_floats(s, QUERIES, inputs[5]),
+    ];
+    let mut at = b.scratch;
+    let places = parts.map(|floats| {
+        let here = at;
+        at = b.k.element_at(here, floats);
+        here
+    });
+    let [
+        packed_q,
+        packed_d,
+        p,
+        ds,
+        sums,
+        stats,
+        dk_sums,
+        dv_sums,
+        key_room,
+        value_room,
+        q_room,
+        d_room,
+    ] = places;
     b.tasks(|b, head| {
         let k = &mut b.k;
         let at = k.scale(head, s.seq * s.width);
@@ -53,245 +67,236 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let at_out = k.scale(batch, s.seq * s.heads * s.width);
         let column = k.scale(h, s.width);
         let at_out = k.add(at_out, column);
-        let wide = |k: &mut Emit, p| Rows { base: k.element(p, at_out), stride: s.heads * s.width };
-        let (out, dout) = (wide(k, inputs[3]), wide(k, inputs[5]));
+        let by_head =
+            |k: &mut Emit, p| Rows { base: k.element(p, at_out), stride: s.heads * s.width };
+        let (out, dout) = (by_head(k, inputs[3]), by_head(k, inputs[5]));
         let at = k.scale(head, s.seq);
         let lse = k.element(inputs[4], at);
+        let [dk, dv] =
+            [(dk_out, dk_sums), (dv_out, dv_sums)].map(|(out, room)| match out.base.ty {
+                Ty::Ptr => out,
+                _ => Rows { base: room, stride: s.wide() },
+            });
 
-        let packed_k = scratch;
-        let packed_v = k.element_at(packed_k, s.packed());
-        let p = k.element_at(packed_v, s.packed());
-        let ds = k.element_at(p, BLOCK * s.row());
-        let sums = k.element_at(ds, BLOCK * s.row());
-        let [dk, dv] = match apart {
-            0 => [dk_out, dv_out],
-            n => [0, n].map(|at| Rows { base: k.element_at(sums, at), stride: s.width }),
-        };
         let (zero, all) = (k.int(0), k.int(s.seq as i64));
-        pack_head(k, s, key.base, all, packed_k);
-        pack_head(k, s, value.base, all, packed_v);
         let none = k.float(0.0, Ty::Vec(s.lanes));
         k.loop_(zero, all, 1, |k, r| {
             let (a, b) = (dk.at(k, r), dv.at(k, r));
-            for j in 0..s.width.div_ceil(s.lanes) {
+            for j in 0..s.vectors() {
                 store_wide(k, s, none, a, j);
                 store_wide(k, s, none, b, j);
             }
         });
-        k.loop_(zero, all, BLOCK, |k, q0| {
-            let block = k.int(BLOCK as i64);
-            let end = k.add(q0, block);
-            let q1 = k.min(end, all);
-            scores(k, s, q0, packed_k, p, |k, row| q.at(k, row));
-            scores(k, s, q0, packed_v, ds, |k, row| dout.at(k, row));
-            k.loop_(q0, end, 1, |k, i| {
-                let local = k.sub(i, q0);
-                let at = k.scale(local, s.row());
-                let (p, ds) = (k.element(p, at), k.element(ds, at));
-                let drop = drop.map(|w| {
-                    // Rows beyond the sequence have no weights.
-                    let top = k.int(s.seq as i64 - 1);
-                    let query = k.min(i, top);
-                    let token = k.scale(batch, s.seq);
-                    let token = k.add(token, query);
-                    (w, w.row(k, token, h))
-                });
-                weights(k, s, i, all, q1, p, ds, lse, out, dout, drop);
+        let keys = key.widened(k, s, zero, all, key_room);
+        let values = value.widened(k, s, zero, all, value_room);
+        k.loop_(zero, all, QUERIES, |k, q0| {
+            let block = k.int(QUERIES as i64);
+            let q1 = k.add(q0, block);
+            let q1 = k.min(q1, all);
+            let queries = k.sub(q1, q0);
+            pack_queries(k, s, q, q0, packed_q);
+            pack_queries(k, s, dout, q0, packed_d);
+            let q = q.widened(k, s, q0, q1, q_room);
+            let d = dout.widened(k, s, q0, q1, d_room);
+            let out = out.from(k, q0);
+            let given = k.element(lse, q0);
+            let known = statistics(k, s, queries, out, d, given, stats);
+            let token = k.scale(batch, s.seq);
+            let token = k.add(token, q0);
+            let drop = drop.map(|w| (w, w.rows(k, token, queries, h, QUERIES, s.lanes)));
+            k.count(QUERIES * s.vectors(), |k, i| {
+                let at = k.scale(i, s.lanes);
+                let p = k.element(sums, at);
+                k.store(none, p);
             });
-            // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
-            k.loop_(zero, q1, TILE, |k, j0| {
-                for (weights, source, target) in [(p, dout, dv), (ds, q, dk)] {
-                    add_columns(k, s, j0, q0, q1, weights, source, target);
+            k.loop_(zero, q1, KEYS, |k, n| {
+                let step = k.int(KEYS as i64);
+                let end = k.add(n, step);
+                let end = k.min(end, q1);
+                let (count, first) = (k.sub(end, n), k.sub(n, q0));
+                let (keys, values) = (keys.from(k, n), values.from(k, n));
+                scores(k, s, first, count, keys, packed_q, p);
+                scores(k, s, first, count, values, packed_d, ds);
+                weights(k, s, first, count, n, (p, ds), &known, &drop);
+                // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
+                for (weights, source, target) in [(p, d, dv), (ds, q, dk)] {
+                    let target = target.from(k, n);
+                    add_to_keys(k, s, first, (queries, count), weights, source, target);
                 }
+                add_to_queries(k, s, first, (queries, count), ds, keys, sums, None);
             });
-            // dq = ds k: contraction over the keys up to the diagonal.
-            k.loop_(q0, q1, TILE, |k, m| {
-                let local = k.sub(m, q0);
-                let at = k.scale(local, s.row());
-                let rows = k.element(ds, at);
-                let tile = k.int(TILE as i64);
-                let keys = k.add(m, tile);
-                let keys = k.min(keys, all);
-                for group in wide_groups(s) {
-                    let n = group.len();
-                    let acc = product(
-                        k,
-                        TILE,
-                        n,
-                        s.lanes,
-                        zero,
-                        keys,
-                        &vec![none; TILE * n],
-                        |k, i, j| {
-                            let at = k.element(rows, j);
-                            let at = k.element_at(at, i * s.row());
-                            k.load(Ty::F32, at)
-                        },
-                        |k, j, v| {
-                            let row = key.at(k, j);
-                            load_wide(k, s, row, group.start + v)
-                        },
-                    );
-                    store_rows(k, s, m, all, dq, group.clone(), &acc);
-                }
-            });
+            let dq = dq.from(k, q0);
+            copy(k, s, queries, Rows { base: sums, stride: s.wide() }, dq);
         });
-        if apart > 0 {
-            for (from, to) in [(dk, dk_out), (dv, dv_out)] {
-                k.loop_(zero, all, 1, |k, r| {
-                    let (from, to) = (from.at(k, r), to.at(k, r));
-                    for j in 0..s.width.div_ceil(s.lanes) {
-                        let v = load_wide(k, s, from, j);
-                        store_wide(k, s, v, to, j);
-                    }
-                });
+        for (from, to) in [(dk, dk_out), (dv, dv_out)] {
+            if to.base.ty != Ty::Ptr {
+                copy(k, s, all, from, to);
             }
         }
         Ok(())
     })?;
-    Ok(Shape {
-        tasks: s.batch * s.heads,
-        scratch_floats: 2 * s.packed() + 2 * BLOCK * s.row() + s.lanes + 2 * apart,
-        tiles: false,
-    })
+    Ok(Shape { tasks: s.batch * s.heads, scratch_floats: parts.iter().sum(), tiles: false })
 }
 
-/// Turns a row of scores and of dout·vᵀ into weights p and ds; zero behind the diagonal up to the
-/// block's last key, and everywhere in rows beyond the sequence.
-#[allow(clippy::too_many_arguments)] // one row's whole surroundings
-fn weights(
-    k: &mut Emit,
-    s: Sizes,
-    i: Val,
-    all: Val,
-    q1: Val,
-    p: Val,
-    ds: Val,
-    lse: Val,
-    out: Rows,
-    dout: Rows,
-    drop: Option<(Weights, Row)>,
-) {
-    let ty = Ty::Vec(s.lanes);
-    let none = k.float(0.0, ty);
+/// Copies rows along head_dim.
+fn copy(k: &mut Emit, s: Sizes, count: Val, from: Rows, to: Rows) {
     let zero = k.int(0);
-    let inside = k.cmp("slt", i, all);
-    let minus_one = k.int(-1);
-    let last = k.select(inside, i, minus_one);
-    let top = k.int(s.seq as i64 - 1);
-    let safe = k.min(i, top);
-    let (o, d) = (out.at(k, safe), dout.at(k, safe));
-    let mut delta = none;
-    for j in 0..s.width.div_ceil(s.lanes) {
-        let (x, y) = (load_wide(k, s, o, j), load_wide(k, s, d, j));
-        delta = k.fma(x, y, delta);
-    }
-    let delta = k.reduce_add(delta);
-    let delta = k.splat(delta, s.lanes);
-    let at = k.element(lse, safe);
-    let lse = k.load(Ty::F32, at);
-    let lse = k.splat(lse, s.lanes);
-    let minus = k.neg(lse);
-    let scale = k.float(s.scale, ty);
-    k.loop_(zero, q1, s.lanes, |k, n| {
-        let (pp, pd) = (k.element(p, n), k.element(ds, n));
-        let (x, dp) = (k.load(ty, pp), k.load(ty, pd));
-        let keep = causal_lanes(k, s, n, last);
-        let x = k.fma(x, scale, minus);
-        let w = math::exp(k, x);
-        let w = k.select(keep, w, none);
-        let (dp, left) = match drop {
-            None => (dp, w),
-            Some((weights, row)) => {
-                let factors = weights.factors(k, row, n, keep);
-                (k.mul(dp, factors), k.mul(w, factors))
-            }
-        };
-        let g = k.sub(dp, delta);
-        let g = k.mul(g, scale);
-        let g = k.mul(g, w);
-        let g = k.select(keep, g, none);
-        k.store(left, pp);
-        k.store(g, pd);
+    k.loop_(zero, count, 1, |k, r| {
+        let (from, to) = (from.at(k, r), to.at(k, r));
+        for j in 0..s.vectors() {
+            let v = load_wide(k, s, from, j);
+            store_wide(k, s, v, to, j);
+        }
     });
 }
 
-/// `target[j] += Σ_i weights[i][j]·source[i]` for keys `j0 .. j0 + TILE`.
-#[allow(clippy::too_many_arguments)] // a product has that many parts
-fn add_columns(
+/// Vectors of a block's queries: minus the log-sum-exp to the base 2, and out·dout.
+struct Known {
+    minus_lse: Vec<Val>,
+    delta: Vec<Val>,
+}
+
+fn statistics(
     k: &mut Emit,
     s: Sizes,
-    j0: Val,
-    q0: Val,
-    q1: Val,
+    queries: Val,
+    out: Rows,
+    dout: Rows,
+    lse: Val,
+    stats: Val,
+) -> Known {
+    let (zero, none) = (k.int(0), k.float(0.0, Ty::Vec(s.lanes)));
+    for j in 0..s.query_vectors() {
+        let p = k.element_at(stats, j * s.lanes);
+        k.store(none, p);
+    }
+    k.loop_(zero, queries, 1, |k, i| {
+        let (o, d) = (out.at(k, i), dout.at(k, i));
+        let mut delta = none;
+        for j in 0..s.vectors() {
+            let (x, y) = (load_wide(k, s, o, j), load_wide(k, s, d, j));
+            delta = k.fma(x, y, delta);
+        }
+        let delta = k.reduce_add(delta);
+        let p = k.element(stats, i);
+        k.store(delta, p);
+    });
+    let minus_log2 = k.float(-std::f64::consts::LOG2_E, Ty::Vec(s.lanes));
+    let mut known = Known { minus_lse: vec![], delta: vec![] };
+    for j in 0..s.query_vectors() {
+        let mask = k.first_lanes(s.lanes, j, queries);
+        let p = k.element_at(lse, j * s.lanes);
+        let x = k.load_masked(p, mask);
+        known.minus_lse.push(k.mul(x, minus_log2));
+        let p = k.element_at(stats, j * s.lanes);
+        known.delta.push(k.load(Ty::Vec(s.lanes), p));
+    }
+    known
+}
+
+/// Turns a chunk's scores and products of values with dout into weights p and ds, in place; zero where a query does
+/// not see a key.
+#[allow(clippy::too_many_arguments)] // a chunk's whole surroundings
+fn weights(
+    k: &mut Emit,
+    s: Sizes,
+    first: Val,
+    count: Val,
+    n: Val,
+    (p, ds): (Val, Val),
+    known: &Known,
+    drop: &Option<(Weights, Vec<Row>)>,
+) {
+    let ty = Ty::Vec(s.lanes);
+    let none = k.float(0.0, ty);
+    let (scale2, scale) = (k.float(s.scale2(), ty), k.float(s.scale, ty));
+    each_key(k, s, first, count, &[], |k, r, masks, _| {
+        let at = k.scale(r, QUERIES);
+        let (p, ds) = (k.element(p, at), k.element(ds, at));
+        for (j, mask) in masks.iter().enumerate() {
+            let (pp, pd) = (k.element_at(p, j * s.lanes), k.element_at(ds, j * s.lanes));
+            let (x, mut dp) = (k.load(ty, pp), k.load(ty, pd));
+            let x = k.fma(x, scale2, known.minus_lse[j]);
+            let w = math::exp2_negative(k, x);
+            let mut left = w;
+            if let Some((weights, rows)) = drop {
+                let key = k.add(n, r);
+                let factors = weights.factors(k, rows[j], key, s.lanes);
+                dp = k.mul(dp, factors);
+                left = k.mul(w, factors);
+            }
+            let g = k.sub(dp, known.delta[j]);
+            let g = k.mul(g, scale);
+            let mut g = k.mul(g, w);
+            if let Some(keep) = mask {
+                left = k.select(*keep, left, none);
+                g = k.select(*keep, g, none);
+            }
+            k.store(left, pp);
+            k.store(g, pd);
+        }
+        vec![]
+    });
+}
+
+/// `target[key] += Σ_query weights[key][query]·source[query]` for a chunk's `count` keys, over queries from each
+/// tile's first key on.
+fn add_to_keys(
+    k: &mut Emit,
+    s: Sizes,
+    first: Val,
+    (queries, count): (Val, Val),
     weights: Val,
     source: Rows,
     target: Rows,
 ) {
-    let all = k.int(s.seq as i64);
-    // Queries before the first key of the tile have zero weight.
-    let block = k.int(BLOCK as i64);
     let zero = k.int(0);
-    let skip = k.sub(j0, q0);
-    let from = k.max(skip, zero);
-    let from = k.min(from, block);
-    let to = k.sub(q1, q0);
-    for group in wide_groups(s) {
-        let n = group.len();
-        let mut init = vec![];
-        for i in 0..TILE {
-            let offset = k.int(i as i64);
-            let j = k.add(j0, offset);
-            let top = k.int(s.seq as i64 - 1);
-            let j = k.min(j, top);
-            let row = target.at(k, j);
-            for v in group.clone() {
-                init.push(load_wide(k, s, row, v));
+    for (group, tile) in s.groups() {
+        k.loop_(zero, count, tile, |k, r| {
+            let from = k.add(first, r);
+            let from = k.max(from, zero);
+            let from = k.min(from, queries);
+            let at = k.scale(r, QUERIES);
+            let weights = k.element(weights, at);
+            // Rows beyond the last repeat it, and are not stored.
+            let one = k.int(1);
+            let last = k.sub(count, one);
+            let rows: Vec<(Val, Val)> = (0..tile)
+                .map(|i| {
+                    let i = k.int(i as i64);
+                    let row = k.add(r, i);
+                    let inside = k.cmp("slt", row, count);
+                    let row = k.min(row, last);
+                    (inside, target.at(k, row))
+                })
+                .collect();
+            let mut init = vec![];
+            for (_, row) in &rows {
+                for v in group.clone() {
+                    init.push(load_wide(k, s, *row, v));
+                }
             }
-        }
-        let acc = product(
-            k,
-            TILE,
-            n,
-            s.lanes,
-            from,
-            to,
-            &init,
-            |k, i, p| {
-                let at = k.scale(p, s.row());
-                let at = k.add(at, j0);
-                let at = k.element(weights, at);
-                let at = k.element_at(at, i);
-                k.load(Ty::F32, at)
-            },
-            |k, p, v| {
-                let row = k.add(q0, p);
-                let row = source.at(k, row);
-                load_wide(k, s, row, group.start + v)
-            },
-        );
-        store_rows(k, s, j0, all, target, group, &acc);
-    }
-}
-
-/// Stores a tile of rows, leaving out those beyond the sequence.
-fn store_rows(
-    k: &mut Emit,
-    s: Sizes,
-    first: Val,
-    all: Val,
-    target: Rows,
-    group: std::ops::Range<usize>,
-    acc: &[Val],
-) {
-    for i in 0..TILE {
-        let offset = k.int(i as i64);
-        let row = k.add(first, offset);
-        let inside = k.cmp("slt", row, all);
-        k.if_(inside, |k| {
-            let to = target.at(k, row);
-            for (v, j) in group.clone().enumerate() {
-                store_wide(k, s, acc[i * group.len() + v], to, j);
+            let acc = product(
+                k,
+                (tile, group.len(), s.lanes),
+                (from, queries),
+                &init,
+                |k, i, p| {
+                    let at = k.element(weights, p);
+                    let at = k.element_at(at, i * QUERIES);
+                    k.load(Ty::F32, at)
+                },
+                |k, p, v| {
+                    let row = source.at(k, p);
+                    load_wide(k, s, row, group.start + v)
+                },
+            );
+            for (i, (inside, row)) in rows.into_iter().enumerate() {
+                k.if_(inside, |k| {
+                    for (v, j) in group.clone().enumerate() {
+                        store_wide(k, s, acc[i * group.len() + v], row, j);
+                    }
+                });
             }
         });
     }

@@ -1,7 +1,7 @@
 //! Attention of one token to those before it: a task is one head. Scores live in scratch; keys and values are
 //! read once.
 
-use super::attention::{Sizes, load_wide, store_wide};
+use super::attention::block::{Sizes, load_wide, store_wide};
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};

@@ -103,19 +103,36 @@ impl Weights {
         Ok(Some(Weights { mask, place, layer, column: pointer(column)?, head: pointer(head)? }))
     }
 
-    /// The state of the weights of one query.
-    pub fn row(self, k: &mut Emit, token: Val, head: Val) -> Row {
-        let (place, head) = (k.element(self.place, token), k.element(self.head, head));
-        let words = [place, self.layer, head].map(|p| k.load(Ty::I32, p));
-        Row::of(k, self.mask, &words)
+    /// The states of the weights of one head's queries from `first` on, `lanes` to a vector; those beyond `count`
+    /// have some state.
+    pub fn rows(
+        self,
+        k: &mut Emit,
+        first: Val,
+        count: Val,
+        head: Val,
+        queries: usize,
+        lanes: usize,
+    ) -> Vec<Row> {
+        let head = k.element(self.head, head);
+        let [layer, head] = [self.layer, head].map(|p| k.load(Ty::I32, p));
+        (0..queries / lanes)
+            .map(|j| {
+                let mask = k.first_lanes(lanes, j, count);
+                let place = k.element(self.place, first);
+                let place = k.element_at(place, j * lanes);
+                let place = k.load_masked_as(Ty::VecI32(lanes), place, mask);
+                Row::of(k, self.mask, &[place, layer, head])
+            })
+            .collect()
     }
 
-    /// 0 or the scale of kept weights, for the keys `n ..` of a row that `inside` selects.
-    pub fn factors(self, k: &mut Emit, row: Row, n: Val, inside: Val) -> Val {
-        let lanes = inside.ty.lanes();
-        let at = k.element(self.column, n);
-        let columns = k.load_masked_as(Ty::VecI32(lanes), at, inside);
-        let keep = row.keeps(k, self.mask, columns);
+    /// 0 or the scale of kept weights, of a vector of queries for one key.
+    pub fn factors(self, k: &mut Emit, row: Row, key: Val, lanes: usize) -> Val {
+        let at = k.element(self.column, key);
+        let column = k.load(Ty::I32, at);
+        let column = k.splat(column, lanes);
+        let keep = row.keeps(k, self.mask, column);
         let (scale, zero) =
             (k.float(self.mask.scale, Ty::Vec(lanes)), k.float(0.0, Ty::Vec(lanes)));
         k.select(keep, scale, zero)

@@ -137,10 +137,10 @@ fn rows_left(k: &mut Emit, rows: usize, first: Val, count: usize, lanes: usize) 
 }
 
 /// Packs rows `first .. first + width` and contraction steps `k0 .. k0 + depth` (depth known) to
-/// `panel`. `width` is at most `lanes` times a whole number; each stored vector is whole, so
-/// `panel` needs `lanes` floats of slack at its end, and panels are written in rising order.
+/// `panel`. Each stored vector is whole, so `panel` needs `lanes` floats of slack at its end, and panels are
+/// written in rising order.
 #[allow(clippy::too_many_arguments)] // a kernel's whole addressing
-pub fn panel(
+fn panel(
     k: &mut Emit,
     s: Source,
     first: Val,
@@ -154,44 +154,14 @@ pub fn panel(
         let offset = k.int(part as i64);
         let first = k.add(first, offset);
         let dst = k.element_at(panel, part);
-        if s.row == 1 {
-            contiguous(k, s, first, (width - part).min(lanes), k0, depth, dst, width, lanes);
-        } else {
-            transposed(k, s, first, (width - part).min(lanes), k0, depth, dst, width, lanes);
-        }
+        columns(k, s, first, (width - part).min(lanes), k0, depth, dst, width, lanes);
     }
 }
 
-/// The source is contiguous along rows: one vector per step.
+/// Packs at most a vector of rows, `count` of them, of a source that is contiguous along the contraction or along
+/// nothing: to steps `width` floats apart. `lanes` rows are loaded and transposed in registers.
 #[allow(clippy::too_many_arguments)] // a kernel's whole addressing
-fn contiguous(
-    k: &mut Emit,
-    s: Source,
-    first: Val,
-    count: usize,
-    k0: Val,
-    depth: usize,
-    dst: Val,
-    width: usize,
-    lanes: usize,
-) {
-    let mask = rows_left(k, s.rows, first, count, lanes);
-    k.count(depth, |k, p| {
-        let at = k.add(k0, p);
-        let at = k.scale(at, s.step);
-        let at = k.add(at, first);
-        let from = k.element(s.base, at);
-        let v = k.load_masked(from, mask);
-        let to = k.scale(p, width);
-        let to = k.element(dst, to);
-        k.store(v, to);
-    });
-}
-
-/// The source is contiguous along the contraction (or along nothing): `lanes` rows are loaded and
-/// transposed in registers.
-#[allow(clippy::too_many_arguments)] // a kernel's whole addressing
-fn transposed(
+pub fn columns(
     k: &mut Emit,
     s: Source,
     first: Val,
