@@ -71,6 +71,16 @@ fn linear(name: &str, t: usize, inputs: usize, outputs: usize) -> Result<Vec<Cas
     Ok(cases)
 }
 
+/// The gradient of a bias of `t` tokens, which only reads: its operations are additions.
+fn columns(t: usize, width: usize) -> Result<Case, Error> {
+    let name = format!("columns_{width}");
+    let flops = (t * width) as f64;
+    let x = [("seq", t), ("embed", width)];
+    kernel(&name, "columnwise", &[&x], DType::F32, flops, |k, p| {
+        Ok(vec![k.reduce_sum(p[0], &["seq"])?])
+    })
+}
+
 fn attention(batch: usize, heads: usize, seq: usize, width: usize) -> Result<Vec<Case>, Error> {
     let q = [("batch", batch), ("heads", heads), ("seq", seq), ("head_dim", width)];
     let out = [("batch", batch), ("seq", seq), ("heads", heads), ("head_dim", width)];
@@ -302,6 +312,9 @@ fn main() -> Result<(), Error> {
         cases.extend(linear(&format!("up_{h}"), t, h, 4 * h)?);
         cases.extend(linear(&format!("down_{h}"), t, 4 * h, h)?);
         cases.extend(linear(&format!("head_{h}"), 512, h, 50304)?);
+    }
+    for h in [128, 512, 3072] {
+        cases.push(columns(2048, h)?);
     }
     cases.extend(attention(4, 4, 512, 32)?);
     cases.extend(attention(4, 8, 512, 64)?);

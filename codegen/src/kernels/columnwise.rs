@@ -35,8 +35,15 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             return Err(b.fail("reduces other dims than the rows"));
         }
     }
+    if sums.is_empty() {
+        return Err(b.fail("has no sum"));
+    }
     let lanes = b.lanes;
-    let blocks = width.div_ceil(lanes);
+    // Several vectors share a row's cache lines and page, and their sums do not wait for each other.
+    let enough = |v: &usize| outer * width / (lanes * v) >= 2 * b.cpu.cores;
+    let whole = |v: &usize| width.is_multiple_of(lanes * v);
+    let vectors = [4, 2].into_iter().find(|v| whole(v) && enough(v)).unwrap_or(1);
+    let blocks = width.div_ceil(lanes * vectors);
     b.tasks(|b, t| {
         let (first, t) = if outer == 1 {
             (None, t)
@@ -44,7 +51,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let n = b.k.int(blocks as i64);
             (Some(b.k.div(t, n)), b.k.rem(t, n))
         };
-        let column = b.k.scale(t, lanes);
+        let column = b.k.scale(t, lanes * vectors);
         let mask = (!width.is_multiple_of(lanes)).then(|| {
             let ids = b.k.lane_ids(lanes);
             let left = b.k.int(width as i64);
@@ -53,25 +60,33 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let left = b.k.splat(left, lanes);
             b.k.cmp("slt", ids, left)
         });
+        let places: Vec<Val> = (0..vectors)
+            .map(|j| {
+                let offset = b.k.int((j * lanes) as i64);
+                b.k.add(column, offset)
+            })
+            .collect();
         let zero = b.k.float(0.0, Ty::Vec(lanes));
-        let init = vec![zero; sums.len()];
+        let init = vec![zero; vectors * sums.len()];
         let (lo, hi, step) = (b.k.int(0), b.k.int(rows as i64), b.k.int(1));
         let mut outcome = Ok(());
         let mut k = std::mem::replace(&mut b.k, Emit::new(""));
         let totals = k.for_(lo, hi, step, &init, |k, row, acc| {
             std::mem::swap(&mut b.k, k);
-            let at = At { space: &space, first, row: Some(row), column, mask };
-            let mut known = HashMap::new();
             let mut out = vec![];
-            for (op, a) in sums.iter().zip(acc) {
-                match at.value(b, op.operands[0], &mut known) {
-                    Ok(v) => {
-                        let v = b.k.splat(v, lanes);
-                        out.push(b.k.add(*a, v));
-                    }
-                    Err(e) => {
-                        outcome = Err(e);
-                        out.push(*a);
+            for (column, acc) in places.iter().zip(acc.chunks(sums.len())) {
+                let at = At { space: &space, first, row: Some(row), column: *column, mask };
+                let mut known = HashMap::new();
+                for (op, a) in sums.iter().zip(acc) {
+                    match at.value(b, op.operands[0], &mut known) {
+                        Ok(v) => {
+                            let v = b.k.splat(v, lanes);
+                            out.push(b.k.add(*a, v));
+                        }
+                        Err(e) => {
+                            outcome = Err(e);
+                            out.push(*a);
+                        }
                     }
                 }
             }
@@ -80,15 +95,17 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         b.k = k;
         outcome?;
-        let at = At { space: &space, first, row: None, column, mask };
-        let mut known: HashMap<ValueId, Val> =
-            sums.iter().zip(totals).map(|(op, v)| (op.results[0], v)).collect();
         let mut ready = vec![];
-        for (i, r) in b.f.results.clone().into_iter().enumerate() {
-            let v = at.value(b, r, &mut known)?;
-            ready.push((i, b.k.splat(v, lanes)));
+        for (column, totals) in places.into_iter().zip(totals.chunks(sums.len())) {
+            let at = At { space: &space, first, row: None, column, mask };
+            let mut known: HashMap<ValueId, Val> =
+                sums.iter().zip(totals).map(|(op, v)| (op.results[0], *v)).collect();
+            for (i, r) in b.f.results.clone().into_iter().enumerate() {
+                let v = at.value(b, r, &mut known)?;
+                ready.push((i, column, b.k.splat(v, lanes)));
+            }
         }
-        for (i, v) in ready {
+        for (i, column, v) in ready {
             let pointer = b.result(i);
             let at = match first {
                 Some(first) => {
