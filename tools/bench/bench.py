@@ -1,9 +1,10 @@
 """Measures neoxc, and PyTorch beside it, on the CPU; bench.sh is its front door.
 
-usage: bench.py [--sizes m14,m70] [--rounds 3] [--steps 8] [--peer PYTHON] [--neoxc BINARY]
+usage: bench.py [--sizes m14,m70] [--seqs 512] [--dtypes f32,bf16] [--peer-mode eager|compile] [--rounds 3] [--steps 8]
+                [--peer PYTHON] [--neoxc BINARY]
 
-For each size: compile cold and from the cache, then alternate PyTorch and `neoxc run`, so that whatever
-else the machine does hits both. Only the ratio within a round means anything on a shared machine.
+For each size, sequence and dtype: compile cold and from the cache, then alternate PyTorch and `neoxc run`, so that
+whatever else the machine does hits both. At the end a table of all ratios, as Markdown. Only the ratio within a round means anything on a shared machine.
 Uses the standard library only. Exits with 1 when a command fails, not when a goal is missed.
 """
 import argparse
@@ -23,6 +24,9 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CONFIGS = {"m14": "14M", "m70": "70M", "m160": "160M"}
 WARM_UP = 2
+# Sequences of a micro-batch: 4 of up to 512 tokens (2 for m160), fewer where they are longer.
+BATCH = {"m14": 4, "m70": 4, "m160": 2}
+PRECISION = {"f32": [], "bf16": ["--set", "precision=bfloat16"]}
 MIB = 2**20
 
 
@@ -53,12 +57,19 @@ def write_tokens(prefix, count=100_000):
         + struct.pack("<i", count) + struct.pack("<q", 0) + struct.pack("<qq", 0, 1))
 
 
-def compile_twice(neoxc, size, work):
+def batch_of(size, seq):
+    return max(1, BATCH[size] * 512 // seq)
+
+
+def compile_twice(neoxc, case, work):
     """The plan, its memory line in bytes, and the seconds without and with a filled cache."""
-    plan = work / f"{size}.plan"
+    size, seq, dtype = case
+    name = f"{size}-{seq}-{dtype}"
+    plan = work / f"{name}.plan"
     command = [neoxc, "compile", f"configs/pythia/{CONFIGS[size]}.yml", "configs/local/bench.yml",
-               "--set", f"data_path={work}/tokens", "--set", "split=100,0,0",
-               "--cache", work / f"{size}.cache", "-o", plan, "--json"]
+               "--set", f"data_path={work}/tokens", "--set", "split=100,0,0", "--set", f"seq_length={seq}",
+               "--set", f"train_micro_batch_size_per_gpu={batch_of(size, seq)}", *PRECISION[dtype],
+               "--cache", work / f"{name}.cache", "-o", plan, "--json"]
     out, cold, _ = call(command)
     _, cached, _ = call(command)
     return plan, json.loads(out), cold, cached
@@ -74,41 +85,52 @@ def run_neoxc(neoxc, plan, steps, work):
     return statistics.median(line["step_seconds"] for line in lines[WARM_UP:]), rss
 
 
-def run_torch(python, size, steps):
-    out, _, rss = call([python, HERE / "torch_step.py", size, "--steps", steps])
-    return json.loads(out.splitlines()[-1]), rss
+def run_torch(python, case, steps, compiled):
+    size, seq, dtype = case
+    flags = ["--compile"] * compiled + ["--bf16"] * (dtype == "bf16")
+    out, _, rss = call([python, HERE / "torch_step.py", size, "--steps", steps, "--seq", seq,
+                        "--batch", batch_of(size, seq), *flags])
+    return json.loads(out.splitlines()[-1])["step_seconds"], rss
 
 
-def measure(size, args, work):
-    plan, facts, cold, cached = compile_twice(args.neoxc, size, work)
-    print(f"{size}: {facts['parameters'] / 1e6:.1f} M parameters, {facts['tokens_per_step']} tokens a step")
+def measure(case, args, work):
+    """Prints what one case gives; returns its row of the table."""
+    size, seq, dtype = case
+    plan, facts, cold, cached = compile_twice(args.neoxc, case, work)
+    tokens, planned = facts["tokens_per_step"], facts["memory"]["peak"]
+    print(f"{size}, sequence {seq}, {dtype}: {facts['parameters'] / 1e6:.1f} M parameters, {tokens} tokens a step")
     print(f"  compile: {cold:.2f} s cold, {cached:.2f} s from the cache")
-    tokens, ratios, ours, peers, peak = facts["tokens_per_step"], [], [], [], 0
+    ours, peers, peak, peer_peak = [], [], 0, 0
     for turn in range(1, args.rounds + 1):
         line = f"  round {turn}:"
         if args.peer:
-            torch, _ = run_torch(args.peer, size, args.steps)
-            peers.append(torch["step_seconds"])
-            line += f" torch eager f32 {peers[-1]:.3f} s/step ({tokens / peers[-1]:.0f} tokens/s),"
+            seconds, rss = run_torch(args.peer, case, args.steps, args.peer_mode == "compile")
+            peers.append(seconds)
+            peer_peak = max(peer_peak, rss)
+            line += f" torch {args.peer_mode} {seconds:.3f} s/step ({tokens / seconds:.0f} tokens/s),"
         seconds, rss = run_neoxc(args.neoxc, plan, args.steps, work)
         ours.append(seconds)
         peak = max(peak, rss)
         line += f" neoxc {seconds:.3f} s/step ({tokens / seconds:.0f} tokens/s)"
         if args.peer:
-            ratios.append(peers[-1] / seconds)
-            line += f", neoxc is {ratios[-1]:.2f} times as fast"
+            line += f", neoxc is {peers[-1] / seconds:.2f} times as fast"
         print(line, flush=True)
-    planned = facts["memory"]["peak"]
     print(f"  memory: {peak / MIB:.0f} MiB resident at most, {planned / MIB:.0f} MiB planned, "
           f"{(peak - planned) / 1e6:+.0f} MB")
-    if ratios:
-        print(f"  ratio: median {statistics.median(ratios):.2f}, "
-              f"best against best {min(peers) / min(ours):.2f}")
+    row = [size, seq, dtype, f"{tokens / statistics.median(ours):.0f}"]
+    if peers:
+        ratio = statistics.median(p / o for p, o in zip(peers, ours))
+        row += [f"{tokens / statistics.median(peers):.0f}", f"{ratio:.2f}",
+                f"{peak / MIB:.0f} / {peer_peak / MIB:.0f} MiB", f"{peak / peer_peak:.2f}"]
+    return row
 
 
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--sizes", default="m14,m70")
+    parser.add_argument("--seqs", default="512")
+    parser.add_argument("--dtypes", default="f32")
+    parser.add_argument("--peer-mode", choices=["eager", "compile"], default="eager")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--peer", default=os.environ.get("PEER_PYTHON"))
@@ -119,16 +141,26 @@ def main():
         sys.exit(f"bench: no {args.neoxc}; run: make build")
     if args.steps <= WARM_UP:
         sys.exit(f"bench: --steps must be above {WARM_UP}: the first {WARM_UP} are not counted")
-    unknown = set(args.sizes.split(",")) - CONFIGS.keys()
-    if unknown:
-        sys.exit(f"bench: unknown size {', '.join(unknown)}; there are {', '.join(CONFIGS)}")
+    sizes, seqs, dtypes = (text.split(",") for text in (args.sizes, args.seqs, args.dtypes))
+    for what, given, known in [("size", sizes, CONFIGS), ("dtype", dtypes, PRECISION)]:
+        unknown = set(given) - known.keys()
+        if unknown:
+            sys.exit(f"bench: unknown {what} {', '.join(unknown)}; there are {', '.join(known)}")
+    if not all(seq.isdigit() and 0 < int(seq) <= 2048 for seq in seqs):
+        sys.exit("bench: --seqs are numbers from 1 to 2048")
     if not args.peer:
         print("no PEER_PYTHON: neoxc alone (see tools/bench/README.md)")
     print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f} before the start")
     with tempfile.TemporaryDirectory() as work:
         write_tokens(pathlib.Path(work) / "tokens")
-        for size in args.sizes.split(","):
-            measure(size, args, pathlib.Path(work))
+        cases = [(size, int(seq), dtype) for size in sizes for seq in seqs for dtype in dtypes]
+        rows = [measure(case, args, pathlib.Path(work)) for case in cases]
+    head = ["model", "sequence", "dtype", "neoxc tokens/s"]
+    if args.peer:
+        head += [f"torch {args.peer_mode} tokens/s", "ratio", "resident", "of torch's"]
+    print()
+    for row in [head, ["---"] * len(head), *rows]:
+        print("| " + " | ".join(map(str, row)) + " |")
 
 
 if __name__ == "__main__":
