@@ -7,9 +7,9 @@ set -eu
 cd "$(dirname "$0")/.."
 
 # LLVM and MLIR 22 with what their static parts link to; ld.lld makes the GPU objects and x86
-# libraries; libclang is for the build script of mlir-sys.
+# libraries; libclang is for the build scripts of mlir-sys and mpi-sys. OpenMPI starts ranks as processes.
 packages="gcc g++ make libc6-dev llvm-22-dev libmlir-22-dev mlir-22-tools lld-22 libpolly-22-dev
- libclang1-22 libclang-common-22-dev libzstd-dev zlib1g-dev"
+ libclang1-22 libclang-common-22-dev libzstd-dev zlib1g-dev openmpi-bin libopenmpi-dev"
 ptxas_version=12.9.86
 test=0
 for arg in "$@"; do

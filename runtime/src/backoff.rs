@@ -26,6 +26,11 @@ impl Backoff {
         Self { pauses: 0, naps }
     }
 
+    /// For looks that take long themselves, as asking a library does.
+    pub fn asking() -> Self {
+        Self { pauses: LOOKS - 50, naps: true }
+    }
+
     /// Waits a moment, a longer one each time.
     pub fn pause(&mut self) {
         self.pauses = self.pauses.saturating_add(1);

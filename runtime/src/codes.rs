@@ -62,6 +62,21 @@ pub static CODES: &[Code] = &[
         title: "a tokenizer is damaged or does not fit",
         explanation: "The tokenizer's file cannot be understood, or it produces ids that the model's vocabulary does not\nhave.",
     },
+    Code {
+        code: "NXR0601",
+        title: "ranks cannot talk to each other",
+        explanation: "A call of the MPI library did not succeed, or a connection that ranks watch each other on cannot be made:\nbetween all hosts of a job any TCP port must be open. The message has the words of the library or the\nsystem; what mpirun wrote above it often says more.",
+    },
+    Code {
+        code: "NXR0602",
+        title: "processes that do not belong together",
+        explanation: "mpirun must start as many processes as the plan has ranks, each with the same plan, configuration, data,\noptions and version of the program. The message names the first rank that differs, and in what. Nothing\nwas run. On several hosts all need the same files, at best on one file system.",
+    },
+    Code {
+        code: "NXR0603",
+        title: "a rank was lost",
+        explanation: "A rank died, was stopped, cannot be reached any more, or failed, so that the whole job ended. The message\nnames that rank, the instruction at which this rank waited with its place in the plan, and whom it waited\nfor. Ranks tell each other that they live; one that is silent for --timeout seconds counts as lost.\nGo on from the last checkpoint with --resume.",
+    },
 ];
 
 /// The entry of `code`, in any case.

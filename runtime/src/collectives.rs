@@ -9,8 +9,18 @@
 //! A divided value is seen as [before, dim, after]: rank i of n has the i-th of n equal parts of `dim`.
 
 mod meeting;
+#[cfg(any(feature = "mpi", test))]
+mod messages;
+#[cfg(any(feature = "mpi", test))]
+mod moves;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod threads;
 
+#[cfg(feature = "mpi")]
+pub use messages::Messages;
+#[cfg(feature = "mpi")]
+pub use mpi::{Mpi, World};
 use neoxc_plan::Exchange;
 pub use threads::{Threads, connect};
 
@@ -31,7 +41,7 @@ pub fn sizes(of: &[u64]) -> Sizes {
 }
 
 /// What one rank asks of the others.
-pub trait Collectives: Send {
+pub trait Collectives: Send + Sync {
     /// Starts an exchange of a value of these sizes with the ranks that differ along `axis` (its number
     /// in the plan's mesh). Does not wait for them. Reductions sum; the others copy.
     /// `from` and `to` may be the same for an all-reduce and must not overlap otherwise.
@@ -71,18 +81,20 @@ pub trait Collectives: Send {
             self.wait(axis, ticket)
         }
     }
-    /// Gives the floats at `from` to the next rank along `axis` (forward), or to the one before, in a ring.
+    /// Gives the `elements` floats at `from` to the next rank along `axis` (forward), or to the one before, in a ring.
     /// Each direction has several lanes; on a lane values are taken in the order in which they were given.
     /// They must stay as they are until the other has taken them; the call returns when at most `ahead`
     /// values given on the lane have not been taken.
     ///
     /// # Safety
-    /// `from` must stay valid until it is taken; the other rank must take as many elements.
+    /// `from` must stay valid until it is taken, or [`Collectives::settle`] returns; the other rank must take as
+    /// many elements.
     unsafe fn send(
         &self,
         axis: usize,
         way: (bool, usize),
         from: *const f32,
+        elements: usize,
         ahead: usize,
     ) -> Result<(), RuntimeError>;
     /// Takes `elements` floats that the rank before along `axis` gave on a lane forward (the next one, if
@@ -97,6 +109,8 @@ pub trait Collectives: Send {
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError>;
+    /// Returns when nothing that this rank gave must be kept any longer: called at the end of a program.
+    fn settle(&self) -> Result<(), RuntimeError>;
     /// Number of ranks along `axis`, and which of them this is.
     fn place(&self, axis: usize) -> (usize, usize);
     /// Tells the others not to wait for this rank any more.

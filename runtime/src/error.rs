@@ -66,6 +66,26 @@ pub enum RuntimeError {
         /// Logical name, with its kind.
         tensor: String,
     },
+    /// Ranks cannot talk to each other.
+    #[error("{0}")]
+    Link(String),
+    /// The processes of a job do not belong together.
+    #[error("{0}")]
+    Job(String),
+    /// Another rank is lost, and with it the job.
+    #[error("rank {lost} {what}; rank {rank} {}", waiting(waited, at))]
+    Lost {
+        /// The rank that tells it.
+        rank: u64,
+        /// The rank that is lost.
+        lost: u64,
+        /// How.
+        what: String,
+        /// Ranks that this one waited for.
+        waited: Vec<u64>,
+        /// In which instruction.
+        at: Option<String>,
+    },
     /// A tokenizer is damaged or does not fit.
     #[error("{path}: {message}")]
     Text {
@@ -76,7 +96,32 @@ pub enum RuntimeError {
     },
 }
 
+/// What a rank did when it learned of a loss.
+fn waiting(waited: &[u64], at: &Option<String>) -> String {
+    let numbers: Vec<String> = waited.iter().map(u64::to_string).collect();
+    let plural = if waited.len() == 1 { "" } else { "s" };
+    let whom = match waited {
+        [] => String::new(),
+        _ => format!(" for rank{plural} {}", numbers.join(", ")),
+    };
+    match at {
+        Some(at) => format!("waited{whom} in {at}"),
+        None => format!("waited{whom} between programs"),
+    }
+}
+
 impl RuntimeError {
+    /// Says at which instruction the rank waited, if it was for a lost one.
+    pub fn at(self, instruction: &str) -> Self {
+        match self {
+            RuntimeError::Lost { rank, lost, what, waited, .. } => {
+                let at = Some(instruction.to_string());
+                RuntimeError::Lost { rank, lost, what, waited, at }
+            }
+            other => other,
+        }
+    }
+
     /// Wraps an I/O error.
     pub fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> RuntimeError {
         let path = path.to_path_buf();
@@ -111,6 +156,9 @@ impl RuntimeError {
             RuntimeError::Settings(_) => "NXR0402",
             RuntimeError::NotFinite { .. } => "NXR0403",
             RuntimeError::Text { .. } => "NXR0501",
+            RuntimeError::Link(_) => "NXR0601",
+            RuntimeError::Job(_) => "NXR0602",
+            RuntimeError::Lost { .. } => "NXR0603",
         }
     }
 
@@ -126,9 +174,22 @@ impl RuntimeError {
                 "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` \
                  prints what takes how much"
             }
+            RuntimeError::Job(_) => "start all ranks with the same plan, options and program",
+            RuntimeError::Lost { .. } => "go on with --resume from the last checkpoint",
             RuntimeError::NotFinite { .. } => "lower the learning rate; nothing was saved",
             _ => return None,
         })
+    }
+
+    /// Whether every rank of a job has this very error, so that one of them is enough to tell it.
+    pub fn is_everybodys(&self) -> bool {
+        matches!(self, RuntimeError::Job(_) | RuntimeError::NotFinite { .. })
+    }
+
+    /// The whole message: code, what happened, and the hint.
+    pub fn message(&self) -> String {
+        let hint = self.hint().map(|h| format!("\n  = hint: {h}")).unwrap_or_default();
+        format!("error[{}]: {self}{hint}", self.code())
     }
 
     /// Exit code, as `neoxc --help` documents it.
@@ -138,7 +199,9 @@ impl RuntimeError {
             RuntimeError::Plan(neoxc_plan::PlanError::Io { .. }) => 5,
             RuntimeError::Kernels(_)
             | RuntimeError::Memory { .. }
+            | RuntimeError::Link(_)
             | RuntimeError::NotFinite { .. } => 4,
+            RuntimeError::Lost { .. } => 7,
             _ => 3,
         }
     }
@@ -164,6 +227,9 @@ mod tests {
             RuntimeError::Settings("m".into()),
             RuntimeError::NotFinite { step: 1, what: "loss", value: f32::NAN, tensor: "t".into() },
             RuntimeError::text(&path(), "m"),
+            RuntimeError::Link("m".into()),
+            RuntimeError::Job("m".into()),
+            crate::health::Loss { rank: 1, how: crate::health::How::Gone }.error(0, vec![1]),
         ];
         let codes: Vec<&str> = all.iter().map(RuntimeError::code).collect();
         for c in crate::codes::CODES {

@@ -7,6 +7,7 @@
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
 //! - [`codes`]: what each error code means.
 //! - [`ranks`], [`collectives`]: several ranks in one process.
+//! - [`job`], [`heartbeat`], [`health`]: ranks as processes, and whether they are all there.
 //! - [`progress`]: what a person sees of a run.
 //! - [`profile`]: what a step's time goes to.
 //! - [`generate`]: samples of text from a trained model.
@@ -20,6 +21,9 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod generate;
+pub mod health;
+pub mod heartbeat;
+pub mod job;
 pub mod profile;
 pub mod progress;
 pub mod ranks;

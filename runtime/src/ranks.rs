@@ -1,7 +1,8 @@
-//! All ranks of a plan in this process: a device each, run by a thread each, and the values of the
-//! whole program put together from their parts.
+//! The ranks of a plan that this process has, all or one: a device each, run by a thread each, and the
+//! values of the whole program divided into their parts.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use neoxc_plan::{Held, Parameter, Plan, Port};
@@ -9,6 +10,7 @@ use neoxc_plan::{Held, Parameter, Plan, Port};
 use crate::RuntimeError;
 use crate::collectives::connect;
 use crate::device::{CpuDevice, Device, Loan, check_memory};
+use crate::job::Job;
 
 /// Where one layer's tensor of a parameter lies on a rank of a stage: offset and length in bytes.
 fn place(plan: &Plan, p: &Parameter, held: &Held, stage: u64, layer: u64) -> Option<(u64, usize)> {
@@ -28,6 +30,7 @@ fn part(plan: &Plan, rank: u64, segment: &str, p: &Parameter, layer: u64) -> (us
 /// Parameters and moments of the ranks, on loan: programs that would change them wait until it is dropped.
 pub struct Lent<'a> {
     plan: &'a Plan,
+    first: u64,
     loans: Vec<Loan>,
 }
 
@@ -35,14 +38,17 @@ impl Lent<'_> {
     /// What `rank` has of one layer's tensor of a parameter.
     pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
         let (at, offset, len) = part(self.plan, rank, segment, p, layer);
-        self.loans[rank as usize].bytes(at, offset, len)
+        self.loans[(rank - self.first) as usize].bytes(at, offset, len)
     }
 }
 
-/// The ranks of a plan.
+/// The ranks of a plan that are here.
 pub struct Ranks<'a> {
     plan: &'a Plan,
+    /// Rank of the first device; the others follow it.
+    first: u64,
     devices: Vec<CpuDevice>,
+    job: Option<Arc<Job>>,
 }
 
 impl<'a> Ranks<'a> {
@@ -52,15 +58,34 @@ impl<'a> Ranks<'a> {
         plan.check()?;
         let ranks = plan.ranks() as usize;
         let each = (threads / ranks).max(1);
-        check_memory(plan, each, ranks as u64)?;
+        check_memory(plan, each, &(0..plan.ranks()).collect::<Vec<_>>())?;
         if ranks == 1 {
-            return Ok(Self { plan, devices: vec![CpuDevice::new(plan, each)?] });
+            let devices = vec![CpuDevice::new(plan, each)?];
+            return Ok(Self { plan, first: 0, devices, job: None });
         }
         let devices = connect(plan)
             .into_iter()
-            .map(|side| CpuDevice::with_collectives(plan, each, Box::new(side)))
+            .map(|side| CpuDevice::with_collectives(plan, each, Arc::new(side)))
             .collect::<Result<_, _>>()?;
-        Ok(Self { plan, devices })
+        Ok(Self { plan, first: 0, devices, job: None })
+    }
+
+    /// The rank that this process has of a job, with `threads` of its own.
+    pub fn of_job(plan: &'a Plan, threads: usize, job: Arc<Job>) -> Result<Self, RuntimeError> {
+        plan.check()?;
+        check_memory(plan, threads, &job.here)?;
+        let devices = vec![CpuDevice::with_collectives(plan, threads, job.collectives())?];
+        Ok(Self { plan, first: job.rank, devices, job: Some(job) })
+    }
+
+    /// The ranks that this process has.
+    pub fn own(&self) -> Vec<u64> {
+        (self.first..self.first + self.devices.len() as u64).collect()
+    }
+
+    /// The device of a rank, which must be one of [`Ranks::own`].
+    fn device(&self, rank: u64) -> &CpuDevice {
+        &self.devices[(rank - self.first) as usize]
     }
 
     /// Threads that work together.
@@ -123,15 +148,15 @@ impl<'a> Ranks<'a> {
         if bytes.len() as u64 != whole.iter().product::<u64>() * 4 {
             return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
         }
-        for rank in 0..self.devices.len() {
-            let stage = self.plan.along("pipe", rank as u64).1;
+        for (rank, at) in self.own().into_iter().zip(0..) {
+            let stage = self.plan.along("pipe", rank).1;
             let Some(port) = self.port_of(program, name, stage).cloned() else { continue };
             let segment = self.plan.segment(&port.segment).unwrap_or(0);
             let part = port.elements() as usize * 4;
-            let to = self.devices[rank].bytes_mut(segment, port.offset, part);
-            for run in self.plan.runs_of(&whole, &port.axes, rank as u64) {
-                let (from, at, n) = (run.whole * 4, run.local * 4, run.elements * 4);
-                to[at..at + n].copy_from_slice(&bytes[from..from + n]);
+            let to = self.devices[at].bytes_mut(segment, port.offset, part);
+            for run in self.plan.runs_of(&whole, &port.axes, rank) {
+                let (from, here, n) = (run.whole * 4, run.local * 4, run.elements * 4);
+                to[here..here + n].copy_from_slice(&bytes[from..from + n]);
             }
         }
         Ok(())
@@ -158,11 +183,11 @@ impl<'a> Ranks<'a> {
 
     /// Gives every rank the numbers of its layers, where the program asks for them.
     pub fn put_layers(&mut self, program: &str) -> Result<(), RuntimeError> {
-        for rank in 0..self.devices.len() {
-            let stage = self.plan.along("pipe", rank as u64).1;
+        for (rank, at) in self.own().into_iter().zip(0..) {
+            let stage = self.plan.along("pipe", rank).1;
             let Some(port) = self.port_of(program, "layers", stage).cloned() else { continue };
             let segment = self.plan.segment(&port.segment).unwrap_or(0);
-            let own = self.plan.layers_of(rank as u64);
+            let own = self.plan.layers_of(rank);
             if own.len() as u64 != port.elements() {
                 return Err(RuntimeError::Settings(format!(
                     "rank {rank} has {} layers, {program} takes {}",
@@ -171,20 +196,31 @@ impl<'a> Ranks<'a> {
                 )));
             }
             let bytes: Vec<u8> = own.iter().flat_map(|n| (*n as i32).to_le_bytes()).collect();
-            let device = &mut self.devices[rank];
+            let device = &mut self.devices[at];
             device.bytes_mut(segment, port.offset, bytes.len()).copy_from_slice(&bytes);
         }
         Ok(())
     }
 
-    /// Reads an output.
+    /// Reads an output; every process of a job gets it.
     pub fn get(&self, program: &str, name: &str, bytes: &mut [u8]) -> Result<(), RuntimeError> {
         // The last stage has what is computed at the end; `pipe` is the slowest axis.
         let (port, stage) = self.port(program, name)?;
         let segment = self.plan.segment(&port.segment).unwrap_or(0);
-        let stages = self.plan.along("pipe", 0).0 as usize;
-        let rank = self.devices.len() / stages * stage as usize;
-        self.devices[rank].read(segment, port.offset, bytes);
+        let stages = self.plan.along("pipe", 0).0;
+        let rank = self.plan.ranks() / stages * stage;
+        let Some(job) = &self.job else {
+            self.device(rank).read(segment, port.offset, bytes);
+            return Ok(());
+        };
+        if rank == job.rank {
+            self.device(rank).read(segment, port.offset, bytes);
+        }
+        let all = job.all_gather(if rank == job.rank { bytes } else { &[] })?;
+        if all[rank as usize].len() != bytes.len() {
+            return Err(RuntimeError::Link(format!("rank {rank} says another {name}")));
+        }
+        bytes.copy_from_slice(&all[rank as usize]);
         Ok(())
     }
 
@@ -209,9 +245,22 @@ impl<'a> Ranks<'a> {
         }
     }
 
+    /// Of every process' number, and a rank that it is of, the largest; of equal ones the first rank's.
+    pub fn most(&self, (number, rank): (f32, u64)) -> Result<(f32, u64), RuntimeError> {
+        let Some(job) = &self.job else { return Ok((number, rank)) };
+        // Floats that are not negative have the order of their bits; small ranks come last.
+        let word = u64::from(number.to_bits()) << 32 | (u64::from(u32::MAX) - rank);
+        let word = job.largest(word)?;
+        Ok((
+            f32::from_bits((word >> 32) as u32),
+            u64::from(u32::MAX) - (word & u64::from(u32::MAX)),
+        ))
+    }
+
     /// Lends parameters and moments.
     pub fn lend(&self) -> Lent<'a> {
-        Lent { plan: self.plan, loans: self.devices.iter().map(CpuDevice::lend).collect() }
+        let loans = self.devices.iter().map(CpuDevice::lend).collect();
+        Lent { plan: self.plan, first: self.first, loans }
     }
 
     /// How long the rank that waited longest has waited for what was lent.
@@ -219,18 +268,14 @@ impl<'a> Ranks<'a> {
         self.devices.iter().map(CpuDevice::waited).max().unwrap_or_default()
     }
 
-    /// The ranks that this process has.
-    pub fn own(&self) -> Vec<u64> {
-        (0..self.devices.len() as u64).collect()
-    }
-
     /// What `rank` has of one layer's tensor of a parameter.
     pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
         let (at, offset, len) = part(self.plan, rank, segment, p, layer);
-        self.devices[rank as usize].bytes(at, offset, len)
+        self.device(rank).bytes(at, offset, len)
     }
 
-    /// The whole tensor of one layer of a parameter (of its gradient, its moments: by segment).
+    /// The whole tensor of one layer of a parameter (of its gradient, its moments: by segment), where this
+    /// process has all ranks.
     pub fn tensor(&self, segment: &str, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);
@@ -240,11 +285,11 @@ impl<'a> Ranks<'a> {
         let stages = self.plan.along("pipe", 0).0;
         let first = self.plan.ranks() / stages * stage;
         if len as u64 == p.elements() * 4 {
-            return Cow::Borrowed(self.devices[first as usize].bytes(at, offset, len));
+            return Cow::Borrowed(self.device(first).bytes(at, offset, len));
         }
         let mut whole = vec![0; p.elements() as usize * 4];
         for rank in self.plan.owners(held).into_iter().map(|r| first + r) {
-            let part = self.devices[rank as usize].bytes(at, offset, len);
+            let part = self.device(rank).bytes(at, offset, len);
             for run in self.plan.runs(p, held, rank) {
                 let (to, from, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 whole[to..to + n].copy_from_slice(&part[from..from + n]);
@@ -258,14 +303,14 @@ impl<'a> Ranks<'a> {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);
         let (stage, layer) = self.plan.stage_of(p, layer);
-        for rank in 0..self.devices.len() {
-            let here = self.plan.along("pipe", rank as u64).1;
+        for (rank, device) in self.own().into_iter().zip(&mut self.devices) {
+            let here = self.plan.along("pipe", rank).1;
             if p.layer_axis.is_some() && here != stage {
                 continue;
             }
             let Some((offset, len)) = place(self.plan, p, held, here, layer) else { continue };
-            let part = self.devices[rank].bytes_mut(at, offset, len);
-            for run in self.plan.runs(p, held, rank as u64) {
+            let part = device.bytes_mut(at, offset, len);
+            for run in self.plan.runs(p, held, rank) {
                 let (from, to, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 part[to..to + n].copy_from_slice(&bytes[from..from + n]);
             }

@@ -10,9 +10,9 @@ use common::{data, plan, runtime};
 #[test]
 fn a_plan_trains_without_a_compiler() {
     let binary = runtime();
-    // It links no compiler: the names of LLVM's and MLIR's libraries are nowhere in the file.
+    // It links no compiler and no MPI: the names of their libraries are nowhere in the file.
     let bytes = std::fs::read(&binary).unwrap();
-    for name in ["libLLVM", "libMLIR", "LLVMContextCreate", "mlirContextCreate"] {
+    for name in ["libLLVM", "libMLIR", "LLVMContextCreate", "mlirContextCreate", "libmpi"] {
         assert!(!bytes.windows(name.len()).any(|w| w == name.as_bytes()), "{name} is linked");
     }
     let folder = tempfile::tempdir().unwrap();
@@ -49,6 +49,12 @@ fn a_plan_trains_without_a_compiler() {
         .map(|r| r.loss)
         .collect();
     assert_eq!(losses, direct);
+    // Started by mpirun, it says what it lacks.
+    let mut command = Command::new(&binary);
+    command.args(["--plan", path.to_str().unwrap()]).env("OMPI_COMM_WORLD_RANK", "0");
+    let out = command.output().unwrap();
+    assert_eq!(out.status.code(), Some(3));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("built without MPI"));
     // Damage is named, and nothing is run.
     let program = path.join("programs/train_step.txt");
     let mut text = std::fs::read(&program).unwrap();

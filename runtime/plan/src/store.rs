@@ -56,9 +56,8 @@ impl Plan {
         print_program(&program.body, &segments, &kernels)
     }
 
-    /// Writes the plan to `folder`, replacing an older plan but nothing else.
-    pub fn write(&self, folder: &Path) -> Result<(), PlanError> {
-        self.check()?;
+    /// Every file of the plan.
+    fn contents(&self) -> Result<BTreeMap<String, Vec<u8>>, PlanError> {
         let mut files: BTreeMap<String, Vec<u8>> = self.files.clone();
         let mut tables = self.tables.clone();
         tables.ports = self
@@ -80,7 +79,18 @@ impl Plan {
         };
         let seal = hash(&json(&manifest)?);
         files.insert("manifest.json".into(), json(&Sealed { manifest, sha256: seal })?);
+        Ok(files)
+    }
 
+    /// A hash of all that is in the plan, wherever it lies.
+    pub fn digest(&self) -> Result<String, PlanError> {
+        Ok(self.contents()?.get("manifest.json").map(|text| hash(text)).unwrap_or_default())
+    }
+
+    /// Writes the plan to `folder`, replacing an older plan but nothing else.
+    pub fn write(&self, folder: &Path) -> Result<(), PlanError> {
+        self.check()?;
+        let files = self.contents()?;
         let io = |path: &Path| {
             let path = path.to_path_buf();
             move |source| PlanError::Io { path, source }

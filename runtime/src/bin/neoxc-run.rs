@@ -2,10 +2,13 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Parser;
 use neoxc_plan::Plan;
 use neoxc_runtime::RuntimeError;
+use neoxc_runtime::job::{self, Job};
 use neoxc_runtime::progress::TrainProgress;
 use neoxc_runtime::signals::{EXIT_STOPPED, stop_flag};
 use neoxc_runtime::train::{Options, Settings, train};
@@ -32,22 +35,32 @@ struct Cli {
     /// Go on from the latest checkpoint in the save folder.
     #[arg(long)]
     resume: bool,
+    /// Under mpirun: seconds of silence after which another rank counts as lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
+    timeout: u64,
 }
 
 fn run(cli: Cli) -> Result<ExitCode, RuntimeError> {
     let plan = Plan::open(&cli.plan)?;
-    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let job = Job::join(&plan, Duration::from_secs(cli.timeout))?.map(Arc::new);
     let options = Options {
         steps: cli.steps,
-        threads: cli.threads.unwrap_or_else(all),
+        threads: Job::threads(job.as_deref(), cli.threads),
         save: cli.save,
         metrics: cli.metrics,
         resume: cli.resume,
         synthetic: false,
         stop: Some(stop_flag()?),
+        job,
     };
     let mut watch = TrainProgress::new(Settings::of(&plan)?.log_interval);
     let summary = train(&plan, &options, &mut watch)?;
+    job::leave(options.job)?;
+    if !job::leads() {
+        // mpirun ends the job at the first exit that is no success, so rank 0 speaks first.
+        std::thread::sleep(if summary.stopped { job::PATIENCE } else { Duration::ZERO });
+        return Ok(ExitCode::from(if summary.stopped { EXIT_STOPPED } else { 0 }));
+    }
     println!("step {}", summary.step);
     for (what, value) in [
         ("validation loss", summary.valid_loss),
@@ -68,9 +81,9 @@ fn main() -> ExitCode {
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("error[{}]: {e}", e.code());
-            if let Some(hint) = e.hint() {
-                eprintln!("  = hint: {hint}");
+            let message = job::told(&e);
+            if !message.is_empty() {
+                eprintln!("{message}");
             }
             ExitCode::from(e.exit_code())
         }

@@ -137,6 +137,7 @@ impl Collectives for Threads {
         axis: usize,
         (forward, lane): (bool, usize),
         from: *const f32,
+        _elements: usize,
         ahead: usize,
     ) -> Result<(), RuntimeError> {
         let lanes = self.neighbours[axis].get(lane).ok_or_else(nobody)?;
@@ -162,6 +163,11 @@ impl Collectives for Threads {
         // SAFETY: the sender keeps the value until it is taken; `to` is this rank's own.
         unsafe { std::ptr::copy_nonoverlapping(from, to, elements) };
         channel.taken.store(n + 1, Ordering::Release);
+        Ok(())
+    }
+
+    fn settle(&self) -> Result<(), RuntimeError> {
+        // All ranks end a program together (`Ranks::run`), and then all is taken.
         Ok(())
     }
 

@@ -127,6 +127,14 @@ pub struct Splits {
     pub valid: Option<TokenDataset>,
 }
 
+impl Splits {
+    /// A hash of the files that they are drawn from.
+    pub fn digest(&self) -> String {
+        let valid = self.valid.as_ref().map(|v| v.file.digest());
+        self.train.file.digest() + &valid.unwrap_or_default()
+    }
+}
+
 /// How many samples a run draws of each part, as NeoX counts them.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand {

@@ -10,6 +10,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use sha2::{Digest, Sha256};
 
 use crate::RuntimeError;
 use crate::files;
@@ -138,6 +139,21 @@ impl IndexedFile {
         self.documents.len().saturating_sub(1)
     }
 
+    /// A hash of the whole index and of pages spread over the tokens, which may be too many to read them all.
+    pub fn digest(&self) -> String {
+        let mut hash = Sha256::new();
+        hash.update([self.dtype.bytes() as u8]);
+        self.sizes.iter().for_each(|n| hash.update(n.to_le_bytes()));
+        let numbers = self.pointers.iter().chain(&self.documents);
+        numbers.for_each(|n| hash.update(n.to_le_bytes()));
+        let len = self.bin.len();
+        hash.update((len as u64).to_le_bytes());
+        for at in (0..len).step_by(len.div_ceil(PAGES).max(PAGE)) {
+            hash.update(&self.bin[at..(at + PAGE).min(len)]);
+        }
+        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    }
+
     /// The token file, for messages.
     pub fn path(&self) -> &Path {
         &self.bin_path
@@ -160,6 +176,10 @@ fn map(path: &Path) -> Result<Mmap, RuntimeError> {
     // SAFETY: the file is mapped read-only; data sets are not changed while they are used.
     unsafe { Mmap::map(&file) }.map_err(RuntimeError::io("map", path))
 }
+
+/// Pages of the token file that a digest reads at most, and bytes of each.
+const PAGES: usize = 1024;
+const PAGE: usize = 4096;
 
 /// Writes a pair of files; they appear when [`IndexedWriter::finish`] succeeds.
 pub struct IndexedWriter {

@@ -12,7 +12,7 @@ use super::limits;
 use super::log::{Event, Log, What, done, now};
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
-use super::staged::{Action, Staged};
+use super::staged::{Action, At, Staged};
 use crate::RuntimeError;
 use crate::checkpoint;
 use crate::collectives::{Collectives, Sizes, Ticket, sizes, take_part};
@@ -38,8 +38,11 @@ enum Step {
         to: Moving,
         event: Option<usize>,
         updates: bool,
+        /// Where it stands, for people.
+        place: String,
     },
-    Wait(usize),
+    /// For an event; and the place of the exchange that has it.
+    Wait(usize, String),
     Loop {
         depth: usize,
         count: usize,
@@ -66,7 +69,7 @@ pub struct CpuDevice {
     /// By event: the axis of the exchange that was last started with it, and its ticket.
     events: Vec<Option<(usize, Ticket)>>,
     /// The other ranks, if there are any.
-    others: Option<Box<dyn Collectives>>,
+    others: Option<Arc<dyn Collectives>>,
     /// What was done when, if someone wants to know.
     log: Option<Log>,
     // Kept last: symbols point into it.
@@ -79,15 +82,15 @@ pub struct CpuDevice {
 // segments; whoever holds `&mut` is the only one to use them.
 unsafe impl Send for CpuDevice {}
 
-/// Refuses a plan whose ranks together take more memory than can be had.
-pub fn check_memory(plan: &Plan, threads: usize, ranks: u64) -> Result<(), RuntimeError> {
+/// Refuses a plan if these ranks together take more memory than can be had.
+pub fn check_memory(plan: &Plan, threads: usize, ranks: &[u64]) -> Result<(), RuntimeError> {
     let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
     let one = |rank: u64| {
         let stage = plan.along("pipe", rank).1;
         let sizes = plan.tables.segments.iter().map(|s| plan.segment_bytes(s, stage));
         sizes.sum::<u64>().saturating_add(scratch.saturating_mul(threads as u64))
     };
-    limits::check((0..ranks).fold(0, |sum: u64, rank| sum.saturating_add(one(rank))))
+    limits::check(ranks.iter().fold(0, |sum: u64, rank| sum.saturating_add(one(*rank))))
 }
 
 impl CpuDevice {
@@ -96,7 +99,7 @@ impl CpuDevice {
         if plan.ranks() != 1 {
             return Err(RuntimeError::Settings(format!("the plan is for {} ranks", plan.ranks())));
         }
-        check_memory(plan, threads, 1)?;
+        check_memory(plan, threads, &[0])?;
         Self::build(plan, threads, None)
     }
 
@@ -104,7 +107,7 @@ impl CpuDevice {
     pub fn with_collectives(
         plan: &Plan,
         threads: usize,
-        others: Box<dyn Collectives>,
+        others: Arc<dyn Collectives>,
     ) -> Result<CpuDevice, RuntimeError> {
         Self::build(plan, threads, Some(others))
     }
@@ -119,7 +122,7 @@ impl CpuDevice {
     fn build(
         plan: &Plan,
         threads: usize,
-        others: Option<Box<dyn Collectives>>,
+        others: Option<Arc<dyn Collectives>>,
     ) -> Result<CpuDevice, RuntimeError> {
         let file = format!("kernels/{}.so", plan.tables.target);
         let bytes = plan
@@ -153,8 +156,14 @@ impl CpuDevice {
         let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
         let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
         let loaded = Loaded { entries: &entries, bases: &bases, state: &state, plan };
-        let programs =
-            plan.programs.iter().map(|p| (p.name.clone(), resolve(&p.body, &loaded, 0))).collect();
+        let programs = plan
+            .programs
+            .iter()
+            .map(|p| {
+                let file = format!("programs/{}.txt", p.name);
+                (p.name.clone(), resolve(&p.body, &loaded, 0, (&file, &mut 0)))
+            })
+            .collect();
         let slots = plan.segment("slots").map_or(0, |at| bases[at]);
         let schedules = plan
             .tables
@@ -219,19 +228,24 @@ impl CpuDevice {
                 // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
                 // slot again only after the value in it was taken, and to pair every gift with one that
                 // takes it.
-                Action::Send { forward, lane, base } => unsafe {
+                Action::Send { forward, lane, base, elements } => unsafe {
                     let from = (base + at.slot * stride) as *const f32;
-                    others.send(axis, (*forward, *lane), from, at.slots - 1)
+                    others
+                        .send(axis, (*forward, *lane), from, *elements, at.slots - 1)
+                        .map_err(|e| e.at(&handed("send", *forward, at)))
                 },
                 // SAFETY: as above.
                 Action::Receive { forward, lane, base, elements } => unsafe {
                     let to = (base + at.slot * stride) as *mut f32;
-                    others.receive(axis, (*forward, *lane), to, *elements)
+                    others
+                        .receive(axis, (*forward, *lane), to, *elements)
+                        .map_err(|e| e.at(&handed("receive", *forward, at)))
                 },
             };
             done(log, What::Exchange(axis as u32), start);
             moved
-        })
+        })?;
+        others.settle().map_err(|e| e.at("the end of the schedule"))
     }
 
     /// Notes from now on what is done when, in seconds after `origin`, with room for `events`.
@@ -302,40 +316,66 @@ struct Loaded<'a> {
     state: &'a [bool],
 }
 
-fn resolve(body: &[Instr], loaded: &Loaded, depth: usize) -> Vec<Step> {
+/// `line` counts the lines of `file`, the program's text.
+fn resolve(
+    body: &[Instr],
+    loaded: &Loaded,
+    depth: usize,
+    (file, line): (&str, &mut usize),
+) -> Vec<Step> {
     let (kernels, axes) = (&loaded.plan.tables.kernels, &loaded.plan.tables.mesh);
+    // By event: the exchange of this body that has it.
+    let mut started: Vec<(usize, String)> = vec![];
     let address = |a: &Address| {
         let strides = a.strides.iter().map(|(d, s)| (*d, *s as usize)).collect();
         (loaded.bases[a.segment] + a.offset as usize, strides)
     };
     let updates = |a: &Address| loaded.state[a.segment];
-    body.iter()
-        .map(|instr| match instr {
+    let mut step = |instr: &Instr| {
+        // As `print_program` writes them.
+        *line += 1;
+        match instr {
             Instr::Launch { kernel, args, .. } => {
                 let (entry, tasks) = loaded.entries[*kernel];
                 let updates = args.iter().skip(kernels[*kernel].operands).any(updates);
                 let args = args.iter().map(address).collect();
                 Step::Launch { entry, tasks, args, name: *kernel as u32, updates }
             }
-            Instr::Exchange { kind, axis, shape, from, to, event, .. } => Step::Exchange {
-                event: *event,
-                kind: *kind,
-                // A validated plan names no other axes.
-                axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(axes.len()),
-                shape: sizes(shape),
-                from: address(from),
-                to: address(to),
-                updates: updates(to),
-            },
-            Instr::Wait { event } => Step::Wait(*event),
-            Instr::Loop { count, reverse, body, .. } => Step::Loop {
-                depth,
-                count: *count as usize,
-                reverse: *reverse,
-                body: resolve(body, loaded, depth + 1),
-            },
-        })
-        .collect()
+            Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
+                let place = format!("`{} {axis}` ({file}:{line}, {loc})", kind.name());
+                started.extend(event.map(|e| (e, place.clone())));
+                Step::Exchange {
+                    event: *event,
+                    kind: *kind,
+                    // A validated plan names no other axes.
+                    axis: axes.iter().position(|(name, _)| name == axis).unwrap_or(axes.len()),
+                    shape: sizes(shape),
+                    from: address(from),
+                    to: address(to),
+                    updates: updates(to),
+                    place,
+                }
+            }
+            Instr::Wait { event } => {
+                let place = started.iter().rev().find(|(e, _)| e == event);
+                Step::Wait(*event, place.map(|(_, p)| p.clone()).unwrap_or_default())
+            }
+            Instr::Loop { count, reverse, body, .. } => {
+                let body = resolve(body, loaded, depth + 1, (file, line));
+                *line += 1;
+                Step::Loop { depth, count: *count as usize, reverse: *reverse, body }
+            }
+        }
+    };
+    body.iter().map(&mut step).collect()
+}
+
+/// What a stage waits for when it hands a value on, for people.
+fn handed(what: &str, forward: bool, at: At) -> String {
+    let whom = if (what == "send") == forward { "the next stage" } else { "the stage before" };
+    let preposition = if what == "send" { "to" } else { "from" };
+    let At { micro, chunk, .. } = at;
+    format!("`{what}` {preposition} {whom} (step {micro} of chunk {chunk} in the schedule)")
 }
 
 /// What may keep a program from updating weights and moments.
@@ -380,7 +420,7 @@ fn execute(
                 unsafe { pool.launch(*entry, pointers.as_ptr(), *tasks) };
                 done(log, What::Kernel(*name), start);
             }
-            Step::Exchange { kind, axis, shape, from, to, event, updates } => {
+            Step::Exchange { kind, axis, shape, from, to, event, updates, place } => {
                 let Some(others) = others else { continue };
                 if *updates && !hold.lets_update() {
                     continue;
@@ -397,22 +437,25 @@ fn execute(
                             let [before, dim, after, ..] = *shape;
                             take_part(others.place(*axis), from, to, [before, dim, after]);
                         }
-                        None => others.exchange(*axis, *kind, *shape, from, to)?,
+                        None => others
+                            .exchange(*axis, *kind, *shape, from, to)
+                            .map_err(|e| e.at(place))?,
                         Some(event) => {
-                            let ticket = others.start(*axis, *kind, *shape, from, to)?;
+                            let ticket = others.start(*axis, *kind, *shape, from, to);
+                            let ticket = ticket.map_err(|e| e.at(place))?;
                             events[*event] = Some((*axis, ticket));
                         }
                     }
                 }
                 done(log, What::Exchange(*axis as u32), start);
             }
-            Step::Wait(event) => {
+            Step::Wait(event, place) => {
                 let Some(others) = others else { continue };
                 // Nothing was started where nothing may be updated.
                 let Some((axis, ticket)) = events[*event].take() else { continue };
                 let start = now(log);
                 // SAFETY: a validated plan waits once for every exchange that it has started.
-                unsafe { others.wait(axis, ticket)? };
+                unsafe { others.wait(axis, ticket).map_err(|e| e.at(place))? };
                 done(log, What::Exchange(axis as u32), start);
             }
             Step::Loop { depth, count, reverse, body } => {

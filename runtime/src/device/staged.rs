@@ -9,7 +9,7 @@ pub enum Action {
     /// Runs the part with this number.
     Run(usize),
     /// Gives a value to the next stage, or to the one before, on one of the lanes between them.
-    Send { forward: bool, lane: usize, base: usize },
+    Send { forward: bool, lane: usize, base: usize, elements: usize },
     /// Takes a value from the stage before, or from the next.
     Receive { forward: bool, lane: usize, base: usize, elements: usize },
 }
@@ -77,7 +77,9 @@ impl Staged {
                     let forward = Move::is_forward(name);
                     // A lane is the chunk of the one that takes.
                     let (_, lane) = s.neighbour(stage, *chunk, forward).ok_or_else(wrong)?;
-                    Action::Send { forward, lane, base: base(value(name)?.offset) }
+                    let v = value(name)?;
+                    let elements = v.elements as usize;
+                    Action::Send { forward, lane, base: base(v.offset), elements }
                 }
                 Move::Receive(name) => {
                     let (forward, v) = (Move::is_forward(name), value(name)?);

@@ -75,7 +75,7 @@ pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
         Some(path) => Some((path, trace::create(path)?)),
         None => None,
     };
-    let mut t = Trainer::new(plan, o.threads)?;
+    let mut t = Trainer::new(plan, o.threads, None)?;
     t.start_values();
     for step in 1..=WARM_UP {
         t.step(None, step)?;

@@ -3,6 +3,7 @@
 
 use neoxc_plan::{Parameter, Plan};
 
+use crate::RuntimeError;
 use crate::ranks::Ranks;
 
 /// Where a tensor is used in the model: 0 before the layers, then the layer's number from 1.
@@ -14,10 +15,10 @@ fn place(p: &Parameter, layer: u64) -> u64 {
     }
 }
 
-/// The first tensor with a number that is not finite, of those that this process's ranks have: a weight, in the
+/// The first tensor with a number that is not finite on any rank: a weight, in the
 /// order of the model; or else a gradient, in the order in which the backward pass comes to the layers. If there
 /// is none, a sum was too large: the gradient with the largest number.
-pub fn first_not_finite(plan: &Plan, ranks: &Ranks) -> String {
+pub fn first_not_finite(plan: &Plan, ranks: &Ranks) -> Result<String, RuntimeError> {
     let mut all: Vec<(&Parameter, u64, String)> = vec![];
     for p in &plan.tables.parameters {
         all.extend(p.names().into_iter().enumerate().map(|(layer, name)| (p, layer as u64, name)));
@@ -37,28 +38,28 @@ pub fn first_not_finite(plan: &Plan, ranks: &Ranks) -> String {
         };
         // Of equal ones the first rank's.
         let parts = ranks.own().into_iter().rev().filter(has).map(|rank| (most(rank), rank));
-        parts.max_by(|(a, _), (b, _)| a.total_cmp(b)).unwrap_or_default()
+        ranks.most(parts.max_by(|(a, _), (b, _)| a.total_cmp(b)).unwrap_or_default())
     };
     let told = |kind: &str, name: &str, rank: u64| match plan.ranks() {
         1 => format!("{kind} {name}"),
         _ => format!("{kind} {name}, on rank {rank}"),
     };
     for one in &all {
-        let (size, rank) = largest("params", one);
+        let (size, rank) = largest("params", one)?;
         if size.is_infinite() {
-            return told("parameter", &one.2, rank);
+            return Ok(told("parameter", &one.2, rank));
         }
     }
     let mut most = (0f32, "none".to_string());
     for one in all.iter().rev() {
-        let (size, rank) = largest("grads", one);
+        let (size, rank) = largest("grads", one)?;
         let name = told("gradient of", &one.2, rank);
         if size.is_infinite() {
-            return name;
+            return Ok(name);
         }
         if size > most.0 {
             most = (size, format!("none, but {size:e} in the {name}"));
         }
     }
-    most.1
+    Ok(most.1)
 }

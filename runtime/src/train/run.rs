@@ -18,6 +18,7 @@ use crate::RuntimeError;
 use crate::checkpoint;
 use crate::data::TokenDataset;
 use crate::data::dataset::{Demand, Splits, open_separate, open_split, unigram_entropy};
+use crate::job::Job;
 use crate::ranks::Ranks;
 use crate::text::TextTokenizer;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub synthetic: bool,
     /// Once raised, the run saves after the step it is at, and ends.
     pub stop: Option<Arc<AtomicBool>>,
+    /// The processes that have a rank each; none if this one has all.
+    pub job: Option<Arc<Job>>,
 }
 
 /// One optimizer step: a line of the metrics file.
@@ -77,6 +80,16 @@ pub trait Observer {
     fn saved(&mut self, path: &std::path::Path);
 }
 
+/// Ranks that leave the talking to rank 0.
+struct Quiet;
+
+impl Observer for Quiet {
+    fn start(&mut self, _step: u64, _steps: u64) {}
+    fn step(&mut self, _report: &StepReport, _steps: u64) {}
+    fn evaluated(&mut self, _step: u64, _loss: f64) {}
+    fn saved(&mut self, _path: &std::path::Path) {}
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Default)]
 pub struct Summary {
@@ -106,6 +119,7 @@ pub(crate) struct Trainer<'a> {
     end_of_text: Option<i32>,
     /// Samples consumed.
     cursor: u64,
+    job: Option<Arc<Job>>,
 }
 
 fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
@@ -115,18 +129,26 @@ fn bytes_of<T: Copy>(values: &[T]) -> &[u8] {
 
 impl<'a> Trainer<'a> {
     /// Allocates the ranks' memory; the tokens of a step are made up until [`Trainer::read`] is given data.
-    pub(crate) fn new(plan: &'a Plan, threads: usize) -> Result<Trainer<'a>, RuntimeError> {
+    pub(crate) fn new(
+        plan: &'a Plan,
+        threads: usize,
+        job: Option<Arc<Job>>,
+    ) -> Result<Trainer<'a>, RuntimeError> {
         let settings = Settings::of(plan)?;
         let n = (settings.global_batch() as usize) * settings.seq_length;
         Ok(Trainer {
             plan,
-            ranks: Ranks::new(plan, threads.max(1))?,
+            ranks: match &job {
+                Some(job) => Ranks::of_job(plan, threads.max(1), job.clone())?,
+                None => Ranks::new(plan, threads.max(1))?,
+            },
             tokens: vec![0; n],
             labels: vec![0; n],
             mask: vec![1.0; n],
             sample: vec![0; settings.seq_length + 1],
             end_of_text: None,
             cursor: 0,
+            job,
             settings,
         })
     }
@@ -243,7 +265,7 @@ impl<'a> Trainer<'a> {
         );
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                let tensor = first_not_finite(self.plan, &self.ranks);
+                let tensor = first_not_finite(self.plan, &self.ranks)?;
                 return Err(RuntimeError::NotFinite { step, what, value, tensor });
             }
         }
@@ -282,6 +304,15 @@ impl<'a> Trainer<'a> {
             i += each as u64;
         }
         Ok(sum / iters as f64)
+    }
+
+    /// Whether the run was asked to end; all ranks know it after the same step.
+    fn is_asked_to_stop(&self, o: &Options) -> Result<bool, RuntimeError> {
+        let asked = o.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
+        match &self.job {
+            Some(job) => Ok(job.largest(u64::from(asked))? > 0),
+            None => Ok(asked),
+        }
     }
 
     /// Gives every group the first `batch` sequences.
@@ -343,14 +374,34 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     } else {
         None
     };
-    let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads)? };
+    if let Some(job) = &o.job {
+        job.agree(&[
+            ("version of the program", env!("CARGO_PKG_VERSION").into()),
+            ("configuration", plan.tables.config.to_string()),
+            ("plan", plan.digest()?),
+            (
+                "option --steps, --resume, --synthetic or --save",
+                format!("{:?}", (steps, o.resume, o.synthetic, &save)),
+            ),
+            ("data", data.as_ref().map(Splits::digest).unwrap_or_default()),
+        ])?;
+    }
+    let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads, o.job.clone())? };
     let done = t.begin(o.resume, save.as_deref())?;
+    let mut attempt = checkpoint::attempt();
+    if let Some(job) = &o.job {
+        job.agree(&[("newest checkpoint", done.to_string())])?;
+        attempt = job.first(attempt)?;
+    }
+    let mut quiet = Quiet;
+    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
+    let watch = if leads { watch } else { &mut quiet };
     let mut metrics = match &o.metrics {
-        None => None,
-        Some(path) => {
+        Some(path) if leads => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
             Some((file.map_err(RuntimeError::io("open", path))?, path.clone()))
         }
+        _ => None,
     };
     // A step that came to nothing leaves weights as they were, to be looked at.
     t.ranks.guard("train_step", &["loss", "grad_norm"]);
@@ -360,7 +411,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let train_data = data.as_ref().map(|d| &d.train);
     let valid = data.as_ref().and_then(|d| d.valid.as_ref());
     std::thread::scope(|scope| {
-        let mut saver = Saver::new(scope, plan, &t.settings, save);
+        let mut saver = Saver::new(scope, plan, &t.settings, save, attempt);
         if done == 0 && (steps == 0 || t.settings.extra_save_iters.contains(&0)) {
             saver.save(&t.ranks, 0, t.cursor, watch)?;
         }
@@ -386,8 +437,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
                 watch.evaluated(step, loss);
                 summary.valid_loss = Some(loss);
             }
-            summary.stopped =
-                step < steps && o.stop.as_ref().is_some_and(|s| s.load(Ordering::Relaxed));
+            summary.stopped = step < steps && t.is_asked_to_stop(o)?;
             if t.settings.saves_at(step) || step == steps || summary.stopped {
                 saver.save(&t.ranks, step, t.cursor, watch)?;
             } else {

@@ -55,18 +55,19 @@ fn write(save: &Save, lent: Lent, own: &[u64], keep: Option<usize>, cancel: &Ato
 }
 
 impl<'scope, 'env> Saver<'scope, 'env> {
-    /// Saves in `folder`; its threads end with `scope`.
+    /// Saves in `folder`, as `attempt` (the same for all processes); its threads end with `scope`.
     pub fn new(
         scope: &'scope Scope<'scope, 'env>,
         plan: &'env Plan,
         settings: &Settings,
         folder: Option<PathBuf>,
+        attempt: u64,
     ) -> Self {
         Self {
             scope,
             plan,
             folder,
-            attempt: checkpoint::attempt(),
+            attempt,
             seed: settings.seed,
             keep: settings.keep_last,
             running: None,

@@ -23,6 +23,7 @@ Exit codes:
   4  the run failed: a non-finite loss, too little memory, a kernel that cannot be loaded
   5  a file or folder cannot be read or written
   6  stopped by SIGTERM or SIGUSR1: the run saved a checkpoint after the step it was at
+  7  under mpirun: another rank died, was silent for --timeout seconds, or failed
 
 NEOXC_LOG=info prints what each pass found.";
 
@@ -152,7 +153,7 @@ pub struct RunArgs {
     /// Optimizer steps to end at [default: train_iters]; 0 only writes the initial checkpoint.
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
-    /// Threads [default: all cores].
+    /// Threads, of all ranks or of this process [default: all cores].
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
     /// Folder for checkpoints [default: the configuration's `save`].
@@ -167,6 +168,9 @@ pub struct RunArgs {
     /// Train on made-up tokens: for measuring speed without a data set.
     #[arg(long)]
     pub synthetic: bool,
+    /// Under mpirun: seconds of silence after which another rank counts as lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = neoxc_runtime::job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
 }
 
 /// `neoxc run`.

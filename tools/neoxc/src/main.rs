@@ -24,8 +24,7 @@ impl Failure {
 
 impl From<neoxc_runtime::RuntimeError> for Failure {
     fn from(e: neoxc_runtime::RuntimeError) -> Self {
-        let hint = e.hint().map(|h| format!("\n  = hint: {h}")).unwrap_or_default();
-        Self { code: e.exit_code(), message: format!("error[{}]: {e}{hint}", e.code()) }
+        Self { code: e.exit_code(), message: neoxc_runtime::job::told(&e) }
     }
 }
 

@@ -56,8 +56,7 @@ pub fn cache(a: &TargetArgs) -> Option<PathBuf> {
 
 /// Number of threads: what was asked for, or all cores.
 pub fn threads(asked: Option<usize>) -> usize {
-    let all = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    asked.filter(|n| *n > 0).unwrap_or_else(all)
+    neoxc_runtime::job::Job::threads(None, asked)
 }
 
 /// Compiles a checked configuration to run here.

@@ -1,11 +1,15 @@
 //! `neoxc run`.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use neoxc_plan::Plan;
+use neoxc_runtime::job::{self, Job};
 use neoxc_runtime::progress::TrainProgress;
 use neoxc_runtime::signals::{EXIT_STOPPED, stop_flag};
 use neoxc_runtime::train::{Options, Settings, train};
 
-use super::{compile_config, load, threads};
+use super::{compile_config, load};
 use crate::Failure;
 use crate::cli::Run;
 
@@ -16,26 +20,38 @@ pub fn run(a: Run) -> Result<(), Failure> {
         None => compile_config(&load(&a.config)?, &a.target)?.plan,
     };
     let settings = Settings::of(&plan)?;
+    let stop = stop_flag()?;
+    let job = Job::join(&plan, Duration::from_secs(a.run.timeout))?.map(Arc::new);
     let options = Options {
         steps: a.run.steps,
-        threads: threads(a.run.threads),
+        threads: Job::threads(job.as_deref(), a.run.threads),
         save: a.run.save.clone(),
         metrics: a.run.metrics.clone(),
         resume: a.run.resume,
         synthetic: a.run.synthetic,
-        stop: Some(stop_flag()?),
+        stop: Some(stop),
+        job,
     };
-    eprintln!(
-        "{} parameters, {} allocated, {} threads",
-        plan.tables.parameter_count,
-        super::human(plan.memory_of_all()),
-        options.threads
-    );
-    if plan.ranks() > 1 {
-        eprintln!("{} ranks as threads of this process", plan.ranks());
+    if job::leads() {
+        let memory = super::human(plan.memory_of_all());
+        let each = if options.job.is_some() { " each" } else { "" };
+        eprintln!(
+            "{} parameters, {memory} allocated, {} threads{each}",
+            plan.tables.parameter_count, options.threads
+        );
+        if plan.ranks() > 1 {
+            let what = if options.job.is_some() { "processes" } else { "threads of this process" };
+            eprintln!("{} ranks as {what}", plan.ranks());
+        }
     }
     let mut watch = TrainProgress::new(settings.log_interval);
     let s = train(&plan, &options, &mut watch)?;
+    job::leave(options.job)?;
+    if !job::leads() {
+        // mpirun ends the job at the first exit that is no success, so rank 0 speaks first.
+        std::thread::sleep(if s.stopped { job::PATIENCE } else { Duration::ZERO });
+        return if s.stopped { Err(Failure::new(EXIT_STOPPED, "")) } else { Ok(()) };
+    }
     if let Some(loss) = s.loss {
         println!("step {}: training loss {loss:.4}", s.step);
     }

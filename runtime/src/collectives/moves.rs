@@ -1,0 +1,139 @@
+//! What ranks that share no memory send each other for an exchange: parts of strided views.
+//!
+//! Every exchange moves parts of a value seen as [outer, ranks, block]: part r is all blocks at place r, and
+//! both sides walk it in the same order. A chunk is a range of that walk.
+
+use neoxc_plan::Exchange;
+
+use super::Sizes;
+
+/// Floats up to which ranks send each other whole operands of an all-reduce: one round, not two.
+const SMALL: usize = 1 << 11;
+
+/// A value of `elements` floats, divided into blocks of `block` floats that belong to the ranks in turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct View {
+    ranks: usize,
+    block: usize,
+    elements: usize,
+}
+
+impl View {
+    /// Floats of a rank's part. Only a value in one row of blocks may end early.
+    pub fn len(&self, rank: usize) -> usize {
+        let row = self.ranks * self.block;
+        if self.elements > row {
+            return self.elements / self.ranks;
+        }
+        self.elements.saturating_sub(rank * self.block).min(self.block)
+    }
+
+    /// Where float `at` of a rank's part lies, and how many lie together from there on.
+    pub fn stretch(&self, rank: usize, at: usize) -> (usize, usize) {
+        let (row, off) = (at / self.block, at % self.block);
+        ((row * self.ranks + rank) * self.block + off, self.block - off)
+    }
+
+    /// Whether each part lies together.
+    pub fn is_plain(&self) -> bool {
+        self.elements <= self.ranks * self.block
+    }
+}
+
+/// What a rank sends to each of the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gives {
+    /// To each its part of the operand.
+    Parts(View),
+    /// All of it.
+    Whole,
+}
+
+/// What becomes of what comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// It is summed in the order of the ranks.
+    Sum,
+    /// From each rank a part of the result.
+    Parts(View),
+}
+
+/// An exchange as one round of messages, or two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moves {
+    /// Sent in the first round.
+    pub gives: Gives,
+    /// Taken in the first round.
+    pub takes: Takes,
+    /// Second round: each tells the others its sums, which are parts of this view.
+    pub then: Option<View>,
+    /// Floats that one rank gives another at most.
+    pub longest: usize,
+}
+
+impl Moves {
+    /// The messages of an exchange between `ranks` ranks.
+    pub fn of(kind: Exchange, shape: Sizes, ranks: usize) -> Moves {
+        let elements = shape.iter().product::<usize>();
+        let view = |block: usize| View { ranks, block, elements };
+        let [_, first, between, second, after] = shape;
+        let (gives, takes, then, longest) = match kind {
+            Exchange::AllReduce if elements <= SMALL => (Gives::Whole, Takes::Sum, None, elements),
+            Exchange::AllReduce => {
+                let share = elements.div_ceil(ranks);
+                (Gives::Parts(view(share)), Takes::Sum, Some(view(share)), share)
+            }
+            // The sizes are before, dim, after.
+            Exchange::ReduceScatter => {
+                let part = view(first / ranks * between);
+                (Gives::Parts(part), Takes::Sum, None, elements / ranks)
+            }
+            // Nothing is sent to take a part of what is there.
+            Exchange::AllGather | Exchange::TakePart => {
+                let part = view(first / ranks * between);
+                (Gives::Whole, Takes::Parts(part), None, elements / ranks)
+            }
+            Exchange::AllToAll | Exchange::AllToAllBack => {
+                // A rank has all of one dim and a part of the other: a value of `elements / ranks`.
+                let view = |block| View { ranks, block, elements: elements / ranks };
+                let inner = view(second / ranks * after);
+                let outer = view(first / ranks * between * (second / ranks) * after);
+                let there = kind == Exchange::AllToAll;
+                let (out, into) = if there { (inner, outer) } else { (outer, inner) };
+                (Gives::Parts(out), Takes::Parts(into), None, elements / ranks / ranks)
+            }
+        };
+        Moves { gives, takes, then, longest }
+    }
+
+    /// Floats that `rank` gets from any other in the first round.
+    pub fn given_to(&self, rank: usize) -> usize {
+        match self.gives {
+            Gives::Parts(view) => view.len(rank),
+            Gives::Whole => self.longest,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_a_view_once() {
+        for (ranks, block, elements) in [(3, 4, 36), (3, 5, 13), (4, 1, 3), (2, 7, 14), (1, 6, 6)] {
+            let view = View { ranks, block, elements };
+            let mut seen = vec![0; elements];
+            for rank in 0..ranks {
+                let mut at = 0;
+                while at < view.len(rank) {
+                    let (place, n) = view.stretch(rank, at);
+                    let n = n.min(view.len(rank) - at);
+                    seen[place..place + n].iter_mut().for_each(|s| *s += 1);
+                    at += n;
+                }
+            }
+            assert!(seen.iter().all(|n| *n == 1), "{view:?}: {seen:?}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! Ranks as processes of mpirun: the same numbers as ranks of one process, and faults that have a name.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use neoxc_runtime::data::IndexedWriter;
+use neoxc_runtime::data::idx::TokenType;
+
+const NEOXC: &str = env!("CARGO_BIN_EXE_neoxc");
+
+const MODEL: &str = r#"{
+  "num_layers": 4, "hidden_size": 32, "num_attention_heads": 4, "seq_length": 16,
+  "max_position_embeddings": 16, "padded_vocab_size": 64, "pos_emb": "rotary", "rotary_pct": 0.5,
+  "no_weight_tying": true, "gpt_j_residual": true, "train_micro_batch_size_per_gpu": 1,
+  "train_batch_size": 8, "train_iters": 4, "eval_interval": 2, "eval_iters": 1, "data_path": "d",
+  "split": "80,20,0", "optimizer": {"type": "Adam", "params": {"lr": 0.01}},
+}"#;
+
+/// Compiles the model to `plan`, and makes data for it.
+fn prepare(folder: &Path, plan: &str, sets: &[&str]) {
+    std::fs::write(folder.join("model.yml"), MODEL).unwrap();
+    let mut data = IndexedWriter::create(&folder.join("d"), TokenType::U16, true).unwrap();
+    for n in 0..10 {
+        data.document(&(0..40 + n).map(|i| (i * 3 + n) % 8).collect::<Vec<u32>>()).unwrap();
+    }
+    data.finish().unwrap();
+    let mut command = Command::new(NEOXC);
+    command.args(["compile", "model", "-o", plan]).current_dir(folder);
+    command.env("NEOXC_CACHE", folder.join("cache"));
+    for s in sets {
+        command.args(["--set", s]);
+    }
+    let out = command.output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+}
+
+/// mpirun as it works on any one machine, containers and root included.
+fn mpirun(folder: &Path, ranks: &str) -> Command {
+    let mut command = Command::new("mpirun");
+    command
+        .args(["-n", ranks, "--oversubscribe", "--bind-to", "none", "--mca", "pml", "ob1"])
+        .args(["--mca", "btl", "self,vader,tcp", "--mca", "btl_tcp_if_include", "lo"])
+        .envs([("OMPI_ALLOW_RUN_AS_ROOT", "1"), ("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")])
+        .env("OMPI_MCA_btl_vader_single_copy_mechanism", "none")
+        .current_dir(folder);
+    command
+}
+
+fn run(mut command: Command, args: &[&str]) -> Output {
+    command.args(["run", "--threads", "1"]).args(args).output().unwrap()
+}
+
+fn text(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stderr).into_owned()
+}
+
+/// Step, bits of loss and gradient norm, and samples of each line.
+fn losses(file: &Path) -> Vec<(u64, u32, u32, String)> {
+    let bits = |v: &serde_json::Value| (v.as_f64().unwrap() as f32).to_bits();
+    let line = |l: &str| {
+        let j: serde_json::Value = serde_json::from_str(l).unwrap();
+        (
+            j["step"].as_u64().unwrap(),
+            bits(&j["loss"]),
+            bits(&j["grad_norm"]),
+            j["samples"].to_string(),
+        )
+    };
+    std::fs::read_to_string(file).unwrap().lines().map(line).collect()
+}
+
+#[test]
+fn processes_compute_what_threads_compute() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    let mesh = ["pipe_parallel_size=2", "model_parallel_size=2", "sequence_parallel=true"];
+    let zero = "zero_optimization={\"stage\": 1}";
+    prepare(f, "plan", &[&mesh[..], &["world_size=8", zero]].concat());
+    let mut alone = Command::new(NEOXC);
+    alone.current_dir(f);
+    let args = ["--plan", "plan", "--metrics", "threads.jsonl", "--save", "threads"];
+    let out = run(alone, &args);
+    assert!(out.status.success() && text(&out).contains("as threads"), "{}", text(&out));
+    let ranks = || {
+        let mut command = mpirun(f, "8");
+        command.arg(NEOXC);
+        command
+    };
+    let go = |steps, more: &[&str]| {
+        let args = ["--plan", "plan", "--metrics", "m.jsonl", "--save", "ck", "--steps", steps];
+        let out = run(ranks(), &[&args[..], more].concat());
+        assert!(out.status.success(), "{}", text(&out));
+        text(&out)
+    };
+    let told = go("2", &[]);
+    // Only rank 0 speaks.
+    assert_eq!(told.matches("8 ranks as processes").count(), 1, "{told}");
+    assert_eq!(told.matches("saved ck/global_step2").count(), 1, "{told}");
+    go("4", &["--resume"]);
+    let want = losses(&f.join("threads.jsonl"));
+    assert_eq!(want.len(), 4);
+    assert_eq!(losses(&f.join("m.jsonl")), want);
+    // Each process has written its own parts; together they are the same checkpoint.
+    let read = |save: &str, name: &str| std::fs::read(f.join(save).join("global_step4").join(name));
+    let manifest = read("threads", "manifest.json").unwrap();
+    assert_eq!(manifest, read("ck", "manifest.json").unwrap());
+    for rank in 0..8 {
+        let name = format!("rank-{rank:05}.safetensors");
+        assert_eq!(read("threads", &name).unwrap(), read("ck", &name).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn processes_that_do_not_belong_together_are_refused() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f, "plan", &["world_size=2"]);
+    let mut command = mpirun(f, "3");
+    command.arg(NEOXC);
+    let out = run(command, &["--plan", "plan"]);
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    let want = "the plan is for 2 ranks, but there are 3 processes";
+    assert_eq!(text(&out).matches(want).count(), 1, "{}", text(&out));
+    // The last rank has another plan, other data, other options.
+    prepare(f, "warmer", &["world_size=2", "optimizer.params.lr=0.02"]);
+    std::fs::create_dir(f.join("other")).unwrap();
+    prepare(&f.join("other"), "plan", &["world_size=2"]);
+    let bin = f.join("other/d.bin");
+    let mut tokens = std::fs::read(&bin).unwrap();
+    tokens[100] ^= 1;
+    std::fs::write(bin, tokens).unwrap();
+    let elsewhere = f.join("other");
+    let elsewhere = elsewhere.to_str().unwrap();
+    for (place, second, key) in [
+        (".", &["--plan", "warmer"][..], "configuration"),
+        (".", &["--plan", "plan", "--steps", "3"], "option"),
+        (elsewhere, &["--plan", "plan"], "data"),
+    ] {
+        let mut command = mpirun(f, "1");
+        command.args([NEOXC, "run", "--plan", "plan", ":", "-n", "1", "-wdir", place, NEOXC]);
+        let out = run(command, second);
+        assert_eq!(out.status.code(), Some(3), "{key}: {}", text(&out));
+        let told = format!("rank 1 has another {key}");
+        assert!(text(&out).contains(&told), "{told}: {}", text(&out));
+    }
+}
+
+/// A job that trains until it is ended.
+fn endless(f: &Path) -> Child {
+    let mut command = mpirun(f, "4");
+    let args = ["run", "--plan", "plan", "--threads", "1", "--timeout", "2", "--save", "ck"];
+    command.arg(NEOXC).args(args).args(["--metrics", "m.jsonl"]);
+    let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let end = Instant::now() + Duration::from_secs(120);
+    while std::fs::read_to_string(f.join("m.jsonl")).unwrap_or_default().lines().count() < 2 {
+        assert!(Instant::now() < end, "the job does not train");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child
+}
+
+/// Sends a signal to the process of a rank whose working folder is `f`.
+fn signal(f: &Path, rank: u32, signal: &str) {
+    let word = format!("OMPI_COMM_WORLD_RANK={rank}");
+    let is = |process: &Path| {
+        let words = std::fs::read(process.join("environ")).unwrap_or_default();
+        words.split(|b| *b == 0).any(|w| w == word.as_bytes())
+            && std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == f)
+            && std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == Path::new(NEOXC))
+    };
+    let all = std::fs::read_dir("/proc").unwrap().flatten().map(|e| e.path());
+    let found: Vec<_> = all.filter(|p| is(p)).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let number = found[0].file_name().unwrap().to_str().unwrap().to_string();
+    assert!(Command::new("kill").args(["-s", signal, &number]).status().unwrap().success());
+}
+
+#[test]
+fn faults_have_a_name() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = std::fs::canonicalize(temporary.path()).unwrap();
+    let long = ["train_iters=1000000", "eval_iters=0", "checkpoint_factor=1000000"];
+    prepare(&f, "plan", &[&["world_size=4", "model_parallel_size=2"][..], &long].concat());
+    for (what, how) in [("KILL", "rank 2 is gone"), ("STOP", "rank 2 was silent for 2 s")] {
+        let child = endless(&f);
+        signal(&f, 2, what);
+        let out = child.wait_with_output().unwrap();
+        let told = text(&out);
+        assert!(!out.status.success());
+        // The rank that is lost, who waited for whom, and where: its partner along the tensor axis at least
+        // waits for it.
+        let line = |l: &&str| {
+            l.contains("NXR0603") && l.contains(how) && l.contains("(programs/train_step.txt:")
+        };
+        assert!(told.lines().any(|l| line(&l)), "{what}: {told}");
+        assert!(told.contains("model.yml:"), "{told}");
+        std::fs::remove_file(f.join("m.jsonl")).unwrap();
+    }
+    // Asked to end, all ranks save after the same step, whichever of them was asked.
+    let child = endless(&f);
+    signal(&f, 3, "TERM");
+    let out = child.wait_with_output().unwrap();
+    let told = text(&out);
+    assert_eq!(out.status.code(), Some(6), "{told}");
+    let step = losses(&f.join("m.jsonl")).len();
+    assert!(told.contains(&format!("stopped by a signal after step {step}")), "{told}");
+    let latest = std::fs::read_to_string(f.join("ck/latest")).unwrap();
+    assert_eq!(latest, format!("global_step{step}"));
+    std::fs::remove_file(f.join("m.jsonl")).unwrap();
+    // mpirun hands SIGUSR1 on.
+    let child = endless(&f);
+    let mpirun = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "USR1", &mpirun]).status().unwrap().success());
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(6), "{}", text(&out));
+    assert!(text(&out).contains("stopped by a signal after step"), "{}", text(&out));
+}
