@@ -15,6 +15,9 @@ mod messages;
 mod moves;
 #[cfg(feature = "mpi")]
 mod mpi;
+pub mod nccl;
+#[cfg(test)]
+mod testing;
 mod threads;
 
 #[cfg(feature = "mpi")]

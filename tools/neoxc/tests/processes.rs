@@ -181,7 +181,7 @@ fn signal(f: &Path, rank: u32, signal: &str) {
 fn faults_have_a_name() {
     let temporary = tempfile::tempdir().unwrap();
     let f = std::fs::canonicalize(temporary.path()).unwrap();
-    let long = ["train_iters=1000000", "eval_iters=0", "checkpoint_factor=1000000"];
+    let long = ["train_iters=30000", "eval_iters=0", "checkpoint_factor=1000000"];
     prepare(&f, "plan", &[&["world_size=4", "model_parallel_size=2"][..], &long].concat());
     for (what, how) in [("KILL", "rank 2 is gone"), ("STOP", "rank 2 was silent for 2 s")] {
         let child = endless(&f);
