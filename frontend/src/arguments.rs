@@ -385,7 +385,7 @@ pub static ARGUMENTS: &[Argument] = &[
     arg("gradient_accumulation_steps", Group::DeepspeedConfig, Kind::Int, Status::Supported, Neutral::Number(1.0)),
     arg("optimizer", Group::DeepspeedConfig, Kind::Dict, Status::Supported, Neutral::None),
     arg("scheduler", Group::DeepspeedConfig, Kind::Dict, Status::NotYet, Neutral::None),
-    arg("fp32_allreduce", Group::DeepspeedConfig, Kind::Bool, Status::NotYet, Neutral::Bool(false)),
+    arg("fp32_allreduce", Group::DeepspeedConfig, Kind::Bool, Status::WithoutEffect, Neutral::None),
     arg("prescale_gradients", Group::DeepspeedConfig, Kind::Bool, Status::NotYet, Neutral::Bool(false)),
     arg("gradient_predivide_factor", Group::DeepspeedConfig, Kind::Float, Status::NotYet, Neutral::Number(1.0)),
     arg("sparse_gradients", Group::DeepspeedConfig, Kind::Bool, Status::NotYet, Neutral::Bool(false)),

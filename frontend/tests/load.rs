@@ -272,6 +272,11 @@ fn precision_is_said_in_three_ways_that_must_agree() {
     assert_eq!(of(&["bf16.enabled=true", "precision=bfloat16"]), half);
     assert_eq!(of(&["bf16.enabled=true", "data_types.grad_accum_dtype=fp32"]), half);
     assert_eq!(of(&["fp16.enabled=false", "precision=fp32"]), (Some(Precision::F32), vec![]));
+    // As Pythia 1B says it; sums over ranks are f32 in any case.
+    let pythia = ["fp16={enabled: true, type: bfloat16, loss_scale: 0}", "fp32_allreduce=true"];
+    let (precision, told) = of(&pythia);
+    assert_eq!(precision, Some(Precision::Bf16));
+    assert!(told.len() == 1 && told[0].starts_with("NX0108"), "{told:?}");
     let refused = |sets: &[&str], code: &str, text: &str| {
         let (_, told) = of(sets);
         assert!(told.len() == 1 && told[0].starts_with(code) && told[0].contains(text), "{told:?}");

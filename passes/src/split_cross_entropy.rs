@@ -76,9 +76,12 @@ fn split(
     let train = op.kind.is("linear_cross_entropy_train");
     let (x, w, labels) = (f.ty(op.operands[0]), f.ty(op.operands[1]), f.ty(op.operands[2]));
     let (tokens, vocab) = (labels.elements(), w.size("vocab").unwrap_or(1));
+    // A logit is f32; its gradient takes its place, or lies beside it as a half.
+    let half = train && x.dtype.wide() != x.dtype;
+    let logit = 4 + if half { x.dtype.bytes() } else { 0 };
     let rows = (1..=tokens)
         .rev()
-        .find(|r| tokens.is_multiple_of(*r) && (r * vocab * 4 <= chunk_bytes || *r == 1))
+        .find(|r| tokens.is_multiple_of(*r) && (r * vocab * logit <= chunk_bytes || *r == 1))
         .unwrap_or(1);
     let count = tokens / rows;
     let (rows, embed) = (Dim::new("rows", rows), Dim::new("embed", x.size("embed").unwrap_or(1)));
