@@ -322,6 +322,12 @@ impl Reader<'_> {
             "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
             _ => std,
         };
+        if let (Some(given), Some(ids)) = (padded, vocab)
+            && ids > given
+        {
+            let message = format!("the tokenizer has {ids} ids, the embedding {given} rows");
+            self.both(message, "padded_vocab_size", "vocab_file", "raise it, or leave it out");
+        }
         let padded = padded.or(vocab.map(|v| v.div_ceil(divisor) * divisor))?;
         Some(Model {
             num_layers: layers,

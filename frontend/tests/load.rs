@@ -287,3 +287,13 @@ fn precision_is_said_in_three_ways_that_must_agree() {
     let sums = ["bf16.enabled=true", "data_types.grad_accum_dtype=bf16"];
     refused(&sums, "NX0104", "`grad_accum_dtype`");
 }
+
+/// A row of the embedding that is not there would be read at an id without one.
+#[test]
+fn a_tokenizer_with_more_ids_than_rows_is_refused() {
+    let l = from_text(&[GOOD], &["tokenizer_type=CharLevelTokenizer"]);
+    let told = told(&l);
+    assert!(told.len() == 1 && told[0].contains("512 ids, the embedding 64 rows"), "{told:?}");
+    let l = from_text(&[GOOD], &["tokenizer_type=CharLevelTokenizer", "padded_vocab_size=512"]);
+    assert!(l.diagnostics.is_empty(), "{:?}", self::told(&l));
+}
