@@ -114,7 +114,9 @@ fn state_is_f32_and_what_products_read_is_half() {
         let rows = !a.tied && a.hidden_dropout == 0.0;
         let want = 5 + usize::from(a.moe.is_some()) + usize::from(rows);
         assert_eq!(copies.len(), want, "{name}");
-        for f in m.functions.iter().filter(|f| f.name != "setup") {
+        // Text is made token by token in f32: each reads every weight once.
+        let decodes = |f: &&Function| f.name.starts_with("decode");
+        for f in m.functions.iter().filter(|f| !decodes(f) && f.name != "setup") {
             for op in &f.ops {
                 let ty = |v: &neoxc_ir::ValueId| f.ty(*v).dtype;
                 match op.kind.name() {
