@@ -37,6 +37,7 @@ layouts: setup
 
 faults: setup
 	NEOXC_FAULTS=all cargo test --package neoxc-tests --test faults -- --nocapture
+	NEOXC_FAULTS=all cargo test --package neoxc --test processes death
 
 fuzz: setup
 	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-tests --test fuzz -- --nocapture

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use neoxc_runtime::checkpoint::{Reader, latest};
 use neoxc_runtime::data::IndexedWriter;
 use neoxc_runtime::data::idx::TokenType;
 
@@ -161,8 +162,8 @@ fn endless(f: &Path) -> Child {
     child
 }
 
-/// Sends a signal to the process of a rank whose working folder is `f`.
-fn signal(f: &Path, rank: u32, signal: &str) {
+/// The processes of a rank whose working folder is `f`.
+fn processes(f: &Path, rank: u32) -> Vec<String> {
     let word = format!("OMPI_COMM_WORLD_RANK={rank}");
     let is = |process: &Path| {
         let words = std::fs::read(process.join("environ")).unwrap_or_default();
@@ -171,10 +172,87 @@ fn signal(f: &Path, rank: u32, signal: &str) {
             && std::fs::read_link(process.join("exe")).is_ok_and(|exe| exe == Path::new(NEOXC))
     };
     let all = std::fs::read_dir("/proc").unwrap().flatten().map(|e| e.path());
-    let found: Vec<_> = all.filter(|p| is(p)).collect();
+    let number = |p: std::path::PathBuf| p.file_name().unwrap().to_str().unwrap().to_string();
+    all.filter(|p| is(p)).map(number).collect()
+}
+
+/// Sends a signal to the process of a rank whose working folder is `f`.
+fn signal(f: &Path, rank: u32, signal: &str) {
+    let found = processes(f, rank);
     assert_eq!(found.len(), 1, "{found:?}");
-    let number = found[0].file_name().unwrap().to_str().unwrap().to_string();
-    assert!(Command::new("kill").args(["-s", signal, &number]).status().unwrap().success());
+    assert!(Command::new("kill").args(["-s", signal, &found[0]]).status().unwrap().success());
+}
+
+/// A random rank is killed at a random time, saving included: there is a whole checkpoint every time, and the job
+/// goes on from it to the bit. `NEOXC_FAULTS=all` (make faults) does so 50 times.
+#[test]
+fn a_job_goes_on_after_the_death_of_any_rank() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = std::fs::canonicalize(temporary.path()).unwrap();
+    let mesh = ["world_size=2", "model_parallel_size=2", "zero_optimization.stage=0"];
+    let often = ["checkpoint_factor=1", "keep_last_n_checkpoints=2"];
+    let long = ["train_iters=40", "eval_iters=0"];
+    prepare(&f, "plan", &[mesh.as_slice(), &often, &long].concat());
+    let mut alone = Command::new(NEOXC);
+    alone.current_dir(&f);
+    let out = run(alone, &["--plan", "plan", "--metrics", "want.jsonl", "--save", "threads"]);
+    assert!(out.status.success(), "{}", text(&out));
+    let want = losses(&f.join("want.jsonl"));
+    let job = || {
+        let mut command = mpirun(&f, "2");
+        let args = ["run", "--plan", "plan", "--threads", "1", "--timeout", "2", "--save", "ck"];
+        command.arg(NEOXC).args(args).args(["--metrics", "m.jsonl"]);
+        command.args(latest(&f.join("ck")).is_some().then_some("--resume"));
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    let start = Instant::now();
+    assert!(job().output().unwrap().status.success());
+    let whole = start.elapsed().as_nanos() as u64;
+    let fresh = || {
+        std::fs::remove_dir_all(f.join("ck")).unwrap();
+        std::fs::remove_file(f.join("m.jsonl")).unwrap();
+    };
+    fresh();
+    let all = std::env::var("NEOXC_FAULTS").is_ok_and(|v| v == "all");
+    let mut random = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos() as u64 | 1;
+    let mut kills = 0;
+    while kills < if all { 50 } else { 4 } {
+        let child = job().spawn().unwrap();
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        // Not while MPI is still starting, of which this is no test.
+        std::thread::sleep(Duration::from_nanos(whole / 3 + random % (whole / 2)));
+        for process in processes(&f, (random >> 40) as u32 % 2) {
+            let mut kill = Command::new("kill");
+            let done = kill.args(["-9", &process]).stderr(Stdio::null()).status().unwrap();
+            kills += u32::from(done.success());
+        }
+        let out = child.wait_with_output().unwrap();
+        if let Some(newest) = latest(&f.join("ck")) {
+            let reader = Reader::open(&newest).unwrap();
+            let mut bytes = vec![];
+            reader.manifest.tensors.keys().for_each(|t| reader.read(t, &mut bytes).unwrap());
+        }
+        if f.join("m.jsonl").exists() {
+            for line in losses(&f.join("m.jsonl")) {
+                assert!(want.contains(&line), "{line:?}: {}", text(&out));
+            }
+        }
+        eprintln!("{kills} kills, {:?} is the newest", latest(&f.join("ck")));
+        if out.status.success() {
+            fresh();
+        }
+    }
+    let out = job().output().unwrap();
+    assert!(out.status.success(), "{}", text(&out));
+    let read = |save: &str, name: &str| {
+        std::fs::read(f.join(save).join("global_step40").join(name)).unwrap()
+    };
+    for name in ["manifest.json", "rank-00000.safetensors", "rank-00001.safetensors"] {
+        assert_eq!(read("threads", name), read("ck", name), "{name}");
+    }
 }
 
 #[test]
