@@ -284,6 +284,37 @@ fn attention_and_its_gradient() {
     }
 }
 
+/// The gradient of logits is rounded once, also at the label, where a probability near 1 less 1 is small.
+#[test]
+fn losses_with_rounded_gradients() {
+    let mut cases = vec![];
+    for (i, (rows, classes)) in [(1, 2), (5, 37), (7, 160)].into_iter().enumerate() {
+        let x = [("rows", rows), ("vocab", classes)];
+        let row = [("rows", rows)];
+        let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
+        let params = [(&x[..], F), (&row[..], DType::I32), (&row[..], F)];
+        let whole = kernel(&format!("loss{i}"), "cross_entropy", &params, |b, p| {
+            let out = b.named("cross_entropy", &p[..2], over.clone()).unwrap();
+            let d = [p[0], p[1], out[1], p[2]];
+            let d = b.one("cross_entropy_grad", &d, over.clone()).unwrap();
+            vec![out[0], cast(b, d)]
+        });
+        let part = [
+            (&x[..], F),
+            (&row[..], DType::I32),
+            (&row[..], F),
+            (&row[..], F),
+            (&[("rank", 1)][..], DType::I32),
+        ];
+        let part = kernel(&format!("part{i}"), "cross_entropy", &part, |b, p| {
+            let d = b.one("cross_entropy_grad", p, over).unwrap();
+            vec![cast(b, d)]
+        });
+        cases.extend([(whole, classes), (part, 3 * classes)]);
+    }
+    check(&cases, PLACE);
+}
+
 #[test]
 fn a_function_of_an_unknown_dtype_is_refused_by_name() {
     let f: Function = kernel("half", "copy", &[(&[("n", 4), ("m", 2)], DType::F16)], |b, p| {
