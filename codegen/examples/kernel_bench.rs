@@ -71,6 +71,26 @@ fn linear(name: &str, t: usize, inputs: usize, outputs: usize) -> Result<Vec<Cas
     Ok(cases)
 }
 
+/// One token times a matrix. Reading weights bounds it: two operations per weight.
+fn row(inputs: usize, outputs: usize) -> Result<Vec<Case>, Error> {
+    let x = [("seq", 1), ("embed", inputs)];
+    let w = [("ffn", outputs), ("embed", inputs)];
+    let flops = 2.0 * (inputs * outputs) as f64;
+    [(DType::F32, ""), (DType::Bf16, "_bf16")]
+        .into_iter()
+        .map(|(dtype, end)| {
+            kernel(
+                &format!("row_{inputs}x{outputs}{end}"),
+                "matmul",
+                &[&x, &w],
+                dtype,
+                flops,
+                |k, p| Ok(vec![k.matmul(p[0], p[1], &["embed"])?]),
+            )
+        })
+        .collect()
+}
+
 /// The gradient of a bias of `t` tokens, which only reads: its operations are additions.
 fn columns(t: usize, width: usize) -> Result<Case, Error> {
     let name = format!("columns_{width}");
@@ -312,6 +332,9 @@ fn main() -> Result<(), Error> {
         cases.extend(linear(&format!("up_{h}"), t, h, 4 * h)?);
         cases.extend(linear(&format!("down_{h}"), t, 4 * h, h)?);
         cases.extend(linear(&format!("head_{h}"), 512, h, 50304)?);
+    }
+    for (inputs, outputs) in [(512, 2048), (512, 50304), (1024, 50304)] {
+        cases.extend(row(inputs, outputs)?);
     }
     for h in [128, 512, 3072] {
         cases.push(columns(2048, h)?);

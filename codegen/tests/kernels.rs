@@ -47,6 +47,30 @@ fn matmuls_in_every_layout() {
     check(&cases, 1e-5);
 }
 
+/// One row: tokens made one by one. With a bias and an accumulation behind it.
+#[test]
+fn one_row_times_a_matrix() {
+    let mut cases = vec![];
+    for (i, (n, k)) in
+        [(1, 1), (5, 40), (16, 16), (50, 129), (33, 7), (64, 300)].into_iter().enumerate()
+    {
+        let (x, w) = ([("batch", 1), ("seq", 1), ("embed", k)], [("ffn", n), ("embed", k)]);
+        let (bias, y) = ([("ffn", n)], [("batch", 1), ("seq", 1), ("ffn", n)]);
+        for (name, dtype) in [("f32", F), ("bf16", DType::Bf16)] {
+            let params = [(&x[..], dtype), (&w[..], dtype), (&bias[..], F), (&y[..], F)];
+            cases.push((
+                kernel(&format!("row{i}_{name}"), "matmul", &params, |b, p| {
+                    let m = b.matmul(p[0], p[1], &["embed"]).unwrap();
+                    let m = b.add(m, p[2]).unwrap();
+                    vec![b.add(p[3], m).unwrap()]
+                }),
+                1,
+            ));
+        }
+    }
+    check(&cases, 1e-5);
+}
+
 #[test]
 fn matmul_epilogues() {
     let x = [("batch", 2), ("seq", 37), ("embed", 24)];

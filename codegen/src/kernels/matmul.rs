@@ -6,9 +6,11 @@
 //! that the kernel reads. k is split into blocks whose partial tiles wait in scratch; the
 //! order of the sum is fixed by the depth and does not depend on the number of threads.
 
+mod epilogue;
 mod grouped;
 mod schedule;
 mod tile;
+mod vector;
 
 use std::collections::HashMap;
 
@@ -19,6 +21,7 @@ use super::pack::{self, Source, panel_stride};
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, TILE, Val};
+use epilogue::Epilogue;
 use grouped::Ranges;
 use schedule::{Access, Problem, Schedule, Unit};
 use tile::{Operand, Tile};
@@ -109,6 +112,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let (batch, m, n, depth) = (size(&r.batch), size(&r.m), size(&r.n), size(&r.k));
     let lanes = b.lanes;
+    let plain =
+        Problem { unit: Unit::Fma, batch, m, n, depth, a: (a_row, a_step), b: (b_row, b_step) };
+    let one_row = !by_expert && vector::takes(plain);
     let halves = [ta, tb].iter().all(|t| t.dtype == DType::Bf16);
     let (steps_a, steps_b) = (pairs(a_row, a_step, m), pairs(b_row, b_step, n));
     let unit = match (steps_a, steps_b) {
@@ -118,9 +124,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     // From here on a step of the contraction is what the unit multiplies at a time.
     let (depth, a_strides, b_strides) = match (unit, steps_a, steps_b) {
         (Unit::Dot | Unit::Tiles, Some(a), Some(b)) => (depth / 2, a, b),
-        _ => (depth, (a_row, a_step), (b_row, b_step)),
+        _ => (depth, plain.a, plain.b),
     };
-    let mut problem = Problem { unit, batch, m, n, depth, a: a_strides, b: b_strides };
+    let mut problem = Problem { unit, depth, a: a_strides, b: b_strides, ..plain };
     let ranges = match by_expert {
         true => {
             let lost = || b.fail("which rows experts have is not a parameter");
@@ -142,6 +148,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let mut s = Schedule::choose(problem, b.cpu);
     if ranges.is_some() {
         s.a = Access::Packed;
+    }
+    if one_row {
+        (s.tile_rows, s.tile_vectors) = (1, 1);
     }
     let mut strides = HashMap::new();
     for p in &f.params {
@@ -166,6 +175,11 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
     }
     let plan = Plan { s, m, n, product, strides };
+    let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
+    let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
+    if one_row {
+        return vector::emit(b, &plan, plain, pa, pb);
+    }
     let (row_blocks, column_blocks) = (m.div_ceil(s.task_rows), n.div_ceil(s.task_columns));
     let width = s.tile_vectors * lanes;
     // Scratch: packed B, packed A, partial tiles, one tile; packed panels end with a vector of slack.
@@ -182,8 +196,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         b.k.tile_config(room);
     }
     let products = ranges.map_or(batch, |r| r.products(batch));
-    let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
-    let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
     b.tasks(|b, t| {
         let k = &mut b.k;
         let per_batch = k.int((row_blocks * column_blocks) as i64);
@@ -332,8 +344,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                                 a,
                                 b: bo,
                                 row,
-                                column,
-                                batch: which,
+                                epilogue: Epilogue { plan: &plan, batch: which, column },
                                 depth: whole,
                                 partial,
                                 block,

@@ -305,7 +305,7 @@ pub fn row_tiles(
 }
 
 /// Transposes `lanes` vectors of `lanes` elements: log₂ rounds of perfect shuffles.
-fn transpose(k: &mut Emit, v: &mut Vec<Val>, lanes: usize) {
+pub fn transpose(k: &mut Emit, v: &mut Vec<Val>, lanes: usize) {
     let t = k.ty(Ty::Vec(lanes));
     let pattern = |start: usize| -> String {
         let items: Vec<String> = (0..lanes / 2)
