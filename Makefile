@@ -3,14 +3,15 @@
 # make layouts train on every layout of up to eight ranks (make test runs a sample of them)
 # make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
 # make fuzz    read a million damaged plans, checkpoints and data sets each (make test: a thousand)
+# make cut-link  cut the network under a running job; needs root, and skips where it cannot
 
 # The environment's RUSTFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-.PHONY: help train build test layouts faults fuzz fmt lint docs bench setup clean
+.PHONY: help train build test layouts faults fuzz cut-link fmt lint docs bench setup clean
 help:
-	@echo "make train | test | layouts | faults | fuzz | build | bench | fmt | lint | docs | setup | clean"
+	@echo "make train | test | layouts | faults | fuzz | cut-link | build | bench | fmt | lint | docs | setup | clean"
 
 setup:
 	@tools/setup.sh
@@ -41,6 +42,9 @@ faults: setup
 
 fuzz: setup
 	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-tests --test fuzz -- --nocapture
+
+cut-link: build
+	@tools/cut-link.sh $(NEOXC)
 
 fmt:
 	cargo fmt --all
