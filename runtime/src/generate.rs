@@ -142,14 +142,17 @@ impl Decoder {
 
 /// Draws an id; `u` is uniform in (0, 1).
 fn pick(logits: &[f32], how: Sampling, u: f64) -> u32 {
-    let mut order: Vec<usize> = (0..logits.len()).collect();
-    order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
+    let likelier = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
     if how.temperature <= 0.0 {
-        return order[0] as u32;
+        return (0..logits.len()).min_by(likelier).unwrap_or(0) as u32;
     }
-    if how.top_k > 0 {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    if (1..order.len()).contains(&how.top_k) {
+        // Only these need an order.
+        order.select_nth_unstable_by(how.top_k - 1, likelier);
         order.truncate(how.top_k);
     }
+    order.sort_unstable_by(likelier);
     let top = f64::from(logits[order[0]]);
     let weight = |i: &usize| ((f64::from(logits[*i]) - top) / f64::from(how.temperature)).exp();
     let mut weights: Vec<f64> = order.iter().map(weight).collect();
