@@ -287,7 +287,7 @@ fn repeat_ranks(
                 for (n, t) in x.iter().enumerate().skip(s.carried) {
                     inputs.push(if n < s.carried + s.sliced {
                         let ty = g.ty(g.params[n]).clone();
-                        let size = ty.elements();
+                        let (size, i) = (ty.elements(), i + s.first.unwrap_or(0));
                         Tensor::new(ty, t.data[i * size..(i + 1) * size].to_vec())
                     } else {
                         t.clone()

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Module, Op};
+use neoxc_ir::{Module, ValueId};
 
 use crate::specialise_calls::entries;
 
@@ -111,10 +111,7 @@ impl Fact {
                 let uses = f.use_counts();
                 let op = f.ops.iter().filter(|o| o.kind.is("wait")).find(|o| {
                     let x = o.operands[0];
-                    let made = f.ops.iter().find(|e| e.results.contains(&x));
-                    let started =
-                        |e: &Op| e.kind.0.class() == Class::Collective && !e.kind.is("take_part");
-                    uses[x.index()] != 1 || !made.is_some_and(started)
+                    uses[x.index()] != 1 || !starts(m, f, x)
                 })?;
                 Some(format!("@{} at {}", f.name, op.loc))
             })),
@@ -125,6 +122,21 @@ impl Fact {
             })),
         }
     }
+}
+
+/// Whether `x` is what an exchange of `f` makes, or what the iterations of a loop leave that end with one.
+fn starts(m: &Module, f: &neoxc_ir::Function, x: ValueId) -> bool {
+    let Some(op) = f.ops.iter().find(|op| op.results.contains(&x)) else { return false };
+    if !op.kind.is("repeat") {
+        return op.kind.0.class() == Class::Collective && !op.kind.is("take_part");
+    }
+    let n = op.results.iter().position(|r| *r == x).unwrap_or(0);
+    let body = op.attrs.symbol("callee").and_then(|c| m.function(c));
+    let stacked = n >= op.attrs.int("carried").unwrap_or(0) as usize;
+    body.is_some_and(|g| {
+        let inner = g.results[n];
+        stacked && g.use_counts()[inner.index()] == 1 && starts(m, g, inner)
+    })
 }
 
 /// Functions that an entry reaches and that are not kernels.

@@ -18,6 +18,7 @@ pub mod merge_loss_gradient;
 pub mod overlap_exchanges;
 pub mod partition_program;
 pub mod pass;
+pub mod peel_last_step;
 pub mod pipeline;
 pub mod place_memory;
 pub mod rewrite_graph;

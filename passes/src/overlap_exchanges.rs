@@ -9,11 +9,12 @@
 //! Every function is put in the order in which a rank with one compute stream and one stream per mesh axis
 //! would get through it soonest, by the machine's rates: exchanges start when their operand is there (a
 //! gather of weights: when it is time), ops that need one that is not done let later ones go first, and
-//! waits stand before first uses. Callees keep their borders: nothing is on its way when a function ends, so
-//! an iteration of a loop waits for what it started.
+//! waits stand before first uses. Nothing is on its way when a program ends, or when the next iteration of a loop
+//! would need it or its bytes. What an iteration only leaves behind, one result of many, may be on its way longer:
+//! it is waited for behind the loop (and, in a plan, before the next iteration starts its like).
 //!
 //! What is on its way, or made earlier than it was, takes memory. The pass places the program both ways and
-//! takes less of it until the arena has grown by no more than an eighth.
+//! takes less of it until the arena has grown by no more than an eighth of what activations take.
 //!
 //! Invariant: ops and their operands stay what they were; only their order changes, and waits are added. All
 //! ranks run the same program, so all start the exchanges of an axis in the same order.
@@ -39,7 +40,7 @@ pub const PASS: Pass = Pass {
     run,
 };
 
-/// The arena may grow by this part of what it has without.
+/// The arena may grow by this part of what activations take without: the arena, and slots.
 const GROWTH: u64 = 8;
 
 /// Bytes that may always be taken.
@@ -50,19 +51,19 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         return Ok(PassReport::default());
     }
     m.functions.iter_mut().for_each(without_waits);
-    let before = place_memory::arena(m)?;
-    let most = (before / GROWTH).max(LEAST);
+    let (before, slots) = place_memory::arena(m)?;
+    let most = ((before + slots) / GROWTH).max(LEAST);
     // What a function may have ahead of its time; less, if the whole grows by more than that.
-    for ahead in [most, most / 4, most / 16] {
+    for ahead in [most, most / 2, most / 4, most / 16] {
         let mut new = m.clone();
         let mut times = Times::new(cx);
         let (mut blocking, mut overlapped) = (0.0, 0.0);
         for entry in &entries(m) {
             blocking += times.blocking(m, entry);
             let Some(f) = new.function(entry).cloned() else { continue };
-            overlapped += reorder(&mut new, &f, ahead, &mut times)?;
+            overlapped += reorder(&mut new, &f, None, ahead, &mut times)?;
         }
-        let after = place_memory::arena(&new)?;
+        let (after, _) = place_memory::arena(&new)?;
         if after > before + most {
             continue;
         }
@@ -100,15 +101,42 @@ fn without_waits(f: &mut Function) {
     f.renumber();
 }
 
-/// Reorders a function, its callees first; gives its seconds.
-fn reorder(m: &mut Module, f: &Function, ahead: u64, times: &mut Times) -> Result<f64, PassError> {
+/// Reorders a function, its callees first; gives its seconds. `carried`: it is the body of a loop that hands on
+/// so many values.
+fn reorder(
+    m: &mut Module,
+    f: &Function,
+    carried: Option<usize>,
+    ahead: u64,
+    times: &mut Times,
+) -> Result<f64, PassError> {
     for op in f.ops.iter().filter(|op| op.kind.is("repeat") || op.kind.is("call")) {
         let callee = op.attrs.symbol("callee").and_then(|c| m.function(c)).cloned();
         let Some(g) = callee.filter(|g| g.attrs.get("neox.kernel").is_none()) else { continue };
-        let seconds = reorder(m, &g, ahead, times)?;
+        let carried = op.attrs.int("carried").filter(|_| op.kind.is("repeat"));
+        let seconds = reorder(m, &g, carried.map(|n| n as usize), ahead, times)?;
         times.learn(&g.name, seconds);
     }
-    let (new, seconds) = Order::new(m, f, ahead, times).run()?;
+    let late = carried.map_or(vec![], |n| late(f, n));
+    let (new, seconds) = Order::new(m, f, &late, ahead, times).run()?;
+    times.learn_late(&new, &late);
     m.insert(new);
     Ok(seconds)
+}
+
+/// Results of a loop's body that may be on their way when it ends: exchanges of what the body leaves as well, or
+/// that are made where the sum was, so that no later iteration touches either.
+fn late(f: &Function, carried: usize) -> Vec<usize> {
+    let maker = |v: ValueId| f.ops.iter().find(|op| op.results.contains(&v));
+    let left = |v: ValueId| f.results[carried..].contains(&v);
+    let uses = f.use_counts();
+    let may = |n: &usize| {
+        let v = f.results[*n];
+        let Some(op) = maker(v).filter(|op| Times::is_exchange(op) && uses[v.index()] == 1) else {
+            return false;
+        };
+        let x = op.operands[0];
+        left(x) || op.kind.is("all_reduce") && uses[x.index()] == 1 && maker(x).is_some()
+    };
+    (carried..f.results.len()).filter(may).collect()
 }

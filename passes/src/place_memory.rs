@@ -133,11 +133,17 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(report)
 }
 
-/// Bytes of the arena that `m` takes as it is.
-pub fn arena(m: &Module) -> Result<u64, PassError> {
+/// Bytes of the arena that `m` takes as it is, and of the slots of the stage that has most.
+pub fn arena(m: &Module) -> Result<(u64, u64), PassError> {
     let mut placed = m.clone();
     place(&mut placed)?;
-    Ok(placed.attrs.int("neox.arena").unwrap_or(0).max(0) as u64)
+    let classes = m.attrs.strs("neox.classes").map_or(0, |c| c.len());
+    let slot = (0..classes).map(|class| Shared::of(m, class).slot_bytes()).max().unwrap_or(0);
+    let chunks = m.attrs.int("neox.chunks").unwrap_or(1).max(1) as usize;
+    let slots = m.attrs.ints("neox.slots").unwrap_or_default();
+    let slots = slots.chunks(chunks).map(|n| n.iter().sum::<i64>()).max().unwrap_or(0);
+    let arena = placed.attrs.int("neox.arena").unwrap_or(0).max(0) as u64;
+    Ok((arena, slot * slots.max(0) as u64))
 }
 
 fn place(m: &mut Module) -> Result<PassReport, PassError> {

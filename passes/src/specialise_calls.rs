@@ -23,7 +23,7 @@ pub const PASS: Pass = Pass {
 /// Entry functions: what a plan has programs for.
 ///
 /// A program of one rank runs a step at once; that of a pipeline's stages is cut into parts.
-pub const ENTRIES: [&str; 18] = [
+pub const ENTRIES: [&str; 20] = [
     "train_step",
     "eval_step",
     "logits",
@@ -33,7 +33,9 @@ pub const ENTRIES: [&str; 18] = [
     "train_forward",
     "train_head",
     "train_backward",
+    "train_backward_last",
     "train_weights",
+    "train_weights_last",
     "train_leave",
     "train_finish",
     "eval_enter",

@@ -107,7 +107,8 @@ fn results_stay_the_same_to_the_bit() {
     assert!(waits > 100, "{waits} exchanges were overlapped");
 }
 
-/// Kernels by family, exchanges, waits: `a`, `b`, … are exchanges on their way.
+/// Kernels by family, exchanges, waits: 1, 2, … are exchanges on their way; those that a loop's body leaves on
+/// their way are waited for behind the loop.
 fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);
     let waited = |v| f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == v);
@@ -124,12 +125,16 @@ fn outline(f: &Function) -> String {
                 if waited(op.results[0]) {
                     names.push(op.results[0]);
                     line = format!("start {line} {}", names.len());
+                } else if f.results.contains(&op.results[0]) {
+                    line = format!("leave {line}");
                 }
                 line
             }
             Class::View if op.kind.is("wait") => {
-                let at = names.iter().position(|n| *n == op.operands[0]).unwrap();
-                format!("wait {}", at + 1)
+                match names.iter().position(|n| *n == op.operands[0]) {
+                    Some(at) => format!("wait {}", at + 1),
+                    None => "wait for what the loop left".into(),
+                }
             }
             Class::View => continue,
             _ if op.kind.is("repeat") => format!("repeat @{callee}"),
@@ -181,6 +186,35 @@ fn zero_3_gathers_ahead_and_scatters_behind() {
     };
     let m = overlapped(&cx);
     insta::assert_snapshot!(outlines(&m, &["train_step.block.fwd", "train_step.block.bwd"]));
+}
+
+#[test]
+fn gradients_are_summed_beside_the_layers_below() {
+    for zero_stage in [0, 1] {
+        let cx = PassCx {
+            machine: machine(),
+            degrees: Degrees { data: 2, ..Degrees::ONE },
+            zero_stage,
+            ..PassCx::new(Target::X86V4)
+        };
+        let m = overlapped(&cx);
+        let names = ["train_step.micro_step.last", "train_step.block.bwd.last"];
+        insta::assert_snapshot!(format!("sums_zero_{zero_stage}"), outlines(&m, &names));
+    }
+}
+
+#[test]
+fn stages_sum_in_a_program_for_the_last_micro_batch() {
+    let degrees = Degrees { data: 2, pipe: 2, ..Degrees::ONE };
+    let cx = PassCx { machine: machine(), degrees, zero_stage: 1, ..PassCx::new(Target::X86V4) };
+    let m = overlapped(&cx);
+    let names = ["train_backward", "train_backward_last", "train_backward_last.block.bwd.last"];
+    insta::assert_snapshot!(outlines(&m, &names));
+    // What has to wait: the sums of the head, of embeddings, and small ones, each of all layers.
+    let finish = m.function("train_finish_1").unwrap();
+    let scatters = finish.ops.iter().filter(|op| op.kind.is("reduce_scatter")).count();
+    let sums = finish.param_attrs.iter().filter(|a| a.str("neox.role") == Some("sum")).count();
+    assert!(scatters > 0 && sums > 0 && scatters + sums > 12, "{scatters} {sums}");
 }
 
 /// A machine without latency whose links are fast finds less to gain than one with slow links.

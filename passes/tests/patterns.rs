@@ -150,13 +150,13 @@ fn sequence_parallelism() {
 #[test]
 fn data_ranks_sum_once_a_step() {
     let m = sharded(cx(Degrees { data: 2, ..Degrees::ONE }));
-    insta::assert_snapshot!(outlines(&m, &["micro_step", "train_step"]));
+    insta::assert_snapshot!(outlines(&m, &["micro_step", "micro_step.last", "train_step"]));
 }
 
 #[test]
 fn zero_1_scatters_gradients_and_gathers_weights() {
     let m = sharded(PassCx { zero_stage: 1, ..cx(Degrees { data: 2, ..Degrees::ONE }) });
-    insta::assert_snapshot!(outlines(&m, &["block.bwd", "train_step"]));
+    insta::assert_snapshot!(outlines(&m, &["block.bwd", "micro_step.last", "train_step"]));
 }
 
 #[test]

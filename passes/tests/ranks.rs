@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Random, arch, inputs, moe};
+use common::{Random, arch, inputs, moe, without_latency};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::eval_ranks::{group, run_ranks};
 use neoxc_ir::target::Target;
@@ -136,6 +136,7 @@ fn every_mesh_computes_the_same() {
                 zero_stage,
                 sequence_parallel,
                 expert_tensor,
+                machine: without_latency(),
                 ..PassCx::new(Target::X86V4)
             };
             let mut m = neoxc_models::build(&a).unwrap();

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{all_tensors, data, plan_with, run};
-use neoxc_plan::Plan;
+use neoxc_plan::{Instr, Plan};
 use neoxc_runtime::train::StepReport;
 
 const SETS: [&str; 7] = [
@@ -23,6 +23,23 @@ fn waits(plan: &Plan) -> usize {
     texts.map(|t| t.lines().filter(|l| l.trim().starts_with("wait ")).count()).sum()
 }
 
+/// Events that iterations of loops leave to the next one.
+fn left(plan: &Plan) -> usize {
+    fn of(body: &[Instr], inside: bool, under_way: &mut Vec<usize>) -> usize {
+        let (mut left, before) = (0, under_way.len());
+        for instr in body {
+            match instr {
+                Instr::Exchange { event: Some(e), .. } => under_way.push(*e),
+                Instr::Wait { event } => under_way.retain(|e| e != event),
+                Instr::Loop { body, .. } => left += of(body, true, under_way),
+                _ => {}
+            }
+        }
+        left + if inside { under_way.len() - before } else { 0 }
+    }
+    plan.programs.iter().map(|p| of(&p.body, false, &mut vec![])).sum()
+}
+
 fn bits(reports: &[StepReport]) -> Vec<(u32, u32)> {
     reports.iter().map(|r| (r.loss.to_bits(), r.grad_norm.to_bits())).collect()
 }
@@ -31,17 +48,44 @@ fn bits(reports: &[StepReport]) -> Vec<(u32, u32)> {
 fn overlapping_changes_no_bit() {
     let folder = tempfile::tempdir().expect("a folder");
     data(folder.path(), 0);
-    for layout in [
-        &["model_parallel_size=2", "gpt_j_residual=false"][..],
-        &["zero_optimization={\"stage\": 3}", "checkpoint_activations=true"],
-        &["model_parallel_size=2", "zero_optimization={\"stage\": 2}", "sequence_parallel=true"],
-        &["pipe_parallel_size=2", "zero_optimization={\"stage\": 3}"],
+    // With how many gradients, at least, that are summed over ranks while the layers below are computed.
+    for (layout, sums) in [
+        (&["model_parallel_size=2", "gpt_j_residual=false"][..], 12),
+        (&["zero_optimization={\"stage\": 1}", "gradient_accumulation_steps=1"], 12),
+        (
+            &[
+                "pipe_parallel_size=2",
+                "zero_optimization={\"stage\": 1}",
+                "context_parallel_size=2",
+            ],
+            0,
+        ),
+        (
+            &[
+                "pipe_parallel_size=2",
+                "zero_optimization={\"stage\": 1}",
+                "virtual_pipeline_chunks=2",
+                "pipe_schedule=interleaved",
+            ],
+            24,
+        ),
+        (&["zero_optimization={\"stage\": 3}", "checkpoint_activations=true"], 0),
+        (
+            &[
+                "model_parallel_size=2",
+                "zero_optimization={\"stage\": 2}",
+                "sequence_parallel=true",
+            ],
+            0,
+        ),
+        (&["pipe_parallel_size=2", "zero_optimization={\"stage\": 3}"], 0),
     ] {
         let sets: Vec<&str> = SETS.iter().chain(layout).copied().collect();
         let beside = plan_with(folder.path(), &sets, true);
         let blocking = plan_with(folder.path(), &sets, false);
         assert!(waits(&beside) > 3, "{layout:?}: {}", waits(&beside));
         assert_eq!(waits(&blocking), 0);
+        assert!(left(&beside) >= sums, "{layout:?}: {}", left(&beside));
         let at = folder.path().join("p");
         beside.write(&at).expect("it is valid");
         assert_eq!(Plan::open(&at).expect("it is whole").programs, beside.programs);

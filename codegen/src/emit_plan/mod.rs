@@ -79,6 +79,17 @@ impl Emitter<'_> {
         vars: &mut Vec<String>,
         counts: &mut Vec<u64>,
     ) -> Result<Vec<Instr>, CodegenError> {
+        Ok(self.part(f, vars, counts, &[])?.0)
+    }
+
+    /// Transcribes a function whose results numbered `late` are waited for by its caller: their events.
+    fn part(
+        &mut self,
+        f: &Function,
+        vars: &mut Vec<String>,
+        counts: &mut Vec<u64>,
+        late: &[usize],
+    ) -> Result<(Vec<Instr>, Vec<Vec<usize>>), CodegenError> {
         let mut at: HashMap<ValueId, String> = HashMap::new();
         for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
             let place =
@@ -86,9 +97,18 @@ impl Emitter<'_> {
             at.insert(*p, place);
         }
         let mut out = vec![];
-        // Numbers of the events of exchanges under way; those of the loops around are below `outside`.
-        let (outside, mut events) = (self.events.len(), HashMap::<ValueId, usize>::new());
-        let waited = |v: &ValueId| f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == *v);
+        // Numbers of the events of exchanges under way.
+        let mut events = HashMap::<ValueId, Vec<usize>>::new();
+        let is_late = |v: &ValueId| late.iter().any(|n| f.results[*n] == *v);
+        let waited = |v: &ValueId| {
+            is_late(v) || f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == *v)
+        };
+        // Those that go on into the next iteration have numbers that nothing before them has.
+        let mut kept = HashMap::<ValueId, usize>::new();
+        for n in late {
+            kept.insert(f.results[*n], self.events.len());
+            self.events.push(true);
+        }
         for op in &f.ops {
             for (r, place) in op.results.iter().zip(Self::places(&op.attrs)?) {
                 at.insert(*r, place);
@@ -97,9 +117,10 @@ impl Emitter<'_> {
             match op.kind.0.class() {
                 Class::View if op.kind.is("wait") => {
                     let event = events.remove(&op.operands[0]);
-                    let event = event.ok_or_else(|| bad("a wait for nothing"))?;
-                    self.events[event] = false;
-                    out.push(Instr::Wait { event });
+                    for event in event.ok_or_else(|| bad("a wait for nothing"))? {
+                        self.events[event] = false;
+                        out.push(Instr::Wait { event });
+                    }
                 }
                 Class::View => {}
                 Class::Call if op.kind.is("repeat") => {
@@ -115,7 +136,10 @@ impl Emitter<'_> {
                     }
                     vars.push(var.clone());
                     counts.push(count);
-                    let body = self.body(g, vars, counts)?;
+                    let late: Vec<usize> =
+                        (0..op.results.len()).filter(|n| waited(&op.results[*n])).collect();
+                    let (body, left) = self.part(g, vars, counts, &late)?;
+                    events.extend(late.iter().map(|n| op.results[*n]).zip(left));
                     vars.pop();
                     counts.pop();
                     let reverse = op.attrs.flag("reverse");
@@ -128,8 +152,11 @@ impl Emitter<'_> {
                     let axis = op.attrs.str("axis").unwrap_or_default().to_string();
                     let (kind, shape) = exchange(f, op)?;
                     let loc = op.loc.to_string();
-                    let event = waited(&op.results[0]).then(|| self.free_event());
-                    events.extend(event.map(|e| (op.results[0], e)));
+                    let event = match kept.get(&op.results[0]) {
+                        Some(event) => Some(*event),
+                        None => waited(&op.results[0]).then(|| self.free_event()),
+                    };
+                    events.extend(event.map(|e| (op.results[0], vec![e])));
                     out.push(Instr::Exchange { kind, axis, shape, from, to, event, loc });
                 }
                 _ => {
@@ -145,8 +172,8 @@ impl Emitter<'_> {
                 }
             }
         }
-        self.events.truncate(outside);
-        Ok(out)
+        let left = late.iter().map(|n| events.remove(&f.results[*n]).unwrap_or_default());
+        Ok((out, left.collect()))
     }
 
     /// The lowest number of an event that is not under way.

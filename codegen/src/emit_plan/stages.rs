@@ -24,8 +24,18 @@ const WHOLES: [(&str, &str, &[Output]); 3] = [
     ("logits", "logits", &[("logits", "logits_head")]),
 ];
 
-const STEPS: [&str; 8] =
-    ["start", "enter", "forward", "head", "backward", "weights", "leave", "finish"];
+const STEPS: [&str; 10] = [
+    "start",
+    "enter",
+    "forward",
+    "head",
+    "backward",
+    "backward_last",
+    "weights",
+    "weights_last",
+    "leave",
+    "finish",
+];
 
 /// Transcribes all parts of one class of stages.
 pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {

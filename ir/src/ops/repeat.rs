@@ -24,6 +24,12 @@ const ATTRS: &[AttrSpec] = &[
     attr("sliced", AttrKind::Int, "number of sliced operands"),
     attr("dim", AttrKind::Str, "leading dim of sliced operands and stacked results"),
     AttrSpec { name: "reverse", kind: AttrKind::Bool, required: false, doc: "last slice first" },
+    AttrSpec {
+        name: "first",
+        kind: AttrKind::Int,
+        required: false,
+        doc: "number of the first slice, where operands have more slices than there are iterations",
+    },
 ];
 
 /// How the operands and results of a repeat divide.
@@ -35,6 +41,8 @@ pub struct Shape {
     pub carried: usize,
     /// Operands that each iteration sees one slice of; they come second.
     pub sliced: usize,
+    /// Number of the first slice; where it is given, operands may have more slices than `count`.
+    pub first: Option<usize>,
 }
 
 /// Reads the attributes.
@@ -42,7 +50,9 @@ pub fn shape(cx: &RuleCx<'_>) -> Result<Shape, OpError> {
     let at = |name| -> Result<usize, OpError> {
         usize::try_from(cx.int(name)?).map_err(|_| OpError::new(format!("`{name}` is negative")))
     };
-    let s = Shape { count: cx.size("count")?, carried: at("carried")?, sliced: at("sliced")? };
+    let first = cx.attrs.int("first").map(|_| at("first")).transpose()?;
+    let (count, carried, sliced) = (cx.size("count")?, at("carried")?, at("sliced")?);
+    let s = Shape { count, carried, sliced, first };
     if s.carried + s.sliced > cx.operands.len() {
         return Err(OpError::new("has fewer operands than `carried` and `sliced` say"));
     }
@@ -58,7 +68,7 @@ impl OpDef for Repeat {
         "Calls `callee` `count` times. Operands: `carried` values handed on, then `sliced` values of \
          which iteration i sees slice i of the leading dim `dim`, then invariants. The callee \
          returns the carried values and per-step values; the latter come out stacked along `dim`. \
-         `reverse` walks from the last slice to the first."
+         `reverse` walks from the last slice to the first, `first` leaves out the slices before it."
     }
 
     fn signature(&self) -> Signature {
@@ -88,7 +98,9 @@ impl OpDef for Repeat {
             let want = f.ty(*p);
             let sliced = (s.carried..s.carried + s.sliced).contains(&i);
             let fits = if sliced {
-                have.same_tensor(&want.stacked(Dim::new(dim, s.count)))
+                let slices = have.size(dim).filter(|_| s.first.is_some()).unwrap_or(s.count);
+                let enough = slices.checked_sub(s.count) >= Some(s.first.unwrap_or(0));
+                enough && have.same_tensor(&want.stacked(Dim::new(dim, slices)))
             } else {
                 have.same_tensor(want)
             };
@@ -143,7 +155,7 @@ impl OpDef for Repeat {
             for (n, t) in cx.operands.iter().enumerate().skip(s.carried) {
                 inputs.push(if n < s.carried + s.sliced {
                     let ty = f.ty(f.params[n]).clone();
-                    let size = ty.elements();
+                    let (size, i) = (ty.elements(), i + s.first.unwrap_or(0));
                     Tensor::new(ty, t.data[i * size..(i + 1) * size].to_vec())
                 } else {
                     (*t).clone()

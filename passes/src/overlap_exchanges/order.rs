@@ -10,6 +10,7 @@ use neoxc_ir::op::Class;
 use neoxc_ir::{Function, Module, Op, ValueId, ops};
 
 use super::Times;
+use super::times::Late;
 use crate::pass::PassError;
 
 /// What is known of a function while it is put in order.
@@ -24,6 +25,10 @@ pub struct Order<'a> {
     ahead: u64,
     /// When each op is done, once it has run or started.
     done: Vec<Option<f64>>,
+    /// Results that stay on their way when the function ends.
+    keeps: Vec<ValueId>,
+    /// What loops leave on its way, and when it is there.
+    late: HashMap<ValueId, (Late, Option<f64>)>,
     /// When each axis' stream is free.
     streams: HashMap<String, f64>,
     now: f64,
@@ -34,7 +39,20 @@ pub struct Order<'a> {
 }
 
 impl<'a> Order<'a> {
-    pub fn new(m: &'a Module, f: &'a Function, ahead: u64, times: &Times) -> Order<'a> {
+    /// `late`: the numbers of the results that may be on their way when it ends.
+    pub fn new(
+        m: &'a Module,
+        f: &'a Function,
+        late: &[usize],
+        ahead: u64,
+        times: &Times,
+    ) -> Order<'a> {
+        let keeps = late.iter().map(|n| f.results[*n]).collect();
+        let results =
+            f.ops.iter().flat_map(|op| op.results.iter().enumerate().map(move |r| (op, r)));
+        let late =
+            results.filter_map(|(op, (n, r))| Some((*r, (times.late(op, n)?.clone(), None))));
+        let late = late.collect();
         let seconds: Vec<f64> = f.ops.iter().map(|op| times.op(m, f, op)).collect();
         let mut sum = 0.0;
         let mut turn: Vec<f64> = vec![];
@@ -58,6 +76,8 @@ impl<'a> Order<'a> {
             turn,
             ahead,
             done: vec![None; f.ops.len()],
+            keeps,
+            late,
             streams: HashMap::new(),
             now: 0.0,
             out: vec![],
@@ -103,6 +123,7 @@ impl<'a> Order<'a> {
                     self.emit(i)?;
                     self.now += self.seconds[i];
                     self.done[i] = Some(self.now);
+                    self.leave_on_its_way(i);
                 }
                 None if started => {}
                 // Only exchanges are left that wait for each other.
@@ -111,6 +132,10 @@ impl<'a> Order<'a> {
                         .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i].is_none());
                     let later = next.filter_map(|i| self.ready(i)).filter(|t| *t > self.now);
                     let at = later.fold(f64::MAX, f64::min);
+                    // One that nobody needs yet may stand in front of one that is needed.
+                    if at == f64::MAX && self.start_exchanges(None)? {
+                        continue;
+                    }
                     if at == f64::MAX {
                         let what = format!("@{}: an exchange is needed by itself", f.name);
                         return Err(PassError::Unsupported(what));
@@ -137,10 +162,23 @@ impl<'a> Order<'a> {
     }
 
     fn there(&self, v: ValueId) -> Option<f64> {
+        if let Some((_, there)) = self.late.get(&v) {
+            return *there;
+        }
         match self.defs[v.index()] {
             None => Some(0.0),
             Some(d) if self.f.ops[d].kind.0.class() == Class::View => self.ready(d),
             Some(d) => self.done[d],
+        }
+    }
+
+    /// The loop at `i` has run: its iterations' last exchanges are still on their way.
+    fn leave_on_its_way(&mut self, i: usize) {
+        for v in &self.f.ops[i].results {
+            let Some((late, there)) = self.late.get_mut(v) else { continue };
+            let free = self.streams.entry(late.axis.clone()).or_insert(0.0);
+            *free = free.max(self.now) + late.seconds;
+            *there = Some(*free);
         }
     }
 
@@ -220,14 +258,15 @@ impl<'a> Order<'a> {
             self.emit(d)?;
             self.done[d] = self.ready(d);
         }
-        if !Times::is_exchange(op) {
+        if !Times::is_exchange(op) && !self.late.contains_key(&v) {
             return Ok(v);
         }
         if let Some(known) = self.waited.get(&v) {
             return Ok(*known);
         }
         // Nothing stands between: it is waited for at once.
-        if self.out.last().is_some_and(|last| last.results.contains(&v)) {
+        let last = self.out.last().filter(|last| Times::is_exchange(last));
+        if last.is_some_and(|last| last.results.contains(&v)) {
             self.waited.insert(v, v);
             return Ok(v);
         }
@@ -248,14 +287,26 @@ impl<'a> Order<'a> {
     fn finish(mut self) -> Result<(Function, f64), PassError> {
         let f = self.f;
         let mut end = self.now;
-        for v in &f.results {
+        for v in f.results.iter().filter(|v| !self.keeps.contains(v)) {
             end = self.there(*v).map_or(end, |t| end.max(t));
         }
-        let results = f.results.iter().map(|v| self.use_of(*v)).collect::<Result<_, _>>()?;
+        // An iteration takes as long as the exchanges that it leaves to the next one.
+        let mut left: HashMap<&str, f64> = HashMap::new();
+        for op in f.ops.iter().filter(|op| op.results.iter().any(|r| self.keeps.contains(r))) {
+            let i = self.defs[op.results[0].index()];
+            *left.entry(op.attrs.str("axis").unwrap_or_default()).or_default() +=
+                i.map_or(0.0, |i| self.seconds[i]);
+        }
+        end = left.into_values().fold(end, f64::max);
+        let mut results = vec![];
+        for v in &f.results {
+            results.push(if self.keeps.contains(v) { *v } else { self.use_of(*v)? });
+        }
         // Whatever nobody uses is not left on its way either.
-        for i in 0..f.ops.len() {
-            if Times::is_exchange(&f.ops[i]) {
-                self.use_of(f.ops[i].results[0])?;
+        let made = f.ops.iter().flat_map(|op| op.results.iter().map(move |r| (op, *r)));
+        for (op, v) in made.filter(|(_, v)| !self.keeps.contains(v)).collect::<Vec<_>>() {
+            if Times::is_exchange(op) || self.late.contains_key(&v) {
+                self.use_of(v)?;
             }
         }
         self.new.ops = self.out;

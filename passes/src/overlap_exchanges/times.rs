@@ -13,17 +13,46 @@ pub struct Times {
     links: Links,
     /// Seconds of functions whose order is known.
     known: HashMap<String, f64>,
+    /// Exchanges that are on their way when a loop's body ends: by the body and the number of its result.
+    late: HashMap<(String, usize), Late>,
+}
+
+/// An exchange that each iteration of a loop leaves on its way.
+#[derive(Debug, Clone)]
+pub struct Late {
+    /// Its axis.
+    pub axis: String,
+    /// Its seconds on the link.
+    pub seconds: f64,
 }
 
 impl Times {
     /// Nothing known yet.
     pub fn new(cx: &PassCx) -> Times {
-        Times { links: Links::new(cx), known: HashMap::new() }
+        Times { links: Links::new(cx), known: HashMap::new(), late: HashMap::new() }
     }
 
     /// A function takes this long from now on.
     pub fn learn(&mut self, name: &str, seconds: f64) {
         self.known.insert(name.to_string(), seconds);
+    }
+
+    /// The results of a loop's body that are on their way when it ends.
+    pub fn learn_late(&mut self, f: &Function, results: &[usize]) {
+        for n in results {
+            let Some(op) = f.ops.iter().find(|op| op.results.contains(&f.results[*n])) else {
+                continue;
+            };
+            let axis = op.attrs.str("axis").unwrap_or_default().to_string();
+            let late = Late { axis, seconds: self.exchange(f, op) };
+            self.late.insert((f.name.clone(), *n), late);
+        }
+    }
+
+    /// What each iteration of the loop `op` leaves on its way in result `n`.
+    pub fn late(&self, op: &Op, n: usize) -> Option<&Late> {
+        let callee = op.attrs.symbol("callee").filter(|_| op.kind.is("repeat"))?;
+        self.late.get(&(callee.to_string(), n))
     }
 
     /// Seconds of `entry` if every exchange is waited for at once.

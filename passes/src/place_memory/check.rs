@@ -4,7 +4,8 @@
 //!
 //! An exchange that is waited for later may read and write at any time until then. So it writes its version
 //! at its start, and when it is waited for both its bytes and those that it sends must still have the
-//! versions they had at the start.
+//! versions they had at the start. The exchanges that the iterations of a loop leave on their way are all
+//! looked at when the loop's result is waited for.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -57,6 +58,25 @@ impl Memory {
 /// What a value should look like: the versions of its bytes.
 type Image = Vec<(u64, u64, Version)>;
 
+/// A range under way, and what it has to look like until it is waited for.
+#[derive(Clone)]
+struct Under {
+    segment: String,
+    range: (u64, u64),
+    image: Image,
+}
+
+/// What one run of a body made.
+struct Made {
+    /// What each result should look like.
+    images: Vec<Image>,
+    /// What is on its way in each result.
+    under_way: Vec<Vec<Under>>,
+}
+
+/// Of a loop: the number of each iteration and what it made; what is under way in each late result.
+type Iterations = (Vec<(usize, Vec<Image>)>, Vec<Vec<Under>>);
+
 struct Check<'m> {
     module: &'m Module,
     memory: Memory,
@@ -79,7 +99,7 @@ pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
         }
         images.push(image);
     }
-    c.run(f, &images)?;
+    c.run(f, &images, &[])?;
     for (place, lo, hi, image) in kept {
         if c.memory.read(&place.segment, lo, hi) != image {
             let lost = format!("@{entry} writes to {place}, which is to stay");
@@ -107,14 +127,14 @@ impl Check<'_> {
         (p.offset + moved, p.offset + moved + bytes as u64)
     }
 
-    /// Runs `f`; gives the images of its results.
-    fn run(&mut self, f: &Function, params: &[Image]) -> Result<Vec<Image>, PassError> {
+    /// Runs `f`, which may leave the results numbered `late` on their way.
+    fn run(&mut self, f: &Function, params: &[Image], late: &[usize]) -> Result<Made, PassError> {
         let mut image: HashMap<ValueId, Image> = HashMap::new();
         let mut places: HashMap<ValueId, Place> = HashMap::new();
-        // What exchanges send that are under way, by what they make.
-        let mut sent: HashMap<ValueId, ValueId> = HashMap::new();
-        let waited: Vec<ValueId> =
-            f.ops.iter().filter(|op| op.kind.is("wait")).map(|op| op.operands[0]).collect();
+        // What is under way, by the value that is waited for.
+        let mut sent: HashMap<ValueId, Vec<Under>> = HashMap::new();
+        let waits = f.ops.iter().filter(|op| op.kind.is("wait")).map(|op| op.operands[0]);
+        let waited: Vec<ValueId> = waits.chain(late.iter().map(|n| f.results[*n])).collect();
         for ((p, attrs), i) in f.params.iter().zip(&f.param_attrs).zip(params) {
             image.insert(*p, i.clone());
             places.insert(*p, place_of(attrs, 0, &f.name)?);
@@ -127,25 +147,27 @@ impl Check<'_> {
                 self.expect(f, *o, &places[o], &image[o], op)?;
             }
             if op.kind.is("wait") {
-                let x = sent.remove(&op.operands[0]);
-                let x = x.ok_or_else(|| self.broken(f, op, "waits for nothing"))?;
-                if places[&x] != places[&op.operands[0]] {
-                    self.expect(f, x, &places[&x], &image[&x], op)?;
+                let under = sent.remove(&op.operands[0]);
+                let under = under.ok_or_else(|| self.broken(f, op, "waits for nothing"))?;
+                let changed =
+                    |u: &Under| self.memory.read(&u.segment, u.range.0, u.range.1) != u.image;
+                if under.iter().any(changed) {
+                    return Err(self.broken(f, op, "waits for bytes that another value has"));
                 }
             }
             for (i, r) in op.results.iter().enumerate() {
                 places.insert(*r, place_of(&op.attrs, i, &f.name)?);
-            }
-            if op.kind.0.class() == Class::Collective && waited.contains(&op.results[0]) {
-                sent.insert(op.results[0], op.operands[0]);
             }
             if op.kind.0.class() == Class::View {
                 let same = image[&op.operands[0]].clone();
                 image.insert(op.results[0], same);
             } else if op.kind.is("repeat") {
                 let operands: Vec<Image> = op.operands.iter().map(|o| image[o].clone()).collect();
-                let steps = self.repeat(f, op, operands)?;
+                let number = |v: &ValueId| op.results.iter().position(|r| r == v);
+                let late: Vec<usize> = waited.iter().filter_map(number).collect();
+                let (steps, under_way) = self.repeat(f, op, operands, &late)?;
                 self.results_of_loop(f, op, &places, &steps)?;
+                sent.extend(late.iter().map(|n| op.results[*n]).zip(under_way));
                 for r in &op.results {
                     let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
                     let now = self.memory.read(&places[r].segment, lo, hi);
@@ -184,7 +206,22 @@ impl Check<'_> {
                     let now = self.memory.read(&places[r].segment, lo, hi);
                     image.insert(*r, now);
                 }
+                if op.kind.0.class() == Class::Collective && waited.contains(&op.results[0]) {
+                    let (x, y) = (op.operands[0], op.results[0]);
+                    // In place there is nothing else that is sent.
+                    let ends = if places[&x] == places[&y] { vec![y] } else { vec![x, y] };
+                    let under = |v: &ValueId| Under {
+                        segment: places[v].segment.clone(),
+                        range: self.range(&places[v], f.ty(*v).bytes()),
+                        image: image[v].clone(),
+                    };
+                    sent.insert(y, ends.iter().map(under).collect());
+                }
             }
+        }
+        let mut under_way = vec![vec![]; f.results.len()];
+        for n in late {
+            under_way[*n] = sent.remove(&f.results[*n]).unwrap_or_default();
         }
         if let Some(op) = f.ops.iter().find(|op| op.results.iter().any(|r| sent.contains_key(r))) {
             return Err(self.broken(f, op, "is never waited for"));
@@ -198,7 +235,7 @@ impl Check<'_> {
                 )));
             }
         }
-        Ok(f.results.iter().map(|r| image[r].clone()).collect())
+        Ok(Made { images: f.results.iter().map(|r| image[r].clone()).collect(), under_way })
     }
 
     /// After a loop, its carried results hold what the last iteration made, and each slice of a stacked
@@ -256,7 +293,10 @@ impl Check<'_> {
         f: &Function,
         op: &neoxc_ir::Op,
         operands: Vec<Image>,
-    ) -> Result<Vec<(usize, Vec<Image>)>, PassError> {
+        late: &[usize],
+    ) -> Result<Iterations, PassError> {
+        let mut under_way = vec![vec![]; late.len()];
+        let first = op.attrs.int("first").map(|n| n as u64);
         let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
         let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
         let dim = op.attrs.str("dim").unwrap_or_default().to_string();
@@ -269,19 +309,24 @@ impl Check<'_> {
         for i in order {
             self.index.insert(dim.clone(), i as u64);
             for n in carried..carried + sliced {
-                let bytes = (f.ty(op.operands[n]).bytes() / count) as u64;
-                let lo = i as u64 * bytes;
+                let ty = f.ty(op.operands[n]);
+                let slices = ty.size(&dim).filter(|_| first.is_some()).unwrap_or(count);
+                let bytes = (ty.bytes() / slices) as u64;
+                let lo = (i as u64 + first.unwrap_or(0)) * bytes;
                 images[n] = operands[n]
                     .iter()
                     .filter(|(a, b, _)| *b > lo && *a < lo + bytes)
                     .map(|(a, b, v)| ((*a).max(lo) - lo, (*b).min(lo + bytes) - lo, *v))
                     .collect();
             }
-            let out = self.run(&callee, &images)?;
+            let Made { images: out, under_way: left } = self.run(&callee, &images, late)?;
             images[..carried].clone_from_slice(&out[..carried]);
             steps.push((i, out));
+            for (all, n) in under_way.iter_mut().zip(late) {
+                all.extend(left[*n].iter().cloned());
+            }
         }
         self.index.remove(&dim);
-        Ok(steps)
+        Ok((steps, under_way))
     }
 }

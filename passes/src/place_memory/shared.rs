@@ -74,9 +74,13 @@ impl Shared {
         Ok(Place { segment: segment.into(), offset: offset.ok_or_else(lost)?, strides: vec![] })
     }
 
+    /// Bytes of one slot.
+    pub fn slot_bytes(&self) -> u64 {
+        self.next.get("slots").copied().unwrap_or(0)
+    }
+
     fn slot(&self, name: &str) -> Result<Place, PassError> {
-        let stride = self.next.get("slots").copied().unwrap_or(0);
-        Ok(self.place("slots", name)?.slice("slot", stride))
+        Ok(self.place("slots", name)?.slice("slot", self.slot_bytes()))
     }
 
     /// The place of state of which a program that is run chunk by chunk has one chunk's layers.
@@ -109,6 +113,7 @@ impl Shared {
         let one = |(name, r): (String, &ValueId)| match name.split_once(' ') {
             Some(("slot", name)) => self.slot(name),
             Some(("grad", name)) => Ok(self.in_chunk(f, *r, self.place("grads", name)?)),
+            Some(("sum", name)) => Ok(self.in_chunk(f, *r, self.place("grads", &summed(name))?)),
             Some((segment, name)) => {
                 let known = ["params", "adam_m", "adam_v"].into_iter().find(|s| *s == segment);
                 self.place(known.unwrap_or("params"), name)
@@ -122,6 +127,11 @@ impl Shared {
         };
         result_names(f).into_iter().zip(&f.results).map(one).collect()
     }
+}
+
+/// The name of a gradient's sum over ranks, where each rank has a part.
+fn summed(name: &str) -> String {
+    format!("sum of {name}")
 }
 
 /// The loop variable of a program's caller that a parameter moves with.
@@ -144,6 +154,7 @@ fn shared_name(entry: &str, attrs: &Attrs) -> Option<(&'static str, String)> {
         "adam_m" => ("adam_m", name),
         "adam_v" => ("adam_v", name),
         "grad" => ("grads", name),
+        "sum" => ("grads", summed(&name)),
         "slot" => ("slots", name),
         "losses" => ("io", "train losses".into()),
         "batch" | "layers" | "scalar" => ("io", format!("{kind} {name}")),

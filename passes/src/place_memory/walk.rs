@@ -21,19 +21,20 @@ pub struct Placed {
 #[derive(Debug, Clone, PartialEq)]
 enum Spot {
     Fixed(Place),
-    Buffer { id: usize, strides: Vec<(String, u64)> },
+    Buffer { id: usize, offset: u64, strides: Vec<(String, u64)> },
 }
 
 impl Spot {
-    fn slice(&self, dim: &str, stride: u64) -> Spot {
-        match self {
-            Spot::Fixed(p) => Spot::Fixed(p.slice(dim, stride)),
-            Spot::Buffer { id, strides } => {
-                let mut strides = strides.clone();
-                strides.push((dim.to_string(), stride));
-                Spot::Buffer { id: *id, strides }
-            }
-        }
+    /// Slices of so many bytes along `dim`, from slice `first` on.
+    fn slice(&self, dim: &str, stride: u64, first: u64) -> Spot {
+        let mut spot = self.clone();
+        let (offset, strides) = match &mut spot {
+            Spot::Fixed(p) => (&mut p.offset, &mut p.strides),
+            Spot::Buffer { offset, strides, .. } => (offset, strides),
+        };
+        *offset += first * stride;
+        strides.push((dim.to_string(), stride));
+        spot
     }
 }
 
@@ -63,8 +64,9 @@ pub fn place(
     let saved = w.saved.iter().map(|b| w.buffers[*b].size).sum();
     let resolve = |s: &Spot| match s {
         Spot::Fixed(p) => p.clone(),
-        Spot::Buffer { id, strides } => {
-            Place { segment: "arena".into(), offset: kept + offsets[*id], strides: strides.clone() }
+        Spot::Buffer { id, offset, strides } => {
+            let offset = kept + offsets[*id] + offset;
+            Place { segment: "arena".into(), offset, strides: strides.clone() }
         }
     };
     let spots = std::mem::take(&mut w.spots);
@@ -85,7 +87,7 @@ impl Walk<'_> {
     fn new_buffer(&mut self, bytes: usize) -> Spot {
         let b = Buffer { size: aligned(bytes.max(1) as u64), first: self.now, last: self.now };
         self.buffers.push(b);
-        Spot::Buffer { id: self.buffers.len() - 1, strides: vec![] }
+        Spot::Buffer { id: self.buffers.len() - 1, offset: 0, strides: vec![] }
     }
 
     fn touch(&mut self, spot: &Spot) {
@@ -121,7 +123,7 @@ impl Walk<'_> {
             let op = f.ops[i].clone();
             let operands: Vec<Spot> = op.operands.iter().map(|o| at[o].clone()).collect();
             operands.iter().for_each(|s| self.touch(s));
-            if let Some(sent) = Self::sent(&f, &op) {
+            for sent in Self::sent(&f, &op) {
                 // Its bytes were on their way until now.
                 self.touch(&at[&sent].clone());
             }
@@ -152,17 +154,26 @@ impl Walk<'_> {
         Ok(out)
     }
 
-    /// What the exchange sends that `op` waits for, if it waits for one.
-    fn sent(f: &Function, op: &Op) -> Option<ValueId> {
-        let waited = op.operands.first().filter(|_| op.kind.is("wait"))?;
-        Some(f.ops.iter().find(|o| o.results.contains(waited))?.operands[0])
+    /// What the exchange sends that `op` waits for, if it waits for one. Exchanges of a loop's iterations
+    /// send what the iterations give back.
+    fn sent(f: &Function, op: &Op) -> Vec<ValueId> {
+        let waited = op.operands.first().filter(|_| op.kind.is("wait"));
+        let maker = waited.and_then(|v| f.ops.iter().find(|o| o.results.contains(v)));
+        match maker {
+            Some(o) if o.kind.is("repeat") => {
+                o.results[o.attrs.int("carried").unwrap_or(0) as usize..].to_vec()
+            }
+            Some(o) => vec![o.operands[0]],
+            None => vec![],
+        }
     }
 
     /// Whether an op behind `i` needs the buffer of `root`: reads it, or waits for an exchange that does,
     /// unless that is `i` itself.
     fn used_behind(f: &Function, root: ValueId, i: usize) -> bool {
         f.ops[i + 1..].iter().any(|o| {
-            let sent = Self::sent(f, o).filter(|_| !f.ops[i].results.contains(&o.operands[0]));
+            let mut sent = Self::sent(f, o);
+            sent.retain(|_| !f.ops[i].results.contains(&o.operands[0]));
             o.operands.iter().chain(&sent).any(|v| Self::root(f, *v) == root)
         })
     }
@@ -205,6 +216,7 @@ impl Walk<'_> {
                 && Self::may_take(f, root, params, target, self.module)
             {
                 wanted.insert(root, target.clone());
+                self.settle_summed(f, root, params, target, &mut wanted);
                 continue;
             }
             let at = if f.params.contains(&result) { 0 } else { f.ops.len() };
@@ -213,6 +225,32 @@ impl Walk<'_> {
             wanted.insert(copy, target.clone());
         }
         Ok(wanted)
+    }
+
+    /// What is summed over ranks at `target` is made there as well, if it can be: it then needs no bytes
+    /// of its own, and those it has are not some later value's while the sum is on its way.
+    fn settle_summed(
+        &self,
+        f: &Function,
+        mut sum: ValueId,
+        params: &[Spot],
+        target: &Spot,
+        wanted: &mut HashMap<ValueId, Spot>,
+    ) {
+        let maker = |v: ValueId| f.ops.iter().find(|op| op.results.contains(&v));
+        while let Some(op) = maker(sum).filter(|op| op.kind.is("all_reduce")) {
+            sum = Self::root(f, op.operands[0]);
+            let is = |v: &ValueId| Self::root(f, *v) == sum;
+            let computes = f.ops.iter().filter(|o| o.kind.0.class() != Class::View);
+            let uses = computes.flat_map(|o| &o.operands).chain(&f.results).filter(|v| is(v));
+            if uses.count() != 1
+                || wanted.contains_key(&sum)
+                || !Self::may_take(f, sum, params, target, self.module)
+            {
+                return;
+            }
+            wanted.insert(sum, target.clone());
+        }
     }
 
     /// Whether `v` may be made at `target`: every parameter that lives there has been read for the
@@ -411,13 +449,16 @@ impl Walk<'_> {
         let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
         let dim = op.attrs.str("dim").unwrap_or_default().to_string();
         let callee = op.attrs.symbol("callee").unwrap_or_default().to_string();
+        let first = op.attrs.int("first");
         let start = self.now;
         // `settle_carried` saw to it that the loop may work where its carried values are.
         let mut results = operands[..carried].to_vec();
         let mut params = operands.to_vec();
         for n in carried..carried + sliced {
-            let bytes = (f.ty(op.operands[n]).bytes() / count.max(1)) as u64;
-            params[n] = operands[n].slice(&dim, bytes);
+            let ty = f.ty(op.operands[n]);
+            let slices = ty.size(&dim).filter(|_| first.is_some()).unwrap_or(count);
+            let bytes = (ty.bytes() / slices.max(1)) as u64;
+            params[n] = operands[n].slice(&dim, bytes, first.unwrap_or(0) as u64);
         }
         let mut targets: Vec<Option<Spot>> = results.iter().cloned().map(Some).collect();
         for r in &op.results[carried..] {
@@ -443,7 +484,7 @@ impl Walk<'_> {
                 }
             };
             let bytes = (f.ty(*r).bytes() / count.max(1)) as u64;
-            targets.push(Some(spot.slice(&dim, bytes)));
+            targets.push(Some(spot.slice(&dim, bytes, 0)));
             results.push(spot);
         }
         self.function(&callee, params, targets)?;
@@ -474,9 +515,14 @@ impl Walk<'_> {
         let callee = op.attrs.symbol("callee").and_then(|c| self.module.function(c))?;
         let n = op.results.iter().position(|r| *r == result)?;
         let made = callee.results.get(n)?;
-        // The body's result is an update of one of its own parameters.
-        let maker = callee.ops.iter().find(|o| o.results.contains(made))?;
-        let slot = maker.results.iter().position(|r| r == made)?;
+        // The body's result is an update of one of its own parameters, perhaps summed over ranks.
+        let mut made = Self::root(callee, *made);
+        let mut maker = callee.ops.iter().find(|o| o.results.contains(&made))?;
+        while maker.kind.is("all_reduce") {
+            made = Self::root(callee, maker.operands[0]);
+            maker = callee.ops.iter().find(|o| o.results.contains(&made))?;
+        }
+        let slot = maker.results.iter().position(|r| *r == made)?;
         (carried..carried + sliced).find_map(|k| {
             let p = callee.params[k];
             let updates = maker

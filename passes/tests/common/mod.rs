@@ -3,9 +3,18 @@
 
 use std::collections::BTreeMap;
 
+use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
+use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Module};
 use neoxc_models::arch::{Arch, Moe, Positions, Router};
+
+/// Links without latency: nothing is too small to be exchanged early.
+pub fn without_latency() -> Machine {
+    let mut machine = Machine::of(Target::X86V4);
+    machine.within.latency = 0.0;
+    machine
+}
 
 pub fn arch() -> Arch {
     Arch {

@@ -356,17 +356,31 @@ impl Plan {
         Some((counts, inside))
     }
 
+    /// The part that a stage runs in the place of `name` for the last micro-batch of a chunk, if it has one.
+    pub fn last_part(
+        &self,
+        s: &Schedule,
+        name: &str,
+        class: usize,
+    ) -> Option<([u64; 3], &[Instr])> {
+        self.part(s, &format!("{name}_last"), class)
+    }
+
     /// Most exchanges along `axis` that a rank can have under way at once.
     pub fn most_under_way(&self, axis: &str) -> usize {
-        fn most(body: &[Instr], axis: &str) -> usize {
-            let (mut events, mut most_yet): (Vec<usize>, usize) = (vec![], 0);
+        fn most(body: &[Instr], axis: &str, events: &mut Vec<usize>) -> usize {
+            let mut most_yet = 0;
             for instr in body {
                 let here = match instr {
                     Instr::Exchange { axis: a, event, .. } if a == axis => {
+                        events.retain(|e| Some(*e) != *event);
                         events.extend(*event);
                         events.len() + usize::from(event.is_none())
                     }
-                    Instr::Loop { body, .. } => events.len() + most(body, axis),
+                    // The second iteration may find what the first one left.
+                    Instr::Loop { body, .. } => {
+                        most(body, axis, events).max(most(body, axis, events))
+                    }
                     Instr::Wait { event } => {
                         events.retain(|e| e != event);
                         events.len()
@@ -377,7 +391,7 @@ impl Plan {
             }
             most_yet
         }
-        self.programs.iter().map(|p| most(&p.body, axis)).max().unwrap_or(0)
+        self.programs.iter().map(|p| most(&p.body, axis, &mut vec![])).max().unwrap_or(0)
     }
 
     /// Events are numbered below this.

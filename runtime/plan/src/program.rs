@@ -12,7 +12,7 @@
 //! ```
 //! Launches run on the compute stream, one after the other. Every mesh axis is a communication stream with
 //! an order of its own: an exchange that is started runs beside what follows until event `@n` is waited
-//! for; one without an event is started and waited for at once.
+//! for, or started again by the next iteration of a loop; one without an event is started and waited for at once.
 
 use std::fmt::Write;
 

@@ -159,9 +159,11 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
         for ((step, chunk), n) in &made {
             let known = match step {
                 Move::Run(part) => {
-                    plan.part(s, part, class).is_some_and(|([slots, micro, all], _)| {
+                    let fits = |([slots, micro, all], _): ([u64; 3], &[Instr])| {
                         slots >= most && micro >= *n && all as usize > *chunk
-                    })
+                    };
+                    plan.part(s, part, class).is_some_and(fits)
+                        && plan.last_part(s, part, class).is_none_or(fits)
                 }
                 Move::Send(v) | Move::Receive(v) => s.places[class].values.contains_key(v),
             };

@@ -66,7 +66,7 @@ pub struct CpuDevice {
     pool: Pool,
     pointers: Vec<*mut u8>,
     index: Vec<usize>,
-    /// By event: the axis of the exchange that was last started with it, and its ticket.
+    /// By event: the axis of the exchange that is under way with it, and its ticket.
     events: Vec<Option<(usize, Ticket)>>,
     /// The other ranks, if there are any.
     others: Option<Arc<dyn Collectives>>,
@@ -220,9 +220,9 @@ impl CpuDevice {
         staged.each(&mut |action, at| {
             let start = now(log);
             let moved = match action {
-                Action::Run(part) => {
+                Action::Run { part, last } => {
                     index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
-                    let steps = parts[*part];
+                    let steps = parts[last.filter(|_| at.is_last).unwrap_or(*part)];
                     return execute(steps, pool, pointers, index, events, &hold, Some(others), log);
                 }
                 // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
@@ -441,6 +441,10 @@ fn execute(
                             .exchange(*axis, *kind, *shape, from, to)
                             .map_err(|e| e.at(place))?,
                         Some(event) => {
+                            // Of the iteration before.
+                            if let Some((axis, ticket)) = events[*event].take() {
+                                others.wait(axis, ticket).map_err(|e| e.at(place))?;
+                            }
                             let ticket = others.start(*axis, *kind, *shape, from, to);
                             let ticket = ticket.map_err(|e| e.at(place))?;
                             events[*event] = Some((*axis, ticket));
@@ -454,7 +458,7 @@ fn execute(
                 // Nothing was started where nothing may be updated.
                 let Some((axis, ticket)) = events[*event].take() else { continue };
                 let start = now(log);
-                // SAFETY: a validated plan waits once for every exchange that it has started.
+                // SAFETY: the ticket is that of a start, and is taken once.
                 unsafe { others.wait(axis, ticket).map_err(|e| e.at(place))? };
                 done(log, What::Exchange(axis as u32), start);
             }

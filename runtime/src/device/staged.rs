@@ -6,8 +6,8 @@ use crate::RuntimeError;
 
 /// One kind of step with everything resolved but the micro-batch.
 pub enum Action {
-    /// Runs the part with this number.
-    Run(usize),
+    /// Runs the part with this number; for the last micro-batch the other one, if there is one.
+    Run { part: usize, last: Option<usize> },
     /// Gives a value to the next stage, or to the one before, on one of the lanes between them.
     Send { forward: bool, lane: usize, base: usize, elements: usize },
     /// Takes a value from the stage before, or from the next.
@@ -18,6 +18,8 @@ pub enum Action {
 #[derive(Debug, Clone, Copy)]
 pub struct At {
     pub micro: usize,
+    /// Whether no micro-batch comes after it.
+    pub is_last: bool,
     pub slot: usize,
     pub chunk: usize,
     /// Slots of the chunk.
@@ -39,7 +41,8 @@ pub struct Staged {
     pub parts: Vec<String>,
     actions: Vec<(Action, usize)>,
     rounds: Vec<(u64, Vec<Group>)>,
-    /// How often each action was made in this run.
+    /// Micro-batches, and how often each action was made in this run.
+    micro: usize,
     made: Vec<usize>,
 }
 
@@ -70,8 +73,13 @@ impl Staged {
             let base = |offset: u64| slots + offset as usize;
             let action = match step {
                 Move::Run(name) => {
-                    parts.push(name_of(&format!("{}_{name}", s.prefix), class));
-                    Action::Run(parts.len() - 1)
+                    let mut number = |name: &str| {
+                        parts.push(name_of(&format!("{}_{name}", s.prefix), class));
+                        parts.len() - 1
+                    };
+                    let part = number(name);
+                    let last = plan.last_part(s, name, class);
+                    Action::Run { part, last: last.map(|_| number(&format!("{name}_last"))) }
                 }
                 Move::Send(name) => {
                     let forward = Move::is_forward(name);
@@ -108,6 +116,7 @@ impl Staged {
             slots: s.slots.get(stage).ok_or_else(wrong)?.iter().map(first).collect(),
             stride: places.stride as usize,
             parts,
+            micro: s.micro as usize,
             made: vec![0; actions.len()],
             actions,
             rounds,
@@ -129,7 +138,8 @@ impl Staged {
                             let (first, slots) = self.slots[*chunk];
                             let micro = self.made[*at];
                             let slot = first + micro % slots;
-                            make(action, At { micro, slot, chunk: *chunk, slots })?;
+                            let (chunk, is_last) = (*chunk, micro + 1 == self.micro);
+                            make(action, At { micro, is_last, slot, chunk, slots })?;
                             self.made[*at] += 1;
                         }
                     }

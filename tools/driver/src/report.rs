@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::{Cluster, Reach};
-use neoxc_plan::{ENDS, Exchange, Instr, Memory, Move, Plan, name_of, parse_schedule};
+use neoxc_plan::{ENDS, Exchange, Instr, Memory, Move, Plan, Turn, name_of, parse_schedule};
 use serde::Serialize;
 
 use crate::Compiled;
@@ -100,15 +100,20 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
     let text = s.stages.get(stage as usize).map_or("", String::as_str);
     let class = plan.class_of(stage);
     let places = s.places.get(class);
-    let mut add = |step: &Move, times: u64| match step {
+    let mut run = |count: &mut Count, name: &str, times: u64| {
+        if let Some((_, body)) = plan.part(s, name, class) {
+            exchanges(plan, body, times, count);
+            let once = parts.entry(name.to_string()).or_insert_with(|| clock.times(body));
+            count.times.add(once, times as f64);
+        }
+        let once = flops.get(&name_of(&format!("{}_{name}", s.prefix), class)).copied();
+        count.flops += times as f64 * once.unwrap_or(0.0);
+    };
+    let mut add = |(step, _): &Turn, times: u64| match step {
         Move::Run(name) => {
-            if let Some((_, body)) = plan.part(s, name, class) {
-                exchanges(plan, body, times, &mut count);
-                let once = parts.entry(name.clone()).or_insert_with(|| clock.times(body));
-                count.times.add(once, times as f64);
-            }
-            let once = flops.get(&name_of(&format!("{}_{name}", s.prefix), class)).copied();
-            count.flops += times as f64 * once.unwrap_or(0.0);
+            let last = u64::from(plan.last_part(s, name, class).is_some() && times > 0);
+            run(&mut count, name, times - last);
+            run(&mut count, &format!("{name}_last"), last);
         }
         Move::Send(value) => {
             let elements = places.and_then(|p| p.values.get(value)).map_or(0, |v| v.elements);
@@ -122,11 +127,20 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
         }
         Move::Receive(_) => {}
     };
+    // Of each chunk, in the order in which they come first.
+    let mut all: Vec<(Turn, u64)> = vec![];
     for round in parse_schedule(text).unwrap_or_default() {
         for (times, turns) in &round.groups {
-            turns.iter().for_each(|(step, _)| add(step, round.times * times));
+            for turn in turns {
+                let times = round.times * times;
+                match all.iter_mut().find(|(t, _)| t == turn) {
+                    Some((_, n)) => *n += times,
+                    None => all.push((turn.clone(), times)),
+                }
+            }
         }
     }
+    all.iter().for_each(|(turn, times)| add(turn, *times));
     count
 }
 

@@ -1,39 +1,63 @@
-//! Exchanges under way: each is waited for once, in the body that started it, and until then nobody
-//! touches the bytes it writes or writes those it reads.
+//! Exchanges under way: until one is waited for nobody touches the bytes it writes or writes those it reads.
+//! It is waited for by a wait in the body that started it, or behind the loops around that; or, where it goes
+//! on into the next iteration of a loop, by the start of its like there.
 //!
 //! Addresses are compared as sums over the loops around them: two ranges are apart if they are in every
 //! pair of iterations that can happen while the exchange is under way. Loops around its start have one
-//! iteration then, loops inside all of theirs.
+//! iteration then, or the one after that, loops inside all of theirs. A body that leaves exchanges on their way is
+//! walked twice: as the first iteration, and as one that has those of the iteration before. What the second leaves
+//! is what it found, so that no third one differs.
 
 use crate::{Address, Exchange, Instr, Plan, PlanError, Program};
 
 /// Bytes that an instruction reads or writes.
-struct Access<'a> {
-    at: &'a Address,
+#[derive(Clone)]
+struct Access {
+    segment: usize,
+    offset: i128,
+    /// Bytes per iteration of each loop around it.
+    strides: Vec<i128>,
     bytes: u64,
     writes: bool,
 }
 
+impl Access {
+    /// The same bytes seen from an iteration later by `by` of the loop at `depth`.
+    fn shift(&mut self, depth: usize, by: i128) {
+        self.offset += by * self.strides.get(depth).copied().unwrap_or(0);
+    }
+}
+
 /// A started exchange.
+#[derive(Clone)]
 struct Flight<'a> {
     event: usize,
     kind: Exchange,
     loc: &'a str,
     /// What it reads, and what it writes.
-    accesses: [Access<'a>; 2],
+    accesses: [Access; 2],
+    /// Loops around the body that may wait for it.
+    depth: usize,
+    /// Whether an iteration before this one started it.
+    earlier: bool,
 }
 
 /// Checks a program whose addresses are inside their segments.
 pub fn check(plan: &Plan, program: &Program) -> Result<(), PlanError> {
-    let mut c = Check { plan, program, flights: vec![], counts: vec![] };
-    c.body(&program.body)
+    let mut c = Check { plan, program, flights: vec![], walked: vec![] };
+    c.body(&program.body)?;
+    match c.flights.first() {
+        None => Ok(()),
+        Some(f) => Err(c.wrong(format!("{} at {} is never waited for", f.kind.name(), f.loc))),
+    }
 }
 
 struct Check<'a> {
     plan: &'a Plan,
     program: &'a Program,
     flights: Vec<Flight<'a>>,
-    counts: Vec<u64>,
+    /// Of the loops around: the first and the last iteration that is walked now.
+    walked: Vec<(u64, u64)>,
 }
 
 impl<'a> Check<'a> {
@@ -42,29 +66,27 @@ impl<'a> Check<'a> {
     }
 
     fn body(&mut self, body: &'a [Instr]) -> Result<(), PlanError> {
-        let outside = self.flights.len();
+        let depth = self.walked.len();
         for instr in body {
             match instr {
-                Instr::Loop { count, body, .. } => {
-                    self.counts.push(*count);
-                    self.body(body)?;
-                    self.counts.pop();
+                Instr::Loop { count, reverse, body, .. } => {
+                    self.repeat(*count, *reverse, body)?;
                 }
                 Instr::Launch { kernel, args, loc } => {
                     let k = &self.plan.tables.kernels[*kernel];
                     let accesses = args.iter().zip(&k.args).enumerate();
                     for (n, (at, bytes)) in accesses {
-                        let access = Access { at, bytes: *bytes, writes: n >= k.operands };
+                        let access = self.access(at, *bytes, n >= k.operands);
                         self.free(&access, &k.name, loc)?;
                     }
                 }
                 Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
                     let ranks = self.plan.along(axis, 0).0;
                     let (given, got) = kind.elements(shape.iter().product(), ranks);
-                    let accesses = [
-                        Access { at: from, bytes: 4 * given, writes: false },
-                        Access { at: to, bytes: 4 * got, writes: true },
-                    ];
+                    let accesses =
+                        [self.access(from, 4 * given, false), self.access(to, 4 * got, true)];
+                    // The start waits for that of an iteration before.
+                    self.flights.retain(|f| !f.earlier || Some(f.event) != *event);
                     for access in &accesses {
                         self.free(access, kind.name(), loc)?;
                     }
@@ -75,28 +97,57 @@ impl<'a> Check<'a> {
                     if self.flights.iter().any(|f| f.event == event) {
                         return Err(self.wrong(format!("event {event} is started twice")));
                     }
-                    self.flights.push(Flight { event, kind: *kind, loc, accesses });
+                    let (kind, earlier) = (*kind, false);
+                    self.flights.push(Flight { event, kind, loc, accesses, depth, earlier });
                 }
                 Instr::Wait { event } => {
-                    let mut own = self.flights[outside..].iter();
-                    let Some(at) = own.position(|f| f.event == *event) else {
+                    let here = |f: &Flight<'_>| f.event == *event && f.depth == depth;
+                    let Some(at) = self.flights.iter().position(here) else {
                         let what = format!("waits for event {event}, which is not under way there");
                         return Err(self.wrong(what));
                     };
-                    self.flights.remove(outside + at);
+                    self.flights.remove(at);
                 }
             }
         }
-        match self.flights.get(outside) {
-            None => Ok(()),
-            Some(f) => {
-                Err(self.wrong(format!("{} at {} is never waited for", f.kind.name(), f.loc)))
+        Ok(())
+    }
+
+    fn repeat(&mut self, count: u64, reverse: bool, body: &'a [Instr]) -> Result<(), PlanError> {
+        let (depth, last) = (self.walked.len(), count - 1);
+        self.walked.push((0, last));
+        self.body(body)?;
+        if count > 1 && self.flights.iter().any(|f| f.depth > depth) {
+            for f in self.flights.iter_mut().filter(|f| f.depth > depth) {
+                f.earlier = true;
+                f.accesses.iter_mut().for_each(|a| a.shift(depth, if reverse { 1 } else { -1 }));
+            }
+            self.walked[depth] = if reverse { (0, last - 1) } else { (1, last) };
+            self.body(body)?;
+        }
+        self.walked.pop();
+        // What is still under way is of the last iteration.
+        let end = if reverse { 0 } else { i128::from(last) };
+        for f in self.flights.iter_mut().filter(|f| f.depth > depth) {
+            (f.depth, f.earlier) = (depth, false);
+            for a in &mut f.accesses {
+                a.shift(depth, end);
+                a.strides.truncate(depth);
             }
         }
+        Ok(())
+    }
+
+    fn access(&self, at: &Address, bytes: u64, writes: bool) -> Access {
+        let mut strides = vec![0; self.walked.len()];
+        // Strides are of loops around.
+        at.strides.iter().for_each(|(depth, stride)| strides[*depth] += i128::from(*stride));
+        let offset = i128::from(at.offset);
+        Access { segment: at.segment, offset, strides, bytes, writes }
     }
 
     /// Nothing under way has a say in these bytes.
-    fn free(&self, access: &Access<'_>, who: &str, loc: &str) -> Result<(), PlanError> {
+    fn free(&self, access: &Access, who: &str, loc: &str) -> Result<(), PlanError> {
         for f in &self.flights {
             for other in &f.accesses {
                 if (access.writes || other.writes) && self.may_meet(access, other) {
@@ -115,19 +166,18 @@ impl<'a> Check<'a> {
     }
 
     /// Whether two ranges can have a byte in common.
-    fn may_meet(&self, a: &Access<'_>, b: &Access<'_>) -> bool {
-        if a.at.segment != b.at.segment {
+    fn may_meet(&self, a: &Access, b: &Access) -> bool {
+        if a.segment != b.segment {
             return false;
         }
-        let mut least = i128::from(a.at.offset) - i128::from(b.at.offset);
+        let mut least = a.offset - b.offset;
         let mut most = least;
-        for (depth, count) in self.counts.iter().enumerate() {
-            let stride = |x: &Address| -> i128 {
-                x.strides.iter().filter(|(d, _)| *d == depth).map(|(_, s)| i128::from(*s)).sum()
-            };
-            let change = (stride(a.at) - stride(b.at)) * i128::from(count - 1);
-            least += change.min(0);
-            most += change.max(0);
+        for (depth, (first, last)) in self.walked.iter().enumerate() {
+            let stride = |x: &Access| x.strides.get(depth).copied().unwrap_or(0);
+            let change = stride(a) - stride(b);
+            let ends = [change * i128::from(*first), change * i128::from(*last)];
+            least += ends[0].min(ends[1]);
+            most += ends[0].max(ends[1]);
         }
         // `a` starts before the end of `b`, and ends behind its start.
         least < i128::from(b.bytes) && most > -i128::from(a.bytes)
@@ -208,8 +258,45 @@ mod tests {
         assert!(with("loop row 3\n    launch 0 k b+512 b+0+layer*128+row*64 ; -\n  end").is_err());
     }
 
+    /// Slices of `a` are summed in place, the last one first, while the next is made: `launch` is in that loop,
+    /// `behind` after it.
+    fn sums(how: &str, launch: &str, behind: &str) -> Result<(), String> {
+        checked(&format!(
+            "loop layer 4{how}\n  launch 0 k b+0 a+0+layer*64 ; -\n  {launch}\n  \
+             start all_reduce data 1 16 1 a+0+layer*64 a+0+layer*64 @0 ; x.yml:1:1\nend\n{behind}\n"
+        ))
+    }
+
     #[test]
-    fn every_start_has_one_wait_in_its_body() {
+    fn exchanges_go_on_into_the_next_iteration() {
+        for how in ["", " reverse"] {
+            let idle = "launch 0 k b+0 b+64 ; -";
+            assert_eq!(sums(how, idle, "wait 0\nlaunch 0 k a+0 a+64 ; -"), Ok(()));
+            // Of the slices on both sides, one is still under way.
+            let forward = how.is_empty();
+            let beside = sums(how, "launch 0 k a+64+layer*64 b+0 ; -", "wait 0");
+            assert_eq!(beside.is_ok(), forward);
+            // So is the first one made, at some time; the last one made never is in the loop.
+            for (at, fine) in [(0, !forward), (192, forward)] {
+                let e = sums(how, &format!("launch 0 k a+{at} b+0 ; -"), "wait 0");
+                assert_eq!(e.is_ok(), fine, "{e:?}");
+            }
+            // Behind the loop the last iteration's are.
+            let (last, others) = if how.is_empty() { (192, 0) } else { (0, 64) };
+            let read = |at| sums(how, idle, &format!("launch 0 k a+{at} b+0 ; -\nwait 0"));
+            assert!(read(last).is_err());
+            assert_eq!(read(others), Ok(()));
+        }
+        // A value that every iteration has anew is still being sent.
+        let e = checked(
+            "loop layer 4 reverse\n  launch 0 k b+0 a+0 ; -\n  \
+             start reduce_scatter data 1 16 1 a+0 b+64+layer*64 @0 ; -\nend\nwait 0\n",
+        );
+        assert!(e.unwrap_err().contains("still sends"));
+    }
+
+    #[test]
+    fn every_start_has_one_wait() {
         let start =
             |event| format!("start all_reduce data 1 16 1 a+{0} a+{0} @{event} ; -", 64 * event);
         for bad in [
@@ -218,7 +305,8 @@ mod tests {
             format!("{}\nwait 1", start(0)),
             format!("{}\n{}\nwait 0", start(0), start(0)),
             format!("{}\nwait 0\nwait 0", start(0)),
-            format!("loop i 2\n  {}\nend\nwait 0", start(0)),
+            format!("loop i 2\n  {}\nend", start(0)),
+            format!("loop i 2\n  wait 0\n  {}\nend\nwait 0", start(0)),
             format!("{}\nloop i 2\n  wait 0\nend", start(0)),
             "start take_part data 1 32 1 a+0 b+0 @0 ; -\nwait 0".into(),
             "start all_reduce data 1 16 1 a+0 a+0 ; -".into(),

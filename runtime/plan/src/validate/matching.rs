@@ -47,6 +47,7 @@ impl Meeting {
 
 /// Checks the stages of a schedule, whose turns are `rounds`.
 pub fn check(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
+    last_as_others(plan, s, rounds)?;
     same_exchanges(plan, s, rounds)?;
     for (given, taken) in [("y", "x"), ("dx", "dy")] {
         let sizes = |name: &'static str| {
@@ -93,7 +94,8 @@ fn along(body: &[Instr], axis: &str, program: &str) -> Option<Sequence<Meeting>>
     Some(out)
 }
 
-/// The exchanges along `axis` of one run of a part.
+/// The exchanges along `axis` of one run of a part. What is run in its place for the last micro-batch makes the
+/// same along `pipe`.
 fn of_part(
     plan: &Plan,
     s: &Schedule,
@@ -103,6 +105,28 @@ fn of_part(
 ) -> Option<Sequence<Meeting>> {
     let (_, body) = plan.part(s, part, class)?;
     along(body, axis, &name_of(&format!("{}_{part}", s.prefix), class))
+}
+
+/// The parts that stages run for the last micro-batch meet other stages as the parts that they stand for do.
+fn last_as_others(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
+    for (stage, rounds) in rounds.iter().enumerate() {
+        let class = plan.class_of(stage as u64);
+        for (step, _) in rounds.iter().flat_map(|r| &r.groups).flat_map(|(_, t)| t) {
+            let Move::Run(part) = step else { continue };
+            let last = format!("{part}_last");
+            if plan.part(s, &last, class).is_none() {
+                continue;
+            }
+            let all = |part: &str| of_part(plan, s, part, ENDS, class).ok_or_else(|| impossible(s));
+            if let Some(n) = all(part)?.first_difference(&all(&last)?) {
+                return Err(PlanError::Invalid(format!(
+                    "{}: exchange {n} along pipe of {last} is not that of {part}",
+                    s.prefix
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Every group makes the same exchanges along its axis.
@@ -419,6 +443,18 @@ end
         let parts = [("finish", FINISH)];
         let e = checked(&plan(&parts, &[1, 1], &["2*(finish)", "1*(finish)"])).unwrap_err();
         assert!(e.contains("exchange 4") && e.contains("rank 2 none: it makes 4"), "{e}");
+    }
+
+    #[test]
+    fn the_last_micro_batch_meets_others_as_the_rest_do() {
+        let all = "all_reduce pipe 1 64 1 a+0 a+0 ; x.yml:1:1\n";
+        let with = |last| {
+            let parts = [("all", all), ("all_last", last)];
+            checked(&plan(&parts, &[1, 1], &["9*(all)", "9*(all)"]))
+        };
+        assert_eq!(with(all), Ok(()));
+        let e = with("").unwrap_err();
+        assert!(e.contains("exchange 0 along pipe of all_last is not that of all"), "{e}");
     }
 
     #[test]
