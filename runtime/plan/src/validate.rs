@@ -3,6 +3,7 @@
 mod events;
 mod matching;
 mod sequence;
+mod slots;
 
 use std::collections::HashMap;
 
@@ -175,7 +176,8 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
         counts.push(made);
     }
     handed_as_taken(s, &counts)?;
-    matching::check(plan, s, &rounds)
+    matching::check(plan, s, &rounds)?;
+    slots::check(plan, s, &rounds)
 }
 
 /// What a stage gives, another one takes, as often.

@@ -48,6 +48,7 @@ impl Meeting {
 /// Checks the stages of a schedule, whose turns are `rounds`.
 pub fn check(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
     last_as_others(plan, s, rounds)?;
+    only_ends_along_ends(plan, s, rounds)?;
     same_exchanges(plan, s, rounds)?;
     for (given, taken) in [("y", "x"), ("dx", "dy")] {
         let sizes = |name: &'static str| {
@@ -122,6 +123,39 @@ fn last_as_others(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<()
                 return Err(PlanError::Invalid(format!(
                     "{}: exchange {n} along pipe of {last} is not that of {part}",
                     s.prefix
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Only the first stage and the last meet along `ends`: another one would meet nobody.
+fn only_ends_along_ends(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
+    fn stray(body: &[Instr]) -> Option<(&Exchange, &[u64], &str)> {
+        body.iter().find_map(|instr| match instr {
+            Instr::Exchange { kind, axis, shape, loc, .. } if axis == ENDS => {
+                Some((kind, &shape[..], loc.as_str()))
+            }
+            Instr::Loop { body, .. } => stray(body),
+            _ => None,
+        })
+    }
+    let inner = rounds.iter().enumerate().take(rounds.len().saturating_sub(1)).skip(1);
+    for (stage, rounds) in inner {
+        let class = plan.class_of(stage as u64);
+        for (step, _) in rounds.iter().flat_map(|r| &r.groups).flat_map(|(_, t)| t) {
+            let Move::Run(part) = step else { continue };
+            let bodies = [plan.part(s, part, class), plan.last_part(s, part, class)];
+            let found = bodies.into_iter().flatten().find_map(|(_, body)| stray(body));
+            if let Some((kind, shape, loc)) = found {
+                let program = name_of(&format!("{}_{part}", s.prefix), class);
+                let (kind, shape) = (*kind, shape.to_vec());
+                let meeting = Meeting { kind, shape, program, loc: loc.to_string() };
+                return Err(PlanError::Invalid(format!(
+                    "{}: rank {} makes {meeting} along ends, but stage {stage} is neither the first nor the last",
+                    s.prefix,
+                    first_rank(plan, stage)
                 )));
             }
         }
@@ -443,6 +477,17 @@ end
         let parts = [("finish", FINISH)];
         let e = checked(&plan(&parts, &[1, 1], &["2*(finish)", "1*(finish)"])).unwrap_err();
         assert!(e.contains("exchange 4") && e.contains("rank 2 none: it makes 4"), "{e}");
+    }
+
+    #[test]
+    fn only_the_ends_meet_along_ends() {
+        let ends = "loop layer 2\nall_reduce ends 1 64 1 a+0 a+0 ; x.yml:4:1\nend\n";
+        let parts = [("finish", ends), ("other", ""), ("stray", ends)];
+        let with = |middle| checked(&plan(&parts, &[1; 3], &["1*(finish)", middle, "1*(finish)"]));
+        assert_eq!(with("1*(other)"), Ok(()));
+        let e = with("1*(other, stray)").unwrap_err();
+        assert!(e.contains("rank 2 makes `all_reduce 1 64 1` in train_stray at x.yml:4:1"), "{e}");
+        assert!(e.contains("along ends") && e.contains("stage 1"), "{e}");
     }
 
     #[test]
