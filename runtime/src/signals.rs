@@ -22,3 +22,11 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>, RuntimeError> {
     }
     Ok(flag)
 }
+
+/// From now on who writes to a pipe that nobody reads ends quietly, as other commands do (`… | head`). Not for a
+/// run: it goes on without its reader.
+pub fn end_with_the_reader() {
+    // SAFETY: no other thread runs yet that could rely on the signal being ignored, and the default action is
+    // a valid one.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+}

@@ -40,6 +40,9 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::new(format!("egg=warn,{level}"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();
+    if !matches!(cli.command, Command::Run(_)) {
+        neoxc_runtime::signals::end_with_the_reader();
+    }
     let done = match cli.command {
         Command::Compile(a) => commands::compile::run(a),
         Command::Run(a) => commands::run::run(a),

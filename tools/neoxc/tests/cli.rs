@@ -199,6 +199,10 @@ fn bad_input_is_told_what_is_wrong() {
     let f = temporary.path();
     prepare(f);
     fails(f, 2, &["compile", "model", "--target", "z80"]);
+    // A reader that has seen enough.
+    let pipe = format!("{} dialect | true", env!("CARGO_BIN_EXE_neoxc"));
+    let quiet = Command::new("sh").args(["-c", &pipe]).output().unwrap();
+    assert!(quiet.stderr.is_empty(), "{quiet:?}");
     fails(f, 2, &["explain", "NX9999"]);
     assert!(ok(f, &["explain", "nx0103"]).contains("given twice"));
     let told =
