@@ -12,7 +12,8 @@ import struct
 import unittest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "golden"
-CASES = {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob("*.json"))}
+CASES = {p.stem: json.loads(p.with_suffix(".json").read_text()) for p in sorted(FOLDER.glob("*.safetensors"))}
+BF16 = json.loads((FOLDER / "bf16.json").read_text())
 
 
 def load(name):
@@ -53,6 +54,16 @@ def hashed(name, indices):
 
 
 class Goldens(unittest.TestCase):
+    def test_bf16_has_a_distance_for_every_gradient_of_its_cases(self):
+        cases = {name: far for name, far in BF16.items() if name in CASES}
+        self.assertGreaterEqual(len(cases), 5)
+        for name, far in cases.items():
+            with self.subTest(name):
+                grads = {t.removeprefix("grad.") for t in load(name) if t.startswith("grad.")}
+                self.assertEqual(far["grads"].keys(), grads)
+                for distance in [far["logits"], far["loss"], *far["grads"].values()]:
+                    self.assertTrue(0 <= distance < 0.1, distance)
+
     def test_every_kind_is_there_and_the_folder_is_small(self):
         kinds = {kind: len(of_kind(kind)) for kind in ("step", "training", "sampled")}
         self.assertEqual(kinds, {"step": 13, "training": 2, "sampled": 1})
