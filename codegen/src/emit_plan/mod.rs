@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::eval;
 use neoxc_ir::op::{Class, Cost, RuleCx};
-use neoxc_ir::{Attrs, Dim, Function, Module, Op, ValueId};
+use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId};
 use neoxc_plan::{
     Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Schedule,
     Segment, Tables, name_of,
@@ -401,6 +401,12 @@ fn work(m: &Module, f: &Function) -> Cost {
     }
 }
 
+/// Whether a kernel function is a product of halves; others widen them.
+fn multiplies_halves(f: &Function) -> bool {
+    let product = |op: &&Op| ["matmul", "grouped_matmul"].contains(&op.kind.name());
+    f.ops.iter().filter(product).any(|op| f.ty(op.operands[0]).dtype == DType::Bf16)
+}
+
 /// What the driver adds to a plan.
 pub struct Extras {
     /// Compiler version.
@@ -562,6 +568,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
                 loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
                 flops: work.flops as u64,
                 bytes: work.bytes as u64,
+                halves: multiplies_halves(f),
             }
         })
         .collect();

@@ -178,6 +178,9 @@ pub struct Kernel {
     /// Bytes that a launch has to read and write, each once.
     #[serde(default)]
     pub bytes: u64,
+    /// Whether it multiplies halves.
+    #[serde(default)]
+    pub halves: bool,
 }
 
 /// A named input or output of a program.

@@ -7,7 +7,7 @@ mod log;
 mod memory;
 mod pool;
 mod staged;
-mod tiles;
+pub(crate) mod tiles;
 
 pub use cpu::{CpuDevice, check_memory};
 pub use gate::{Gate, Loan};

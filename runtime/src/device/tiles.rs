@@ -19,8 +19,9 @@ pub fn allow(library: &libloading::Library) -> Result<(), RuntimeError> {
     })
 }
 
+/// Asks for the tile registers.
 #[cfg(target_arch = "x86_64")]
-fn request() -> std::io::Result<()> {
+pub fn request() -> std::io::Result<()> {
     const ARCH_REQ_XCOMP_PERM: i32 = 0x1023;
     const XFEATURE_XTILEDATA: i32 = 18;
     // SAFETY: the call takes two numbers and changes nothing but a permission of this process.
@@ -29,7 +30,8 @@ fn request() -> std::io::Result<()> {
     if answer == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
+/// Asks for the tile registers.
 #[cfg(not(target_arch = "x86_64"))]
-fn request() -> std::io::Result<()> {
+pub fn request() -> std::io::Result<()> {
     Err(std::io::ErrorKind::Unsupported.into())
 }

@@ -10,6 +10,9 @@ use serde::Serialize;
 pub struct Limits {
     /// f32 operations per second; a multiply-add is two.
     pub f32_flops: f64,
+    /// The same of products of bfloat16: in AMX tile registers or by dot products of pairs, or, where there is
+    /// neither, in f32.
+    pub bf16_flops: f64,
     /// Bytes per second, read and written alike.
     pub memory_bytes: f64,
 }
@@ -24,9 +27,12 @@ const COPIED: usize = 256 << 20;
 impl Limits {
     /// Measures with `threads` threads at once.
     pub fn measure(threads: usize) -> Limits {
-        let flops = |_| {
-            let done = at_once(threads, |_| multiply_adds(STEPS));
-            (done.0.iter().sum::<f64>()) / done.1
+        let best = |work: fn(usize) -> f64| {
+            let flops = |_| {
+                let (done, seconds) = at_once(threads, |_| work(STEPS));
+                done.iter().sum::<f64>() / seconds
+            };
+            (0..ROUNDS).map(flops).fold(0.0, f64::max)
         };
         let each = COPIED / threads / 4;
         let mut buffers: Vec<_> =
@@ -42,17 +48,24 @@ impl Limits {
             let moved = (2 * 4 * each * threads) as f64;
             bytes = bytes.max(moved / start.elapsed().as_secs_f64());
         }
-        Limits { f32_flops: (0..ROUNDS).map(flops).fold(0.0, f64::max), memory_bytes: bytes }
+        let f32_flops = best(multiply_adds);
+        let bf16_flops = bf16_products().map_or(0.0, best).max(f32_flops);
+        Limits { f32_flops, bf16_flops, memory_bytes: bytes }
     }
 
-    /// Seconds that `flops` operations and `bytes` moved take at least.
-    pub fn seconds(&self, flops: f64, bytes: f64) -> f64 {
-        (flops / self.f32_flops).max(bytes / self.memory_bytes)
+    /// Seconds that `flops` operations, products of `halves` or others, and `bytes` moved take at least.
+    pub fn seconds(&self, flops: f64, halves: bool, bytes: f64) -> f64 {
+        let rate = if halves { self.bf16_flops } else { self.f32_flops };
+        (flops / rate).max(bytes / self.memory_bytes)
     }
 
     /// Of a part of the threads.
     pub fn part(&self, part: f64) -> Limits {
-        Limits { f32_flops: self.f32_flops * part, memory_bytes: self.memory_bytes * part }
+        Limits {
+            f32_flops: self.f32_flops * part,
+            bf16_flops: self.bf16_flops * part,
+            memory_bytes: self.memory_bytes * part,
+        }
     }
 }
 
@@ -98,10 +111,81 @@ fn multiply_adds(steps: usize) -> f64 {
     (2 * steps * sums.len()) as f64
 }
 
+/// Products of bfloat16 on registers in the fastest way this machine has, if it has one of its own; what it returns
+/// gives the number of operations.
+fn bf16_products() -> Option<fn(usize) -> f64> {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if x86::has_tiles() && crate::device::tiles::request().is_ok() {
+            // SAFETY: the processor has AMX, and the system has given its registers to this process.
+            return Some(|steps| unsafe { x86::tiles(steps / 8) });
+        }
+        if std::arch::is_x86_feature_detected!("avx512bf16") {
+            // SAFETY: the processor has AVX512_BF16.
+            return Some(|steps| unsafe { x86::pairs(steps) });
+        }
+    }
+    None
+}
+
 #[cfg(target_arch = "x86_64")]
 mod x86 {
+    use std::arch::asm;
     use std::arch::x86_64::*;
     use std::hint::black_box;
+
+    /// Whether there are AMX tiles and their products of bfloat16 (CPUID 7, EDX bits 24 and 22).
+    pub fn has_tiles() -> bool {
+        let most = __cpuid(0).eax;
+        most >= 7 && __cpuid_count(7, 0).edx & (1 << 24 | 1 << 22) == 1 << 24 | 1 << 22
+    }
+
+    /// Four sums of 16 × 16 in tile registers.
+    ///
+    /// # Safety
+    /// The processor must have AMX and the process its registers.
+    pub unsafe fn tiles(steps: usize) -> f64 {
+        #[repr(align(64))]
+        struct Config([u8; 64]);
+        // Palette 1: eight tiles of 16 rows of 64 bytes.
+        let mut config = Config([0; 64]);
+        config.0[0] = 1;
+        for tile in 0..8 {
+            (config.0[16 + 2 * tile], config.0[48 + tile]) = (64, 16);
+        }
+        // SAFETY: the caller's promise; only tile registers and the counter change.
+        unsafe {
+            asm!(
+                "ldtilecfg [{config}]",
+                "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                "2:",
+                "tdpbf16ps tmm0, tmm4, tmm6", "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6", "tdpbf16ps tmm3, tmm5, tmm7",
+                "dec {n}",
+                "jnz 2b",
+                "tilerelease",
+                config = in(reg) &config,
+                n = inout(reg) steps.max(1) => _,
+                options(nostack),
+            );
+        }
+        (4 * 2 * 16 * 16 * 32 * steps.max(1)) as f64
+    }
+
+    /// Dot products of pairs.
+    #[target_feature(enable = "avx512bf16,avx512f")]
+    pub fn pairs(steps: usize) -> f64 {
+        let half = _mm512_cvtne2ps_pbh(_mm512_set1_ps(black_box(0.5)), _mm512_set1_ps(0.5));
+        let mut sums = [_mm512_set1_ps(black_box(1.0)); SUMS];
+        for _ in 0..steps {
+            for x in &mut sums {
+                *x = _mm512_dpbf16_ps(*x, half, half);
+            }
+        }
+        black_box(sums);
+        (4 * 16 * SUMS * steps) as f64
+    }
 
     /// Enough accumulators to hide the latency of a multiply-add on two ports.
     const SUMS: usize = 12;

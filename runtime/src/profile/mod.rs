@@ -127,7 +127,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
             What::Kernel(k) => {
                 let k = &plan.tables.kernels[k as usize];
                 let (flops, bytes) = (k.flops as f64, k.bytes as f64);
-                let at_least = count * each.seconds(flops, bytes);
+                let at_least = count * each.seconds(flops, k.halves, bytes);
                 (row.name, row.family, row.line) =
                     (k.name.clone(), k.family.clone(), k.loc.clone());
                 row.gflops = 1e-9 * count * flops / seconds;
@@ -170,7 +170,7 @@ mod tests {
         let launch = |start| Event { what: What::Kernel(0), start, seconds: 0.002 };
         let exchange = Event { what: What::Exchange(0), start: 0.0, seconds: 0.001 };
         let log = [launch(0.0), launch(0.1), launch(0.2), exchange];
-        let limits = Limits { f32_flops: 8e6, memory_bytes: 1e6 };
+        let limits = Limits { f32_flops: 8e6, bf16_flops: 16e6, memory_bytes: 1e6 };
         let p = summary(&plan, &[&log, &log], 2.0, 0.004, limits);
         let [k, x] = &p.rows[..] else { panic!("{p:?}") };
         assert_eq!((k.name.as_str(), k.launches, k.ms), ("k", 3.0, 3.0));
@@ -184,6 +184,6 @@ mod tests {
     #[test]
     fn the_machine_does_something() {
         let l = Limits::measure(2);
-        assert!(l.f32_flops > 1e6 && l.memory_bytes > 1e6, "{l:?}");
+        assert!(l.f32_flops > 1e6 && l.bf16_flops >= l.f32_flops && l.memory_bytes > 1e6, "{l:?}");
     }
 }

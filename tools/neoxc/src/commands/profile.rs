@@ -34,8 +34,9 @@ fn print(plan: &Plan, p: &Profile, top: usize) {
         100.0 * p.of_limit
     );
     println!(
-        "limits measured here: {:.0} GFLOP/s f32, {:.0} GB/s of copies",
+        "limits measured here: {:.0} GFLOP/s f32, {:.0} bf16, {:.0} GB/s of copies",
         1e-9 * p.limits.f32_flops,
+        1e-9 * p.limits.bf16_flops,
         1e-9 * p.limits.memory_bytes
     );
     println!(
