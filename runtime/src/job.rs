@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use crate::RuntimeError;
 use crate::collectives::Collectives;
+#[cfg(feature = "mpi")]
+use crate::deadline::Deadline;
 use crate::heartbeat::Heartbeat;
 
 /// Seconds of silence after which a rank counts as lost, if nothing else was asked for.
@@ -34,6 +36,9 @@ pub struct Job {
     heartbeat: Heartbeat,
     #[cfg(feature = "mpi")]
     world: crate::collectives::World,
+    /// Longest that the job's end may take.
+    #[cfg(feature = "mpi")]
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Job {
@@ -133,6 +138,8 @@ impl Job {
         self.heartbeat.leave();
         #[cfg(feature = "mpi")]
         {
+            // Nobody watches the others any more.
+            let _in_time = Deadline::start("the end of the job", self.patience)?;
             drop(self.others);
             self.world.leave();
         }
@@ -162,6 +169,9 @@ impl Job {
         if started_as().is_none() {
             return Ok(None);
         }
+        // A rank that is lost before it can be watched is not waited for without end.
+        let patience = timeout.max(Duration::from_secs(TIMEOUT));
+        let in_time = Deadline::start("the start of the job", patience)?;
         let world = World::join()?;
         let (rank, ranks) = (world.rank, world.ranks);
         if ranks != plan.ranks() {
@@ -192,7 +202,8 @@ impl Job {
         let health = Arc::new(Health::default());
         let heartbeat = Heartbeat::start(rank, peers, timeout, health.clone())?;
         let others = Arc::new(Messages::new(plan, rank, world.wire(), health)?);
-        Ok(Some(Job { rank, here, sharing, others, heartbeat, world }))
+        drop(in_time);
+        Ok(Some(Job { rank, here, sharing, others, heartbeat, world, patience }))
     }
 }
 

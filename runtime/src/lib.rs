@@ -17,6 +17,8 @@ pub mod checkpoint;
 pub mod codes;
 pub mod collectives;
 pub mod data;
+#[cfg(any(feature = "mpi", test))]
+mod deadline;
 pub mod device;
 pub mod error;
 pub mod files;
