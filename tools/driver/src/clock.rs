@@ -172,7 +172,7 @@ mod tests {
             operands: 0,
             loc: "-".into(),
             flops: 2,
-            bytes: 0,
+            ..Kernel::default()
         };
         let mut plan = Plan::default();
         plan.tables.kernels = vec![kernel];
