@@ -236,3 +236,20 @@ fn shorter_by_the_rates_that_it_was_given() {
     run_pass(&mut alone, &overlap_exchanges::PASS, &one).unwrap();
     assert!(alone == m, "one rank has nothing to overlap");
 }
+
+/// The next weights are on their way beside a kernel that takes longer than they do, not asked for behind it.
+#[test]
+fn weights_are_gathered_beside_a_long_kernel() {
+    let mut machine = machine();
+    // A product of 16 rows takes 6.6 us, what it needs next 2 us.
+    machine.rates.flops = 1e10;
+    machine.within = Link { bandwidth: 2e9, latency: 0.0 };
+    let degrees = Degrees { data: 2, ..Degrees::ONE };
+    let cx = PassCx { machine, degrees, zero_stage: 3, ..PassCx::new(Target::X86V4) };
+    let sizes = Arch { seq: 8, embed: 32, heads: 4, head_dim: 8, ffn: 64, layers: 2, ..arch() };
+    let mut m = fused(&Arch { grad_accum: 2, ..sizes }, &cx);
+    run_pass(&mut m, &overlap_exchanges::PASS, &cx).unwrap();
+    let text = outline(m.function("train_step.block.fwd").unwrap());
+    let line = |what: &str| text.lines().position(|l| l.trim_start().starts_with(what)).unwrap();
+    assert!(line("start all_gather data [embed 32, ffn 64]") < line("matmul"), "{text}");
+}

@@ -117,9 +117,10 @@ impl<'a> Order<'a> {
                 }
             }
             match first {
-                Some((n, at)) => {
+                // What has arrived makes room for others to start before the op runs.
+                Some((_, at)) if at > self.now => self.now = at,
+                Some((n, _)) => {
                     let i = left.remove(n);
-                    self.now = at;
                     self.emit(i)?;
                     self.now += self.seconds[i];
                     self.done[i] = Some(self.now);
@@ -208,7 +209,9 @@ impl<'a> Order<'a> {
             let free = self.streams.get(axis).copied().unwrap_or(0.0).max(self.now);
             // Weights are there from the start: they are gathered when it is time, with some to spare.
             let given = self.is_given(f.ops[i].operands[0]);
-            let lead = 2.0 * (free - self.now + self.seconds[i]);
+            // What runs next may take longer than there is to spare.
+            let until = free - self.now + self.seconds[i];
+            let lead = f64::max(2.0 * until, until + head.map_or(0.0, |h| self.seconds[h]));
             let early = given && self.turn[i] > turn + lead;
             if early || (given && self.turn[i] > turn && under_way + self.bytes(i) > self.ahead) {
                 continue;
