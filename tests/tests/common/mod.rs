@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use neoxc_driver::{Options, compile};
 use neoxc_ir::cluster::Machine;
@@ -104,8 +105,13 @@ pub fn far(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs() / b.abs().max(1.0)).fold(0.0, f64::max)
 }
 
-/// `neoxc-run`, built beside the tests, without MPI.
+/// `neoxc-run`, built beside the tests, without MPI; once for all tests of a process, which run side by side.
 pub fn runtime() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build_runtime).clone()
+}
+
+fn build_runtime() -> PathBuf {
     // target/debug/deps/TEST-…
     let deps = std::env::current_exe().unwrap();
     let folder = deps.parent().and_then(Path::parent).unwrap().to_path_buf();
