@@ -280,19 +280,22 @@ fn faults_have_a_name() {
     let long = ["train_iters=30000", "eval_iters=0", "checkpoint_factor=1000000"];
     prepare(&f, "plan", &[&["world_size=4", "model_parallel_size=2"][..], &long].concat());
     for (what, how) in [("KILL", "rank 2 is gone"), ("STOP", "rank 2 was silent for 2 s")] {
-        let child = endless(&f);
-        signal(&f, 2, what);
-        let out = child.wait_with_output().unwrap();
-        let told = text(&out);
-        assert!(!out.status.success());
-        // The rank that is lost, who waited for whom, and where: its partner along the tensor axis at least
-        // waits for it.
-        let line = |l: &&str| {
-            l.contains("NXR0603") && l.contains(how) && l.contains("(programs/train_step.txt:")
-        };
-        assert!(told.lines().any(|l| line(&l)), "{what}: {told}");
-        assert!(told.contains("model.yml:"), "{told}");
-        std::fs::remove_file(f.join("m.jsonl")).unwrap();
+        // The rank that is lost, who waited for whom, and where. A step is most of the time, but ranks may also
+        // be between two: then once more.
+        let inside = (0..5).any(|_| {
+            let child = endless(&f);
+            signal(&f, 2, what);
+            let out = child.wait_with_output().unwrap();
+            let told = text(&out);
+            assert!(!out.status.success());
+            std::fs::remove_file(f.join("m.jsonl")).unwrap();
+            let named = |l: &&str| l.contains("NXR0603") && l.contains(how);
+            assert!(told.lines().any(|l| named(&l)), "{what}: {told}");
+            told.lines()
+                .filter(named)
+                .any(|l| l.contains("(programs/train_step.txt:") && l.contains("model.yml:"))
+        });
+        assert!(inside, "{what}: nobody was inside a program");
     }
     // Asked to end, all ranks save after the same step, whichever of them was asked.
     let child = endless(&f);
