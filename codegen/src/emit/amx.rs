@@ -18,6 +18,46 @@ impl Emit {
         self.def(Ty::Ptr, &format!("llvm.bitcast {p} : {t} to {t}"))
     }
 
+    /// The same address, of bfloat16.
+    pub fn halves(&mut self, p: Val) -> Val {
+        let t = self.ty(Ty::Ptr);
+        self.def(Ty::PtrBf16, &format!("llvm.bitcast {p} : {t} to {t}"))
+    }
+
+    /// Words of two vectors of f32 rounded to bfloat16, one of `low` and one of `high` to a word.
+    pub fn pair(&mut self, low: Val, high: Val) -> Val {
+        let n = low.ty.lanes();
+        let both = self.round_both(low, high);
+        let items: Vec<String> = (0..n).map(|i| format!("{i}, {}", n + i)).collect();
+        let t = format!("vector<{}xbf16>", 2 * n);
+        let mixed = self.def(
+            low.ty,
+            &format!("vector.shuffle {both}, {both} [{}] : {t}, {t}", items.join(", ")),
+        );
+        let to = self.ty(low.ty);
+        self.def(low.ty, &format!("vector.bitcast {mixed} : {t} to {to}"))
+    }
+
+    /// Words of two vectors of f32 rounded to bfloat16, those of `first` before those of `second`.
+    pub fn pairs_along(&mut self, first: Val, second: Val) -> Val {
+        let both = self.round_both(first, second);
+        let (n, to) = (first.ty.lanes(), self.ty(first.ty));
+        self.def(first.ty, &format!("vector.bitcast {both} : vector<{}xbf16> to {to}", 2 * n))
+    }
+
+    /// Both as one vector of bfloat16; what it is typed here says only how many bits it has.
+    fn round_both(&mut self, first: Val, second: Val) -> Val {
+        let (n, t) = (first.ty.lanes(), self.ty(first.ty));
+        self.def(
+            first.ty,
+            &format!(
+                "llvm.call_intrinsic \"llvm.x86.avx512bf16.cvtne2ps2bf16.{}\"({second}, {first}) : ({t}, {t}) -> vector<{}xbf16>",
+                32 * n,
+                2 * n
+            ),
+        )
+    }
+
     /// Words of the bfloat16 at `low` and at `high`, one of each to a word.
     pub fn load_pairs(&mut self, low: Val, high: Val, lanes: usize, mask: Option<Val>) -> Val {
         let [low, high] = [low, high].map(|p| {

@@ -2,6 +2,7 @@
 //! outputs so far are rescaled when a chunk has a larger score, so memory does not grow with the sequence.
 
 pub mod block;
+pub mod pairs;
 
 use super::dropout::Weights;
 use super::{Body, Shape};
@@ -9,6 +10,7 @@ use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
 use block::{KEYS, QUERIES, Rows, Sizes, add_to_queries, each_key, pack_queries, scores};
 use block::{store_wide, widened_floats};
+use pairs::Pairs;
 
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
@@ -21,6 +23,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     // The log-sum-exp is only for the backward pass.
     let lse = made(op.results[1]);
     let drop = Weights::of(b, op, 3)?;
+    if let Some(at) = Pairs::of(b, s, q) {
+        return pairs::forward::emit(b, at, [q, key, value], (out, lse), drop);
+    }
     let blocks = s.seq.div_ceil(QUERIES);
     let (wide_keys, wide_values) = (widened_floats(s, KEYS, key), widened_floats(s, KEYS, value));
     let parts = [
@@ -33,12 +38,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         wide_keys,
         wide_values,
     ];
-    let mut at = b.scratch;
-    let [packed, p, sums, max, sum, rescale, key_room, value_room] = parts.map(|floats| {
-        let here = at;
-        at = b.k.element_at(here, floats);
-        here
-    });
+    let [packed, p, sums, max, sum, rescale, key_room, value_room] = b.places(parts);
     b.tasks(|b, t| {
         let k = &mut b.k;
         let n = k.int(blocks as i64);
@@ -113,18 +113,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let at = k.scale(head, s.seq);
             let at = k.add(at, q0);
             let lse = k.element(lse, at);
-            let ln2 = k.float(std::f64::consts::LN_2, Ty::Vec(s.lanes));
-            for j in 0..s.query_vectors() {
-                let [top, total] = [max, sum].map(|p| {
-                    let p = k.element_at(p, j * s.lanes);
-                    k.load(Ty::Vec(s.lanes), p)
-                });
-                let log = math::log(k, total);
-                let x = k.fma(top, ln2, log);
-                let mask = k.first_lanes(s.lanes, j, queries);
-                let p = k.element_at(lse, j * s.lanes);
-                k.store_masked(x, p, mask);
-            }
+            log_sum(k, s.lanes, s.query_vectors(), (max, sum), lse, queries);
         }
         Ok(())
     })?;
@@ -142,6 +131,29 @@ struct State {
     max: Val,
     sum: Val,
     rescale: Val,
+}
+
+/// Stores the log-sum-exp of the first `count` queries in so many `vectors`, from maxima to the base 2 and sums.
+fn log_sum(
+    k: &mut Emit,
+    lanes: usize,
+    vectors: usize,
+    (max, sum): (Val, Val),
+    to: Val,
+    count: Val,
+) {
+    let ln2 = k.float(std::f64::consts::LN_2, Ty::Vec(lanes));
+    for j in 0..vectors {
+        let [top, total] = [max, sum].map(|p| {
+            let p = k.element_at(p, j * lanes);
+            k.load(Ty::Vec(lanes), p)
+        });
+        let log = math::log(k, total);
+        let x = k.fma(top, ln2, log);
+        let mask = k.first_lanes(lanes, j, count);
+        let p = k.element_at(to, j * lanes);
+        k.store_masked(x, p, mask);
+    }
 }
 
 /// The larger of two, without the care that `maximum` takes of NaN: a score that is NaN makes its weight one.

@@ -5,6 +5,7 @@ use super::attention::block::{
     KEYS, QUERIES, Rows, Sizes, add_to_queries, each_key, load_wide, pack_queries, product, scores,
     store_wide, widened_floats,
 };
+use super::attention::pairs::{self, Pairs};
 use super::dropout::{Row, Weights};
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -20,6 +21,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let results = [b.result(0), b.result(1), b.result(2)];
     let drop = Weights::of(b, op, 6)?;
+    if let Some(at) = Pairs::of(b, s, inputs[0]) {
+        let inputs = [0, 1, 2, 3, 4, 5].map(|i| inputs[i]);
+        return pairs::gradient::emit(b, at, inputs, results, drop);
+    }
     // Sums over blocks of queries grow in the results, or apart where those would round each of them.
     let apart = |p: Val| if p.ty == Ty::Ptr { 0 } else { s.seq * s.wide() };
     let parts = [
@@ -36,12 +41,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         widened_floats(s, QUERIES, inputs[0]),
         widened_floats(s, QUERIES, inputs[5]),
     ];
-    let mut at = b.scratch;
-    let places = parts.map(|floats| {
-        let here = at;
-        at = b.k.element_at(here, floats);
-        here
-    });
     let [
         packed_q,
         packed_d,
@@ -55,7 +54,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         value_room,
         q_room,
         d_room,
-    ] = places;
+    ] = b.places(parts);
     b.tasks(|b, head| {
         let k = &mut b.k;
         let at = k.scale(head, s.seq * s.width);
@@ -156,6 +155,22 @@ struct Known {
     delta: Vec<Val>,
 }
 
+/// out·dout of `queries` rows.
+pub(super) fn deltas(k: &mut Emit, s: Sizes, queries: Val, out: Rows, dout: Rows, to: Val) {
+    let (zero, none) = (k.int(0), k.float(0.0, Ty::Vec(s.lanes)));
+    k.loop_(zero, queries, 1, |k, i| {
+        let (o, d) = (out.at(k, i), dout.at(k, i));
+        let mut delta = none;
+        for j in 0..s.vectors() {
+            let (x, y) = (load_wide(k, s, o, j), load_wide(k, s, d, j));
+            delta = k.fma(x, y, delta);
+        }
+        let delta = k.reduce_add(delta);
+        let p = k.element(to, i);
+        k.store(delta, p);
+    });
+}
+
 fn statistics(
     k: &mut Emit,
     s: Sizes,
@@ -165,22 +180,12 @@ fn statistics(
     lse: Val,
     stats: Val,
 ) -> Known {
-    let (zero, none) = (k.int(0), k.float(0.0, Ty::Vec(s.lanes)));
+    let none = k.float(0.0, Ty::Vec(s.lanes));
     for j in 0..s.query_vectors() {
         let p = k.element_at(stats, j * s.lanes);
         k.store(none, p);
     }
-    k.loop_(zero, queries, 1, |k, i| {
-        let (o, d) = (out.at(k, i), dout.at(k, i));
-        let mut delta = none;
-        for j in 0..s.vectors() {
-            let (x, y) = (load_wide(k, s, o, j), load_wide(k, s, d, j));
-            delta = k.fma(x, y, delta);
-        }
-        let delta = k.reduce_add(delta);
-        let p = k.element(stats, i);
-        k.store(delta, p);
-    });
+    deltas(k, s, queries, out, dout, stats);
     let minus_log2 = k.float(-std::f64::consts::LOG2_E, Ty::Vec(s.lanes));
     let mut known = Known { minus_lse: vec![], delta: vec![] };
     for j in 0..s.query_vectors() {

@@ -108,6 +108,16 @@ impl Body<'_> {
         })
     }
 
+    /// Places in scratch of so many floats each, one behind the other.
+    fn places<const N: usize>(&mut self, parts: [usize; N]) -> [Val; N] {
+        let mut at = self.scratch;
+        parts.map(|floats| {
+            let here = at;
+            at = self.k.element_at(here, floats);
+            here
+        })
+    }
+
     /// Pointer of result number `i`.
     fn result(&self, i: usize) -> Val {
         self.pointers[self.f.params.len() + i]

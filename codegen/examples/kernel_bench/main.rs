@@ -6,6 +6,11 @@
 //! environment, the MLIR and the shared object of each kernel are left there. Kernels whose names end in `_bf16`
 //! have bfloat16 operands and results, and the peak of what multiplies those; BF16=dot or BF16=widen takes a slower
 //! way than the machine's best.
+//!
+//! `kernel_bench sdpa [FILTER]` times attention on all cores, and PyTorch's on as many, in turn; PEER_PYTHON names a
+//! python with torch. FILTER is part of `DTYPE BATCH × HEADS × SEQUENCE × WIDTH`.
+
+mod sdpa;
 
 use std::time::Instant;
 
@@ -34,16 +39,23 @@ fn kernel(
     flops: f64,
     body: impl FnOnce(&mut Builder<'_>, &[ValueId]) -> Result<Vec<ValueId>, Error>,
 ) -> Result<Case, Error> {
+    let dims = |dims: &Dims<'_>| dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
+    let types = params.iter().map(|p| TensorType::new(dtype, dims(p))).collect();
+    typed(name, family, types, flops, body)
+}
+
+fn typed(
+    name: &str,
+    family: &str,
+    params: Vec<TensorType>,
+    flops: f64,
+    body: impl FnOnce(&mut Builder<'_>, &[ValueId]) -> Result<Vec<ValueId>, Error>,
+) -> Result<Case, Error> {
     let mut f = Function::new(name);
     f.attrs.set("neox.kernel", Attr::Str(family.into()));
-    let ids: Vec<ValueId> = params
-        .iter()
-        .enumerate()
-        .map(|(i, dims)| {
-            let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
-            f.add_param(&format!("p{i}"), TensorType::new(dtype, dims), Attrs::new())
-        })
-        .collect();
+    let params = params.into_iter().enumerate();
+    let ids: Vec<ValueId> =
+        params.map(|(i, ty)| f.add_param(&format!("p{i}"), ty, Attrs::new())).collect();
     f.results = body(&mut Builder::new(&mut f), &ids)?;
     Ok(Case { f, flops })
 }
@@ -101,27 +113,37 @@ fn columns(t: usize, width: usize) -> Result<Case, Error> {
     })
 }
 
-fn attention(batch: usize, heads: usize, seq: usize, width: usize) -> Result<Vec<Case>, Error> {
-    let q = [("batch", batch), ("heads", heads), ("seq", seq), ("head_dim", width)];
-    let out = [("batch", batch), ("seq", seq), ("heads", heads), ("head_dim", width)];
-    let lse = [("batch", batch), ("heads", heads), ("seq", seq)];
+/// Sizes of an attention.
+#[derive(Clone, Copy)]
+struct Size {
+    batch: usize,
+    heads: usize,
+    seq: usize,
+    width: usize,
+}
+
+/// Forward and backward.
+fn attention(size: Size, dtype: DType) -> Result<Vec<Case>, Error> {
+    let Size { batch, heads, seq, width } = size;
+    let ty = |dims: Dims<'_>| TensorType::f32(dims).with_dtype(dtype);
+    let q = ty(&[("batch", batch), ("heads", heads), ("seq", seq), ("head_dim", width)]);
+    let out = ty(&[("batch", batch), ("seq", seq), ("heads", heads), ("head_dim", width)]);
+    let lse = TensorType::f32(&[("batch", batch), ("heads", heads), ("seq", seq)]);
     let attrs = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
     let grad = attrs.clone();
     // Half of the products of the full square: the causal part.
     let product = (batch * heads * seq * seq * width) as f64;
+    let end = if dtype == DType::Bf16 { "_bf16" } else { "" };
     let name = format!("attention_{heads}x{width}_{seq}");
+    let three = vec![q.clone(), q.clone(), q];
+    let six = [&three[..], &[out.clone(), lse, out]].concat();
     Ok(vec![
-        kernel(&name, "attention", &[&q, &q, &q], DType::F32, 2.0 * product, |k, p| {
+        typed(&format!("{name}{end}"), "attention", three, 2.0 * product, |k, p| {
             Ok(k.named("attention", p, attrs)?)
         })?,
-        kernel(
-            &format!("{name}_grad"),
-            "attention_grad",
-            &[&q, &q, &q, &out, &lse, &out],
-            DType::F32,
-            5.0 * product,
-            |k, p| Ok(k.named("attention_grad", p, grad)?),
-        )?,
+        typed(&format!("{name}_grad{end}"), "attention_grad", six, 5.0 * product, |k, p| {
+            Ok(k.named("attention_grad", p, grad)?)
+        })?,
     ])
 }
 
@@ -311,7 +333,8 @@ fn measure(kernel: &mut Loaded, peak: &mut Loaded) -> Result<Measured, Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let filter = std::env::args().nth(1).unwrap_or_default();
+    let mut arguments = std::env::args().skip(1);
+    let filter = arguments.next().unwrap_or_default();
     let mut cpu = Cpu::of(Target::X86Native);
     match std::env::var("BF16").as_deref() {
         Ok("dot") => cpu.bf16 = Bf16::Dot,
@@ -320,6 +343,10 @@ fn main() -> Result<(), Error> {
     }
     if cpu.bf16 == Bf16::Tiles {
         allow_tiles()?;
+    }
+    if filter == "sdpa" {
+        let python = std::env::var("PEER_PYTHON").map_err(|_| "PEER_PYTHON names no python")?;
+        return sdpa::compare(&python, cpu, &arguments.next().unwrap_or_default());
     }
     let mut plain = peak(cpu.lanes, None)?;
     let mut halves = peak(cpu.lanes, Some(cpu.bf16))?;
@@ -339,9 +366,17 @@ fn main() -> Result<(), Error> {
     for h in [128, 512, 3072] {
         cases.push(columns(2048, h)?);
     }
-    cases.extend(attention(4, 4, 512, 32)?);
-    cases.extend(attention(4, 8, 512, 64)?);
-    cases.extend(attention(1, 4, 2048, 128)?);
+    for dtype in [DType::F32, DType::Bf16] {
+        for (batch, heads, seq, width) in [
+            (4, 4, 512, 32),
+            (4, 8, 512, 64),
+            (1, 4, 2048, 64),
+            (1, 4, 2048, 128),
+            (1, 1, 8192, 64),
+        ] {
+            cases.extend(attention(Size { batch, heads, seq, width }, dtype)?);
+        }
+    }
     println!("kernel                      tasks        ms  GFLOP/s  share   compile");
     for c in cases.iter().filter(|c| c.f.name.contains(&filter)) {
         let start = Instant::now();

@@ -1,0 +1,243 @@
+//! Attention of bfloat16: products of pairs, in AMX tile registers or as dot products, on top of f32.
+//!
+//! Scores stand transposed as in [`super::block`]: a row of queries for each key. Then all products have one form, and
+//! no weight moves between lanes but within its pair. Weights are rounded to bfloat16 as operands of the next product.
+
+pub mod forward;
+pub mod gradient;
+mod layout;
+
+use super::block::Sizes;
+use crate::emit::{Emit, TILE, Ty, Val};
+use crate::kernels::Body;
+use crate::x86::Bf16;
+
+/// Rows, columns and steps of the contraction come in wholes of this many; behind the matrix are zeros.
+pub const SIDE: usize = 2 * TILE;
+/// Queries that pass through a chunk of keys while that is in cache: whole groups of [`SIDE`].
+pub const QUERIES: usize = 4 * SIDE;
+/// Vectors of queries in a group.
+const VECTORS: usize = 2;
+/// Rows of a tile of dot products.
+const DOT_ROWS: usize = 8;
+
+/// An attention by pairs.
+#[derive(Clone, Copy)]
+pub struct Pairs {
+    pub s: Sizes,
+    pub unit: Bf16,
+}
+
+/// Rows of pairs along the contraction, from the left: word (row, step) is at
+/// `base + row·row + step/16·step + step%16`.
+#[derive(Clone, Copy)]
+pub struct Left {
+    pub base: Val,
+    pub row: usize,
+    pub step: usize,
+}
+
+impl Left {
+    /// From row `first` on.
+    fn from(self, k: &mut Emit, first: Val) -> Left {
+        let at = k.scale(first, self.row);
+        Left { base: k.element(self.base, at), ..self }
+    }
+
+    /// From token `first`, a whole number of steps, on: of a contraction over tokens.
+    fn steps_from(self, k: &mut Emit, first: Val) -> Left {
+        let at = k.scale(first, self.step / SIDE);
+        Left { base: k.element(self.base, at), ..self }
+    }
+}
+
+/// Lines of columns: steps of the contraction as pairs, or rows of sums.
+#[derive(Clone, Copy)]
+pub struct Lines {
+    pub base: Val,
+    pub row: usize,
+}
+
+impl Lines {
+    fn at(self, k: &mut Emit, row: Val) -> Lines {
+        let at = k.scale(row, self.row);
+        Lines { base: k.element(self.base, at), ..self }
+    }
+
+    fn columns(self, k: &mut Emit, from: Val) -> Lines {
+        Lines { base: k.element(self.base, from), ..self }
+    }
+}
+
+impl Pairs {
+    /// Where the operands are bfloat16 and the core multiplies pairs.
+    pub fn of(b: &Body<'_>, s: Sizes, operand: Val) -> Option<Pairs> {
+        (operand.ty == Ty::PtrBf16 && b.cpu.bf16 != Bf16::Widen)
+            .then_some(Pairs { s, unit: b.cpu.bf16 })
+    }
+
+    /// Elements along head_dim with the zeros behind.
+    pub fn wide(self) -> usize {
+        self.s.width.next_multiple_of(SIDE)
+    }
+
+    /// Tokens with the zeros behind.
+    pub fn rows(self) -> usize {
+        self.s.seq.next_multiple_of(SIDE)
+    }
+
+    /// Whether rows can be read where they lie.
+    pub fn whole(self) -> bool {
+        self.wide() == self.s.width && self.rows() == self.s.seq
+    }
+
+    /// `c = a·b`, or `c += a·b`, for `m` rows and `n` columns. `steps` are those of the contraction for the rows from
+    /// a given one on, 16 pairs each.
+    #[allow(clippy::too_many_arguments)] // a product has that many parts
+    pub fn product(
+        self,
+        k: &mut Emit,
+        (m, n): (Val, usize),
+        steps: impl Fn(&mut Emit, Val) -> (Val, Val),
+        a: Left,
+        b: Lines,
+        c: Lines,
+        fresh: bool,
+    ) {
+        let zero = k.int(0);
+        let columns = k.int(n as i64);
+        let height = if self.unit == Bf16::Tiles { SIDE } else { DOT_ROWS };
+        k.loop_(zero, m, height, |k, r| {
+            let range = steps(k, r);
+            let a = a.from(k, r);
+            let c = c.at(k, r);
+            k.loop_(zero, columns, SIDE, |k, column| {
+                let (b, c) = (b.columns(k, column), c.columns(k, column));
+                match self.unit {
+                    Bf16::Tiles => tiles(k, range, a, b, c, fresh),
+                    Bf16::Dot | Bf16::Widen => dots(k, range, a, b, c, fresh),
+                }
+            });
+        });
+    }
+
+    /// All of head_dim as steps of a contraction.
+    pub fn across(self, k: &mut Emit) -> (Val, Val) {
+        (k.int(0), k.int((self.wide() / SIDE) as i64))
+    }
+}
+
+/// Where step `p` of an operand starts.
+fn step(k: &mut Emit, p: Val, a: Left, b: Lines) -> (Val, Val) {
+    let at = k.scale(p, a.step);
+    let a = k.element(a.base, at);
+    let at = k.scale(p, TILE * b.row);
+    (a, k.element(b.base, at))
+}
+
+/// Two by two tile registers of sums.
+fn tiles(k: &mut Emit, (from, to): (Val, Val), a: Left, b: Lines, c: Lines, fresh: bool) {
+    let place = |k: &mut Emit, n: usize| k.element_at(c.base, n / 2 * TILE * c.row + n % 2 * TILE);
+    for n in 0..4 {
+        if fresh {
+            k.tile_zero(n);
+        } else {
+            let p = place(k, n);
+            k.tile_load(n, p, c.row);
+        }
+    }
+    k.loop_(from, to, 1, |k, p| {
+        let (from_a, from_b) = step(k, p, a, b);
+        for half in 0..2 {
+            let p = k.element_at(from_a, half * TILE * a.row);
+            k.tile_load(4 + half, p, a.row);
+            let p = k.element_at(from_b, half * TILE);
+            k.tile_load(6 + half, p, b.row);
+        }
+        for n in 0..4 {
+            k.tile_dot(n, 4 + n / 2, 6 + n % 2);
+        }
+    });
+    for n in 0..4 {
+        let p = place(k, n);
+        k.tile_store(n, p, c.row);
+    }
+}
+
+/// The same in vector registers, fewer rows at a time.
+fn dots(k: &mut Emit, (from, to): (Val, Val), a: Left, b: Lines, c: Lines, fresh: bool) {
+    let ty = Ty::Vec(TILE);
+    let place =
+        |k: &mut Emit, i: usize| k.element_at(c.base, i / VECTORS * c.row + i % VECTORS * TILE);
+    let mut sums = vec![k.float(0.0, ty); DOT_ROWS * VECTORS];
+    if !fresh {
+        for (i, sum) in sums.iter_mut().enumerate() {
+            let p = place(k, i);
+            *sum = k.load(ty, p);
+        }
+    }
+    let (zero, one, pairs) = (k.int(0), k.int(1), k.int(TILE as i64));
+    let sums = k.for_(from, to, one, &sums, |k, p, sums| {
+        let (from_a, from_b) = step(k, p, a, b);
+        k.for_(zero, pairs, one, sums, |k, w, sums| {
+            let at = k.scale(w, b.row);
+            let line = k.element(from_b, at);
+            let lines: Vec<Val> = (0..VECTORS)
+                .map(|j| {
+                    let p = k.element_at(line, j * TILE);
+                    k.load(ty, p)
+                })
+                .collect();
+            let word = k.element(from_a, w);
+            let mut out = vec![];
+            for i in 0..DOT_ROWS {
+                let p = k.element_at(word, i * a.row);
+                let x = k.load(Ty::F32, p);
+                let x = k.splat(x, TILE);
+                for (j, line) in lines.iter().enumerate() {
+                    out.push(k.dot(x, *line, sums[i * VECTORS + j]));
+                }
+            }
+            out
+        })
+    });
+    for (i, sum) in sums.into_iter().enumerate() {
+        let p = place(k, i);
+        k.store(sum, p);
+    }
+}
+
+/// Walks the keys of a chunk that a group of queries sees, `step` at a time: those before `diagonal` see all of it,
+/// from there to `end` `body` is told to mask.
+fn each_key(
+    k: &mut Emit,
+    (diagonal, end): (Val, Val),
+    step: usize,
+    init: &[Val],
+    mut body: impl FnMut(&mut Emit, Val, bool, &[Val]) -> Vec<Val>,
+) -> Vec<Val> {
+    let (zero, step) = (k.int(0), k.int(step as i64));
+    let before = k.min(diagonal, end);
+    let carried = k.for_(zero, before, step, init, |k, r, acc| body(k, r, false, acc));
+    k.for_(before, end, step, &carried, |k, r, acc| body(k, r, true, acc))
+}
+
+/// Lanes of a group's vector `j` that see key `r`.
+fn sees(k: &mut Emit, diagonal: Val, r: Val, j: usize) -> Val {
+    let first = k.int((j * TILE) as i64);
+    let key = k.sub(r, diagonal);
+    let key = k.sub(key, first);
+    let key = k.narrow(key);
+    let key = k.splat(key, TILE);
+    let ids = k.lane_ids(TILE);
+    k.cmp("sge", ids, key)
+}
+
+/// The key that names a dropped weight: of those behind the last, whose weights count nowhere, the last.
+fn named(k: &mut Emit, s: Sizes, key: Val) -> Val {
+    if s.seq.is_multiple_of(SIDE) {
+        return key;
+    }
+    let last = k.int(s.seq as i64 - 1);
+    k.min(key, last)
+}
