@@ -278,8 +278,7 @@ fn repeat_ranks(
             rule.results[s.carried..].iter().map(|t| Tensor::fill(t.clone(), f64::NAN)).collect();
             ranks
         ];
-    for n in 0..s.count {
-        let i = if rule.attrs.flag("reverse") { s.count - 1 - n } else { n };
+    for i in s.order() {
         let inputs: Vec<Vec<Tensor>> = operands
             .iter()
             .zip(carried)
@@ -287,7 +286,7 @@ fn repeat_ranks(
                 for (n, t) in x.iter().enumerate().skip(s.carried) {
                     inputs.push(if n < s.carried + s.sliced {
                         let ty = g.ty(g.params[n]).clone();
-                        let (size, i) = (ty.elements(), i + s.first.unwrap_or(0));
+                        let (size, i) = (ty.elements(), s.slice(n, i));
                         Tensor::new(ty, t.data[i * size..(i + 1) * size].to_vec())
                     } else {
                         t.clone()

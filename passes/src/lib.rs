@@ -21,6 +21,7 @@ pub mod pass;
 pub mod peel_last_step;
 pub mod pipeline;
 pub mod place_memory;
+pub mod prefetch_gathers;
 pub mod rewrite_graph;
 pub mod rules;
 pub mod schedule_pipeline;

@@ -46,13 +46,23 @@ const GROWTH: u64 = 8;
 /// Bytes that may always be taken.
 const LEAST: u64 = 1 << 20;
 
+/// Bytes of the arena as it is, and by how many it may grow.
+fn room(m: &Module) -> Result<(u64, u64), PassError> {
+    let (arena, slots) = place_memory::arena(m)?;
+    Ok((arena, ((arena + slots) / GROWTH).max(LEAST)))
+}
+
+/// Bytes that exchanges may take to go on beside compute.
+pub fn budget(m: &Module) -> Result<u64, PassError> {
+    Ok(room(m)?.1)
+}
+
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if cx.degrees.ranks() == 1 || !cx.overlap {
         return Ok(PassReport::default());
     }
     m.functions.iter_mut().for_each(without_waits);
-    let (before, slots) = place_memory::arena(m)?;
-    let most = ((before + slots) / GROWTH).max(LEAST);
+    let (before, most) = room(m)?;
     // What a function may have ahead of its time; less, if the whole grows by more than that.
     for ahead in [most, most / 2, most / 4, most / 16] {
         let mut new = m.clone();
@@ -86,7 +96,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
 }
 
 /// Takes the waits of an earlier run away.
-fn without_waits(f: &mut Function) {
+pub fn without_waits(f: &mut Function) {
     let waits: Vec<(ValueId, ValueId)> = f
         .ops
         .iter()
@@ -118,14 +128,20 @@ fn reorder(
         times.learn(&g.name, seconds);
     }
     let late = carried.map_or(vec![], |n| late(f, n));
-    let (new, seconds) = Order::new(m, f, &late, ahead, times).run()?;
+    let order = || Order::new(m, f, &late, ahead, times).reuse(carried.unwrap_or(0));
+    let (mut new, mut seconds) = order().run()?;
+    let (other, sooner) = order().longest_first().run()?;
+    // What is made ahead of its turn takes memory.
+    if sooner < 0.99 * seconds {
+        (new, seconds) = (other, sooner);
+    }
     times.learn_late(&new, &late);
     m.insert(new);
     Ok(seconds)
 }
 
-/// Results of a loop's body that may be on their way when it ends: exchanges of what the body leaves as well, or
-/// that are made where the sum was, so that no later iteration touches either.
+/// Results of a loop's body that may be on their way when it ends: exchanges of what the body leaves as well or is
+/// given, or that are made where the sum was, so that no later iteration touches either.
 fn late(f: &Function, carried: usize) -> Vec<usize> {
     let maker = |v: ValueId| f.ops.iter().find(|op| op.results.contains(&v));
     let left = |v: ValueId| f.results[carried..].contains(&v);
@@ -136,7 +152,8 @@ fn late(f: &Function, carried: usize) -> Vec<usize> {
             return false;
         };
         let x = op.operands[0];
-        left(x) || op.kind.is("all_reduce") && uses[x.index()] == 1 && maker(x).is_some()
+        let given = f.params.contains(&x);
+        given || left(x) || op.kind.is("all_reduce") && uses[x.index()] == 1 && maker(x).is_some()
     };
     (carried..f.results.len()).filter(may).collect()
 }

@@ -44,7 +44,7 @@ pub struct Place {
     pub segment: String,
     /// Bytes.
     pub offset: u64,
-    /// (loop dim, bytes per iteration), outermost first.
+    /// (loop dim, bytes per iteration), outermost first; `layer.next` stands for the next iteration of `layer`.
     pub strides: Vec<(String, u64)>,
 }
 

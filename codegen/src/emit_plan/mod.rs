@@ -12,7 +12,7 @@ use neoxc_ir::op::{Class, Cost, RuleCx};
 use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId};
 use neoxc_plan::{
     Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Schedule,
-    Segment, Tables, name_of,
+    Segment, Stride, Tables, name_of,
 };
 
 use crate::CodegenError;
@@ -59,10 +59,10 @@ impl Emitter<'_> {
         let mut strides = vec![];
         for p in parts {
             let (var, stride) = p.split_once('*').ok_or_else(wrong)?;
-            let depth = vars.iter().position(|v| v == var).ok_or_else(wrong)?;
-            let stride: u64 = stride.parse().map_err(|_| wrong())?;
-            end += (counts[depth] - 1) * stride;
-            strides.push((depth, stride));
+            let bytes = stride.parse().map_err(|_| wrong())?;
+            let stride = Stride::of(var, bytes, vars).ok_or_else(wrong)?;
+            end += (counts[stride.depth] - 1) * bytes;
+            strides.push(stride);
         }
         self.bytes[segment] = self.bytes[segment].max(end);
         Ok(Address { segment, offset, strides })

@@ -30,10 +30,16 @@ const ATTRS: &[AttrSpec] = &[
         required: false,
         doc: "number of the first slice, where operands have more slices than there are iterations",
     },
+    AttrSpec {
+        name: "next",
+        kind: AttrKind::Ints,
+        required: false,
+        doc: "numbers of sliced operands of which an iteration sees the next one's slice",
+    },
 ];
 
 /// How the operands and results of a repeat divide.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shape {
     /// Number of iterations.
     pub count: usize,
@@ -43,6 +49,25 @@ pub struct Shape {
     pub sliced: usize,
     /// Number of the first slice; where it is given, operands may have more slices than `count`.
     pub first: Option<usize>,
+    /// Whether iterations go from the last slice to the first.
+    pub reverse: bool,
+    /// Sliced operands of which each iteration sees the slice of the next one; the last one that of the first.
+    pub next: Vec<usize>,
+}
+
+impl Shape {
+    /// The iterations' slice numbers, in order, without those before `first`.
+    pub fn order(&self) -> impl Iterator<Item = usize> + '_ {
+        (0..self.count).map(|step| if self.reverse { self.count - 1 - step } else { step })
+    }
+
+    /// Which slice of operand `n` iteration `i` sees.
+    #[must_use]
+    pub fn slice(&self, n: usize, i: usize) -> usize {
+        let step = if self.reverse { self.count - 1 } else { 1 };
+        let i = if self.next.contains(&n) { (i + step) % self.count } else { i };
+        i + self.first.unwrap_or(0)
+    }
 }
 
 /// Reads the attributes.
@@ -52,9 +77,16 @@ pub fn shape(cx: &RuleCx<'_>) -> Result<Shape, OpError> {
     };
     let first = cx.attrs.int("first").map(|_| at("first")).transpose()?;
     let (count, carried, sliced) = (cx.size("count")?, at("carried")?, at("sliced")?);
-    let s = Shape { count, carried, sliced, first };
+    let next = cx.attrs.ints("next").unwrap_or_default();
+    let next = next.iter().filter_map(|n| usize::try_from(*n).ok()).collect();
+    let s = Shape { count, carried, sliced, first, reverse: cx.attrs.flag("reverse"), next };
     if s.carried + s.sliced > cx.operands.len() {
         return Err(OpError::new("has fewer operands than `carried` and `sliced` say"));
+    }
+    let listed = cx.attrs.ints("next").map_or(0, |n| n.len());
+    let is_sliced = |n: &usize| (carried..carried + sliced).contains(n);
+    if s.next.len() < listed || !s.next.iter().all(is_sliced) {
+        return Err(OpError::new("`next` names operands that are not sliced"));
     }
     Ok(s)
 }
@@ -68,7 +100,8 @@ impl OpDef for Repeat {
         "Calls `callee` `count` times. Operands: `carried` values handed on, then `sliced` values of \
          which iteration i sees slice i of the leading dim `dim`, then invariants. The callee \
          returns the carried values and per-step values; the latter come out stacked along `dim`. \
-         `reverse` walks from the last slice to the first, `first` leaves out the slices before it."
+         `reverse` walks from the last slice to the first, `first` leaves out the slices before it. Of an \
+         operand that `next` names, an iteration sees the slice of the next one, and the last one that of the first."
     }
 
     fn signature(&self) -> Signature {
@@ -149,13 +182,12 @@ impl OpDef for Repeat {
             .iter()
             .map(|t| Tensor::fill(t.clone(), f64::NAN))
             .collect();
-        for step in 0..s.count {
-            let i = if cx.rule.attrs.flag("reverse") { s.count - 1 - step } else { step };
+        for i in s.order() {
             let mut inputs = carried;
             for (n, t) in cx.operands.iter().enumerate().skip(s.carried) {
                 inputs.push(if n < s.carried + s.sliced {
                     let ty = f.ty(f.params[n]).clone();
-                    let (size, i) = (ty.elements(), i + s.first.unwrap_or(0));
+                    let (size, i) = (ty.elements(), s.slice(n, i));
                     Tensor::new(ty, t.data[i * size..(i + 1) * size].to_vec())
                 } else {
                     (*t).clone()
@@ -179,5 +211,49 @@ impl OpDef for Repeat {
         _attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
         Ok(Decomposition::Primitive)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{eval::Tensor, text, verify};
+
+    /// Iterations hand on ten times what they were given plus the slice that they see.
+    fn digits(how: &str) -> Result<f64, String> {
+        let text = format!(
+            "module {{\n  func.func @body(%d: tensor<f32>, %w: tensor<f32>) -> tensor<f32> {{\n    \
+             %ten = \"neox.fill\"() {{dims = [], dtype = \"f32\", sizes = [], value = 10.0}} : () -> tensor<f32>\n    \
+             %0 = \"neox.mul\"(%d, %ten) : (tensor<f32>, tensor<f32>) -> tensor<f32>\n    \
+             %1 = \"neox.add\"(%0, %w) : (tensor<f32>, tensor<f32>) -> tensor<f32>\n    \
+             return %1 : tensor<f32>\n  }}\n  func.func @main(%d: tensor<f32>, %w: tensor<4xf32, {{dims = [\"layer\"]}}>) -> tensor<f32> {{\n    \
+             %0 = \"neox_loop.repeat\"(%d, %w) {{callee = @body, carried = 1, {how}, dim = \"layer\", sliced = 1}} : \
+             (tensor<f32>, tensor<4xf32, {{dims = [\"layer\"]}}>) -> tensor<f32>\n    return %0 : tensor<f32>\n  }}\n}}\n"
+        );
+        let m = text::parse(&text).map_err(|e| e.to_string())?;
+        verify(&m).map_err(|e| e.to_string())?;
+        let f = m.function("main").ok_or("no @main")?;
+        let inputs = [
+            Tensor::new(f.ty(f.params[0]).clone(), vec![0.0]),
+            Tensor::new(f.ty(f.params[1]).clone(), vec![1.0, 2.0, 3.0, 4.0]),
+        ];
+        let out = crate::eval::run(&m, "main", &inputs).map_err(|e| e.to_string())?;
+        Ok(out[0].data[0])
+    }
+
+    #[test]
+    fn iterations_see_their_slice_or_the_next_one() {
+        for (how, want) in [
+            ("count = 4", 1234.0),
+            ("count = 4, reverse = true", 4321.0),
+            ("count = 4, next = [1]", 2341.0),
+            ("count = 4, next = [1], reverse = true", 3214.0),
+            ("count = 2, first = 1, next = [1]", 32.0),
+            ("count = 1, first = 3, next = [1]", 4.0),
+        ] {
+            assert_eq!(digits(how), Ok(want), "{how}");
+        }
+        for wrong in ["count = 4, next = [0]", "count = 4, next = [2]", "count = 4, next = [-1]"] {
+            assert!(digits(wrong).is_err_and(|e| e.contains("not sliced")), "{wrong}");
+        }
     }
 }

@@ -23,6 +23,10 @@ pub struct Order<'a> {
     turn: Vec<f64>,
     /// Bytes that ops may make ahead of their turn, or exchanges of weights have on their way.
     ahead: u64,
+    /// What is to be done from each op on until the end, exchanges included; empty if ops keep their order.
+    tail: Vec<f64>,
+    /// By exchange: the ops that read the bytes it could write to, behind which it starts.
+    behind: HashMap<usize, Vec<usize>>,
     /// When each op is done, once it has run or started.
     done: Vec<Option<f64>>,
     /// Results that stay on their way when the function ends.
@@ -75,6 +79,8 @@ impl<'a> Order<'a> {
             defs: f.definitions(),
             turn,
             ahead,
+            tail: vec![],
+            behind: HashMap::new(),
             done: vec![None; f.ops.len()],
             keeps,
             late,
@@ -84,6 +90,52 @@ impl<'a> Order<'a> {
             waited: HashMap::new(),
             new: f.clone(),
         }
+    }
+
+    /// What a body gathers for its next iteration starts when what it was given is no longer needed, if that leaves
+    /// enough time: then it takes the same bytes. `carried`: how many values iterations hand on.
+    #[must_use]
+    pub fn reuse(mut self, carried: usize) -> Self {
+        let f = self.f;
+        let end: f64 = (0..f.ops.len())
+            .filter(|i| !Times::is_exchange(&f.ops[*i]))
+            .map(|i| self.seconds[i])
+            .sum();
+        for (given, made) in f.params.iter().zip(&f.results).take(carried) {
+            let Some(at) = self.defs[made.index()] else { continue };
+            let readers = self.readers(*given);
+            let done = readers.iter().map(|i| self.turn[*i] + self.seconds[*i]).fold(0.0, f64::max);
+            if Times::is_exchange(&f.ops[at]) && done + self.seconds[at] <= end {
+                self.behind.insert(at, readers);
+            }
+        }
+        self
+    }
+
+    /// Of the ops that have all they need, the one goes first behind which there is most to be done.
+    #[must_use]
+    pub fn longest_first(mut self) -> Self {
+        let f = self.f;
+        let mut tail = vec![0.0; f.ops.len()];
+        for (i, op) in f.ops.iter().enumerate().rev() {
+            let users = (i + 1..f.ops.len())
+                .filter(|j| f.ops[*j].operands.iter().any(|o| op.results.contains(o)));
+            tail[i] = self.seconds[i] + users.map(|j| tail[j]).fold(0.0, f64::max);
+        }
+        self.tail = tail;
+        self
+    }
+
+    /// Ops that read `v`, through views too.
+    fn readers(&self, v: ValueId) -> Vec<usize> {
+        let mut out = vec![];
+        for (i, op) in self.f.ops.iter().enumerate().filter(|(_, op)| op.operands.contains(&v)) {
+            match op.kind.0.class() {
+                Class::View => out.extend(self.readers(op.results[0])),
+                _ => out.push(i),
+            }
+        }
+        out
     }
 
     /// The function in its new order, and its seconds.
@@ -109,10 +161,13 @@ impl<'a> Order<'a> {
                 if n > 0 && ahead + self.bytes(*i) > self.ahead {
                     continue;
                 }
-                if first.is_none_or(|(_, best)| ready.max(self.now) < best) {
-                    first = Some((n, ready.max(self.now)));
+                let at = ready.max(self.now);
+                let tail = |n: usize| self.tail.get(left[n]).copied().unwrap_or(0.0);
+                let sooner = |(m, best)| at < best || at == best && tail(n) > tail(m);
+                if first.is_none_or(sooner) {
+                    first = Some((n, at));
                 }
-                if ready <= self.now {
+                if at == self.now && self.tail.is_empty() {
                     break;
                 }
             }
@@ -158,7 +213,9 @@ impl<'a> Order<'a> {
 
     /// When all operands of an op are there; nothing if one of them is not even on its way.
     fn ready(&self, i: usize) -> Option<f64> {
-        let mut each = self.f.ops[i].operands.iter().map(|v| self.there(*v));
+        let operands = self.f.ops[i].operands.iter().map(|v| self.there(*v));
+        let readers = self.behind.get(&i).into_iter().flatten().map(|r| self.done[*r]);
+        let mut each = operands.chain(readers);
         each.try_fold(0.0, |latest, t| Some(f64::max(latest, t?)))
     }
 
@@ -213,10 +270,11 @@ impl<'a> Order<'a> {
             let until = free - self.now + self.seconds[i];
             let lead = f64::max(2.0 * until, until + head.map_or(0.0, |h| self.seconds[h]));
             let early = given && self.turn[i] > turn + lead;
-            if early || (given && self.turn[i] > turn && under_way + self.bytes(i) > self.ahead) {
+            let more = if self.behind.contains_key(&i) { 0 } else { self.bytes(i) };
+            if early || (given && self.turn[i] > turn && under_way + more > self.ahead) {
                 continue;
             }
-            under_way += self.bytes(i);
+            under_way += more;
             self.emit(i)?;
             self.done[i] = Some(free + self.seconds[i]);
             self.streams.insert(axis.to_string(), free + self.seconds[i]);

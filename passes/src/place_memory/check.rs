@@ -297,6 +297,7 @@ impl Check<'_> {
     ) -> Result<Iterations, PassError> {
         let mut under_way = vec![vec![]; late.len()];
         let first = op.attrs.int("first").map(|n| n as u64);
+        let next = op.attrs.ints("next").unwrap_or_default();
         let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
         let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
         let dim = op.attrs.str("dim").unwrap_or_default().to_string();
@@ -308,11 +309,15 @@ impl Check<'_> {
             if op.attrs.flag("reverse") { all.into_iter().rev().collect() } else { all };
         for i in order {
             self.index.insert(dim.clone(), i as u64);
+            let step = if op.attrs.flag("reverse") { count - 1 } else { 1 };
+            let then = ((i + step) % count) as u64;
+            self.index.insert(format!("{dim}.next"), then);
             for n in carried..carried + sliced {
                 let ty = f.ty(op.operands[n]);
                 let slices = ty.size(&dim).filter(|_| first.is_some()).unwrap_or(count);
                 let bytes = (ty.bytes() / slices) as u64;
-                let lo = (i as u64 + first.unwrap_or(0)) * bytes;
+                let i = if next.contains(&(n as i64)) { then } else { i as u64 };
+                let lo = (i + first.unwrap_or(0)) * bytes;
                 images[n] = operands[n]
                     .iter()
                     .filter(|(a, b, _)| *b > lo && *a < lo + bytes)
@@ -327,6 +332,7 @@ impl Check<'_> {
             }
         }
         self.index.remove(&dim);
+        self.index.remove(&format!("{dim}.next"));
         Ok((steps, under_way))
     }
 }

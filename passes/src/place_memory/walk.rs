@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Function, Module, Op, ValueId, ops};
+use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, ops};
 
 use super::intervals::{Buffer, assign};
 use super::{Place, aligned, note};
@@ -305,7 +305,8 @@ impl Walk<'_> {
     fn copy_of(&mut self, f: &mut Function, v: ValueId, at: usize) -> Result<ValueId, PassError> {
         let ty = f.ty(v).clone();
         let name = format!(
-            "copy_{}x{}",
+            "copy_{}{}x{}",
+            if ty.dtype == DType::F32 { String::new() } else { format!("{}_", ty.dtype.name()) },
             ty.elements(),
             ty.dims.iter().map(|d| format!("{}{}", d.name, d.size)).collect::<Vec<_>>().join("_")
         );
@@ -450,6 +451,7 @@ impl Walk<'_> {
         let dim = op.attrs.str("dim").unwrap_or_default().to_string();
         let callee = op.attrs.symbol("callee").unwrap_or_default().to_string();
         let first = op.attrs.int("first");
+        let next = op.attrs.ints("next").unwrap_or_default();
         let start = self.now;
         // `settle_carried` saw to it that the loop may work where its carried values are.
         let mut results = operands[..carried].to_vec();
@@ -458,7 +460,8 @@ impl Walk<'_> {
             let ty = f.ty(op.operands[n]);
             let slices = ty.size(&dim).filter(|_| first.is_some()).unwrap_or(count);
             let bytes = (ty.bytes() / slices.max(1)) as u64;
-            params[n] = operands[n].slice(&dim, bytes, first.unwrap_or(0) as u64);
+            let var = if next.contains(&(n as i64)) { format!("{dim}.next") } else { dim.clone() };
+            params[n] = operands[n].slice(&var, bytes, first.unwrap_or(0) as u64);
         }
         let mut targets: Vec<Option<Spot>> = results.iter().cloned().map(Some).collect();
         for r in &op.results[carried..] {

@@ -23,14 +23,16 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use held::{Block, Held, Run};
-pub use program::{Address, Exchange, Instr, ProgramError, parse_program, print_program};
+pub use program::{
+    Address, Exchange, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
+};
 pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedule};
 
 /// The axis of the first and the last stage of a pipeline.
 pub const ENDS: &str = "ends";
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 4;
+pub const FORMAT: u32 = 5;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]

@@ -10,11 +10,25 @@
 //! end
 //! loop layer 6 reverse
 //! ```
+//! `layer` in an address is the number of the iteration, `layer.next` that of the one behind it; behind the last one
+//! is the first.
+//!
 //! Launches run on the compute stream, one after the other. Every mesh axis is a communication stream with
 //! an order of its own: an exchange that is started runs beside what follows until event `@n` is waited
 //! for, or started again by the next iteration of a loop; one without an event is started and waited for at once.
 
 use std::fmt::Write;
+
+/// How far an address moves with a loop around it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stride {
+    /// Depth of the loop from the outside.
+    pub depth: usize,
+    /// Bytes per iteration.
+    pub bytes: u64,
+    /// Whether it is where the next iteration is; behind the last one is the first.
+    pub next: bool,
+}
 
 /// A byte address: segment, offset, and a stride for each enclosing loop.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +37,8 @@ pub struct Address {
     pub segment: usize,
     /// Bytes.
     pub offset: u64,
-    /// (depth of the loop from the outside, bytes per iteration).
-    pub strides: Vec<(usize, u64)>,
+    /// At most one for each loop around it.
+    pub strides: Vec<Stride>,
 }
 
 /// Exchanges between the ranks of a mesh axis.
@@ -175,7 +189,22 @@ pub struct ProgramError {
 }
 
 /// Loops deeper than this are refused.
-const MAX_DEPTH: usize = 16;
+pub const MAX_DEPTH: usize = 16;
+
+/// Behind a loop's name: the number of its next iteration.
+const NEXT: &str = ".next";
+
+impl Stride {
+    /// So many bytes for each iteration of the loop that `var` names, of those around.
+    pub fn of(var: &str, bytes: u64, around: &[impl AsRef<str>]) -> Option<Stride> {
+        let (name, next) = match var.strip_suffix(NEXT) {
+            Some(name) => (name, true),
+            None => (var, false),
+        };
+        let depth = around.iter().position(|v| v.as_ref() == name)?;
+        Some(Stride { depth, bytes, next })
+    }
+}
 
 /// Events are numbered below this.
 const MAX_EVENTS: usize = 1 << 16;
@@ -238,9 +267,10 @@ fn print_into(
 fn print_address(out: &mut String, a: &Address, segments: &[String], vars: &[String]) {
     let segment = segments.get(a.segment).map_or("?", String::as_str);
     let _ = write!(out, " {segment}+{}", a.offset);
-    for (depth, stride) in &a.strides {
-        let var = vars.get(*depth).map_or("?", String::as_str);
-        let _ = write!(out, "+{var}*{stride}");
+    for s in &a.strides {
+        let var = vars.get(s.depth).map_or("?", String::as_str);
+        let next = if s.next { NEXT } else { "" };
+        let _ = write!(out, "+{var}{next}*{}", s.bytes);
     }
 }
 
@@ -273,7 +303,8 @@ pub fn parse_program(
                     Some("reverse") => true,
                     Some(_) => return Err(fail("expected `reverse`")),
                 };
-                if open.len() == MAX_DEPTH || open.iter().any(|o| o.0 == var) {
+                let known = open.iter().any(|o| o.0 == var);
+                if open.len() == MAX_DEPTH || known || var.ends_with(NEXT) {
                     return Err(fail("loops are nested wrongly"));
                 }
                 open.push((var, count, reverse, std::mem::take(&mut body)));
@@ -355,8 +386,8 @@ fn address(word: &str, segments: &[String], vars: &[&str]) -> Option<Address> {
     let offset = parts.next()?.parse().ok()?;
     let strides = parts
         .map(|p| {
-            let (var, stride) = p.split_once('*')?;
-            Some((vars.iter().position(|v| *v == var)?, stride.parse().ok()?))
+            let (var, bytes) = p.split_once('*')?;
+            Stride::of(var, bytes.parse().ok()?, vars)
         })
         .collect::<Option<_>>()?;
     Some(Address { segment, offset, strides })

@@ -214,7 +214,11 @@ mod tests {
             loc: "a.yml:1:2".into(),
             ..Kernel::default()
         };
-        let a = |offset| Address { segment: 0, offset, strides: vec![(0, 64)] };
+        let a = |offset| Address {
+            segment: 0,
+            offset,
+            strides: vec![crate::Stride { depth: 0, bytes: 64, next: true }],
+        };
         let launch = Instr::Launch { kernel: 0, args: vec![a(0), a(16)], loc: "a.yml:1:2".into() };
         let body =
             vec![Instr::Loop { var: "layer".into(), count: 3, reverse: true, body: vec![launch] }];

@@ -269,8 +269,8 @@ fn instructions(
 
 fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
     let mut end = a.offset.checked_add(size)?;
-    for (depth, stride) in &a.strides {
-        end = end.checked_add(counts.get(*depth)?.checked_sub(1)?.checked_mul(*stride)?)?;
+    for s in &a.strides {
+        end = end.checked_add(counts.get(s.depth)?.checked_sub(1)?.checked_mul(s.bytes)?)?;
     }
     Some(end)
 }
@@ -278,11 +278,16 @@ fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Stride;
     use crate::{Exchange, Handed, Program, Segment, SlotPlaces};
 
     /// Two stages × two data ranks that exchange a value of 8 × 4 floats.
     fn staged() -> Plan {
-        let a = |offset| Address { segment: 0, offset, strides: vec![(0, 256)] };
+        let a = |offset| Address {
+            segment: 0,
+            offset,
+            strides: vec![Stride { depth: 0, bytes: 256, next: false }],
+        };
         let exchange = Instr::Exchange {
             kind: Exchange::AllGather,
             axis: "data".into(),

@@ -4,7 +4,7 @@ use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use neoxc_plan::{Address, Exchange, Instr, Plan};
+use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, Stride};
 
 use super::Device;
 use super::gate::{Gate, Loan};
@@ -65,6 +65,7 @@ pub struct CpuDevice {
     schedules: Vec<(String, Staged)>,
     pool: Pool,
     pointers: Vec<*mut u8>,
+    /// The iteration of each loop around, by depth; behind those the iterations that come next.
     index: Vec<usize>,
     /// By event: the axis of the exchange that is under way with it, and its ticket.
     events: Vec<Option<(usize, Ticket)>>,
@@ -180,7 +181,7 @@ impl CpuDevice {
             schedules,
             pool: Pool::new(threads, scratch)?,
             pointers: vec![std::ptr::null_mut(); most],
-            index: vec![0; 32],
+            index: vec![0; 2 * MAX_DEPTH],
             events: vec![None; plan.events()],
             others,
             log: None,
@@ -327,7 +328,8 @@ fn resolve(
     // By event: the exchange of this body that has it.
     let mut started: Vec<(usize, String)> = vec![];
     let address = |a: &Address| {
-        let strides = a.strides.iter().map(|(d, s)| (*d, *s as usize)).collect();
+        let number = |s: &Stride| if s.next { MAX_DEPTH + s.depth } else { s.depth };
+        let strides = a.strides.iter().map(|s| (number(s), s.bytes as usize)).collect();
         (loaded.bases[a.segment] + a.offset as usize, strides)
     };
     let updates = |a: &Address| loaded.state[a.segment];
@@ -464,7 +466,9 @@ fn execute(
             }
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
-                    index[*depth] = if *reverse { count - 1 - i } else { i };
+                    let number = |i| if *reverse { count - 1 - i } else { i };
+                    index[*depth] = number(i);
+                    index[MAX_DEPTH + depth] = number((i + 1) % count);
                     execute(body, pool, pointers, index, events, hold, others, log)?;
                 }
             }

@@ -44,7 +44,7 @@ struct Flight<'a> {
 
 /// Checks a program whose addresses are inside their segments.
 pub fn check(plan: &Plan, program: &Program) -> Result<(), PlanError> {
-    let mut c = Check { plan, program, flights: vec![], walked: vec![] };
+    let mut c = Check { plan, program, flights: vec![], walked: vec![], counts: vec![] };
     c.body(&program.body)?;
     match c.flights.first() {
         None => Ok(()),
@@ -58,6 +58,8 @@ struct Check<'a> {
     flights: Vec<Flight<'a>>,
     /// Of the loops around: the first and the last iteration that is walked now.
     walked: Vec<(u64, u64)>,
+    /// Their iterations.
+    counts: Vec<u64>,
 }
 
 impl<'a> Check<'a> {
@@ -116,6 +118,7 @@ impl<'a> Check<'a> {
     fn repeat(&mut self, count: u64, reverse: bool, body: &'a [Instr]) -> Result<(), PlanError> {
         let (depth, last) = (self.walked.len(), count - 1);
         self.walked.push((0, last));
+        self.counts.push(count);
         self.body(body)?;
         if count > 1 && self.flights.iter().any(|f| f.depth > depth) {
             for f in self.flights.iter_mut().filter(|f| f.depth > depth) {
@@ -126,6 +129,7 @@ impl<'a> Check<'a> {
             self.body(body)?;
         }
         self.walked.pop();
+        self.counts.pop();
         // What is still under way is of the last iteration.
         let end = if reverse { 0 } else { i128::from(last) };
         for f in self.flights.iter_mut().filter(|f| f.depth > depth) {
@@ -138,10 +142,15 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    fn access(&self, at: &Address, bytes: u64, writes: bool) -> Access {
-        let mut strides = vec![0; self.walked.len()];
-        // Strides are of loops around.
-        at.strides.iter().for_each(|(depth, stride)| strides[*depth] += i128::from(*stride));
+    fn access(&self, at: &Address, mut bytes: u64, writes: bool) -> Access {
+        let mut strides = vec![0; self.counts.len()];
+        // Strides are of loops around. Where the next iteration is may be anywhere in the loop.
+        for s in &at.strides {
+            match s.next {
+                true => bytes += (self.counts[s.depth] - 1) * s.bytes,
+                false => strides[s.depth] += i128::from(s.bytes),
+            }
+        }
         let offset = i128::from(at.offset);
         Access { segment: at.segment, offset, strides, bytes, writes }
     }
@@ -256,6 +265,21 @@ mod tests {
         assert!(with("launch 0 k b+512 b+384 ; -").is_err());
         assert!(with("loop row 3\n    launch 0 k b+512 b+128+layer*128+row*64 ; -\n  end").is_ok());
         assert!(with("loop row 3\n    launch 0 k b+512 b+0+layer*128+row*64 ; -\n  end").is_err());
+    }
+
+    #[test]
+    fn the_next_iteration_may_be_any() {
+        let with = |write: u64| {
+            checked(&format!(
+                "loop layer 4\n  start all_gather data 1 32 1 a+64+layer.next*64 b+0 @0 ; -\n  \
+                 launch 0 k a+320 a+{write} ; -\n  wait 0\nend\n"
+            ))
+        };
+        // Slices 0 to 3 of 64 bytes from byte 64 on are sent, one in each iteration.
+        for (write, fine) in [(0, true), (64, false), (256, false), (320, true)] {
+            assert_eq!(with(write).is_ok(), fine, "{write}");
+        }
+        assert!(checked("loop layer.next 4\n  launch 0 k a+0 a+64 ; -\nend\n").is_err());
     }
 
     /// Slices of `a` are summed in place, the last one first, while the next is made: `launch` is in that loop,

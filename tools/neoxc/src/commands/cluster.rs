@@ -137,10 +137,16 @@ impl Checked {
                 class.seconds
             );
             for t in &class.traffic {
-                let hidden = 100.0 * t.hidden / t.seconds.max(f64::MIN_POSITIVE);
+                // What of the sends between stages others wait for is in the bubble.
+                let hidden = match t.axis.as_str() {
+                    "pipe" => String::new(),
+                    _ => {
+                        let part = 100.0 * t.hidden / t.seconds.max(f64::MIN_POSITIVE);
+                        format!(", {part:.0} % of it hidden")
+                    }
+                };
                 println!(
-                    "  {:<12}{:>12}  {} exchanges over {} ranks, {} nodes, {:.3} s on the link, \
-                     {hidden:.0} % of it hidden",
+                    "  {:<12}{:>12}  {} exchanges over {} ranks, {} nodes, {:.3} s on the link{hidden}",
                     t.axis,
                     human(t.bytes),
                     t.exchanges,
