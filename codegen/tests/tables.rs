@@ -11,7 +11,7 @@ use neoxc_ir::{Attr, Attrs, DType};
 fn rows_of_tables_and_losses() {
     let mut cases = vec![];
     for (i, (rows, width, classes)) in
-        [(1, 1, 2), (5, 33, 61), (20, 16, 128)].into_iter().enumerate()
+        [(1, 1, 2), (5, 33, 61), (20, 16, 128), (300, 7, 203)].into_iter().enumerate()
     {
         let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
         let x = [("batch", 1), ("seq", rows), ("embed", width)];
@@ -29,13 +29,15 @@ fn rows_of_tables_and_losses() {
             .with("dim", Attr::Str("vocab".into()))
             .with("size", Attr::Int(classes as i64));
         let three = [(&ids[..], DType::I32), (&x[..], F), (&table[..], F)];
-        cases.push((
-            kernel(&format!("scatter{i}"), "scatter_rows", &three, |k, p| {
-                let s = k.one("scatter_add", &p[..2], to).unwrap();
-                vec![k.add(p[2], s).unwrap()]
-            }),
-            classes,
-        ));
+        let alone = kernel(&format!("scatter_alone{i}"), "scatter_rows", &three[..2], |k, p| {
+            vec![k.one("scatter_add", p, to.clone()).unwrap()]
+        });
+        let mut onto = kernel(&format!("scatter{i}"), "scatter_rows", &three, |k, p| {
+            let s = k.one("scatter_add", &p[..2], to).unwrap();
+            vec![k.add(p[2], s).unwrap()]
+        });
+        onto.attrs.set("neox.inplace", Attr::ints(&[0, 2]));
+        cases.extend([(alone, classes), (onto, classes)]);
         let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
         let three = [(&logits[..], F), (&ids[..], DType::I32), (&ids[..], F)];
         cases.push((

@@ -326,6 +326,12 @@ impl Emit {
         self.def(Ty::VecI1(n), &format!("arith.constant dense<[{}]> : {t}", items.join(", ")))
     }
 
+    /// Whether two pointers differ.
+    pub fn differ(&mut self, a: Val, b: Val) -> Val {
+        let t = self.ty(a.ty);
+        self.def(Ty::I1, &format!("llvm.icmp \"ne\" {a}, {b} : {t}"))
+    }
+
     /// Pointer to element `index` after `base`.
     pub fn element(&mut self, base: Val, index: Val) -> Val {
         let (p, e) = (self.ty(base.ty), element_type(base));

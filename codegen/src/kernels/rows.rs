@@ -87,8 +87,11 @@ fn copy_row(k: &mut Emit, from: Option<Val>, to: Val, width: usize, lanes: usize
     }
 }
 
-/// Gradient of a look-up, on top of an accumulator if the body adds one. A task is a block of
-/// columns of the table and walks the ids in order, so sums have one order.
+/// Tasks of a gradient of a look-up: each reads all ids.
+const SCATTER_TASKS: usize = 64;
+
+/// Gradient of a look-up, on top of an accumulator if the body adds one. A task is a block of rows of the
+/// table and walks the ids in order, so sums have one order.
 pub(super) fn scatter(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let find = |name: &str| b.f.ops.iter().find(|op| op.kind.is(name)).cloned();
     let op = find("scatter_add").ok_or_else(|| b.fail("has no scatter_add"))?;
@@ -108,52 +111,62 @@ pub(super) fn scatter(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     };
     let out = b.result(0);
     let lanes = b.lanes;
-    let tasks = width.div_ceil(lanes);
+    let block = rows.div_ceil(SCATTER_TASKS);
     b.tasks(|b, t| {
         let k = &mut b.k;
-        let column = k.scale(t, lanes);
-        let ids_of_lanes = k.lane_ids(lanes);
-        let all = k.int(width as i64);
-        let left = k.sub(all, column);
-        let left = k.narrow(left);
-        let left = k.splat(left, lanes);
-        let mask = k.cmp("slt", ids_of_lanes, left);
+        let first = k.scale(t, block);
+        let (next, all) = (k.int(block as i64), k.int(rows as i64));
+        let end = k.add(first, next);
+        let end = k.min(end, all);
+        let own = k.sub(end, first);
         let at = |k: &mut Emit, base, row| {
             let i = k.scale(row, width);
-            let i = k.add(i, column);
             k.element(base, i)
         };
-        k.count(rows, |k, r| {
-            let v = match start {
-                Some(start) => {
-                    let p = at(k, start, r);
-                    k.load_masked(p, mask)
-                }
-                None => k.float(0.0, Ty::Vec(lanes)),
-            };
-            let p = at(k, out, r);
-            k.store_masked(v, p, mask);
-        });
+        let fill = |k: &mut Emit| {
+            k.loop_(first, end, 1, |k, row| {
+                let from = start.map(|start| at(k, start, row));
+                let to = at(k, out, row);
+                copy_row(k, from, to, width, lanes);
+            });
+        };
+        match start {
+            // In place, what is there is what to add to.
+            Some(start) => {
+                let moved = k.differ(start, out);
+                k.if_(moved, fill);
+            }
+            None => fill(k),
+        }
         k.count(count, |k, i| {
             let p = k.element(ids, i);
             let id = k.load(Ty::I32, p);
-            let add = |k: &mut Emit, id: Val| {
-                let p = at(k, updates, i);
-                let v = k.load_masked(p, mask);
-                let p = at(k, out, id);
-                let old = k.load_masked(p, mask);
-                let v = k.add(old, v);
-                k.store_masked(v, p, mask);
+            let id = match part {
+                Some(_) => own_row(k, id, part, rows).0,
+                None => k.widen(id),
             };
-            if part.is_some() {
-                let (id, ours) = own_row(k, id, part, rows);
-                k.if_(ours, |k| add(k, id));
-            } else {
-                let id = k.widen(id);
-                add(k, id);
-            }
+            // An id in front of the block is a very large one without its sign.
+            let place = k.sub(id, first);
+            let ours = k.cmp("ult", place, own);
+            k.if_(ours, |k| {
+                let (from, to) = (at(k, updates, i), at(k, out, id));
+                let (zero, whole) = (k.int(0), k.int((width / lanes * lanes) as i64));
+                k.loop_(zero, whole, lanes, |k, j| {
+                    let (p, q) = (k.element(from, j), k.element(to, j));
+                    let (v, old) = (k.load(Ty::Vec(lanes), p), k.load(Ty::Vec(lanes), q));
+                    let v = k.add(old, v);
+                    k.store(v, q);
+                });
+                if !width.is_multiple_of(lanes) {
+                    let mask = k.mask(width % lanes, lanes);
+                    let (p, q) = (k.element(from, whole), k.element(to, whole));
+                    let (v, old) = (k.load_masked(p, mask), k.load_masked(q, mask));
+                    let v = k.add(old, v);
+                    k.store_masked(v, q, mask);
+                }
+            });
         });
         Ok(())
     })?;
-    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
+    Ok(Shape { tasks: rows.div_ceil(block), scratch_floats: 0, tiles: false })
 }

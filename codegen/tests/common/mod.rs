@@ -86,12 +86,31 @@ pub fn run(
     x: &[Tensor],
     pieces: u64,
 ) -> Vec<Vec<f32>> {
+    run_sharing(so, k, f, x, pieces, &[])
+}
+
+/// The same with results in the places of operands: pairs of their numbers, as in `neox.inplace`.
+pub fn run_sharing(
+    so: &libloading::Library,
+    k: &kernels::Kernel,
+    f: &Function,
+    x: &[Tensor],
+    pieces: u64,
+    pairs: &[i64],
+) -> Vec<Vec<f32>> {
+    let place = |result: usize| {
+        let pair = pairs.chunks(2).find(|p| p[0] as usize == result);
+        pair.map_or(x.len() + result, |p| p[1] as usize)
+    };
     let mut buffers: Vec<Vec<u8>> = x.iter().map(bytes).collect();
     for r in &f.results {
         // Poison: NaN in every element.
         buffers.push(vec![0xff; f.ty(*r).bytes()]);
     }
-    let pointers: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr()).collect();
+    let mut pointers: Vec<*mut u8> = buffers.iter_mut().map(|b| b.as_mut_ptr()).collect();
+    for i in 0..f.results.len() {
+        pointers[x.len() + i] = pointers[place(i)];
+    }
     let mut scratch = vec![0xffu8; k.scratch_bytes as usize + 64];
     // SAFETY: the symbol has the kernel ABI; buffers have the sizes of the kernel function's types.
     unsafe {
@@ -101,10 +120,11 @@ pub fn run(
             entry(pointers.as_ptr(), lo as i64, hi as i64, scratch.as_mut_ptr());
         }
     }
-    buffers[x.len()..]
+    f.results
         .iter()
-        .zip(&f.results)
-        .map(|(b, v)| {
+        .enumerate()
+        .map(|(i, v)| {
+            let b = &buffers[place(i)];
             let dtype = f.ty(*v).dtype;
             let number = |c: &[u8]| match dtype {
                 DType::I32 => i32::from_le_bytes(c.try_into().unwrap()) as f32,
@@ -178,14 +198,14 @@ pub fn check_for(target: Target, cpu: Cpu, cases: &[(Function, Vec<Tensor>)], to
                 assert!(error < tolerance, "{} result {i}[{e}]: {a} but {b}", f.name);
             }
         }
+        let bits = |x: &[Vec<f32>]| x.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
         for pieces in [2, 3, 7] {
             let again = run(&so, k, f, x, pieces);
-            let same = got
-                .iter()
-                .flatten()
-                .map(|x| x.to_bits())
-                .eq(again.iter().flatten().map(|x| x.to_bits()));
-            assert!(same, "{} depends on the split into {pieces}", f.name);
+            assert!(bits(&got) == bits(&again), "{} depends on the split into {pieces}", f.name);
+        }
+        if let Some(pairs) = f.attrs.ints("neox.inplace") {
+            let again = run_sharing(&so, k, f, x, 3, &pairs);
+            assert!(bits(&got) == bits(&again), "{} makes something else in place", f.name);
         }
     }
 }
