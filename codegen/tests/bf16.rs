@@ -245,6 +245,14 @@ fn rows_columns_and_movements() {
             ),
             11,
         ));
+        let looked_up = [(&table[..], F), (&row[..], DType::I32)];
+        cases.push((
+            kernel(&format!("rounded_rows{i}"), "gather_rows", &looked_up, |b, p| {
+                let y = b.one("gather", p, Attrs::new()).unwrap();
+                vec![cast(b, y)]
+            }),
+            11,
+        ));
         let into = Attrs::new().with("dim", Attr::Str("vocab".into())).with("size", Attr::Int(11));
         let sums = [(&row[..], DType::I32), (&x[..], H), (&table[..], F)];
         cases.push((
@@ -307,6 +315,23 @@ fn attention_and_its_gradient() {
         check_for(Target::X86Native, Cpu { l2: 1 << 10, ..cpu }, &cases, 2.0 * PLACE);
     }
     check_given(Target::X86V3, &cases, PLACE);
+}
+
+#[test]
+fn attention_to_what_is_kept() {
+    let mut cases = vec![];
+    for (i, (heads, past, width)) in [(1, 1, 4), (3, 13, 24), (2, 40, 33)].into_iter().enumerate() {
+        let q = [("batch", 1), ("heads", heads), ("seq", 1), ("head_dim", width)];
+        let kept = [("batch", 1), ("heads", heads), ("past", past), ("head_dim", width)];
+        let mut types = vec![(&q[..], H); 3];
+        types.extend([(&kept[..], H), (&kept[..], H), (&[("seq", 1)], DType::I32)]);
+        let scale = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
+        let f = kernel(&format!("kept{i}"), "cached_attention", &types, |b, p| {
+            b.named("cached_attention", p, scale).unwrap()
+        });
+        cases.push((f, past + 1));
+    }
+    check(&cases, PLACE);
 }
 
 /// The gradient of logits is rounded once, also at the label, where a probability near 1 less 1 is small.

@@ -216,6 +216,11 @@ impl Fusing<'_> {
                     && g.ops.iter().filter_map(made).any(|v| v == f.ops[op].operands[0])
                     && self.uses[f.ops[op].operands[0].index()] == 1
             }
+            // Rows of a table, rounded.
+            "gather_rows" => {
+                let rows = f.ops[g.ops[0]].results[0];
+                f.ops[op].kind.is("cast") && g.ops.len() == 1 && self.uses[rows.index()] == 1
+            }
             "scatter_rows" | "grouped_sum" => {
                 let same = f.ty(f.ops[g.ops[0]].results[0]).dims == result.dims;
                 f.ops[op].kind.is("add") && g.ops.len() == 1 && same

@@ -12,6 +12,7 @@ pub mod divide_state;
 pub mod facts;
 pub mod fuse_kernels;
 pub mod group_checkpoints;
+pub mod keep_weights;
 mod links;
 pub mod lower_precision;
 pub mod merge_loss_gradient;

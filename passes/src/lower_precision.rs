@@ -60,11 +60,9 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(PassReport { notes: vec![note] })
 }
 
-/// Functions that stay as they are. One token reads every weight once: rounding it first would read it, write it
-/// and read it again.
+/// Functions that stay as they are.
 fn skipped(f: &Function) -> bool {
-    ["setup", "decode", "decode.block"].contains(&f.name.as_str())
-        || f.attrs.get("neox.kernel").is_some()
+    f.name == "setup" || f.attrs.get("neox.kernel").is_some()
 }
 
 /// The values of all functions in classes that have one dtype.
@@ -135,7 +133,7 @@ impl<'a> Values<'a> {
         self.m.functions.iter().position(|f| Some(f.name.as_str()) == name)
     }
 
-    /// What the outside gives and gets is exact, but for values that stages hand on.
+    /// What the outside gives and gets is exact, but for values that stages hand on and what a cache keeps.
     fn entries(&mut self) {
         let m = self.m;
         let called: Vec<&str> = m
@@ -150,10 +148,17 @@ impl<'a> Values<'a> {
                 continue;
             }
             let names = f.attrs.strs("neox.results").unwrap_or_default();
-            let slot_of_result = |n: usize| names.get(n)?.strip_prefix("slot ");
+            let role = |a: &Attrs| a.str("neox.role").unwrap_or_default().to_string();
+            // Behind its first result an entry gives what it adds to each of its caches.
+            let caches = f.param_attrs.iter().filter(|a| role(a) == "cache");
+            let caches: Vec<&str> = caches.filter_map(|a| a.str("neox.name")).collect();
+            let slot_of_result = |n: usize| match names.get(n) {
+                Some(name) => name.strip_prefix("slot "),
+                None => caches.get(n.checked_sub(1)?).copied(),
+            };
             let results = f.results.iter().enumerate().map(|(n, v)| (*v, slot_of_result(n), false));
             let params = f.params.iter().zip(&f.param_attrs).map(|(v, a)| {
-                let slot = a.str("neox.role") == Some("slot");
+                let slot = ["slot", "cache"].contains(&&*role(a));
                 (*v, a.str("neox.name").filter(|_| slot), a.get("neox.param").is_some())
             });
             let all: Vec<(ValueId, Option<&str>, bool)> = params.chain(results).collect();

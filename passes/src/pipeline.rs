@@ -5,8 +5,8 @@ use neoxc_ir::{Module, text, verify};
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
     assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, fuse_kernels,
-    group_checkpoints, lower_precision, merge_loss_gradient, overlap_exchanges, partition_program,
-    peel_last_step, place_memory, prefetch_gathers, rewrite_graph, select_entries,
+    group_checkpoints, keep_weights, lower_precision, merge_loss_gradient, overlap_exchanges,
+    partition_program, peel_last_step, place_memory, prefetch_gathers, rewrite_graph, select_entries,
     specialise_calls, split_cross_entropy,
 };
 
@@ -73,6 +73,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Sharded, partition_program::PASS),
     (Phase::Sharded, divide_state::PASS),
     (Phase::Sharded, lower_precision::PASS),
+    (Phase::Sharded, keep_weights::PASS),
     (Phase::Sharded, peel_last_step::PASS),
     (Phase::Fused, split_cross_entropy::PASS),
     (Phase::Fused, specialise_calls::PASS),

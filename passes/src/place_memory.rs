@@ -22,6 +22,7 @@ use neoxc_ir::{Attr, Attrs, Function, Module};
 
 use self::shared::Shared;
 use crate::facts::Fact;
+use crate::keep_weights;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::specialise_calls::{class_of, entries};
 
@@ -169,7 +170,7 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         }
         let params = entry_places(&f)?;
         let mut out_at = taken("io", &f, &params);
-        let kept = taken("arena", &f, &params);
+        let mut kept = taken("arena", &f, &params);
         let states = |role: &str| -> Vec<Place> {
             f.params
                 .iter()
@@ -183,6 +184,12 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         } else {
             vec![]
         };
+        if let (keep_weights::MAKER, Some(reader)) = (&**entry, m.function(keep_weights::READER)) {
+            // Made where the reader has them: as its last parameters.
+            let places = entry_places(reader)?;
+            kept = taken("arena", reader, &places);
+            targets.extend_from_slice(&places[places.len() - f.results.len()..]);
+        }
         for r in &f.results[targets.len()..] {
             targets.push(Place { segment: "io".into(), offset: out_at, strides: vec![] });
             out_at += aligned(f.ty(*r).bytes() as u64);

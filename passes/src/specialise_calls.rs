@@ -23,11 +23,12 @@ pub const PASS: Pass = Pass {
 /// Entry functions: what a plan has programs for.
 ///
 /// A program of one rank runs a step at once; that of a pipeline's stages is cut into parts.
-pub const ENTRIES: [&str; 20] = [
+pub const ENTRIES: [&str; 21] = [
     "train_step",
     "eval_step",
     "logits",
     "decode",
+    "decode_weights",
     "train_start",
     "train_enter",
     "train_forward",

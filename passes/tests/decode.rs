@@ -7,7 +7,7 @@ mod common;
 use common::{Random, arch, inputs};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Module, TensorType};
+use neoxc_ir::{DType, Module, TensorType};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
@@ -21,8 +21,8 @@ fn types(m: &Module, entry: &str) -> Vec<(String, TensorType)> {
     f.params.iter().zip(&f.param_attrs).map(|(p, a)| (name(a), f.ty(*p).clone())).collect()
 }
 
-/// Every row of the text's logits from `@decode`, against `@logits`.
-fn compare(m: &Module, x: &[Tensor], what: &str) {
+/// Every row of the text's logits from `@decode`, against `@logits`, to within so much of their size.
+fn compare(m: &Module, x: &[Tensor], what: &str, tolerance: f64) {
     let whole = types(m, "logits");
     let at = |name: &str| whole.iter().position(|(n, _)| n == name).unwrap();
     let text = x[at("tokens")].data.clone();
@@ -33,22 +33,31 @@ fn compare(m: &Module, x: &[Tensor], what: &str) {
         // What is not there yet is never read.
         .map(|(n, ty)| (n.clone(), Tensor::fill(ty.clone(), f64::NAN)))
         .collect();
+    let weights = m.function("decode_weights").map_or(vec![], |_| {
+        let of = |(name, _): (String, TensorType)| x[at(&name)].clone();
+        let operands: Vec<Tensor> = types(m, "decode_weights").into_iter().map(of).collect();
+        run(m, "decode_weights", &operands).unwrap()
+    });
     for (place, token) in text.iter().enumerate() {
         let mut all = x.to_vec();
         all[at("last")].data = vec![place as f64];
         let want = run(m, "logits", &all).unwrap();
+        let mut rounded = weights.iter().cloned();
         let operands: Vec<Tensor> = decode
             .iter()
             .map(|(name, ty)| match name.as_str() {
                 "tokens" => Tensor::new(ty.clone(), vec![*token]),
                 "count" => Tensor::new(ty.clone(), vec![place as f64]),
                 "keys" | "values" => kept.iter().find(|(n, _)| n == name).unwrap().1.clone(),
+                "" => rounded.next().unwrap(),
                 name => x[at(name)].clone(),
             })
             .collect();
         let got = run(m, "decode", &operands).unwrap();
+        assert!(rounded.next().is_none(), "{what}");
+        let size = want[0].data.iter().fold(0f64, |m, x| m.max(x.abs()));
         for (a, b) in got[0].data.iter().zip(&want[0].data) {
-            assert!((a - b).abs() < 1e-9 * (1.0 + b.abs()), "{what}, place {place}: {a} {b}");
+            assert!((a - b).abs() < tolerance * size, "{what}, place {place}: {a} {b}");
         }
         for ((_, all), new) in kept.iter_mut().zip(&got[1..]) {
             let (past, width) = (all.ty.size("past").unwrap(), all.ty.size("head_dim").unwrap());
@@ -72,11 +81,29 @@ fn tokens_one_by_one_are_the_whole_text() {
     for (name, a) in variants {
         let mut m = neoxc_models::build(&a).unwrap();
         let x = inputs(&m, "logits", &mut Random(11));
-        compare(&m, &x, name);
+        compare(&m, &x, name, 1e-9);
         for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused] {
             run_phase(&mut m, phase, &PassCx::new(Target::X86V4)).unwrap();
-            compare(&m, &x, &format!("{name} {phase:?}"));
+            compare(&m, &x, &format!("{name} {phase:?}"), 1e-9);
         }
+    }
+}
+
+#[test]
+fn halves_are_kept_and_weights_rounded_once() {
+    for (name, tied) in [("bf16", false), ("bf16 tied", true)] {
+        let mut m = neoxc_models::build(&Arch { precision: DType::Bf16, tied, ..arch() }).unwrap();
+        let x = inputs(&m, "logits", &mut Random(12));
+        for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused] {
+            run_phase(&mut m, phase, &PassCx::new(Target::X86V4)).unwrap();
+        }
+        // Rounded in the same places but for keys and values, which are not added up in the same order.
+        compare(&m, &x, name, 2e-2);
+        let caches = types(&m, "decode");
+        let caches = caches.iter().filter(|(n, _)| ["keys", "values", ""].contains(&&**n));
+        let dtypes: Vec<DType> = caches.map(|(_, ty)| ty.dtype).collect();
+        // Keys, values, four matrices of layers, the head.
+        assert_eq!(dtypes, [DType::Bf16; 7], "{name}");
     }
 }
 

@@ -53,13 +53,13 @@ pub fn generate(
             Some(d) if all.len() <= seq => d.logits(ranks, &all, &mut bytes)?,
             _ => whole(ranks, &all[all.len().saturating_sub(seq)..], seq, &mut bytes)?,
         }
-        let logits: Vec<f32> = bytes
-            .chunks_exact(4)
-            .take(ids.min(vocab))
-            .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
-            .collect();
-        let r = philox([how.seed as u32, (how.seed >> 32) as u32], [n as u32, 0, 0, 1]);
-        let id = pick(&logits, how, (f64::from(r[0]) + 0.5) / 4_294_967_296.0);
+        let logits = &bytes[..ids.min(vocab) * 4];
+        let id = if how.temperature <= 0.0 {
+            likeliest(logits)
+        } else {
+            let r = philox([how.seed as u32, (how.seed >> 32) as u32], [n as u32, 0, 0, 1]);
+            pick(&numbers(logits), how, (f64::from(r[0]) + 0.5) / 4_294_967_296.0)
+        };
         if end == Some(id) {
             break;
         }
@@ -86,37 +86,36 @@ fn whole(
     ranks.get("logits", "logits", logits)
 }
 
+/// The f32 numbers in `bytes`.
+fn numbers(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|c| f32::from_le_bytes(*c)).collect()
+}
+
 /// Keeps the keys and values of the tokens of a text, so that each is computed once.
-struct Decoder {
+pub(crate) struct Decoder {
     /// Tokens whose keys and values are kept.
     kept: usize,
-    /// Tokens that there is room for.
-    past: usize,
-    /// Bytes of one head's keys of one token.
-    width: usize,
-    /// Keys, then values, of one token.
-    rows: Vec<u8>,
 }
 
 impl Decoder {
-    fn of(plan: &Plan, ranks: &Ranks<'_>) -> Result<Option<Decoder>, RuntimeError> {
+    /// For the weights as they are now.
+    pub(crate) fn of(plan: &Plan, ranks: &mut Ranks<'_>) -> Result<Option<Decoder>, RuntimeError> {
         if plan.program_of("decode", 0).is_none() {
             return Ok(None);
         }
-        let (keys, rows) = (ranks.port("decode", "keys")?.0, ranks.port("decode", "new_keys")?.0);
-        let [.., past, width] = keys.shape[..] else {
-            return Err(RuntimeError::Settings("the keys of decode have another shape".into()));
-        };
-        Ok(Some(Decoder {
-            kept: 0,
-            past: past as usize,
-            width: width as usize * 4,
-            rows: vec![0; rows.elements() as usize * 4],
-        }))
+        if plan.program_of("decode_weights", 0).is_some() {
+            ranks.run("decode_weights")?;
+        }
+        Ok(Some(Decoder { kept: 0 }))
+    }
+
+    /// Forgets the text.
+    pub(crate) fn restart(&mut self) {
+        self.kept = 0;
     }
 
     /// The logits behind `text`, the start of which was given before.
-    fn logits(
+    pub(crate) fn logits(
         &mut self,
         ranks: &mut Ranks<'_>,
         text: &[u32],
@@ -126,26 +125,34 @@ impl Decoder {
             ranks.put("decode", "tokens", &(*token as i32).to_le_bytes())?;
             ranks.put("decode", "count", &(self.kept as i32).to_le_bytes())?;
             ranks.run("decode")?;
-            for (new, all) in [("new_keys", "keys"), ("new_values", "values")] {
-                ranks.get("decode", new, &mut self.rows)?;
-                // A row per layer and head.
-                for (n, row) in self.rows.chunks_exact(self.width).enumerate() {
-                    let at = (n * self.past + self.kept) * self.width;
-                    ranks.put_part("decode", all, at as u64, row)?;
-                }
-            }
+            ranks.keep("decode", "new_keys", "keys", self.kept)?;
+            ranks.keep("decode", "new_values", "values", self.kept)?;
             self.kept += 1;
         }
         ranks.get("decode", "logits", logits)
     }
 }
 
+/// The id with the largest of the logits in `bytes`; of equal ones the first.
+pub(crate) fn likeliest(bytes: &[u8]) -> u32 {
+    let logits = bytes.as_chunks::<4>().0;
+    let number = |c: &[u8; 4]| f32::from_le_bytes(*c);
+    // The maximum first, many numbers at a time: none waits for another.
+    let (lines, rest) = logits.as_chunks::<16>();
+    let mut most = [f32::NEG_INFINITY; 16];
+    for line in lines {
+        for (most, c) in most.iter_mut().zip(line) {
+            *most = if number(c) > *most { number(c) } else { *most };
+        }
+    }
+    let all = most.into_iter().chain(rest.iter().map(number));
+    let most = all.fold(f32::NEG_INFINITY, f32::max);
+    logits.iter().position(|c| number(c) == most).unwrap_or(0) as u32
+}
+
 /// Draws an id; `u` is uniform in (0, 1).
 fn pick(logits: &[f32], how: Sampling, u: f64) -> u32 {
     let likelier = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
-    if how.temperature <= 0.0 {
-        return (0..logits.len()).min_by(likelier).unwrap_or(0) as u32;
-    }
     let mut order: Vec<usize> = (0..logits.len()).collect();
     if (1..order.len()).contains(&how.top_k) {
         // Only these need an order.
@@ -185,9 +192,19 @@ mod tests {
     }
 
     #[test]
+    fn the_likeliest_is_the_first_of_the_largest() {
+        let bytes = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let mut logits: Vec<f32> = (0..67).map(|i| ((i * 29) % 31) as f32 - 40.0).collect();
+        // 29 i = 30 modulo 31 for i = 16, 47.
+        assert_eq!(likeliest(&bytes(&logits)), 16);
+        logits[66] = 7.0;
+        assert_eq!(likeliest(&bytes(&logits)), 66);
+        assert_eq!(likeliest(&bytes(&[f32::NAN, f32::NEG_INFINITY, -1.0, -1.0])), 2);
+    }
+
+    #[test]
     fn sampling_respects_its_limits() {
         let logits = [0.0, 3.0, 1.0, 2.0];
-        assert_eq!(pick(&logits, how(0.0, 0, 0.0), 0.99), 1);
         for i in 0..100 {
             let u = (f64::from(i) + 0.5) / 100.0;
             assert!([1, 3].contains(&pick(&logits, how(1.0, 2, 0.0), u)));

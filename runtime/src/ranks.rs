@@ -162,22 +162,32 @@ impl<'a> Ranks<'a> {
         Ok(())
     }
 
-    /// Overwrites a part of an input, for a plan of one rank; `offset` in bytes.
-    pub fn put_part(
+    /// Copies every row (the innermost dim) of output `from` into input `to` of the same program, whose next dim out
+    /// has places for several: to place `at`. For a plan of one rank.
+    pub fn keep(
         &mut self,
         program: &str,
-        name: &str,
-        offset: u64,
-        bytes: &[u8],
+        from: &str,
+        to: &str,
+        at: usize,
     ) -> Result<(), RuntimeError> {
-        let (port, _) = self.port(program, name)?;
-        let ([only], true) =
-            (&mut self.devices[..], offset + bytes.len() as u64 <= port.elements() * 4)
-        else {
-            return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
+        let ((from, _), (to, _)) = (self.port(program, from)?, self.port(program, to)?);
+        let other = || RuntimeError::Settings(format!("{} of {program} has another size", to.name));
+        let ([only], [.., places, row]) = (&mut self.devices[..], &to.shape[..]) else {
+            return Err(other());
         };
-        let segment = self.plan.segment(&port.segment).unwrap_or(0);
-        only.write(segment, port.offset + offset, bytes);
+        let (row, all) = ((row * to.width()) as usize, (to.elements() * to.width()) as usize);
+        let mut rows = vec![0; (from.elements() * from.width()) as usize];
+        if at as u64 >= *places || rows.len() as u64 * places != all as u64 {
+            return Err(other());
+        }
+        let segment = |port: &Port| self.plan.segment(&port.segment).unwrap_or(0);
+        only.read(segment(&from), from.offset, &mut rows);
+        let kept = only.bytes_mut(segment(&to), to.offset, all);
+        let each = kept.chunks_exact_mut(row * *places as usize);
+        for (place, row) in each.zip(rows.chunks_exact(row)) {
+            place[at * row.len()..][..row.len()].copy_from_slice(row);
+        }
         Ok(())
     }
 

@@ -135,6 +135,33 @@ impl<'p> Machine<'p> {
         self.device.run("logits").unwrap();
         self.get("logits", "logits")
     }
+
+    /// Logits of one row at every position, token by token.
+    fn decoded(&mut self, tokens: &[u8]) -> Vec<f32> {
+        if self.plan.program("decode_weights").is_some() {
+            self.device.run("decode_weights").unwrap();
+        }
+        let mut logits = vec![];
+        for (place, token) in tokens.chunks(4).enumerate() {
+            self.put("decode", "tokens", token);
+            self.put("decode", "count", &(place as i32).to_le_bytes());
+            self.device.run("decode").unwrap();
+            logits.extend(self.get("decode", "logits"));
+            for (new, kept) in [("new_keys", "keys"), ("new_values", "values")] {
+                let (new, kept) = (self.port("decode", new), self.port("decode", kept));
+                let [.., places, row] = kept.shape[..] else { panic!("{kept:?}") };
+                let row = row * kept.width();
+                let at = |port: &Port| self.plan.segment(&port.segment).unwrap();
+                let mut rows = vec![0; (new.elements() * new.width()) as usize];
+                self.device.read(at(&new), new.offset, &mut rows);
+                for (n, bytes) in rows.chunks(row as usize).enumerate() {
+                    let to = kept.offset + (n as u64 * places + place as u64) * row;
+                    self.device.write(at(&kept), to, bytes);
+                }
+            }
+        }
+        logits
+    }
 }
 
 /// Largest difference over the largest magnitude.
@@ -163,6 +190,11 @@ fn check_step(name: &str) {
             let d = distance(&got, &logits[at..at + vocab]);
             assert!(d < TOLERANCE, "{name}: logits of row {row} at {position} are off by {d}");
         }
+    }
+    if plan.program("decode").is_some() {
+        let all: Vec<f32> = tokens.chunks(seq * 4).flat_map(|ids| m.decoded(ids)).collect();
+        let d = distance(&all, &logits);
+        assert!(d < TOLERANCE, "{name}: logits token by token are off by {d}");
     }
     m.step(tokens, labels, mask, 0.0, [1.0, 1.0]);
     let d = distance(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
@@ -340,6 +372,11 @@ fn bf16_is_as_close_as_pytorch_s() {
         }
         let d = apart(&logits, &floats(&c.tensors["logits"]));
         assert!(d < bound(&peer["logits"]), "{name}: logits are off by {d}");
+        let rows = c.tensors["tokens"].chunks(seq * 4);
+        let decoded: Vec<f32> = rows.flat_map(|ids| m.decoded(ids)).collect();
+        let d = apart(&decoded, &floats(&c.tensors["logits"]));
+        assert!(d < bound(&peer["logits"]), "{name}: logits token by token are off by {d}");
+        assert!(d > 1e-5, "{name}: logits token by token are not rounded");
         let [tokens, labels, mask] = ["tokens", "labels", "mask"].map(|n| &c.tensors[n]);
         m.step(tokens, labels, mask, 0.0, [1.0, 1.0]);
         let d = apart(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));

@@ -27,7 +27,7 @@ fn bad(message: impl Into<String>) -> CodegenError {
 }
 
 /// Entries of a scheduled module.
-pub const ENTRIES: [&str; 4] = ["train_step", "eval_step", "logits", "decode"];
+pub const ENTRIES: [&str; 5] = ["train_step", "eval_step", "logits", "decode", "decode_weights"];
 
 /// Kernel functions of a module that its entries launch.
 pub fn kernel_functions(m: &Module) -> Vec<&Function> {
@@ -451,8 +451,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let mut e = emitter();
     for entry in ENTRIES.into_iter().filter(|_| !staged) {
         let Some(f) = m.function(entry) else {
-            // A model with experts, or a plan of several ranks.
-            if entry == "decode" {
+            // A model with experts, a plan of several ranks; one that computes in f32.
+            if entry.starts_with("decode") {
                 continue;
             }
             return Err(bad(format!("there is no @{entry}")));
@@ -462,8 +462,9 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
-            if matches!(attrs.str("neox.role"), Some("batch" | "layers" | "scalar" | "cache")) {
-                let name = attrs.str("neox.name").unwrap_or_default();
+            let given =
+                matches!(attrs.str("neox.role"), Some("batch" | "layers" | "scalar" | "cache"));
+            if let Some(name) = attrs.str("neox.name").filter(|_| given) {
                 program.inputs.push(port(name, f.ty(*p), &place, attrs)?);
             }
         }
@@ -471,6 +472,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             "train_step" => &["loss", "grad_norm"],
             "eval_step" => &["loss"],
             "decode" => &["logits", "new_keys", "new_values"],
+            // Its results are what decode has as inputs.
+            "decode_weights" => &[],
             _ => &["logits"],
         };
         let first = f.results.len() - names.len();

@@ -31,7 +31,7 @@ impl OpDef for CachedAttention {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision::EXACT
+        Precision { operands: &[Held::Half], results: &[Held::Half] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [q, k, v, keys, values, count] = cx.operands else {

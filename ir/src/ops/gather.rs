@@ -24,7 +24,8 @@ impl OpDef for Gather {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision::SAME
+        // A table has many more rows than are looked up: these are rounded, if they are, and not the table.
+        Precision { operands: &[Held::Stored], results: &[Held::Stored] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (table, ids) = (&cx.operands[0], &cx.operands[1]);

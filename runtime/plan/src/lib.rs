@@ -190,7 +190,7 @@ pub struct Kernel {
 pub struct Port {
     /// Name.
     pub name: String,
-    /// `f32` or `i32`.
+    /// `f32` or `i32`; `bf16` of what is kept between two runs of a program.
     pub dtype: String,
     /// Shape.
     pub shape: Vec<u64>,
@@ -208,12 +208,17 @@ impl Port {
     pub fn elements(&self) -> u64 {
         self.shape.iter().product()
     }
+
+    /// Bytes of an element.
+    pub fn width(&self) -> u64 {
+        if self.dtype == "bf16" { 2 } else { 4 }
+    }
 }
 
 /// One entry point.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Program {
-    /// `train_step`, `eval_step`, `logits`.
+    /// `train_step`, `eval_step`, `logits`, `decode`, `decode_weights`, or a part of a stage's step.
     pub name: String,
     /// Inputs the runtime fills.
     pub inputs: Vec<Port>,

@@ -92,7 +92,7 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
             return invalid(format!("{} is for no stage", program.name));
         }
         for port in program.inputs.iter().chain(&program.outputs) {
-            let size = port.shape.iter().try_fold(4u64, |a, s| a.checked_mul(*s));
+            let size = port.shape.iter().try_fold(port.width(), |a, s| a.checked_mul(*s));
             let end = size.and_then(|s| s.checked_add(port.offset));
             if end.is_none_or(|e| e > bytes(&port.segment, class)) {
                 return invalid(format!(

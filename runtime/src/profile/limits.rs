@@ -1,9 +1,12 @@
-//! What this machine can do at most, measured: multiply-adds in registers, and copies through memory.
+//! What this machine can do at most, measured: multiply-adds in registers, reads of memory, and copies through it.
 
 use std::hint::black_box;
 use std::time::Instant;
 
 use serde::Serialize;
+
+use crate::RuntimeError;
+use crate::device::Segment;
 
 /// Rates of some threads together.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -15,18 +18,20 @@ pub struct Limits {
     pub bf16_flops: f64,
     /// Bytes per second, read and written alike.
     pub memory_bytes: f64,
+    /// Bytes per second that are only read.
+    pub read_bytes: f64,
 }
 
 /// Each measurement is repeated, and the best counts: whatever else the machine does only slows it down.
 const ROUNDS: usize = 5;
 /// Multiply-adds of a round on each accumulator: about ten milliseconds.
 const STEPS: usize = 2_000_000;
-/// Bytes that all threads together copy in a round.
-const COPIED: usize = 256 << 20;
+/// Bytes that all threads together read, or copy, in a round.
+const MOVED: usize = 512 << 20;
 
 impl Limits {
     /// Measures with `threads` threads at once.
-    pub fn measure(threads: usize) -> Limits {
+    pub fn measure(threads: usize) -> Result<Limits, RuntimeError> {
         let best = |work: fn(usize) -> f64| {
             let flops = |_| {
                 let (done, seconds) = at_once(threads, |_| work(STEPS));
@@ -34,23 +39,36 @@ impl Limits {
             };
             (0..ROUNDS).map(flops).fold(0.0, f64::max)
         };
-        let each = COPIED / threads / 4;
-        let mut buffers: Vec<_> =
-            (0..threads).map(|_| (vec![1f32; each], vec![0f32; each])).collect();
-        let mut bytes = 0f64;
-        for _ in 0..ROUNDS {
-            let start = Instant::now();
-            std::thread::scope(|s| {
-                for (from, to) in &mut buffers {
-                    s.spawn(|| black_box(&mut *to).copy_from_slice(black_box(from)));
+        // In pages as a plan's segments have them.
+        let each = MOVED / threads;
+        let memory = Segment::new((each * threads) as u64)?;
+        // SAFETY: nobody else knows this memory, and the parts do not overlap.
+        let parts = |n: usize| unsafe { memory.slice_mut((n * each) as u64, each) };
+        (0..threads).for_each(|n| parts(n).fill(1));
+        let rate = |bytes: usize, work: &(dyn Fn(usize) -> f64 + Sync)| {
+            let once = |_| (bytes * threads) as f64 / at_once(threads, work).1;
+            (0..ROUNDS).map(once).fold(0.0, f64::max)
+        };
+        let memory_bytes = rate(each / 2 * 2, &|n| {
+            let (from, to) = parts(n).split_at_mut(each / 2);
+            black_box(&mut to[..from.len()]).copy_from_slice(black_box(from));
+            0.0
+        });
+        let read_bytes = rate(each, &|n| {
+            let (words, _) = parts(n).as_chunks::<8>();
+            let (lines, _) = words.as_chunks::<8>();
+            let mut sums = [0u64; 8];
+            for line in lines {
+                for (sum, word) in sums.iter_mut().zip(line) {
+                    *sum = sum.wrapping_add(u64::from_le_bytes(*word));
                 }
-            });
-            let moved = (2 * 4 * each * threads) as f64;
-            bytes = bytes.max(moved / start.elapsed().as_secs_f64());
-        }
+            }
+            black_box(sums);
+            0.0
+        });
         let f32_flops = best(multiply_adds);
         let bf16_flops = bf16_products().map_or(0.0, best).max(f32_flops);
-        Limits { f32_flops, bf16_flops, memory_bytes: bytes }
+        Ok(Limits { f32_flops, bf16_flops, memory_bytes, read_bytes })
     }
 
     /// Seconds that `flops` operations, products of `halves` or others, and `bytes` moved take at least.
@@ -65,6 +83,7 @@ impl Limits {
             f32_flops: self.f32_flops * part,
             bf16_flops: self.bf16_flops * part,
             memory_bytes: self.memory_bytes * part,
+            read_bytes: self.read_bytes * part,
         }
     }
 }

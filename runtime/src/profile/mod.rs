@@ -1,4 +1,5 @@
-//! `neoxc profile`: what a step's time goes to, kernel by kernel, beside what this machine can do at most.
+//! `neoxc profile`: what the time of a step, or of a token of text, goes to, kernel by kernel, beside what this machine
+//! can do at most.
 
 mod limits;
 mod trace;
@@ -14,6 +15,8 @@ pub use limits::Limits;
 
 use crate::RuntimeError;
 use crate::device::{Event, What};
+use crate::generate::{Decoder, likeliest};
+use crate::ranks::Ranks;
 use crate::train::Trainer;
 
 /// How to profile.
@@ -21,9 +24,11 @@ use crate::train::Trainer;
 pub struct Options {
     /// Steps that are measured; two before them are not.
     pub steps: u64,
+    /// Measure so many tokens of text instead of steps, each by the tokens before it.
+    pub tokens: Option<u64>,
     /// Threads.
     pub threads: usize,
-    /// File for a Chrome trace of the last step.
+    /// File for a Chrome trace of the last step, or token.
     pub trace: Option<PathBuf>,
 }
 
@@ -50,11 +55,13 @@ pub struct Row {
     pub of_limit: f64,
 }
 
-/// What a step's time goes to.
+/// What the time of a step, or of a token, goes to.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Profile {
     /// Milliseconds of a step: the median.
     pub step_ms: f64,
+    /// Bytes that products take and give in a step; of a token, nearly all of them are weights, read once.
+    pub product_bytes: f64,
     /// Milliseconds outside of kernels and exchanges: reading data, and between launches.
     pub other_ms: f64,
     /// Part of the least time by the limits that the whole step takes.
@@ -68,7 +75,7 @@ pub struct Profile {
 /// Steps before those that are measured: pages are touched, caches are filled.
 const WARM_UP: u64 = 2;
 
-/// Trains a few steps on made-up tokens, and measures every launch.
+/// Trains a few steps on made-up tokens, or makes a text of them, and measures every launch.
 pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
     // A file that cannot be written is noticed now.
     let trace = match o.trace.as_deref() {
@@ -77,16 +84,23 @@ pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
     };
     let mut t = Trainer::new(plan, o.threads, None)?;
     t.start_values();
+    let mut text = o.tokens.map(|_| Text::new(plan, &mut t.ranks)).transpose()?;
+    let mut next = |t: &mut Trainer<'_>, step| match &mut text {
+        Some(text) => text.next(&mut t.ranks),
+        None => t.step(None, step).map(drop),
+    };
     for step in 1..=WARM_UP {
-        t.step(None, step)?;
+        next(&mut t, step)?;
     }
     // Enough for most plans: a log that is full grows, which a step would notice.
     let origin = Instant::now();
     t.ranks.log(origin, 1 << 16);
     let (mut seconds, mut last) = (vec![], 0.0);
-    for step in WARM_UP + 1..=WARM_UP + o.steps {
+    let count = o.tokens.unwrap_or(o.steps);
+    for step in WARM_UP + 1..=WARM_UP + count {
         last = origin.elapsed().as_secs_f64();
-        seconds.push(t.step(None, step)?.step_seconds);
+        next(&mut t, step)?;
+        seconds.push(origin.elapsed().as_secs_f64() - last);
     }
     let logs = t.ranks.logged();
     if let Some((path, file)) = trace {
@@ -96,8 +110,38 @@ pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
     }
     seconds.sort_by(f64::total_cmp);
     let step = seconds[seconds.len() / 2];
-    let limits = Limits::measure(t.ranks.width());
-    Ok(summary(plan, &logs, o.steps as f64, step, limits))
+    let limits = Limits::measure(t.ranks.width())?;
+    Ok(summary(plan, &logs, count as f64, step, limits))
+}
+
+/// A text that grows by its likeliest tokens, and begins anew where it is as long as the model takes.
+struct Text {
+    decoder: Decoder,
+    tokens: Vec<u32>,
+    most: usize,
+    logits: Vec<u8>,
+}
+
+impl Text {
+    fn new(plan: &Plan, ranks: &mut Ranks<'_>) -> Result<Self, RuntimeError> {
+        let most = ranks.port("logits", "tokens")?.0.elements() as usize;
+        let vocab = ranks.port("logits", "logits")?.0.elements() as usize;
+        let decoder = Decoder::of(plan, ranks)?;
+        let decoder = decoder.ok_or_else(|| {
+            RuntimeError::Settings("the plan has no program for one token".into())
+        })?;
+        Ok(Self { decoder, tokens: vec![0], most, logits: vec![0; vocab * 4] })
+    }
+
+    fn next(&mut self, ranks: &mut Ranks<'_>) -> Result<(), RuntimeError> {
+        if self.tokens.len() > self.most {
+            self.tokens.truncate(1);
+            self.decoder.restart();
+        }
+        self.decoder.logits(ranks, &self.tokens, &mut self.logits)?;
+        self.tokens.push(likeliest(&self.logits));
+        Ok(())
+    }
 }
 
 /// Adds up logs of so many steps, one log per rank.
@@ -109,7 +153,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
     }
     let ranks = logs.len() as f64;
     let each = limits.part(1.0 / ranks);
-    let (mut rows, mut least) = (vec![], 0.0);
+    let (mut rows, mut least, mut product_bytes) = (vec![], 0.0, 0.0);
     for (what, (count, seconds)) in sums {
         let mut row = Row {
             name: String::new(),
@@ -134,6 +178,9 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
                 row.gbytes = 1e-9 * count * bytes / seconds;
                 row.of_limit = at_least / seconds;
                 least += at_least / steps / ranks;
+                if k.family == "matmul" {
+                    product_bytes += count * bytes / steps;
+                }
             }
         }
         rows.push(row);
@@ -142,6 +189,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
     let known: f64 = rows.iter().map(|r| r.ms).sum();
     Profile {
         step_ms: 1e3 * step,
+        product_bytes,
         other_ms: (1e3 * step - known).max(0.0),
         of_limit: least / step,
         limits,
@@ -170,7 +218,8 @@ mod tests {
         let launch = |start| Event { what: What::Kernel(0), start, seconds: 0.002 };
         let exchange = Event { what: What::Exchange(0), start: 0.0, seconds: 0.001 };
         let log = [launch(0.0), launch(0.1), launch(0.2), exchange];
-        let limits = Limits { f32_flops: 8e6, bf16_flops: 16e6, memory_bytes: 1e6 };
+        let limits =
+            Limits { f32_flops: 8e6, bf16_flops: 16e6, memory_bytes: 1e6, read_bytes: 1e6 };
         let p = summary(&plan, &[&log, &log], 2.0, 0.004, limits);
         let [k, x] = &p.rows[..] else { panic!("{p:?}") };
         assert_eq!((k.name.as_str(), k.launches, k.ms), ("k", 3.0, 3.0));
@@ -183,7 +232,8 @@ mod tests {
 
     #[test]
     fn the_machine_does_something() {
-        let l = Limits::measure(2);
-        assert!(l.f32_flops > 1e6 && l.bf16_flops >= l.f32_flops && l.memory_bytes > 1e6, "{l:?}");
+        let l = Limits::measure(2).unwrap();
+        assert!(l.f32_flops > 1e6 && l.bf16_flops >= l.f32_flops, "{l:?}");
+        assert!(l.memory_bytes > 1e6 && l.read_bytes > 1e6, "{l:?}");
     }
 }

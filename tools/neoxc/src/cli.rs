@@ -58,7 +58,7 @@ pub enum Command {
     /// Look into checkpoints.
     #[command(subcommand)]
     Inspect(Inspect),
-    /// Measure what a step's time goes to, kernel by kernel, beside what this machine can do.
+    /// Measure what the time of a step, or of a token, goes to, kernel by kernel, beside what this machine can do.
     Profile(Profile),
 }
 
@@ -74,6 +74,9 @@ pub struct Profile {
     /// Threads [default: all cores].
     #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
+    /// Make N tokens of text instead of steps, each by itself from those before it.
+    #[arg(long, value_name = "N", conflicts_with = "steps", value_parser = clap::value_parser!(u32).range(1..))]
+    pub tokens: Option<u32>,
     /// Rows to print; 0 for all.
     #[arg(long, default_value_t = 20, value_name = "N")]
     pub top: usize,

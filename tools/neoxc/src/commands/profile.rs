@@ -10,15 +10,23 @@ use crate::cli::Profile as Args;
 /// Measures a plan's kernels on this machine.
 pub fn run(a: &Args) -> Result<(), Failure> {
     let plan = Plan::open(&a.plan)?;
-    let options =
-        Options { steps: a.steps.into(), threads: threads(a.threads), trace: a.trace.clone() };
+    let options = Options {
+        steps: a.steps.into(),
+        tokens: a.tokens.map(u64::from),
+        threads: threads(a.threads),
+        trace: a.trace.clone(),
+    };
     let p = profile(&plan, &options)?;
     if a.json {
         let text = serde_json::to_string_pretty(&p)
             .map_err(|e| Failure::new(1, format!("error[NX0001]: {e}")))?;
         println!("{text}");
     } else {
-        print(&plan, &p, a.top);
+        match a.tokens {
+            None => print_step(&plan, &p),
+            Some(_) => print_token(&p),
+        }
+        print_rows(&p, a.top);
     }
     if let Some(path) = &a.trace {
         eprintln!("the last step is in {}", path.display());
@@ -26,18 +34,34 @@ pub fn run(a: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-fn print(plan: &Plan, p: &Profile, top: usize) {
+fn print_step(plan: &Plan, p: &Profile) {
     let tokens = plan.tables.tokens_per_step as f64 / p.step_ms * 1e3;
     println!(
         "step {:.1} ms, {tokens:.0} tokens/s, {:.0} % of the limits",
         p.step_ms,
         100.0 * p.of_limit
     );
+}
+
+/// A token reads every weight once, so that memory sets the limit.
+fn print_token(p: &Profile) {
+    let limit = p.limits.read_bytes / p.product_bytes;
+    let tokens = 1e3 / p.step_ms;
     println!(
-        "limits measured here: {:.0} GFLOP/s f32, {:.0} bf16, {:.0} GB/s of copies",
+        "a token {:.3} ms, {tokens:.0} tokens/s, {:.0} % of the {limit:.0} that reading {:.1} MB of weights allows",
+        p.step_ms,
+        100.0 * tokens / limit,
+        1e-6 * p.product_bytes
+    );
+}
+
+fn print_rows(p: &Profile, top: usize) {
+    println!(
+        "limits measured here: {:.0} GFLOP/s f32, {:.0} bf16, {:.0} GB/s of copies, {:.0} of reading",
         1e-9 * p.limits.f32_flops,
         1e-9 * p.limits.bf16_flops,
-        1e-9 * p.limits.memory_bytes
+        1e-9 * p.limits.memory_bytes,
+        1e-9 * p.limits.read_bytes
     );
     println!(
         "{:>9} {:>6} {:>8} {:>8} {:>7} {:>6}  kernel",
