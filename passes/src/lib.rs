@@ -29,6 +29,7 @@ pub mod schedule_pipeline;
 pub mod select_entries;
 pub mod specialise_calls;
 pub mod split_cross_entropy;
+pub mod split_sums;
 
 pub use pass::{PassCx, PassError, PassReport};
 pub use pipeline::Phase;
