@@ -26,7 +26,9 @@ impl PlanTarget {
     ///
     /// # Panics
     /// If it is not.
-    pub fn new(plan: Plan) -> Self {
+    pub fn new(mut plan: Plan) -> Self {
+        // Machine code and IR are not looked at, and would be copied for every run.
+        plan.files.clear();
         plan.check().expect("a valid plan to begin with");
         let tables = serde_json::to_value(&plan.tables).expect("tables are JSON");
         let (segments, kernels) = names(&plan);

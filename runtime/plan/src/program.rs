@@ -285,6 +285,8 @@ pub fn parse_program(
     let mut body: Vec<Instr> = vec![];
     for (n, line) in text.lines().enumerate() {
         let fail = |message: &str| ProgramError { line: n + 1, message: message.to_string() };
+        // As `lines` takes it for part of the end of all lines but the last.
+        let line = line.trim_end_matches('\r');
         let (code, loc) = match line.split_once(" ; ") {
             Some((c, l)) => (c, l),
             None => (line, ""),
@@ -391,4 +393,22 @@ fn address(word: &str, segments: &[String], vars: &[&str]) -> Option<Address> {
         })
         .collect::<Option<_>>()?;
     Some(Address { segment, offset, strides })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_of_lines_are_no_part_of_a_place() {
+        let names = ["a".to_string()];
+        let read = |text: &str| parse_program(text, &names, &names);
+        let plain = read("launch 0 a a+0 ; m.yml:1:2\nwait 0\n").unwrap();
+        for text in
+            ["launch 0 a a+0 ; m.yml:1:2\r\nwait 0\r", "launch 0 a a+0 ; m.yml:1:2\r\r\nwait 0"]
+        {
+            assert_eq!(read(text).unwrap(), plain);
+        }
+        assert_eq!(read(&print_program(&plain, &names, &names)).unwrap(), plain);
+    }
 }
