@@ -50,7 +50,7 @@ pub static CODES: &[Code] = &[
     Code {
         code: "NXR0403",
         title: "a number is not finite",
-        explanation: "A loss or a gradient norm came out infinite or NaN. The step changed no weights. The message names the\nfirst weight, in the order of the model, that holds such a value; if there is none, the first gradient in\nthe order of the backward pass (layers from the last to the first); if there is none either, the largest\ngradient, of which the sum of squares was too large. Resume from the last checkpoint with a lower\nlearning rate, clipping, or other data.",
+        explanation: "A loss or a gradient norm came out infinite or NaN. The step changed no weights. The message names the\nfirst weight, in the order of the model, that holds such a value; if there is none, the step was made again\nand the message names the first kernel whose result is not finite, with its lines in the plan and in the\nconfiguration, layer, micro-batch and weights; if all gradients are finite too, the largest of them, of\nwhich the sum of squares was too large. Resume from the last checkpoint with a lower\nlearning rate, clipping, or other data.",
     },
     Code {
         code: "NXR0404",

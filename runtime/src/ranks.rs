@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use neoxc_plan::{Held, Parameter, Plan, Port};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::RuntimeError;
 use crate::collectives::connect;
-use crate::device::{CpuDevice, Device, Loan, check_memory};
+use crate::device::{CpuDevice, Device, Found, Loan, check_memory};
 use crate::job::Job;
 
 /// Where one layer's tensor of a parameter lies on a rank of a stage: offset and length in bytes.
@@ -20,7 +22,13 @@ fn place(plan: &Plan, p: &Parameter, held: &Held, stage: u64, layer: u64) -> Opt
 }
 
 /// Where `rank` has its part of one layer's tensor of a parameter: segment, offset and length in bytes.
-fn part(plan: &Plan, rank: u64, segment: &str, p: &Parameter, layer: u64) -> (usize, u64, usize) {
+pub fn part(
+    plan: &Plan,
+    rank: u64,
+    segment: &str,
+    p: &Parameter,
+    layer: u64,
+) -> (usize, u64, usize) {
     let here = plan.along("pipe", rank).1;
     let layer = plan.stage_of(p, layer).1;
     let (offset, len) = place(plan, p, p.held(segment), here, layer).unwrap_or_default();
@@ -265,6 +273,33 @@ impl<'a> Ranks<'a> {
             f32::from_bits((word >> 32) as u32),
             u64::from(u32::MAX) - (word & u64::from(u32::MAX)),
         ))
+    }
+
+    /// Runs a program, looking at what every launch reads and writes; gives for each rank that is here the first
+    /// launch that wrote a number that is not finite.
+    pub fn check(&mut self, program: &str) -> Result<Vec<(u64, Option<Found>)>, RuntimeError> {
+        let plan = self.plan;
+        self.devices.iter_mut().for_each(|d| d.check(plan));
+        self.run(program)?;
+        let found = self.devices.iter().map(|d| d.found().cloned());
+        Ok(self.own().into_iter().zip(found).collect())
+    }
+
+    /// Of what the processes say, that with the smallest key.
+    pub fn first<K: Ord + Serialize + DeserializeOwned>(
+        &self,
+        said: Option<(K, String)>,
+    ) -> Result<Option<String>, RuntimeError> {
+        let Some(job) = &self.job else { return Ok(said.map(|(_, text)| text)) };
+        let wrong = |e: serde_json::Error| RuntimeError::Link(format!("a rank's word: {e}"));
+        let all = job.all_gather(&serde_json::to_vec(&said).map_err(wrong)?)?;
+        let mut all: Vec<(K, String)> = all
+            .iter()
+            .filter_map(|bytes| serde_json::from_slice::<Option<_>>(bytes).transpose())
+            .collect::<Result<_, _>>()
+            .map_err(wrong)?;
+        all.sort();
+        Ok(all.into_iter().next().map(|(_, text)| text))
     }
 
     /// Lends parameters and moments.

@@ -560,6 +560,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         .map(|k| {
             let f = functions[k.symbol.as_str()];
             let size = |v: &ValueId| f.ty(*v).bytes() as u64;
+            let dtype = |v: &ValueId| f.ty(*v).dtype.name().to_string();
             let work = work(m, f);
             neoxc_plan::Kernel {
                 name: k.symbol.clone(),
@@ -567,6 +568,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
                 tasks: k.tasks,
                 scratch: k.scratch_bytes,
                 args: f.params.iter().chain(&f.results).map(size).collect(),
+                dtypes: f.params.iter().chain(&f.results).map(dtype).collect(),
                 operands: f.params.len(),
                 loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
                 flops: work.flops as u64,

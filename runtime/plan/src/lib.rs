@@ -170,6 +170,9 @@ pub struct Kernel {
     pub scratch: u64,
     /// Bytes of each argument, operands before results.
     pub args: Vec<u64>,
+    /// Their element types: `f32`, `bf16`, `i32`.
+    #[serde(default)]
+    pub dtypes: Vec<String>,
     /// How many of the arguments are operands, which it only reads.
     pub operands: usize,
     /// YAML places it came from.

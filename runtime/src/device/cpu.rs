@@ -7,9 +7,10 @@ use std::time::Duration;
 use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, Stride};
 
 use super::Device;
+use super::check::{Check, Found};
 use super::gate::{Gate, Loan};
 use super::limits;
-use super::log::{Event, Log, What, done, now};
+use super::log::{Event, Log, Watch, What};
 use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use super::staged::{Action, At, Staged};
@@ -26,7 +27,9 @@ enum Step {
         entry: Entry,
         tasks: u64,
         args: Vec<Moving>,
-        name: u32,
+        kernel: u32,
+        /// Number of the program in the plan, and line in its text.
+        place: (u32, u32),
         /// Whether it changes weights or moments.
         updates: bool,
     },
@@ -71,8 +74,8 @@ pub struct CpuDevice {
     events: Vec<Option<(usize, Ticket)>>,
     /// The other ranks, if there are any.
     others: Option<Arc<dyn Collectives>>,
-    /// What was done when, if someone wants to know.
-    log: Option<Log>,
+    /// Who looks at what is done.
+    watch: Watch,
     // Kept last: symbols point into it.
     _library: libloading::Library,
     // The loader knows libraries by path, here /proc/self/fd/N: N must stay taken while one is loaded.
@@ -160,9 +163,10 @@ impl CpuDevice {
         let programs = plan
             .programs
             .iter()
-            .map(|p| {
-                let file = format!("programs/{}.txt", p.name);
-                (p.name.clone(), resolve(&p.body, &loaded, 0, (&file, &mut 0)))
+            .enumerate()
+            .map(|(n, p)| {
+                let file = (n, &*format!("programs/{}.txt", p.name));
+                (p.name.clone(), resolve(&p.body, &loaded, 0, (file, &mut 0)))
             })
             .collect();
         let slots = plan.segment("slots").map_or(0, |at| bases[at]);
@@ -184,7 +188,7 @@ impl CpuDevice {
             index: vec![0; 2 * MAX_DEPTH],
             events: vec![None; plan.events()],
             others,
-            log: None,
+            watch: Watch::Nobody,
             _library: library,
             _file: file,
         };
@@ -217,14 +221,23 @@ impl CpuDevice {
         let (stride, axis) = (staged.stride, staged.axis);
         let hold = Hold { gate: &self.gate, guards: &self.guards };
         let (pool, pointers, index) = (&mut self.pool, &mut self.pointers, &mut self.index);
-        let (events, log) = (&mut self.events, &mut self.log);
+        let (events, watch) = (&mut self.events, &mut self.watch);
         staged.each(&mut |action, at| {
-            let start = now(log);
+            let start = watch.now();
             let moved = match action {
                 Action::Run { part, last } => {
                     index[..3].copy_from_slice(&[at.slot, at.micro, at.chunk]);
                     let steps = parts[last.filter(|_| at.is_last).unwrap_or(*part)];
-                    return execute(steps, pool, pointers, index, events, &hold, Some(others), log);
+                    return execute(
+                        steps,
+                        pool,
+                        pointers,
+                        index,
+                        events,
+                        &hold,
+                        Some(others),
+                        watch,
+                    );
                 }
                 // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
                 // slot again only after the value in it was taken, and to pair every gift with one that
@@ -243,7 +256,7 @@ impl CpuDevice {
                         .map_err(|e| e.at(&handed("receive", *forward, at)))
                 },
             };
-            done(log, What::Exchange(axis as u32), start);
+            watch.done(What::Exchange(axis as u32), start);
             moved
         })?;
         others.settle().map_err(|e| e.at("the end of the schedule"))
@@ -251,12 +264,28 @@ impl CpuDevice {
 
     /// Notes from now on what is done when, in seconds after `origin`, with room for `events`.
     pub fn log(&mut self, origin: std::time::Instant, events: usize) {
-        self.log = Some(Log::new(origin, events));
+        self.watch = Watch::Log(Log::new(origin, events));
     }
 
     /// What was done since [`CpuDevice::log`].
     pub fn logged(&self) -> &[Event] {
-        self.log.as_ref().map_or(&[], Log::events)
+        match &self.watch {
+            Watch::Log(log) => log.events(),
+            _ => &[],
+        }
+    }
+
+    /// Looks from now on for a launch that writes a number that is not finite.
+    pub fn check(&mut self, plan: &Plan) {
+        self.watch = Watch::Check(Check::new(plan.tables.kernels.clone()));
+    }
+
+    /// The first one since [`CpuDevice::check`].
+    pub fn found(&self) -> Option<&Found> {
+        match &self.watch {
+            Watch::Check(check) => check.found(),
+            _ => None,
+        }
     }
 
     /// Bytes of a segment, for checkpoints.
@@ -317,12 +346,12 @@ struct Loaded<'a> {
     state: &'a [bool],
 }
 
-/// `line` counts the lines of `file`, the program's text.
+/// `line` counts the lines of `file`, the program's number and the name of its text.
 fn resolve(
     body: &[Instr],
     loaded: &Loaded,
     depth: usize,
-    (file, line): (&str, &mut usize),
+    (file, line): ((usize, &str), &mut usize),
 ) -> Vec<Step> {
     let (kernels, axes) = (&loaded.plan.tables.kernels, &loaded.plan.tables.mesh);
     // By event: the exchange of this body that has it.
@@ -341,10 +370,11 @@ fn resolve(
                 let (entry, tasks) = loaded.entries[*kernel];
                 let updates = args.iter().skip(kernels[*kernel].operands).any(updates);
                 let args = args.iter().map(address).collect();
-                Step::Launch { entry, tasks, args, name: *kernel as u32, updates }
+                let place = (file.0 as u32, *line as u32);
+                Step::Launch { entry, tasks, args, kernel: *kernel as u32, place, updates }
             }
             Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
-                let place = format!("`{} {axis}` ({file}:{line}, {loc})", kind.name());
+                let place = format!("`{} {axis}` ({}:{line}, {loc})", kind.name(), file.1);
                 started.extend(event.map(|e| (e, place.clone())));
                 Step::Exchange {
                     event: *event,
@@ -405,22 +435,31 @@ fn execute(
     events: &mut [Option<(usize, Ticket)>],
     hold: &Hold,
     others: Option<&dyn Collectives>,
-    log: &mut Option<Log>,
+    watch: &mut Watch,
 ) -> Result<(), RuntimeError> {
     for step in steps {
         match step {
-            Step::Launch { entry, tasks, args, name, updates } => {
+            Step::Launch { entry, tasks, args, kernel, place, updates } => {
                 if *updates && !hold.lets_update() {
                     continue;
                 }
                 for (slot, at) in pointers.iter_mut().zip(args) {
                     *slot = here(at, index) as *mut u8;
                 }
-                let start = now(log);
+                if let Watch::Check(check) = watch {
+                    // SAFETY: what a launch reads nobody writes to beside it.
+                    unsafe { check.before(*kernel as usize, pointers) };
+                }
+                let start = watch.now();
                 // SAFETY: a validated plan keeps every argument inside its segment; the compiler
                 // checked that no kernel overwrites what it reads.
                 unsafe { pool.launch(*entry, pointers.as_ptr(), *tasks) };
-                done(log, What::Kernel(*name), start);
+                watch.done(What::Kernel(*kernel), start);
+                if let Watch::Check(check) = watch {
+                    let place = (place.0 as usize, place.1 as usize);
+                    // SAFETY: nor does anybody write to its results.
+                    unsafe { check.after(*kernel as usize, pointers, place, index) };
+                }
             }
             Step::Exchange { kind, axis, shape, from, to, event, updates, place } => {
                 let Some(others) = others else { continue };
@@ -429,7 +468,7 @@ fn execute(
                 }
                 let from = here(from, index) as *mut f32;
                 let to = here(to, index) as *mut f32;
-                let start = now(log);
+                let start = watch.now();
                 // SAFETY: a validated plan keeps both inside their segments and leaves them alone until
                 // the exchange is waited for, the compiler keeps them apart, and all ranks of a group
                 // make the same exchanges in the same order.
@@ -453,23 +492,23 @@ fn execute(
                         }
                     }
                 }
-                done(log, What::Exchange(*axis as u32), start);
+                watch.done(What::Exchange(*axis as u32), start);
             }
             Step::Wait(event, place) => {
                 let Some(others) = others else { continue };
                 // Nothing was started where nothing may be updated.
                 let Some((axis, ticket)) = events[*event].take() else { continue };
-                let start = now(log);
+                let start = watch.now();
                 // SAFETY: the ticket is that of a start, and is taken once.
                 unsafe { others.wait(axis, ticket).map_err(|e| e.at(place))? };
-                done(log, What::Exchange(axis as u32), start);
+                watch.done(What::Exchange(axis as u32), start);
             }
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {
                     let number = |i| if *reverse { count - 1 - i } else { i };
                     index[*depth] = number(i);
                     index[MAX_DEPTH + depth] = number((i + 1) % count);
-                    execute(body, pool, pointers, index, events, hold, others, log)?;
+                    execute(body, pool, pointers, index, events, hold, others, watch)?;
                 }
             }
         }
@@ -498,7 +537,7 @@ impl Device for CpuDevice {
             &mut self.events,
             &Hold { gate: &self.gate, guards: &self.guards },
             self.others.as_deref(),
-            &mut self.log,
+            &mut self.watch,
         )
     }
 

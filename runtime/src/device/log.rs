@@ -1,6 +1,8 @@
-//! When a rank did what, for `neoxc profile`: nothing is kept, and nothing is asked, unless someone wants it.
+//! What a rank did, and when: nothing is kept, and nothing is asked, unless someone wants it.
 
 use std::time::Instant;
+
+use super::check::Check;
 
 /// What a rank did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -47,14 +49,28 @@ impl Log {
     }
 }
 
-/// The time, if there is a log to write it to.
-pub fn now(log: &Option<Log>) -> Option<Instant> {
-    log.as_ref().map(|_| Instant::now())
+/// Who wants to know what a rank does, if anyone.
+#[derive(Debug, Default)]
+pub enum Watch {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// Who measures it.
+    Log(Log),
+    /// Who looks for numbers that are not finite.
+    Check(Check),
 }
 
-/// Notes what began at `start`, if there is a log.
-pub fn done(log: &mut Option<Log>, what: What, start: Option<Instant>) {
-    if let (Some(log), Some(start)) = (log, start) {
-        log.done(what, start);
+impl Watch {
+    /// The time, if there is a log to write it to.
+    pub fn now(&self) -> Option<Instant> {
+        matches!(self, Watch::Log(_)).then(Instant::now)
+    }
+
+    /// Notes what began at `start`, if there is a log.
+    pub fn done(&mut self, what: What, start: Option<Instant>) {
+        if let (Watch::Log(log), Some(start)) = (self, start) {
+            log.done(what, start);
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! A device: segments of memory, kernels, and the execution of instruction lists.
 
+mod check;
 mod cpu;
 mod gate;
 mod limits;
@@ -9,6 +10,7 @@ mod pool;
 mod staged;
 pub(crate) mod tiles;
 
+pub use check::Found;
 pub use cpu::{CpuDevice, check_memory};
 pub use gate::{Gate, Loan};
 pub use log::{Event, What};

@@ -265,7 +265,7 @@ impl<'a> Trainer<'a> {
         );
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                let tensor = first_not_finite(self.plan, &self.ranks)?;
+                let tensor = first_not_finite(self.plan, &mut self.ranks, loss)?;
                 return Err(RuntimeError::NotFinite { step, what, value, tensor });
             }
         }
