@@ -135,14 +135,14 @@ impl Job {
     /// Ends together with all others.
     pub fn leave(self) -> Result<(), RuntimeError> {
         self.all_gather(&[])?;
-        self.heartbeat.leave();
         #[cfg(feature = "mpi")]
         {
-            // Nobody watches the others any more.
+            // A rank that is lost by now is noticed by its silence, and whatever else may keep MPI by this.
             let _in_time = Deadline::start("the end of the job", self.patience)?;
             drop(self.others);
             self.world.leave();
         }
+        self.heartbeat.leave();
         Ok(())
     }
 

@@ -148,9 +148,33 @@ fn processes_that_do_not_belong_together_are_refused() {
     }
 }
 
-/// A job that trains until it is ended.
-fn endless(f: &Path) -> Child {
+#[test]
+fn a_number_that_is_not_finite_is_named_once() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f, "plan", &["world_size=2", "optimizer.params.lr=1.0e+30", "gradient_clipping=0"]);
+    let mut alone = Command::new(NEOXC);
+    alone.current_dir(f);
+    let threads = run(alone, &["--plan", "plan"]);
+    let mut command = mpirun(f, "2");
+    command.arg(NEOXC);
+    let processes = run(command, &["--plan", "plan"]);
+    let line = |out: &Output| {
+        assert_eq!(out.status.code(), Some(4), "{}", text(out));
+        let told = text(out);
+        let lines: Vec<&str> = told.lines().filter(|l| l.contains("NXR0403")).collect();
+        assert_eq!(lines.len(), 1, "{told}");
+        lines[0].to_string()
+    };
+    let told = line(&processes);
+    assert!(told.contains("(programs/train_step.txt:") && told.contains(", on rank 0"), "{told}");
+    assert_eq!(told, line(&threads));
+}
+
+/// A job that trains until it is ended; `more` is for mpirun.
+fn endless(f: &Path, more: &[&str]) -> Child {
     let mut command = mpirun(f, "4");
+    command.args(more);
     let args = ["run", "--plan", "plan", "--threads", "1", "--timeout", "2", "--save", "ck"];
     command.arg(NEOXC).args(args).args(["--metrics", "m.jsonl"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -283,7 +307,7 @@ fn faults_have_a_name() {
         // The rank that is lost, who waited for whom, and where. A step is most of the time, but ranks may also
         // be between two: then once more.
         let inside = (0..5).any(|_| {
-            let child = endless(&f);
+            let child = endless(&f, &[]);
             signal(&f, 2, what);
             let out = child.wait_with_output().unwrap();
             let told = text(&out);
@@ -298,7 +322,7 @@ fn faults_have_a_name() {
         assert!(inside, "{what}: nobody was inside a program");
     }
     // Asked to end, all ranks save after the same step, whichever of them was asked.
-    let child = endless(&f);
+    let child = endless(&f, &[]);
     signal(&f, 3, "TERM");
     let out = child.wait_with_output().unwrap();
     let told = text(&out);
@@ -309,10 +333,21 @@ fn faults_have_a_name() {
     assert_eq!(latest, format!("global_step{step}"));
     std::fs::remove_file(f.join("m.jsonl")).unwrap();
     // mpirun hands SIGUSR1 on.
-    let child = endless(&f);
+    let child = endless(&f, &[]);
     let mpirun = child.id().to_string();
     assert!(Command::new("kill").args(["-s", "USR1", &mpirun]).status().unwrap().success());
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(6), "{}", text(&out));
     assert!(text(&out).contains("stopped by a signal after step"), "{}", text(&out));
+    std::fs::remove_file(f.join("m.jsonl")).unwrap();
+    // SIGTERM too, and then kills, after as many seconds as it is told to wait.
+    let child = endless(&f, &["--mca", "odls_base_sigkill_timeout", "5"]);
+    let mpirun = child.id().to_string();
+    assert!(Command::new("kill").args(["-s", "TERM", &mpirun]).status().unwrap().success());
+    let out = child.wait_with_output().unwrap();
+    let step = losses(&f.join("m.jsonl")).len();
+    let told = format!("stopped by a signal after step {step}");
+    assert!(text(&out).contains(&told), "{told}: {}", text(&out));
+    let latest = std::fs::read_to_string(f.join("ck/latest")).unwrap();
+    assert_eq!(latest, format!("global_step{step}"));
 }
