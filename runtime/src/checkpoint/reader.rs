@@ -1,12 +1,13 @@
 //! Reading: whole tensors from the parts that ranks wrote, every byte verified before it is used.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Entry, Manifest, hex};
+use super::STATE;
+use super::manifest::{Entry, Manifest, Slice, hex};
 use crate::RuntimeError;
 
 /// A mapped file, its header verified.
@@ -59,7 +60,35 @@ impl Reader {
             let parts = parts.collect();
             files.insert(name.clone(), Opened { path, map, parts });
         }
-        Ok(Reader { folder: folder.to_path_buf(), manifest, files })
+        let reader = Reader { folder: folder.to_path_buf(), manifest, files };
+        reader.check()?;
+        Ok(reader)
+    }
+
+    /// Whether manifest and files have the same parts, and every weight its moments.
+    fn check(&self) -> Result<(), RuntimeError> {
+        let mut listed: BTreeSet<(&str, &str)> = BTreeSet::new();
+        for (name, entry) in &self.manifest.tensors {
+            entry.slices.iter().try_for_each(|s| self.part(name, s).map(|_| ()))?;
+            listed.extend(entry.slices.iter().map(|s| (s.file.as_str(), name.as_str())));
+            let weight = STATE[1..].iter().find_map(|(_, prefix)| name.strip_prefix(prefix));
+            let weight = weight.unwrap_or(name);
+            for (_, prefix) in STATE {
+                let other = format!("{prefix}{weight}");
+                if self.entry(&other).is_none_or(|o| o.shape != entry.shape) {
+                    let what = format!("has {name}, but no {other} of its shape");
+                    return Err(RuntimeError::checkpoint(&self.folder, what));
+                }
+            }
+        }
+        for (file, opened) in &self.files {
+            if let Some(name) = opened.parts.keys().find(|n| !listed.contains(&(file, n.as_str())))
+            {
+                let what = format!("has a part of {name}, which the manifest does not list");
+                return Err(RuntimeError::checkpoint(&opened.path, what));
+            }
+        }
+        Ok(())
     }
 
     /// What the checkpoint says of a tensor.
@@ -67,8 +96,8 @@ impl Reader {
         self.manifest.tensors.get(name)
     }
 
-    /// The bytes of a slice, verified.
-    fn slice(&self, name: &str, s: &super::manifest::Slice) -> Result<&[u8], RuntimeError> {
+    /// A slice's file, and its bytes there.
+    fn part(&self, name: &str, s: &Slice) -> Result<(&Opened, &[u8]), RuntimeError> {
         let file = self.files.get(&s.file).ok_or_else(|| {
             RuntimeError::checkpoint(&self.folder, format!("{name}: there is no {}", s.file))
         })?;
@@ -80,6 +109,12 @@ impl Reader {
                 format!("is damaged: its part of {name} is missing"),
             )
         })?;
+        Ok((file, bytes))
+    }
+
+    /// The bytes of a slice, verified.
+    fn slice(&self, name: &str, s: &Slice) -> Result<&[u8], RuntimeError> {
+        let (file, bytes) = self.part(name, s)?;
         if hex(&Sha256::digest(bytes)) != s.sha256 {
             let what = format!("is damaged: the hash of {name} is not the manifest's");
             return Err(RuntimeError::checkpoint(&file.path, what));

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod flops;
 pub mod lower_config;
 pub mod report;
+pub mod tensors;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;

@@ -4,6 +4,8 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
+use neoxc_runtime::checkpoint::Manifest;
+
 fn neoxc(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_neoxc"))
         .args(args)
@@ -183,6 +185,47 @@ fn from_text_to_a_sample() {
     let differs = |l: &&str| l.contains("differs");
     assert!(diff.lines().filter(differs).all(|l| l.contains("exp_avg")), "{diff}");
     assert!(diff.lines().any(|l| differs(&l)), "{diff}");
+
+    // A manifest that was sealed again, but lacks tensors or has more than its files or its model.
+    let at = f.join("ck/global_step8/manifest.json");
+    let whole = std::fs::read(&at).unwrap();
+    let norm = "gpt_neox.layers.1.input_layernorm.weight";
+    let remove = |m: &mut Manifest, name: &str| drop(m.tensors.remove(name));
+    let add = |m: &mut Manifest, name: &str| {
+        m.tensors.insert(name.into(), m.tensors[norm].clone());
+    };
+    type Change<'a> = &'a dyn Fn(&mut Manifest);
+    let changes: [(Change<'_>, &str); 6] = [
+        (
+            &|m| {
+                ["", "exp_avg.", "exp_avg_sq."]
+                    .iter()
+                    .for_each(|p| remove(m, &format!("{p}{norm}")))
+            },
+            &format!(
+                "rank-00000.safetensors: has a part of exp_avg.{norm}, which the manifest does not list"
+            ),
+        ),
+        (&|m| remove(m, norm), &format!("has exp_avg.{norm}, but no {norm}")),
+        (&|m| remove(m, &format!("exp_avg_sq.{norm}")), &format!("but no exp_avg_sq.{norm}")),
+        (&|m| add(m, "extra.weight"), "its part of extra.weight is missing"),
+        (&|m| m.config["model"]["num_layers"] = 3.into(), "has no gpt_neox.layers.2."),
+        (&|m| m.config["model"]["num_layers"] = 1.into(), "has gpt_neox.layers.1."),
+    ];
+    for (change, told) in changes {
+        let mut manifest: Manifest = serde_json::from_slice(&whole).unwrap();
+        change(&mut manifest);
+        std::fs::write(&at, serde_json::to_vec(&manifest.sealed().unwrap()).unwrap()).unwrap();
+        for command in [
+            &["inspect", "checkpoint", "ck/global_step8"][..],
+            &["convert", "neox-to-hf", "ck/global_step8", "no"],
+        ] {
+            let said = fails(f, 3, command);
+            assert!(said.contains(told) && said.contains("NXR0301"), "{told}: {said}");
+        }
+    }
+    assert!(!f.join("no").exists());
+    std::fs::write(&at, whole).unwrap();
 
     // A flipped byte anywhere in the plan is refused by name.
     let so = f.join("plan/kernels/x86-64-native.so");

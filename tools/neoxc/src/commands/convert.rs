@@ -62,9 +62,7 @@ fn hf_config(c: &Config) -> serde_json::Value {
 
 fn to_hf(folder: &Path, out: &Path, precision: Precision) -> Result<(), Failure> {
     refuse_existing(out)?;
-    let reader = checkpoint::Reader::open(folder)?;
-    let config: Config =
-        serde_json::from_value(reader.manifest.config.clone()).map_err(|e| bad(folder, e))?;
+    let (reader, config) = super::checkpoint::open(folder)?;
     let m = &config.model;
     let expressible =
         m.pos_emb == "rotary" && m.use_bias_in_norms && m.use_bias_in_mlp && !m.gpt_j_tied;

@@ -8,6 +8,7 @@ use neoxc_runtime::RuntimeError;
 use neoxc_runtime::checkpoint::Reader;
 use sha2::{Digest, Sha256};
 
+use super::checkpoint::open;
 use crate::Failure;
 use crate::cli::Inspect;
 
@@ -43,7 +44,7 @@ fn head(dir: &Path, reader: &Reader) -> String {
 }
 
 fn tree(dir: &Path) -> Result<String, RuntimeError> {
-    let reader = Reader::open(dir)?;
+    let (reader, _) = open(dir)?;
     let mut out = head(dir, &reader);
     let mut before: Vec<&str> = vec![];
     let mut whole = vec![];
@@ -66,7 +67,7 @@ fn tree(dir: &Path) -> Result<String, RuntimeError> {
 }
 
 fn differences(a: &Path, b: &Path) -> Result<String, RuntimeError> {
-    let (left, right) = (Reader::open(a)?, Reader::open(b)?);
+    let ((left, _), (right, _)) = (open(a)?, open(b)?);
     let mut out = head(a, &left) + &head(b, &right);
     let names = |r: &Reader| r.manifest.tensors.keys().cloned().collect::<BTreeSet<String>>();
     let (mut equal, mut x, mut y) = (0, vec![], vec![]);

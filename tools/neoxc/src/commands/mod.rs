@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub mod check;
+pub mod checkpoint;
 pub mod cluster;
 pub mod compile;
 pub mod convert;
