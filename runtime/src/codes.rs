@@ -38,6 +38,11 @@ pub static CODES: &[Code] = &[
         explanation: "Tensors are found by name and must have the plan's shapes. The message names the first one that is\nmissing, left over or of another shape. Nothing was written. Resume with the\nconfiguration that wrote it; or, to go on from an older checkpoint, write its folder's name into the\nfile `latest`.",
     },
     Code {
+        code: "NXR0302",
+        title: "a checkpoint's run drew other samples or dropout",
+        explanation: "With --resume, the seed, `seq_length`, dropout, or the training data (its files, the documents that\n`split` gives, the epochs that `train_iters` and the batch make of them, which are shuffled together)\ndiffer from those of the run that wrote the checkpoint: samples would be seen twice or not at all.\nThe message names each key that differs. If that is meant, --allow-changes goes on and only warns.",
+    },
+    Code {
         code: "NXR0401",
         title: "kernels cannot be loaded",
         explanation: "The plan's shared object for this target is missing or the system's loader refused it. A plan\ncompiled with x86-64-native for one machine may use instructions that another does not have:\ncompile with --target x86-64-v3 for machines that differ. Kernels for bf16 may use AMX's tile registers,\nwhich Linux (5.16 and later) gives to a process that asks; where it refuses, compile with x86-64-v4.",

@@ -38,6 +38,14 @@ pub enum RuntimeError {
         /// What is wrong, with the tensor's name.
         message: String,
     },
+    /// A run would go on with other samples or dropout than the one that wrote the checkpoint.
+    #[error("{path}: the run that wrote this drew other samples or dropout: {what}")]
+    Draws {
+        /// The checkpoint.
+        path: PathBuf,
+        /// Keys, and what they gave and give.
+        what: String,
+    },
     /// Kernels cannot be loaded.
     #[error("kernels: {0}")]
     Kernels(String),
@@ -151,6 +159,7 @@ impl RuntimeError {
             RuntimeError::Data { .. } => "NXR0101",
             RuntimeError::Plan(_) => "NXR0201",
             RuntimeError::Checkpoint { .. } => "NXR0301",
+            RuntimeError::Draws { .. } => "NXR0302",
             RuntimeError::Kernels(_) => "NXR0401",
             RuntimeError::Memory { .. } => "NXR0404",
             RuntimeError::Settings(_) => "NXR0402",
@@ -170,6 +179,9 @@ impl RuntimeError {
             RuntimeError::Checkpoint { .. } => {
                 "to go on from an older checkpoint, write its folder's name into the file `latest`"
             }
+            RuntimeError::Draws { .. } => {
+                "resume with the configuration that wrote it, or give --allow-changes to go on with other samples"
+            }
             RuntimeError::Memory { .. } => {
                 "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` \
                  prints what takes how much"
@@ -183,7 +195,8 @@ impl RuntimeError {
 
     /// Whether every rank of a job has this very error, so that one of them is enough to tell it.
     pub fn is_everybodys(&self) -> bool {
-        matches!(self, RuntimeError::Job(_) | RuntimeError::NotFinite { .. })
+        use RuntimeError::{Draws, Job, NotFinite};
+        matches!(self, Job(_) | NotFinite { .. } | Draws { .. })
     }
 
     /// The whole message: code, what happened, and the hint.
@@ -222,6 +235,7 @@ mod tests {
             RuntimeError::Exists(path()),
             RuntimeError::Plan(plan),
             RuntimeError::checkpoint(&path(), "m"),
+            RuntimeError::Draws { path: path(), what: "m".into() },
             RuntimeError::Kernels("m".into()),
             RuntimeError::Memory { needs: 2, available: 1, limit: "m".into() },
             RuntimeError::Settings("m".into()),

@@ -66,4 +66,8 @@ impl Observer for TrainProgress {
     fn saved(&mut self, path: &Path) {
         self.say(&format!("saved {}", path.display()));
     }
+
+    fn warn(&mut self, message: &str) {
+        self.say(&format!("warning: {message}"));
+    }
 }

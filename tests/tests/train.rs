@@ -209,6 +209,59 @@ fn bad_input_has_a_name() {
     assert!(attempt(&plan, &folder.path().join("file/z"), false).contains("file/z"));
 }
 
+/// What would draw other samples, or drop others, is another run: refused by name, unless that is meant.
+#[test]
+fn a_run_goes_on_with_the_samples_it_was_drawing() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    data(f, 0);
+    let save = f.join("save");
+    let dropout = "hidden_dropout=0.1";
+    run(&plan(f, &[dropout]), &save, 2, 1, false);
+    let go_on = |sets: &[&str], allow_changes| {
+        // A copy for each: the last one saves.
+        let own = tempfile::tempdir().unwrap();
+        let step = own.path().join("global_step2");
+        std::fs::create_dir(&step).unwrap();
+        for name in ["manifest.json", "rank-00000.safetensors"] {
+            std::fs::copy(save.join("global_step2").join(name), step.join(name)).unwrap();
+        }
+        let options = train::Options {
+            steps: Some(3),
+            threads: 1,
+            save: Some(own.path().to_path_buf()),
+            resume: true,
+            allow_changes,
+            ..train::Options::default()
+        };
+        let mut log = Log::default();
+        let done = train(&plan(f, sets), &options, &mut log);
+        (done.err().map(|e| (e.code(), e.to_string())), log.1)
+    };
+    assert_eq!(go_on(&[dropout], false), (None, vec![]));
+    // Neither learning rate nor batch change what is drawn, as long as there is enough in as many epochs.
+    let other = ["optimizer.params.lr=0.001", "gradient_accumulation_steps=1"];
+    assert_eq!(go_on(&[&other[..], &[dropout]].concat(), false), (None, vec![]));
+    for (set, told) in [
+        ("seed=7", "seed: 7, it was 1234"),
+        ("seq_length=12", "seq_length: 12, it was 13"),
+        ("hidden_dropout=0.2", "hidden_dropout: 0.2, it was 0.1"),
+        ("split=\"70,30,0\"", "split: documents 0..7, it was documents 0..8"),
+        ("train_iters=40", "train_iters: 6 epochs, it was 1 epochs"),
+    ] {
+        let sets: &[&str] = if set.starts_with("hidden") { &[set] } else { &[dropout, set] };
+        let (error, warnings) = go_on(sets, false);
+        let (code, text) = error.unwrap_or_else(|| panic!("{set} is accepted"));
+        assert!(code == "NXR0302" && text.contains(told) && warnings.is_empty(), "{set}: {text}");
+        let (error, warnings) = go_on(sets, true);
+        assert!(error.is_none() && warnings.len() == 1, "{set}: {error:?} {warnings:?}");
+        assert!(warnings[0].contains(told), "{warnings:?}");
+    }
+    data(f, 1);
+    let (error, _) = go_on(&[dropout], false);
+    assert!(error.is_some_and(|(_, text)| text.contains("other training data")));
+}
+
 #[test]
 fn a_loss_that_is_not_finite_names_its_tensor() {
     let folder = tempfile::tempdir().unwrap();

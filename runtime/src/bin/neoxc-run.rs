@@ -35,6 +35,9 @@ struct Cli {
     /// Go on from the latest checkpoint in the save folder.
     #[arg(long)]
     resume: bool,
+    /// With --resume: go on even if seed, data or dropout are not those of the run that wrote the checkpoint.
+    #[arg(long, requires = "resume")]
+    allow_changes: bool,
     /// Under mpirun: seconds of silence after which another rank counts as lost.
     #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
@@ -42,6 +45,7 @@ struct Cli {
 
 fn run(cli: Cli) -> Result<ExitCode, RuntimeError> {
     let plan = Plan::open(&cli.plan)?;
+    let stop = stop_flag()?;
     let job = Job::join(&plan, Duration::from_secs(cli.timeout))?.map(Arc::new);
     let options = Options {
         steps: cli.steps,
@@ -49,8 +53,9 @@ fn run(cli: Cli) -> Result<ExitCode, RuntimeError> {
         save: cli.save,
         metrics: cli.metrics,
         resume: cli.resume,
+        allow_changes: cli.allow_changes,
         synthetic: false,
-        stop: Some(stop_flag()?),
+        stop: Some(stop),
         job,
     };
     let mut watch = TrainProgress::new(Settings::of(&plan)?.log_interval);

@@ -33,6 +33,10 @@ pub struct Manifest {
     pub samples: u64,
     /// Seed of sample order and start values; with `step` and `samples` the whole random state.
     pub seed: u32,
+    /// What else decides which sample a step draws and what its dropout drops, by what is responsible in the
+    /// configuration; empty in checkpoints that were written before this was noted.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub draws: BTreeMap<String, String>,
     /// The mesh of the run that wrote it: for people.
     pub world: Vec<(String, u64)>,
     /// One file per writing rank.
@@ -215,6 +219,7 @@ mod tests {
             step: 1,
             samples: 8,
             seed: 1,
+            draws: BTreeMap::new(),
             world: vec![],
             files: [("rank-00000.safetensors".to_string(), file)].into(),
             tensors: [("w".to_string(), entry)].into(),

@@ -44,6 +44,8 @@ pub struct Save<'a> {
     pub plan: &'a Plan,
     /// Seed of the run.
     pub seed: u32,
+    /// What else decides what it draws ([`Manifest::draws`]).
+    pub draws: BTreeMap<String, String>,
     /// Steps made.
     pub step: u64,
     /// Samples consumed.
@@ -105,6 +107,7 @@ impl Save<'_> {
                 step: self.step,
                 samples: self.samples,
                 seed: self.seed,
+                draws: self.draws.clone(),
                 world: self.plan.tables.mesh.clone(),
                 files,
                 tensors,
@@ -177,8 +180,8 @@ pub fn save(
     samples: u64,
     get: Source<'_>,
 ) -> Result<PathBuf, RuntimeError> {
-    let (seed, attempt) = (settings.seed, attempt());
-    let save = Save { folder: folder.to_path_buf(), plan, seed, step, samples, attempt };
+    let (seed, draws, attempt) = (settings.seed, BTreeMap::new(), attempt());
+    let save = Save { folder: folder.to_path_buf(), plan, seed, draws, step, samples, attempt };
     let ranks: Vec<u64> = (0..plan.ranks()).collect();
     save.settle(save.write(&ranks, get)?)?;
     let done = save.publish(&AtomicBool::new(false))?;

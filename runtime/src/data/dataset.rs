@@ -1,5 +1,6 @@
 //! A data set: a range of documents in a fixed order of samples.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +11,7 @@ use crate::RuntimeError;
 /// Samples of seq + 1 tokens in NeoX's order.
 pub struct TokenDataset {
     file: Arc<IndexedFile>,
-    first: usize,
+    range: Range<usize>,
     order: Order,
     seq: usize,
     vocab: usize,
@@ -20,7 +21,7 @@ impl TokenDataset {
     /// Documents `range` of `file`, ordered for `samples` samples.
     pub fn new(
         file: Arc<IndexedFile>,
-        range: std::ops::Range<usize>,
+        range: Range<usize>,
         seq: usize,
         samples: u64,
         seed: u32,
@@ -35,7 +36,7 @@ impl TokenDataset {
             ));
         }
         let order = order::build(sizes, range.start as u32, seq as u64, samples.max(1), seed);
-        Ok(TokenDataset { first: range.start, file, order, seq, vocab })
+        Ok(TokenDataset { range, file, order, seq, vocab })
     }
 
     /// Number of samples before they repeat.
@@ -51,6 +52,21 @@ impl TokenDataset {
     /// The id of the sample drawn at `position`.
     pub fn id(&self, position: u64) -> u32 {
         self.order.shuffle[(position % self.len()) as usize]
+    }
+
+    /// A hash of the file that it is drawn from.
+    pub fn digest(&self) -> String {
+        self.file.digest()
+    }
+
+    /// The documents of that file that it has.
+    pub fn documents(&self) -> String {
+        format!("documents {}..{}", self.range.start, self.range.end)
+    }
+
+    /// How often each document is drawn.
+    pub fn epochs(&self) -> usize {
+        self.order.documents.len() / self.range.len()
     }
 
     /// Fills `tokens` (seq + 1) with the sample drawn at `position`; gives its id.
@@ -88,7 +104,6 @@ impl TokenDataset {
         let mut documents = self.order.documents.clone();
         documents.sort_unstable();
         documents.dedup();
-        let _ = self.first;
         documents.into_iter().flat_map(move |d| {
             let size = self.file.sizes()[d as usize] as usize;
             (0..size).map(move |i| self.file.token(d as usize, i))
@@ -130,8 +145,8 @@ pub struct Splits {
 impl Splits {
     /// A hash of the files that they are drawn from.
     pub fn digest(&self) -> String {
-        let valid = self.valid.as_ref().map(|v| v.file.digest());
-        self.train.file.digest() + &valid.unwrap_or_default()
+        let valid = self.valid.as_ref().map(TokenDataset::digest);
+        self.train.digest() + &valid.unwrap_or_default()
     }
 }
 

@@ -1,5 +1,6 @@
 //! The training loop: feed, step, look, evaluate, save.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use neoxc_plan::Plan;
 use serde::Serialize;
 
 use super::blame::first_not_finite;
+use super::draws::{compare, draws};
 use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
@@ -35,6 +37,8 @@ pub struct Options {
     pub metrics: Option<PathBuf>,
     /// Go on from the latest checkpoint.
     pub resume: bool,
+    /// Go on even if seed, data or dropout are not those of the checkpoint's run.
+    pub allow_changes: bool,
     /// Start from random tokens when there is no data: for measurements.
     pub synthetic: bool,
     /// Once raised, the run saves after the step it is at, and ends.
@@ -78,6 +82,8 @@ pub trait Observer {
     fn evaluated(&mut self, step: u64, loss: f64);
     /// A checkpoint was written.
     fn saved(&mut self, path: &std::path::Path);
+    /// Something that people should know of.
+    fn warn(&mut self, message: &str);
 }
 
 /// Ranks that leave the talking to rank 0.
@@ -88,6 +94,7 @@ impl Observer for Quiet {
     fn step(&mut self, _report: &StepReport, _steps: u64) {}
     fn evaluated(&mut self, _step: u64, _loss: f64) {}
     fn saved(&mut self, _path: &std::path::Path) {}
+    fn warn(&mut self, _message: &str) {}
 }
 
 /// How a run ended.
@@ -166,8 +173,14 @@ impl<'a> Trainer<'a> {
     }
 
     /// Loads the latest checkpoint, or makes start values; gives the steps that are made already.
-    fn begin(&mut self, resume: bool, save: Option<&Path>) -> Result<u64, RuntimeError> {
-        if !resume {
+    fn begin(
+        &mut self,
+        o: &Options,
+        save: Option<&Path>,
+        draws: &BTreeMap<String, String>,
+        watch: &mut dyn Observer,
+    ) -> Result<u64, RuntimeError> {
+        if !o.resume {
             self.start_values();
             return Ok(0);
         }
@@ -177,6 +190,10 @@ impl<'a> Trainer<'a> {
                 "--resume: there is no checkpoint in {place}"
             )));
         };
+        let m = checkpoint::manifest(&folder)?;
+        if let Some(warning) = compare(&folder, &m, self.settings.seed, draws, o.allow_changes)? {
+            watch.warn(&warning);
+        }
         let mut put = |one: &checkpoint::Tensor, bytes: &[u8]| {
             let p = &self.plan.tables.parameters[one.parameter];
             self.ranks.set_tensor(one.segment, p, one.layer, bytes);
@@ -380,22 +397,24 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             ("configuration", plan.tables.config.to_string()),
             ("plan", plan.digest()?),
             (
-                "option --steps, --resume, --synthetic or --save",
-                format!("{:?}", (steps, o.resume, o.synthetic, &save)),
+                "option --steps, --resume, --allow-changes, --synthetic or --save",
+                format!("{:?}", (steps, o.resume, o.allow_changes, o.synthetic, &save)),
             ),
             ("data", data.as_ref().map(Splits::digest).unwrap_or_default()),
         ])?;
     }
     let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads, o.job.clone())? };
-    let done = t.begin(o.resume, save.as_deref())?;
+    let mut quiet = Quiet;
+    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
+    let watch = if leads { watch } else { &mut quiet };
+    let train_data = data.as_ref().map(|d| &d.train);
+    let draws = draws(plan, &t.settings, train_data);
+    let done = t.begin(o, save.as_deref(), &draws, watch)?;
     let mut attempt = checkpoint::attempt();
     if let Some(job) = &o.job {
         job.agree(&[("newest checkpoint", done.to_string())])?;
         attempt = job.first(attempt)?;
     }
-    let mut quiet = Quiet;
-    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
-    let watch = if leads { watch } else { &mut quiet };
     let mut metrics = match &o.metrics {
         Some(path) if leads => {
             let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
@@ -408,10 +427,9 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     watch.start(done, steps);
     let mut summary = Summary { step: done, ..Summary::default() };
     let mut seconds = vec![];
-    let train_data = data.as_ref().map(|d| &d.train);
     let valid = data.as_ref().and_then(|d| d.valid.as_ref());
     std::thread::scope(|scope| {
-        let mut saver = Saver::new(scope, plan, &t.settings, save, attempt);
+        let mut saver = Saver::new(scope, plan, &t.settings, draws, save, attempt);
         if done == 0 && (steps == 0 || t.settings.extra_save_iters.contains(&0)) {
             saver.save(&t.ranks, 0, t.cursor, watch)?;
         }

@@ -2,6 +2,7 @@
 //! update only if that is not over by then. Bringing the files to the disk, and the folder to its name,
 //! needs no memory of the ranks and delays nobody.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +28,7 @@ pub struct Saver<'scope, 'env> {
     folder: Option<PathBuf>,
     attempt: u64,
     seed: u32,
+    draws: BTreeMap<String, String>,
     /// How many checkpoints stay, if not all.
     keep: Option<usize>,
     running: Option<ScopedJoinHandle<'scope, Saved>>,
@@ -60,6 +62,7 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         scope: &'scope Scope<'scope, 'env>,
         plan: &'env Plan,
         settings: &Settings,
+        draws: BTreeMap<String, String>,
         folder: Option<PathBuf>,
         attempt: u64,
     ) -> Self {
@@ -69,6 +72,7 @@ impl<'scope, 'env> Saver<'scope, 'env> {
             folder,
             attempt,
             seed: settings.seed,
+            draws,
             keep: settings.keep_last,
             running: None,
             cancel: Arc::default(),
@@ -89,7 +93,8 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         let start = Instant::now();
         self.finish(watch)?;
         let (plan, seed, attempt) = (self.plan, self.seed, self.attempt);
-        let save = Save { folder, plan, seed, step, samples, attempt };
+        let draws = self.draws.clone();
+        let save = Save { folder, plan, seed, draws, step, samples, attempt };
         let (lent, own, keep) = (ranks.lend(), ranks.own(), self.keep);
         let cancel = self.cancel.clone();
         let thread = std::thread::Builder::new().name("checkpoint".into());

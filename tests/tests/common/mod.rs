@@ -55,7 +55,7 @@ pub fn data(folder: &Path, first: u32) {
 }
 
 #[derive(Default)]
-pub struct Log(pub Vec<StepReport>);
+pub struct Log(pub Vec<StepReport>, pub Vec<String>);
 
 impl Observer for Log {
     fn start(&mut self, _step: u64, _steps: u64) {}
@@ -66,6 +66,9 @@ impl Observer for Log {
         assert!(loss.is_finite());
     }
     fn saved(&mut self, _path: &Path) {}
+    fn warn(&mut self, message: &str) {
+        self.1.push(message.to_string());
+    }
 }
 
 pub fn run(plan: &Plan, save: &Path, steps: u64, threads: usize, resume: bool) -> Vec<StepReport> {

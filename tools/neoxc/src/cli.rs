@@ -168,6 +168,9 @@ pub struct RunArgs {
     /// Go on from the latest checkpoint in the save folder.
     #[arg(long)]
     pub resume: bool,
+    /// With --resume: go on even if seed, data or dropout are not those of the run that wrote the checkpoint.
+    #[arg(long, requires = "resume")]
+    pub allow_changes: bool,
     /// Train on made-up tokens: for measuring speed without a data set.
     #[arg(long)]
     pub synthetic: bool,

@@ -28,6 +28,7 @@ pub fn run(a: Run) -> Result<(), Failure> {
         save: a.run.save.clone(),
         metrics: a.run.metrics.clone(),
         resume: a.run.resume,
+        allow_changes: a.run.allow_changes,
         synthetic: a.run.synthetic,
         stop: Some(stop),
         job,
