@@ -4,6 +4,9 @@
 mod common;
 
 use common::{all_tensors, data, plan, run};
+use neoxc_runtime::checkpoint;
+use neoxc_runtime::generate::{Sampling, generate};
+use neoxc_runtime::ranks::Ranks;
 use neoxc_runtime::train::StepReport;
 
 fn key(r: &[StepReport]) -> Vec<(u32, u32)> {
@@ -110,4 +113,34 @@ fn experts_train_with_bf16_on_one_and_several_ranks() {
             assert!((a.loss - b.loss).abs() < 0.02 * a.loss, "{name}: {} {}", a.loss, b.loss);
         }
     }
+}
+
+/// Text from weights rounded once, and keys and values kept in halves, is that of whole sequences.
+#[test]
+fn text_token_by_token_is_that_of_whole_sequences() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let half = plan(folder.path(), &[BF16]);
+    run(&half, &folder.path().join("half"), 6, 2, false);
+    let mut whole = half.clone();
+    whole.programs.retain(|p| !p.name.starts_with("decode"));
+    assert_eq!(half.programs.len(), whole.programs.len() + 2);
+    let how = Sampling { temperature: 0.0, top_k: 0, top_p: 0.0, max_tokens: 1, seed: 1 };
+    let likeliest = |plan: &neoxc_plan::Plan| -> Vec<u32> {
+        let mut ranks = Ranks::new(plan, 2).unwrap();
+        let mut put = |t: &checkpoint::Tensor, bytes: &[u8]| {
+            ranks.set_tensor(t.segment, &plan.tables.parameters[t.parameter], t.layer, bytes);
+        };
+        checkpoint::load_model(&folder.path().join("half/global_step6"), plan, &mut put).unwrap();
+        let text: Vec<u32> = (0..7).map(|i| (i * 3 + 1) % 8).collect();
+        let prompts = (1..=7).map(|n| &text[..n]);
+        let next = |prompt: &[u32], ranks: &mut Ranks| {
+            generate(plan, ranks, prompt, how, usize::MAX, None, |_| {}).unwrap()
+        };
+        prompts.flat_map(|prompt| next(prompt, &mut ranks)).collect()
+    };
+    let (got, want) = (likeliest(&half), likeliest(&whole));
+    // Two logits that round alike may change places.
+    let same = got.iter().zip(&want).filter(|(a, b)| a == b).count();
+    assert!(want.len() == 7 && same >= 6, "{got:?} {want:?}");
 }
