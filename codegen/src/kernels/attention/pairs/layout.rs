@@ -2,7 +2,7 @@
 
 use super::{Left, Lines, Pairs, SIDE};
 use crate::emit::{Emit, TILE, Ty, Val};
-use crate::kernels::attention::block::{Rows, load_wide, store_wide};
+use crate::kernels::attention::block::{Rows, load_wide};
 use crate::kernels::pack::transpose;
 
 impl Pairs {
@@ -127,30 +127,57 @@ impl Pairs {
             let offset = k.int((half * TILE) as i64);
             let first = k.add(first, offset);
             let from = k.element_at(sums, half * TILE);
-            for j in 0..s.vectors() {
-                let mut v: Vec<Val> = (0..TILE)
-                    .map(|i| {
-                        let p = k.element_at(from, (j * TILE + i) * SIDE);
-                        let x = k.load(Ty::Vec(TILE), p);
-                        k.mul(x, factor)
-                    })
-                    .collect();
-                transpose(k, &mut v, TILE);
-                for (i, v) in v.into_iter().enumerate() {
-                    let i = k.int(i as i64);
-                    let row = k.add(first, i);
-                    let all = k.int(s.seq as i64);
-                    let inside = k.cmp("slt", row, all);
-                    let store = |k: &mut Emit| {
-                        let to = to.at(k, row);
-                        store_wide(k, s, v, to, j);
-                    };
-                    if s.seq.is_multiple_of(SIDE) {
-                        store(k);
-                    } else {
-                        k.if_(inside, store);
-                    }
+            let whole = s.width / TILE;
+            let (zero, last) = (k.int(0), k.int(whole as i64));
+            k.loop_(zero, last, 1, |k, j| {
+                self.store_square(k, (from, j), factor, to, first, TILE);
+            });
+            if whole < s.vectors() {
+                self.store_square(k, (from, last), factor, to, first, s.width % TILE);
+            }
+        }
+    }
+
+    /// Stores 16 columns of the sums, of which `count` go to each row.
+    fn store_square(
+        self,
+        k: &mut Emit,
+        (sums, j): (Val, Val),
+        factor: Val,
+        to: Rows,
+        first: Val,
+        count: usize,
+    ) {
+        let at = k.scale(j, TILE * SIDE);
+        let from = k.element(sums, at);
+        let mut v: Vec<Val> = (0..TILE)
+            .map(|i| {
+                let p = k.element_at(from, i * SIDE);
+                let x = k.load(Ty::Vec(TILE), p);
+                k.mul(x, factor)
+            })
+            .collect();
+        transpose(k, &mut v, TILE);
+        let column = k.scale(j, TILE);
+        for (i, v) in v.into_iter().enumerate() {
+            let i = k.int(i as i64);
+            let row = k.add(first, i);
+            let store = |k: &mut Emit| {
+                let to = to.at(k, row);
+                let to = k.element(to, column);
+                if count == TILE {
+                    k.store(v, to);
+                } else {
+                    let mask = k.mask(count, TILE);
+                    k.store_masked(v, to, mask);
                 }
+            };
+            if self.s.seq.is_multiple_of(SIDE) {
+                store(k);
+            } else {
+                let all = k.int(self.s.seq as i64);
+                let inside = k.cmp("slt", row, all);
+                k.if_(inside, store);
             }
         }
     }

@@ -6,6 +6,7 @@
 pub mod forward;
 pub mod gradient;
 mod layout;
+mod weights;
 
 use super::block::Sizes;
 use crate::emit::{Emit, TILE, Ty, Val};
