@@ -31,6 +31,7 @@ fn matmuls_in_every_layout() {
         (40, 200, 1100),
         (64, 96, 90),
         (192, 48, 530),
+        (24, 80, 700),
     ];
     for (i, (m, n, k)) in sizes.into_iter().enumerate() {
         let (a, at) = ([("m", m), ("k", k)], [("k", k), ("m", m)]);

@@ -76,11 +76,14 @@ fn source(
     }
 }
 
+#[derive(Clone)]
 struct Plan {
     s: Schedule,
     m: usize,
     n: usize,
     product: ValueId,
+    /// Whether tiles reach beyond the last column.
+    ragged: bool,
     /// Per parameter used by the epilogue: strides along batch, m and n (0 where broadcast).
     strides: HashMap<ValueId, [usize; 3]>,
 }
@@ -174,7 +177,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             strides.insert(*p, [x, y, z]);
         }
     }
-    let plan = Plan { s, m, n, product, strides };
+    let ragged = one_row && !n.is_multiple_of(lanes);
+    let plan = Plan { s, m, n, product, ragged, strides };
     let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
     let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
     if one_row {
@@ -182,6 +186,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let (row_blocks, column_blocks) = (m.div_ceil(s.task_rows), n.div_ceil(s.task_columns));
     let width = s.tile_vectors * lanes;
+    // Whole tiles, and the columns behind them in a narrower one.
+    let rest = s.of_rest(n % width, lanes);
+    let ragged = rest.tile_vectors * lanes != n % width;
+    let narrow = Plan { s: rest, ragged, ..plan.clone() };
     // Scratch: packed B, packed A, partial tiles, one tile; packed panels end with a vector of slack.
     let stride = |w| panel_stride(w, s.block_depth, lanes);
     let panels = |access, count, w| if access == Access::Packed { count * stride(w) } else { 0 };
@@ -260,6 +268,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             && m.is_multiple_of(s.task_rows)
             && s.task_rows.is_multiple_of(s.group_rows);
         let zero = k.int(0);
+        let whole_tiles = if n.is_multiple_of(width) {
+            across
+        } else {
+            let (columns, width) = (k.sub(n1, n0), k.int(width as i64));
+            k.div(columns, width)
+        };
         let rows = place.as_ref().map(|p| p.rows);
         // Nothing is packed for rows that no expert has, and nothing is done where a range has none left.
         let free = rows.map(|r| r.free);
@@ -324,40 +338,50 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             ap,
                             lanes,
                         );
-                        b.nest(zero, across, 1, |b, j| {
-                            let k = &mut b.k;
-                            if s.a == Access::Direct && source_a.step == 1 {
-                                a.prefetch(k, s.tile_rows, depth, j, across);
+                        for (plan, from, to, some) in [
+                            (&plan, zero, whole_tiles, n >= width),
+                            (&narrow, whole_tiles, across, !n.is_multiple_of(width)),
+                        ] {
+                            if !some {
+                                continue;
                             }
-                            let bo =
-                                Operand::at(k, s.b, source_b, n0, j, width, k0, whole, bp, lanes);
-                            let row = k.scale(i, s.tile_rows);
-                            let row = k.add(mg, row);
-                            let column = k.scale(j, width);
-                            let local = k.sub(row, m0);
-                            let at = k.scale(local, s.task_columns);
-                            let at = k.add(at, column);
-                            let partial = (blocks > 1).then(|| k.element(cp, at));
-                            let column = k.add(n0, column);
-                            let tile = Tile {
-                                plan: &plan,
-                                a,
-                                b: bo,
-                                row,
-                                epilogue: Epilogue { plan: &plan, batch: which, column },
-                                depth: whole,
-                                partial,
-                                block,
-                                scratch: tp,
-                                rows,
-                            };
-                            if last {
-                                tile.finish(b)
-                            } else {
-                                tile.set_aside(&mut b.k, lanes);
-                                Ok(())
-                            }
-                        })
+                            b.nest(from, to, 1, |b, j| {
+                                let k = &mut b.k;
+                                if s.a == Access::Direct && source_a.step == 1 {
+                                    a.prefetch(k, s.tile_rows, depth, j, across);
+                                }
+                                let bo = Operand::at(
+                                    k, s.b, source_b, n0, j, width, k0, whole, bp, lanes,
+                                );
+                                let row = k.scale(i, s.tile_rows);
+                                let row = k.add(mg, row);
+                                let column = k.scale(j, width);
+                                let local = k.sub(row, m0);
+                                let at = k.scale(local, s.task_columns);
+                                let at = k.add(at, column);
+                                let partial = (blocks > 1).then(|| k.element(cp, at));
+                                let column = k.add(n0, column);
+                                let tile = Tile {
+                                    plan,
+                                    a,
+                                    b: bo,
+                                    row,
+                                    epilogue: Epilogue { plan, batch: which, column },
+                                    depth: whole,
+                                    partial,
+                                    block,
+                                    scratch: tp,
+                                    rows,
+                                };
+                                if last {
+                                    tile.finish(b)
+                                } else {
+                                    tile.set_aside(&mut b.k, lanes);
+                                    Ok(())
+                                }
+                            })?;
+                        }
+                        Ok(())
                     })
                 })
             })?;

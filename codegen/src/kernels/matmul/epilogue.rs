@@ -9,6 +9,9 @@ use crate::CodegenError;
 use crate::emit::Val;
 use crate::kernels::Body;
 
+/// Bytes of a cache line.
+const LINE_BYTES: usize = 64;
+
 /// The epilogue of some columns of one of the independent products.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
@@ -21,11 +24,33 @@ pub struct Epilogue<'a> {
 }
 
 impl Epilogue<'_> {
+    /// Asks for what a tile's epilogue reads, whole matrices at least: it comes while the sums are made.
+    pub fn prefetch(&self, b: &mut Body<'_>, row: Val) {
+        let s = self.plan.s;
+        for v in b.f.params.clone() {
+            let Some([sb, sm, 1]) = self.plan.strides.get(&v).copied() else { continue };
+            if sm == 0 {
+                continue;
+            }
+            let Some(pointer) = b.param(v) else { continue };
+            let at = self.row_offset(b, row, sb, sm);
+            let at = b.k.add(at, self.column);
+            let first = b.k.element(pointer, at);
+            let per_line = LINE_BYTES / b.f.ty(v).dtype.bytes();
+            for r in 0..s.tile_rows {
+                for c in (0..s.tile_vectors * b.lanes).step_by(per_line) {
+                    let p = b.k.element_at(first, r * sm + c);
+                    b.k.prefetch(p, false);
+                }
+            }
+        }
+    }
+
     /// Makes the results of one row of a tile and stores them.
     pub fn store_row(&self, b: &mut Body<'_>, row: Val, sums: &[Val]) -> Result<(), CodegenError> {
         let lanes = b.lanes;
         let n = self.plan.n;
-        let ragged = !n.is_multiple_of(self.plan.s.tile_vectors * lanes);
+        let ragged = self.plan.ragged;
         let names = self.row_names(b, row);
         for (j, sum) in sums.iter().enumerate() {
             let offset = b.k.int((j * lanes) as i64);

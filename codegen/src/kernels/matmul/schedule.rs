@@ -40,8 +40,9 @@ impl Unit {
     /// of a longer one.
     fn depths(self) -> (usize, usize) {
         match self {
-            // A tile's rows of A and a panel of B fit the first-level cache together.
-            Unit::Fma | Unit::Dot => (512, 256),
+            // Panels come from the second-level cache as fast as they are used; a tile's sums are set aside and
+            // fetched again once per block.
+            Unit::Fma | Unit::Dot => (512, 512),
             // Setting sums aside costs as much as sixteen steps.
             Unit::Tiles => (1024, 1024),
         }
@@ -112,12 +113,12 @@ const DIRECT_STEP_BYTES: usize = 512;
 const DIRECT_WAYS: usize = 8;
 /// Cycles to pack an element: contiguous along the panel, or transposed in registers. Reading from
 /// beyond the second-level cache dominates.
-const PACK_CONTIGUOUS: f64 = 0.4;
-const PACK_TRANSPOSED: f64 = 0.8;
+const PACK_CONTIGUOUS: f64 = 0.6;
+const PACK_TRANSPOSED: f64 = 1.2;
 /// Cycles per element of an operand read in place by a task.
 const READ_DIRECT: f64 = 0.2;
 /// Cycles per element to set a partial result aside and fetch it again.
-const PARTIAL: f64 = 0.25;
+const PARTIAL: f64 = 0.2;
 /// Cycles to start a task.
 const TASK: f64 = 2000.0;
 /// How much each number of tasks at a time counts when tasks are sized: all cores, or twice as many, as a
@@ -125,18 +126,26 @@ const TASK: f64 = 2000.0;
 const CORES: [(usize, f64); 2] = [(1, 0.7), (2, 0.3)];
 
 impl Schedule {
+    /// The schedule of the columns behind the last whole tile, of which there are `columns`: a narrower one.
+    pub fn of_rest(&self, columns: usize, lanes: usize) -> Schedule {
+        match self.unit {
+            Unit::Tiles => *self,
+            Unit::Fma | Unit::Dot => Schedule { tile_vectors: columns.div_ceil(lanes), ..*self },
+        }
+    }
+
     /// The cheapest schedule by the model.
     pub fn choose(p: Problem, cpu: Cpu) -> Schedule {
         // Accumulators fill the register file, less what one step loads.
-        let tiles: &[(usize, usize)] = match (p.unit, cpu.lanes) {
-            (Unit::Tiles, _) => &[(2 * TILE, 2)],
-            (_, 16) => &[(8, 3), (8, 2)],
-            _ => &[(6, 2), (4, 3)],
+        let (tile_rows, most_vectors) = match (p.unit, cpu.lanes) {
+            (Unit::Tiles, _) => (2 * TILE, 2),
+            (_, 16) => (8, 3),
+            _ => (6, 2),
         };
-        let work =
-            |(r, v): (usize, usize)| p.m.next_multiple_of(r) * p.n.next_multiple_of(v * cpu.lanes);
-        let (tile_rows, tile_vectors) =
-            tiles.iter().copied().min_by_key(|t| work(*t)).expect("the list of tiles is not empty");
+        let tile_vectors = match p.unit {
+            Unit::Tiles => most_vectors,
+            Unit::Fma | Unit::Dot => p.n.div_ceil(cpu.lanes).min(most_vectors),
+        };
         let (one_block, most) = p.unit.depths();
         let blocks = if p.depth <= one_block { 1 } else { p.depth.div_ceil(most) };
         let block_depth = p.depth.div_ceil(blocks).next_multiple_of(cpu.lanes).min(p.depth);
@@ -152,16 +161,17 @@ impl Schedule {
             block_depth,
             group_rows: if p.a.0 == 1 { (8 * tile_rows).min(64) } else { tile_rows },
             a: access_a(p, tile_rows),
-            b: access_b(p, width),
+            b: access_b(p, cpu.lanes),
         };
         let mut best = (f64::INFINITY, base);
         let grouped = base.a == Access::Packed && p.m.is_multiple_of(base.group_rows);
         let unit = if grouped { base.group_rows } else { tile_rows };
         for rows in splits(p.m, unit, 1) {
-            // B's panels and the partial results must stay in the second-level cache.
+            // B's panels must stay in the second-level cache; partial results are asked for before they are needed,
+            // but are scratch memory.
             let mut most = cpu.l2 / 2 / (4 * block_depth);
             if blocks > 1 {
-                most = most.min(cpu.l2 / 4 / (4 * rows));
+                most = most.min(cpu.l2 / (4 * rows));
             }
             let pieces = p.n.div_ceil(most.max(width));
             for columns in splits(p.n, width, pieces) {
@@ -216,9 +226,9 @@ fn access_a(p: Problem, tile_rows: usize) -> Access {
     if whole && (along_k || along_m) { Access::Direct } else { Access::Packed }
 }
 
-fn access_b(p: Problem, width: usize) -> Access {
+fn access_b(p: Problem, lanes: usize) -> Access {
     let (column, step) = p.b;
-    let whole = p.n.is_multiple_of(width);
+    let whole = p.n.is_multiple_of(lanes);
     let near = p.unit == Unit::Fma && column == 1 && 4 * step <= DIRECT_STEP_BYTES;
     if whole && near { Access::Direct } else { Access::Packed }
 }

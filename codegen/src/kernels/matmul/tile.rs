@@ -116,22 +116,23 @@ impl Tile<'_> {
         let s = self.plan.s;
         let (rows, vectors, ty) = (s.tile_rows, s.tile_vectors, Ty::Vec(lanes));
         let none = k.float(0.0, ty);
-        let mut init = vec![none; rows * vectors];
+        let init = vec![none; rows * vectors];
         let zero = k.int(0);
-        if let Some(partial) = self.partial {
-            let first = k.cmp("eq", self.block, zero);
-            for (i, v) in init.iter_mut().enumerate() {
-                let at = i / vectors * s.task_columns + i % vectors * lanes;
-                let p = k.element_at(partial, at);
-                let old = k.load(ty, p);
-                *v = k.select(first, none, old);
+        // What was set aside comes while this block is summed.
+        let aside = |k: &mut Emit, i: usize| {
+            let at = i / vectors * s.task_columns + i % vectors * lanes;
+            self.partial.map(|p| k.element_at(p, at))
+        };
+        for i in (0..init.len()).filter(|i| (i % vectors * lanes).is_multiple_of(LINE)) {
+            if let Some(p) = aside(k, i) {
+                k.prefetch(p, false);
             }
         }
         let (mut hi, step) = (k.int(self.depth as i64), k.int(1));
         if let Some(rows) = self.rows {
             hi = k.select(rows.free, zero, hi);
         }
-        k.for_(zero, hi, step, &init, |k, p, acc| {
+        let mut sums = k.for_(zero, hi, step, &init, |k, p, acc| {
             let b = self.b.step(k, p);
             let bs: Vec<Val> = (0..vectors)
                 .map(|j| {
@@ -154,7 +155,16 @@ impl Tile<'_> {
                 }
             }
             out
-        })
+        });
+        let first = k.cmp("eq", self.block, zero);
+        for (i, sum) in sums.iter_mut().enumerate() {
+            if let Some(p) = aside(k, i) {
+                let old = k.load(ty, p);
+                let old = k.select(first, none, old);
+                *sum = k.add(old, *sum);
+            }
+        }
+        sums
     }
 
     /// The same with AMX: two by two tile registers of sums, stored to rows `stride` apart.
@@ -228,6 +238,7 @@ impl Tile<'_> {
     pub fn finish(&self, b: &mut Body<'_>) -> Result<(), CodegenError> {
         let (s, lanes) = (self.plan.s, b.lanes);
         let width = s.tile_vectors * lanes;
+        self.epilogue.prefetch(b, self.row);
         let sums = match s.unit {
             Unit::Tiles => {
                 self.tile_sums(&mut b.k, self.scratch, width);
