@@ -133,7 +133,13 @@ fn what_mlir_refuses_is_an_error_with_its_words() {
         ("module { func.func @bad() { %0 = arith.addf %1, %1 : f32 return } }", "undeclared"),
         ("module { func.func @bad() -> f32 { return } }", "operands"),
     ] {
-        let k = Kernel { symbol: "bad".into(), mlir: mlir.into(), tasks: 1, scratch_bytes: 0 };
+        let k = Kernel {
+            symbol: "bad".into(),
+            mlir: mlir.into(),
+            tasks: 1,
+            scratch_bytes: 0,
+            ties: None,
+        };
         let e = x86::compile(&[bias(), k], Target::X86V3, None).unwrap_err().to_string();
         assert!(e.contains("@bad") && e.contains(words), "{e}");
     }

@@ -15,7 +15,7 @@ mod sdpa;
 use std::time::Instant;
 
 use neoxc_codegen::{
-    kernels,
+    kernels::{self, Choice},
     x86::{self, Bf16, Cpu},
 };
 use neoxc_ir::target::Target;
@@ -161,6 +161,7 @@ fn peak(lanes: usize, unit: Option<Bf16>) -> Result<(Loaded, f64), Error> {
         ),
         tasks,
         scratch_bytes: 64,
+        ties: None,
     };
     if unit == Some(Bf16::Tiles) {
         let number = |n: usize| format!("%n{n} = arith.constant {n} : i8\n");
@@ -380,7 +381,7 @@ fn main() -> Result<(), Error> {
     println!("kernel                      tasks        ms  GFLOP/s  share   compile");
     for c in cases.iter().filter(|c| c.f.name.contains(&filter)) {
         let start = Instant::now();
-        let k = kernels::build_for(&Module::new(), &c.f, Target::X86Native, cpu)?;
+        let k = kernels::build_for(&Module::new(), &c.f, Target::X86Native, cpu, Choice::Model)?;
         let all = c.f.params.iter().chain(&c.f.results);
         let buffers = all.map(|v| Aligned::new(c.f.ty(*v).elements())).collect();
         let mut kernel = Loaded::new(&k, buffers)?;

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
-use neoxc_codegen::kernels;
+use neoxc_codegen::kernels::{self, Choice};
 use neoxc_codegen::x86::Cpu;
 use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Module};
@@ -134,7 +134,7 @@ fn times(
     let mut loaded = vec![];
     let mut scratch = 0;
     for case in [forward, backward] {
-        let k = kernels::build_for(&Module::new(), &case.f, Target::X86Native, cpu)?;
+        let k = kernels::build_for(&Module::new(), &case.f, Target::X86Native, cpu, Choice::Model)?;
         scratch = scratch.max(k.scratch_bytes as usize / 4 + 16);
         loaded.push(Loaded::new(&k, vec![])?);
     }

@@ -18,11 +18,12 @@ use neoxc_ir::ops::matmul::roles;
 use neoxc_ir::{DType, Dim, Op, TensorType, ValueId};
 
 use super::pack::{self, Source, panel_stride};
-use super::{Body, Shape};
+use super::{Body, Choice, Shape, Ties};
 use crate::CodegenError;
 use crate::emit::{Emit, TILE, Val};
 use epilogue::Epilogue;
 use grouped::Ranges;
+pub use schedule::Cut;
 use schedule::{Access, Problem, Schedule, Unit};
 use tile::{Operand, Tile};
 
@@ -148,9 +149,19 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         false => None,
     };
-    let mut s = Schedule::choose(problem, b.cpu);
+    let (mut s, near) = Schedule::choose(problem, b.cpu);
     if ranges.is_some() {
         s.a = Access::Packed;
+    } else if !one_row {
+        let key = format!("the cut of {problem:?} on {:?}", b.cpu);
+        let wanted = match b.choice {
+            Choice::Model => None,
+            Choice::Tuned(t) => t.cut(&key).filter(|cut| near.contains(cut)),
+            Choice::This(cut) => Some(cut),
+        };
+        s = wanted.map_or(s, |cut| s.with(cut));
+        let taken = Cut { rows: s.task_rows, columns: s.task_columns };
+        b.ties = Some(Ties { key, cuts: near, taken });
     }
     if one_row {
         (s.tile_rows, s.tile_vectors) = (1, 1);

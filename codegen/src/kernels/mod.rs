@@ -23,6 +23,7 @@ mod rows;
 mod rowwise;
 mod simplify;
 mod space;
+mod tuned;
 
 use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
@@ -30,6 +31,9 @@ use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
 use crate::x86::Cpu;
+
+pub use matmul::Cut;
+pub use tuned::{Choice, Ties, Tuned};
 
 /// A kernel ready to be compiled.
 #[derive(Debug, Clone)]
@@ -42,6 +46,8 @@ pub struct Kernel {
     pub tasks: u64,
     /// Private scratch per thread.
     pub scratch_bytes: u64,
+    /// Of a product that can be cut into tasks in several ways: these.
+    pub ties: Option<Ties>,
 }
 
 /// What a family gives back besides the emitted body.
@@ -70,6 +76,10 @@ pub(crate) struct Body<'a> {
     lanes: usize,
     /// What shapes schedules.
     cpu: Cpu,
+    /// Which cut a product gets.
+    choice: Choice<'a>,
+    /// What it may be cut into.
+    ties: Option<Ties>,
 }
 
 impl Body<'_> {
@@ -205,6 +215,13 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
 
 /// A kernel from its signature and finished body.
 fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kernel {
+    let ties = body.ties;
+    // For `neoxc explain`; a comment to MLIR.
+    let note = ties.as_ref().map_or(String::new(), |t| {
+        let measured =
+            if t.cuts.first() == Some(&t.taken) { "" } else { ", as measured by neoxc tune" };
+        format!("  // tasks of {} x {}{measured}\n", t.taken.rows, t.taken.columns)
+    });
     let text = body.k.finish();
     // The runtime asks the system for the tile registers where a library has this symbol.
     let mark = match shape.tiles {
@@ -214,25 +231,28 @@ fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kerne
     Kernel {
         symbol: f.name.clone(),
         mlir: format!(
-            "module {{\n  func.func @{}({signature}) {{\n{text}    return\n  }}\n{mark}}}\n",
+            "module {{\n{note}  func.func @{}({signature}) {{\n{text}    return\n  }}\n{mark}}}\n",
             f.name
         ),
         tasks: shape.tasks as u64,
         scratch_bytes: (shape.scratch_floats * 4) as u64,
+        ties,
     }
 }
 
 /// Builds the kernel of a kernel function for an x86 target.
 pub fn build(module: &Module, f: &Function, target: Target) -> Result<Kernel, CodegenError> {
-    build_for(module, f, target, Cpu::of(target))
+    build_for(module, f, target, Cpu::of(target), Choice::Model)
 }
 
-/// The same for a core other than the target's own, of which the target has every instruction.
+/// The same for a core other than the target's own, of which the target has every instruction, and with other cuts
+/// than the model's.
 pub fn build_for(
     module: &Module,
     f: &Function,
     target: Target,
     cpu: Cpu,
+    choice: Choice<'_>,
 ) -> Result<Kernel, CodegenError> {
     let (family, simple, mut k) = start(module, f)?;
     k.prefetches = true;
@@ -252,7 +272,8 @@ pub fn build_for(
             k.load(ty, slot)
         })
         .collect();
-    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes: cpu.lanes, cpu };
+    let (lanes, ties) = (cpu.lanes, None);
+    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu, choice, ties };
     let shape = emit_family(&family, &mut body)?;
     let signature = format!("{args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr");
     Ok(finish(f, &signature, body, &shape))
@@ -277,7 +298,8 @@ pub fn build_gpu(module: &Module, f: &Function, target: Target) -> Result<Kernel
     let scratch = k.element(scratch, own);
     let lanes = crate::gpu::LANES;
     let cpu = Cpu { lanes, ..Cpu::of(Target::X86V3) };
-    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu };
+    let (choice, ties) = (Choice::Model, None);
+    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu, choice, ties };
     let shape = emit_family(&family, &mut body)?;
     Ok(finish(f, &parts.join(", "), body, &shape))
 }

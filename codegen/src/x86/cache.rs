@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use neoxc_ir::target::Target;
 use sha2::{Digest, Sha256};
 
 /// A cache folder for one machine description.
@@ -17,6 +18,12 @@ impl Cache {
     /// The cache in `folder` for `machine` (CPU name and features).
     pub fn new(folder: &Path, machine: &str) -> Self {
         Self { folder: folder.join("objects"), machine: machine.to_string() }
+    }
+
+    /// The cache in `folder` for what is compiled for `target`.
+    pub fn of(folder: &Path, target: Target) -> Self {
+        let (cpu, features) = super::cpu(target);
+        Self::new(folder, &format!("{cpu} {features}"))
     }
 
     /// Key of one kernel's text.

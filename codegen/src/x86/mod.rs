@@ -117,8 +117,7 @@ pub fn compile(
     target: Target,
     cache: Option<&Path>,
 ) -> Result<Compiled, CodegenError> {
-    let (cpu, features) = cpu(target);
-    let cache = cache.map(|dir| Cache::new(dir, &format!("{cpu} {features}")));
+    let cache = cache.map(|dir| Cache::of(dir, target));
     let objects: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()
         .map(|k| {

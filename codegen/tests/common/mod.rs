@@ -145,7 +145,7 @@ fn allow_tiles() {
 }
 
 /// Kernels, compiled and opened.
-fn library(kernels: &[kernels::Kernel], target: Target) -> libloading::Library {
+pub fn library(kernels: &[kernels::Kernel], target: Target) -> libloading::Library {
     allow_tiles();
     let compiled = neoxc_codegen::x86::compile(kernels, target, None).unwrap();
     let file = tempfile::NamedTempFile::with_suffix(".so").unwrap();
@@ -182,8 +182,10 @@ pub fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance:
 /// The same for a core other than the target's own.
 pub fn check_for(target: Target, cpu: Cpu, cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
     let module = Module::new();
-    let built: Vec<kernels::Kernel> =
-        cases.iter().map(|(f, _)| kernels::build_for(&module, f, target, cpu).unwrap()).collect();
+    let built: Vec<kernels::Kernel> = cases
+        .iter()
+        .map(|(f, _)| kernels::build_for(&module, f, target, cpu, kernels::Choice::Model).unwrap())
+        .collect();
     for f in cases {
         assert_eq!(built.iter().filter(|k| k.symbol == f.0.name).count(), 1);
     }

@@ -323,7 +323,7 @@ impl CpuDevice {
 }
 
 /// Loads a shared object from memory: what runs is what was verified.
-fn load(bytes: &[u8]) -> Result<(libloading::Library, std::fs::File), RuntimeError> {
+pub(super) fn load(bytes: &[u8]) -> Result<(libloading::Library, std::fs::File), RuntimeError> {
     let fail = |e: &dyn std::fmt::Display| RuntimeError::Kernels(format!("cannot be loaded: {e}"));
     // SAFETY: memfd_create takes a C string and flags; the result is checked.
     let fd = unsafe { libc::memfd_create(c"neoxc-kernels".as_ptr(), libc::MFD_CLOEXEC) };

@@ -1,5 +1,6 @@
 //! A device: segments of memory, kernels, and the execution of instruction lists.
 
+mod bench;
 mod check;
 mod cpu;
 mod gate;
@@ -10,9 +11,11 @@ mod pool;
 mod staged;
 pub(crate) mod tiles;
 
+pub use bench::Bench;
 pub use check::Found;
 pub use cpu::{CpuDevice, check_memory};
 pub use gate::{Gate, Loan};
+pub use limits::check as check_bytes;
 pub use log::{Event, What};
 pub use memory::Segment;
 

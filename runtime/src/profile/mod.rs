@@ -2,6 +2,7 @@
 //! can do at most.
 
 mod limits;
+mod time;
 mod trace;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use neoxc_plan::{ENDS, Plan};
 use serde::Serialize;
 
 pub use limits::Limits;
+pub use time::{Version, in_turn};
 
 use crate::RuntimeError;
 use crate::device::{Event, What};

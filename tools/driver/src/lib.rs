@@ -8,11 +8,15 @@ pub mod flops;
 pub mod lower_config;
 pub mod report;
 pub mod tensors;
+pub mod tune;
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use neoxc_codegen::{CodegenError, emit_plan, gpu, kernels, x86};
+pub use neoxc_codegen::CodegenError;
+pub use neoxc_codegen::kernels::Cut;
+use neoxc_codegen::kernels::{Choice, Tuned};
+use neoxc_codegen::{emit_plan, gpu, kernels, x86};
 use neoxc_frontend::Config;
 use neoxc_frontend::config::{PipePartition, PipeSchedule};
 use neoxc_ir::cluster::Machine;
@@ -210,9 +214,11 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
             files.insert(format!("ir/kernels.{target}.mlir"), dump.into_bytes());
             continue;
         }
+        let tuned = o.cache.as_ref().and_then(|dir| Tuned::open(dir, *target));
+        let choice = tuned.as_ref().map_or(Choice::Model, Choice::Tuned);
         let built = functions
             .iter()
-            .map(|f| kernels::build(&m, f, *target))
+            .map(|f| kernels::build_for(&m, f, *target, x86::Cpu::of(*target), choice))
             .collect::<Result<Vec<_>, _>>()?;
         let made = x86::compile(&built, *target, o.cache.as_deref())?;
         cached += made.cached;

@@ -60,6 +60,26 @@ pub enum Command {
     Inspect(Inspect),
     /// Measure what the time of a step, or of a token, goes to, kernel by kernel, beside what this machine can do.
     Profile(Profile),
+    /// Measure, for each matrix product of a plan, ways to divide it that should be equally fast, and use the
+    /// fastest whenever this machine compiles that product. Results keep their bits.
+    Tune(Tune),
+}
+
+/// `neoxc tune`.
+#[derive(Debug, Args)]
+pub struct Tune {
+    /// The plan, compiled for x86-64-native.
+    #[arg(long, value_name = "PLAN")]
+    pub plan: PathBuf,
+    /// Where compiled kernels are kept [default: $NEOXC_CACHE or ~/.cache/neoxc].
+    #[arg(long, value_name = "DIR")]
+    pub cache: Option<PathBuf>,
+    /// Threads [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `neoxc profile`.

@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Explain(a) => commands::explain::run(&a),
         Command::Opt(a) => commands::opt::run(&a),
         Command::Profile(a) => commands::profile::run(&a),
+        Command::Tune(a) => commands::tune::run(&a),
         Command::Dialect => commands::dialect(),
         Command::Tokenizer(a) => commands::text::tokenizer(a),
         Command::Data(a) => commands::text::data(a),

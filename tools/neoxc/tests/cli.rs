@@ -57,6 +57,44 @@ fn prepare(folder: &Path) {
     std::fs::write(folder.join("d.jsonl"), (0..20).map(line).collect::<String>()).unwrap();
 }
 
+/// Measuring keeps cuts that the next compile uses; what is computed keeps its bits.
+fn tune(f: &Path) {
+    let losses = |plan: &str| {
+        let metrics = format!("{plan}.jsonl");
+        let run = ["run", "--plan", plan, "--synthetic", "--steps", "2", "--save", plan];
+        ok(f, &[&run[..], &["--metrics", &metrics]].concat());
+        let text = std::fs::read_to_string(f.join(metrics)).unwrap();
+        let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
+        rows.map(|r| r["loss"].as_f64().unwrap().to_bits()).collect::<Vec<_>>()
+    };
+    // Wide enough that products have several cuts.
+    let wide = [
+        "--set",
+        "hidden_size=256",
+        "--set",
+        "seq_length=128",
+        "--set",
+        "max_position_embeddings=128",
+    ];
+    ok(f, &[&["compile", "model", "run", "-o", "wide"][..], &wide].concat());
+    let tuned: serde_json::Value =
+        serde_json::from_str(&ok(f, &["tune", "--plan", "wide", "--json"])).unwrap();
+    let products = tuned["products"].as_array().unwrap();
+    assert!(!products.is_empty(), "{tuned}");
+    ok(f, &[&["compile", "model", "run", "-o", "tuned"][..], &wide].concat());
+    assert_eq!(losses("tuned"), losses("wide"));
+    for p in products {
+        let kernel = format!("@{}", p["kernel"].as_str().unwrap());
+        let told = ok(f, &["explain", "--plan", "tuned", &kernel]);
+        let (rows, columns) = (&p["chosen"][0], &p["chosen"][1]);
+        assert!(told.contains(&format!("tasks of {rows} x {columns}")), "{told}");
+        let changed = p["chosen"] != p["model"];
+        assert_eq!(told.contains("as measured by neoxc tune"), changed, "{told}");
+    }
+    ok(f, &["compile", "model", "run", "--target", "x86-64-v3", "-o", "v3"]);
+    assert!(fails(f, 3, &["tune", "--plan", "v3"]).contains("x86-64-native"));
+}
+
 /// A model with experts: trained, sampled from, gone on with; no other format knows it.
 #[test]
 fn experts_from_text_to_a_sample() {
@@ -175,6 +213,7 @@ fn from_text_to_a_sample() {
     assert!(product["line"].as_str().unwrap().starts_with("model.yml:"), "{product}");
     assert!(product["gflops"].as_f64() > Some(0.0), "{product}");
     fails(f, 5, &["profile", "--plan", "plan", "--trace", "no/t.json"]);
+    tune(f);
 
     ok(f, &["convert", "neox-to-hf", "ck/global_step8", "hf"]);
     ok(f, &["convert", "hf-to-neox", "hf", "back"]);

@@ -87,8 +87,22 @@ pub struct Schedule {
     pub b: Access,
 }
 
+/// The tasks of a product: it changes no bit of the result, which is why it may be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// Rows of a task.
+    pub rows: usize,
+    /// Columns of a task.
+    pub columns: usize,
+}
+
+/// Cuts that cost at most so much more than the cheapest, by the model, are near ties.
+const NEAR: f64 = 1.15;
+/// So many of them are worth measuring.
+const MOST_TIES: usize = 6;
+
 /// One product: sizes, and the strides of its operands.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {
     /// What multiplies.
     pub unit: Unit,
@@ -134,8 +148,8 @@ impl Schedule {
         }
     }
 
-    /// The cheapest schedule by the model.
-    pub fn choose(p: Problem, cpu: Cpu) -> Schedule {
+    /// The schedule by the model, with the cheapest cut; and cuts that are nearly as cheap, the cheapest first.
+    pub fn choose(p: Problem, cpu: Cpu) -> (Schedule, Vec<Cut>) {
         // Accumulators fill the register file, less what one step loads.
         let (tile_rows, most_vectors) = match (p.unit, cpu.lanes) {
             (Unit::Tiles, _) => (2 * TILE, 2),
@@ -163,7 +177,8 @@ impl Schedule {
             a: access_a(p, tile_rows),
             b: access_b(p, cpu.lanes),
         };
-        let mut best = (f64::INFINITY, base);
+        // The cheapest of every height.
+        let mut found: Vec<(f64, Cut)> = vec![];
         let grouped = base.a == Access::Packed && p.m.is_multiple_of(base.group_rows);
         let unit = if grouped { base.group_rows } else { tile_rows };
         for rows in splits(p.m, unit, 1) {
@@ -174,15 +189,24 @@ impl Schedule {
                 most = most.min(cpu.l2 / (4 * rows));
             }
             let pieces = p.n.div_ceil(most.max(width));
-            for columns in splits(p.n, width, pieces) {
-                let s = Schedule { task_rows: rows, task_columns: columns, ..base };
-                let cost = s.cycles(p, blocks, cpu);
-                if cost < best.0 {
-                    best = (cost, s);
-                }
-            }
+            let cuts = splits(p.n, width, pieces).map(|columns| {
+                let cut = Cut { rows, columns };
+                (base.with(cut).cycles(p, blocks, cpu), cut)
+            });
+            found.extend(cuts.min_by(|a, b| a.0.total_cmp(&b.0)));
         }
-        best.1
+        found.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let most = found.first().map_or(0.0, |(cost, _)| NEAR * cost);
+        let mut near: Vec<Cut> =
+            found.into_iter().take_while(|(cost, _)| *cost <= most).map(|(_, cut)| cut).collect();
+        near.dedup();
+        near.truncate(MOST_TIES);
+        (near.first().map_or(base, |cut| base.with(*cut)), near)
+    }
+
+    /// The same in other tasks.
+    pub fn with(self, cut: Cut) -> Schedule {
+        Schedule { task_rows: cut.rows, task_columns: cut.columns, ..self }
     }
 
     /// Estimated cycles of the whole product times the cores that share it.
@@ -257,7 +281,7 @@ mod tests {
             for (m, n, depth) in [(1, 1, 1), (2048, 512, 2048), (512, 50304, 512), (7, 300, 5000)] {
                 let (a, b) = ((depth, 1), (depth, 1));
                 let p = Problem { unit, batch: 1, m, n, depth, a, b };
-                let s = Schedule::choose(p, cpu(lanes));
+                let (s, _) = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
                 let most = depth.next_multiple_of(unit.granule()).min(unit.depths().0);
@@ -272,9 +296,13 @@ mod tests {
     fn large_products_have_work_for_several_threads() {
         let (unit, a, b) = (Unit::Fma, (512, 1), (512, 1));
         let p = Problem { unit, batch: 1, m: 2048, n: 2048, depth: 512, a, b };
-        let s = Schedule::choose(p, cpu(16));
+        let (s, near) = Schedule::choose(p, cpu(16));
         assert!(p.m.div_ceil(s.task_rows) * p.n.div_ceil(s.task_columns) >= 8, "{s:?}");
         assert_eq!((s.tile_rows, s.a), (8, Access::Direct));
+        assert_eq!(near[0], Cut { rows: s.task_rows, columns: s.task_columns });
+        // Only whole tiles, or a kernel would write beyond its scratch.
+        let whole = |c: &Cut| c.rows.is_multiple_of(s.tile_rows) && c.columns.is_multiple_of(48);
+        assert!(near.len() > 1 && near.iter().all(whole), "{near:?}");
     }
 
     #[test]

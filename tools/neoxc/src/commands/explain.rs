@@ -55,6 +55,7 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
     let Some(value) = value else {
         println!("@{name}, from {}", neoxc_ir::Loc::fuse(f.ops.iter().map(|o| &o.loc)));
         choices(f, None);
+        cut(plan, name);
         print!("{}", neoxc_ir::text::print_function(f));
         return Ok(());
     };
@@ -75,9 +76,20 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
             None => println!("made by the loop body @{}:", callee.name),
         }
         choices(f, Some(callee));
+        cut(plan, &callee.name);
         print!("{}", neoxc_ir::text::print_function(callee));
     }
     Ok(())
+}
+
+/// Tells how a product is divided into tasks, which its kernel's text notes.
+fn cut(plan: &Plan, kernel: &str) {
+    let text = super::dump::text(plan, Phase::Kernels).unwrap_or_default();
+    let start = format!("func.func @{kernel}(");
+    let found = text.split_inclusive("\n}\n").find(|m| m.contains(&start));
+    if let Some(note) = found.and_then(|m| m.lines().find_map(|l| l.trim().strip_prefix("// "))) {
+        println!("{note}");
+    }
 }
 
 /// Tells which fused forms rewriting chose in `f`, and what each was faster than; with `kernel`, only

@@ -13,6 +13,7 @@ pub mod opt;
 pub mod profile;
 pub mod run;
 pub mod text;
+pub mod tune;
 
 use std::path::PathBuf;
 
@@ -47,10 +48,9 @@ pub fn load_with_sources(a: &ConfigArgs) -> Result<(Config, Sources), Failure> {
     Ok((config, loaded.sources))
 }
 
-/// The kernel cache's folder.
-pub fn cache(a: &TargetArgs) -> Option<PathBuf> {
-    a.cache
-        .clone()
+/// The kernel cache's folder, if `asked` does not say.
+pub fn kernel_cache(asked: Option<PathBuf>) -> Option<PathBuf> {
+    asked
         .or_else(|| std::env::var_os("NEOXC_CACHE").map(PathBuf::from))
         .or_else(|| std::env::var_os("HOME").map(|h| PathBuf::from(h).join(".cache/neoxc")))
 }
@@ -73,7 +73,8 @@ pub fn compile_for(
     overlap: bool,
 ) -> Result<Compiled, Failure> {
     let (targets, threads) = (a.target.clone(), threads(None) as u64);
-    let options = Options { targets, cache: cache(a), threads, machine, overlap };
+    let options =
+        Options { targets, cache: kernel_cache(a.cache.clone()), threads, machine, overlap };
     neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
 }
 
