@@ -29,15 +29,44 @@ const STEPS: usize = 2_000_000;
 /// Bytes that all threads together read, or copy, in a round.
 const MOVED: usize = 512 << 20;
 
+/// Products that a machine can do in different ways.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Multiplier {
+    /// f32 multiply-adds.
+    F32,
+    /// Dot products of pairs of bfloat16 (`vdpbf16ps`).
+    Pairs,
+    /// AMX tile registers of bfloat16.
+    Tiles,
+}
+
+/// Products in registers of `threads` threads at once, about ten milliseconds: how many operations these were; none
+/// where the machine lacks it.
+pub fn multiply(threads: usize, m: Multiplier) -> Option<f64> {
+    let work = m.work()?;
+    Some(at_once(threads, |_| work(STEPS)).0.iter().sum())
+}
+
+impl Multiplier {
+    /// What does so many products, if this machine has it, and gives the number of operations.
+    fn work(self) -> Option<fn(usize) -> f64> {
+        match self {
+            Multiplier::F32 => Some(multiply_adds),
+            Multiplier::Pairs => pairs(),
+            Multiplier::Tiles => tiles(),
+        }
+    }
+}
+
 impl Limits {
     /// Measures with `threads` threads at once.
     pub fn measure(threads: usize) -> Result<Limits, RuntimeError> {
-        let best = |work: fn(usize) -> f64| {
-            let flops = |_| {
+        let best = |m: Multiplier| {
+            let flops = |work: fn(usize) -> f64| {
                 let (done, seconds) = at_once(threads, |_| work(STEPS));
                 done.iter().sum::<f64>() / seconds
             };
-            (0..ROUNDS).map(flops).fold(0.0, f64::max)
+            (0..ROUNDS).filter_map(|_| m.work().map(flops)).fold(0.0, f64::max)
         };
         // In pages as a plan's segments have them.
         let each = MOVED / threads;
@@ -66,8 +95,8 @@ impl Limits {
             black_box(sums);
             0.0
         });
-        let f32_flops = best(multiply_adds);
-        let bf16_flops = bf16_products().map_or(0.0, best).max(f32_flops);
+        let f32_flops = best(Multiplier::F32);
+        let bf16_flops = f32_flops.max(best(Multiplier::Pairs)).max(best(Multiplier::Tiles));
         Ok(Limits { f32_flops, bf16_flops, memory_bytes, read_bytes })
     }
 
@@ -130,19 +159,22 @@ fn multiply_adds(steps: usize) -> f64 {
     (2 * steps * sums.len()) as f64
 }
 
-/// Products of bfloat16 on registers in the fastest way this machine has, if it has one of its own; what it returns
-/// gives the number of operations.
-fn bf16_products() -> Option<fn(usize) -> f64> {
+/// Products of bfloat16 in tile registers, if this machine has them; what it returns gives the number of operations.
+fn tiles() -> Option<fn(usize) -> f64> {
     #[cfg(target_arch = "x86_64")]
-    {
-        if x86::has_tiles() && crate::device::tiles::request().is_ok() {
-            // SAFETY: the processor has AMX, and the system has given its registers to this process.
-            return Some(|steps| unsafe { x86::tiles(steps / 8) });
-        }
-        if std::arch::is_x86_feature_detected!("avx512bf16") {
-            // SAFETY: the processor has AVX512_BF16.
-            return Some(|steps| unsafe { x86::pairs(steps) });
-        }
+    if x86::has_tiles() && crate::device::tiles::request().is_ok() {
+        // SAFETY: the processor has AMX, and the system has given its registers to this process.
+        return Some(|steps| unsafe { x86::tiles(steps / 8) });
+    }
+    None
+}
+
+/// The same by dot products of pairs.
+fn pairs() -> Option<fn(usize) -> f64> {
+    #[cfg(target_arch = "x86_64")]
+    if std::arch::is_x86_feature_detected!("avx512bf16") {
+        // SAFETY: the processor has AVX512_BF16.
+        return Some(|steps| unsafe { x86::pairs(steps) });
     }
     None
 }

@@ -12,7 +12,7 @@ use std::time::Instant;
 use neoxc_plan::{ENDS, Plan};
 use serde::Serialize;
 
-pub use limits::Limits;
+pub use limits::{Limits, Multiplier, multiply};
 pub use time::{Version, in_turn};
 
 use crate::RuntimeError;

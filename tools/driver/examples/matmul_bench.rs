@@ -1,0 +1,251 @@
+//! Matrix products of the compiler beside the processor's peak, and beside torch's, in turn.
+//!
+//! `[PEER_PYTHON=PYTHON] cargo run --release -p neoxc-driver --example matmul_bench [FILTER]` prints a line of a table
+//! for each product whose name contains FILTER: squares, and forward, data gradient and weight gradient of every
+//! layer of the 14M, 70M and 160M models, in f32 and bfloat16, on one core and on all. ROUNDS=N sets how often.
+//!
+//! A round measures the peak in registers on the same threads, then the product, then torch's. Others may use the
+//! machine too: times are CPU time divided by the number of threads, waiting for each other included; the share is
+//! the median of the third of the rounds in which the peak was highest, the ratio to torch the median of all.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use neoxc_codegen::{kernels, x86};
+use neoxc_ir::target::Target;
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType};
+use neoxc_runtime::device::Bench;
+use neoxc_runtime::profile::{Multiplier, multiply};
+
+type Error = Box<dyn std::error::Error>;
+
+/// What of a linear layer y = x wᵀ.
+#[derive(Clone, Copy)]
+enum Kind {
+    /// y of x and w.
+    Forward,
+    /// The gradient of x, of that of y and w.
+    Dx,
+    /// The gradient of w, of that of y and x.
+    Dw,
+}
+
+/// A product: m × n of contractions over k.
+struct Case {
+    name: String,
+    kind: Kind,
+    size: [usize; 3],
+    dtype: DType,
+}
+
+impl Case {
+    fn kind(&self) -> &'static str {
+        match self.kind {
+            Kind::Forward => "forward",
+            Kind::Dx => "dx",
+            Kind::Dw => "dw",
+        }
+    }
+
+    fn flops(&self) -> f64 {
+        2.0 * self.size.iter().map(|s| *s as f64).product::<f64>()
+    }
+
+    /// The kernel function; weight gradients are f32, as in training.
+    fn function(&self) -> Result<Function, Error> {
+        let [m, n, k] = self.size;
+        let (a, b) = match self.kind {
+            Kind::Forward => ([("m", m), ("k", k)], [("n", n), ("k", k)]),
+            Kind::Dx => ([("m", m), ("k", k)], [("k", k), ("n", n)]),
+            Kind::Dw => ([("k", k), ("m", m)], [("k", k), ("n", n)]),
+        };
+        let mut f = Function::new("product");
+        f.attrs.set("neox.kernel", Attr::Str("matmul".into()));
+        let mut param = |name: &str, dims: [(&str, usize); 2]| {
+            let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();
+            f.add_param(name, TensorType::new(self.dtype, dims), Attrs::new())
+        };
+        let (a, b) = (param("a", a), param("b", b));
+        let mut builder = Builder::new(&mut f);
+        let y = builder.matmul(a, b, &["k"])?;
+        let to = if matches!(self.kind, Kind::Dw) { DType::F32 } else { self.dtype };
+        let y = builder.cast(y, to)?;
+        f.results = vec![y];
+        Ok(f)
+    }
+}
+
+/// The three products of a layer of `t` tokens, in both dtypes.
+fn layer(name: &str, t: usize, inputs: usize, outputs: usize, cases: &mut Vec<Case>) {
+    for dtype in [DType::F32, DType::Bf16] {
+        for (kind, size) in [
+            (Kind::Forward, [t, outputs, inputs]),
+            (Kind::Dx, [t, inputs, outputs]),
+            (Kind::Dw, [outputs, inputs, t]),
+        ] {
+            cases.push(Case { name: name.to_string(), kind, size, dtype });
+        }
+    }
+}
+
+fn cases() -> Vec<Case> {
+    let mut all = vec![];
+    for s in [512, 1024, 2048, 4096] {
+        layer(&format!("square {s}"), s, s, s, &mut all);
+    }
+    // Tokens of a micro-batch as in tools/bench, and of a part of the head.
+    for (model, h, t) in [("m14", 128, 2048), ("m70", 512, 2048), ("m160", 768, 1024)] {
+        for (name, t, inputs, outputs) in [
+            ("qkv", t, h, 3 * h),
+            ("dense", t, h, h),
+            ("up", t, h, 4 * h),
+            ("down", t, 4 * h, h),
+            ("head", 512, h, 50304),
+        ] {
+            layer(&format!("{model} {name}"), t, inputs, outputs, &mut all);
+        }
+    }
+    all
+}
+
+/// A python with torch that multiplies on request.
+struct Torch {
+    child: Child,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Torch {
+    fn start(python: &str) -> Result<Torch, Error> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/torch_matmul.py");
+        let mut child = Command::new(python)
+            .arg(script)
+            // Threads that wait for their next product would take the cores from ours.
+            .envs([("KMP_BLOCKTIME", "0"), ("OMP_WAIT_POLICY", "passive")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|e| format!("PEER_PYTHON={python}: {e}"))?;
+        let out = child.stdout.take().ok_or("torch has no output")?;
+        Ok(Torch { child, answers: BufReader::new(out) })
+    }
+
+    fn say(&mut self, line: &str) -> Result<(), Error> {
+        Ok(writeln!(self.child.stdin.as_mut().ok_or("torch has no input")?, "{line}")?)
+    }
+
+    fn prepare(&mut self, c: &Case, threads: usize) -> Result<(), Error> {
+        let [m, n, k] = c.size;
+        self.say(&format!("{} {m} {n} {k} {} {threads}", c.kind(), c.dtype.name()))
+    }
+
+    fn seconds(&mut self) -> Result<f64, Error> {
+        self.say("go")?;
+        let mut line = String::new();
+        self.answers.read_line(&mut line)?;
+        Ok(line.trim().parse().map_err(|_| "torch ended")?)
+    }
+}
+
+/// Runs `work` on `threads` threads and gives the seconds that each computed.
+fn seconds(threads: usize, work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
+    let now = || {
+        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `t` is a valid place for the time.
+        unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut t) };
+        t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
+    };
+    let start = now();
+    work()?;
+    Ok((now() - start) / threads as f64)
+}
+
+fn median(mut x: Vec<f64>) -> f64 {
+    x.sort_by(f64::total_cmp);
+    x.get(x.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// One round: the peaks, and the seconds of the product and of torch's.
+struct Round {
+    peaks: Vec<f64>,
+    seconds: f64,
+    torch: Option<f64>,
+}
+
+fn measure(
+    c: &Case,
+    threads: usize,
+    rounds: usize,
+    torch: &mut Option<Torch>,
+) -> Result<String, Error> {
+    let f = c.function()?;
+    let kernel = kernels::build(&Module::new(), &f, Target::X86Native)?;
+    let library = x86::compile(std::slice::from_ref(&kernel), Target::X86Native, None)?.so;
+    let buffers: Vec<u64> =
+        f.params.iter().chain(&f.results).map(|v| f.ty(*v).bytes() as u64).collect();
+    let mut bench = Bench::new(&library, &buffers, threads, kernel.scratch_bytes)?;
+    if let Some(t) = torch {
+        t.prepare(c, threads)?;
+        t.seconds()?;
+    }
+    let peaks: &[Multiplier] = match c.dtype {
+        DType::Bf16 => &[Multiplier::Pairs, Multiplier::Tiles],
+        _ => &[Multiplier::F32],
+    };
+    bench.launch(&kernel.symbol, kernel.tasks)?;
+    let mut all = vec![];
+    for _ in 0..rounds {
+        let mut found = vec![];
+        for p in peaks {
+            let mut done = None;
+            let t = seconds(threads, || {
+                done = multiply(threads, *p);
+                Ok(())
+            })?;
+            found.extend(done.map(|operations| operations / t));
+        }
+        let seconds = seconds(threads, || Ok(bench.launch(&kernel.symbol, kernel.tasks)?))?;
+        let torch = torch.as_mut().map(Torch::seconds).transpose()?;
+        all.push(Round { peaks: found, seconds, torch });
+    }
+    let ratios: Vec<f64> = all.iter().filter_map(|r| Some(r.torch? / r.seconds)).collect();
+    all.sort_by(|a, b| b.peaks.first().unwrap_or(&0.0).total_cmp(a.peaks.first().unwrap_or(&0.0)));
+    all.truncate(rounds.div_ceil(3));
+    let share = |i: usize| {
+        let of = |r: &Round| Some(100.0 * c.flops() / r.seconds / r.peaks.get(i)?);
+        let shares: Vec<f64> = all.iter().filter_map(of).collect();
+        if shares.is_empty() { String::new() } else { format!("{:.0} %", median(shares)) }
+    };
+    let [m, n, k] = c.size;
+    let gflops = median(all.iter().map(|r| 1e-9 * c.flops() / r.seconds).collect());
+    let ratio = if ratios.is_empty() { String::new() } else { format!("{:.2}", median(ratios)) };
+    Ok(format!(
+        "| {} {} | {m} x {n} x {k} | {} | {threads} | {gflops:.0} | {} | {} | {ratio} |",
+        c.name,
+        c.kind(),
+        c.dtype.name(),
+        share(0),
+        share(1)
+    ))
+}
+
+fn main() -> Result<(), Error> {
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let rounds = std::env::var("ROUNDS").map_or(Ok(9), |n| n.parse())?;
+    let mut torch = match std::env::var("PEER_PYTHON") {
+        Ok(python) => Some(Torch::start(&python)?),
+        Err(_) => None,
+    };
+    let cores = std::thread::available_parallelism()?.get();
+    let counts = if cores > 1 { vec![1, cores] } else { vec![1] };
+    println!(
+        "| product | m x n x k | dtype | cores | GFLOP/s | of the peak | of AMX's | x torch |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    for c in cases() {
+        let name = format!("{} {} {}", c.name, c.kind(), c.dtype.name());
+        for threads in counts.iter().filter(|_| name.contains(&filter)) {
+            println!("{}", measure(&c, *threads, rounds, &mut torch)?);
+        }
+    }
+    Ok(())
+}
