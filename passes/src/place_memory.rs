@@ -83,6 +83,11 @@ impl std::fmt::Display for Place {
     }
 }
 
+/// What a place calls the number of the next iteration of the loop over `dim`.
+fn next_of(dim: &str) -> String {
+    format!("{dim}.next")
+}
+
 /// Rounds up to the alignment.
 pub fn aligned(bytes: u64) -> u64 {
     bytes.div_ceil(ALIGN) * ALIGN

@@ -11,18 +11,56 @@ use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
 
+/// What a task has of one head.
+pub(super) struct Head {
+    /// Rows of q, k and v.
+    pub inputs: [Rows; 3],
+    /// Rows of the output and of its gradient.
+    pub outputs: [Rows; 2],
+    /// The log-sum-exp of each query.
+    pub lse: Val,
+    /// Rows of dq, dk and dv.
+    pub results: [Rows; 3],
+    /// Number of the sequence's first token.
+    pub token: Val,
+    /// Number of the head in its sequence.
+    pub number: Val,
+}
+
+impl Head {
+    /// Head `head` of all sequences, of q, k, v, out, lse and dout, and of dq, dk and dv.
+    pub fn of(k: &mut Emit, s: Sizes, head: Val, inputs: [Val; 6], results: [Val; 3]) -> Head {
+        let at = k.scale(head, s.seq * s.width);
+        let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
+        let [q, key, value, out, lse, dout] = inputs;
+        let inputs = [q, key, value].map(|p| rows(k, p));
+        let results = results.map(|p| rows(k, p));
+        let heads = k.int(s.heads as i64);
+        let (batch, number) = (k.div(head, heads), k.rem(head, heads));
+        let row = s.heads * s.width;
+        let at = k.scale(batch, s.seq * row);
+        let column = k.scale(number, s.width);
+        let at = k.add(at, column);
+        let outputs = [out, dout].map(|p| Rows { base: k.element(p, at), stride: row });
+        let at = k.scale(head, s.seq);
+        let lse = k.element(lse, at);
+        let token = k.scale(batch, s.seq);
+        Head { inputs, outputs, lse, results, token, number }
+    }
+}
+
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let op = b.f.ops.first().ok_or_else(|| b.fail("is empty"))?;
     let s = Sizes::of(b.f, op, b.lanes)?;
-    let mut inputs = vec![];
+    let mut given = vec![];
     for o in &op.operands {
-        inputs.push(b.param(*o).ok_or_else(|| b.fail("lost an operand"))?);
+        given.push(b.param(*o).ok_or_else(|| b.fail("lost an operand"))?);
     }
+    let inputs = [0, 1, 2, 3, 4, 5].map(|i| given[i]);
     let results = [b.result(0), b.result(1), b.result(2)];
     let drop = Weights::of(b, op, 6)?;
     if let Some(at) = Pairs::of(b, s, inputs[0]) {
-        let inputs = [0, 1, 2, 3, 4, 5].map(|i| inputs[i]);
         return pairs::gradient::emit(b, at, inputs, results, drop);
     }
     // Sums over blocks of queries grow in the results, or apart where those would round each of them.
@@ -57,20 +95,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     ] = b.places(parts);
     b.tasks(|b, head| {
         let k = &mut b.k;
-        let at = k.scale(head, s.seq * s.width);
-        let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
-        let (q, key, value) = (rows(k, inputs[0]), rows(k, inputs[1]), rows(k, inputs[2]));
-        let [dq, dk_out, dv_out] = results.map(|p| rows(k, p));
-        let heads = k.int(s.heads as i64);
-        let (batch, h) = (k.div(head, heads), k.rem(head, heads));
-        let at_out = k.scale(batch, s.seq * s.heads * s.width);
-        let column = k.scale(h, s.width);
-        let at_out = k.add(at_out, column);
-        let by_head =
-            |k: &mut Emit, p| Rows { base: k.element(p, at_out), stride: s.heads * s.width };
-        let (out, dout) = (by_head(k, inputs[3]), by_head(k, inputs[5]));
-        let at = k.scale(head, s.seq);
-        let lse = k.element(inputs[4], at);
+        let head = Head::of(k, s, head, inputs, results);
+        let ([q, key, value], [out, dout], lse) = (head.inputs, head.outputs, head.lse);
+        let [dq, dk_out, dv_out] = head.results;
         let [dk, dv] =
             [(dk_out, dk_sums), (dv_out, dv_sums)].map(|(out, room)| match out.base.ty {
                 Ty::Ptr => out,
@@ -100,9 +127,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let out = out.from(k, q0);
             let given = k.element(lse, q0);
             let known = statistics(k, s, queries, out, d, given, stats);
-            let token = k.scale(batch, s.seq);
-            let token = k.add(token, q0);
-            let drop = drop.map(|w| (w, w.rows(k, token, queries, h, QUERIES, s.lanes)));
+            let token = k.add(head.token, q0);
+            let drop = drop.map(|w| (w, w.rows(k, token, queries, head.number, QUERIES, s.lanes)));
             k.count(QUERIES * s.vectors(), |k, i| {
                 let at = k.scale(i, s.lanes);
                 let p = k.element(sums, at);

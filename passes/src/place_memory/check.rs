@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use neoxc_ir::op::Class;
 use neoxc_ir::{Function, Module, ValueId};
 
-use super::Place;
+use super::{Place, next_of};
 use crate::pass::PassError;
 
 type Version = u64;
@@ -311,7 +311,7 @@ impl Check<'_> {
             self.index.insert(dim.clone(), i as u64);
             let step = if op.attrs.flag("reverse") { count - 1 } else { 1 };
             let then = ((i + step) % count) as u64;
-            self.index.insert(format!("{dim}.next"), then);
+            self.index.insert(next_of(&dim), then);
             for n in carried..carried + sliced {
                 let ty = f.ty(op.operands[n]);
                 let slices = ty.size(&dim).filter(|_| first.is_some()).unwrap_or(count);
@@ -332,7 +332,7 @@ impl Check<'_> {
             }
         }
         self.index.remove(&dim);
-        self.index.remove(&format!("{dim}.next"));
+        self.index.remove(&next_of(&dim));
         Ok((steps, under_way))
     }
 }

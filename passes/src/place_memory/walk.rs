@@ -6,7 +6,7 @@ use neoxc_ir::op::Class;
 use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, ops};
 
 use super::intervals::{Buffer, assign};
-use super::{Place, aligned, note};
+use super::{Place, aligned, next_of, note};
 use crate::pass::PassError;
 
 /// What placing an entry gave.
@@ -460,7 +460,7 @@ impl Walk<'_> {
             let ty = f.ty(op.operands[n]);
             let slices = ty.size(&dim).filter(|_| first.is_some()).unwrap_or(count);
             let bytes = (ty.bytes() / slices.max(1)) as u64;
-            let var = if next.contains(&(n as i64)) { format!("{dim}.next") } else { dim.clone() };
+            let var = if next.contains(&(n as i64)) { next_of(&dim) } else { dim.clone() };
             params[n] = operands[n].slice(&var, bytes, first.unwrap_or(0) as u64);
         }
         let mut targets: Vec<Option<Spot>> = results.iter().cloned().map(Some).collect();

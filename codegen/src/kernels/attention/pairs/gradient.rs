@@ -9,7 +9,7 @@ use super::{Left, Lines, Pairs, QUERIES, SIDE};
 use crate::CodegenError;
 use crate::emit::{Emit, TILE, Ty, Val};
 use crate::kernels::attention::block::{Rows, load_wide, store_wide};
-use crate::kernels::attention_grad::deltas;
+use crate::kernels::attention_grad::{Head, deltas};
 use crate::kernels::dropout::Weights;
 use crate::kernels::{Body, Shape};
 use crate::x86::Bf16;
@@ -87,20 +87,9 @@ pub fn emit(
     }
     b.tasks(|b, head| {
         let k = &mut b.k;
-        let place = k.scale(head, s.seq * s.width);
-        let rows_of = |k: &mut Emit, p| Rows { base: k.element(p, place), stride: s.width };
-        let [q, key, value] = [0, 1, 2].map(|i| rows_of(k, inputs[i]));
-        let [dq, dk, dv] = results.map(|p| rows_of(k, p));
-        let heads = k.int(s.heads as i64);
-        let (batch, h) = (k.div(head, heads), k.rem(head, heads));
-        let place = k.scale(batch, s.seq * s.heads * s.width);
-        let column = k.scale(h, s.width);
-        let place = k.add(place, column);
-        let [out, dout] = [inputs[3], inputs[5]]
-            .map(|p| Rows { base: k.element(p, place), stride: s.heads * s.width });
-        let place = k.scale(head, s.seq);
-        let lse = k.element(inputs[4], place);
-        let token = k.scale(batch, s.seq);
+        let Head { inputs, outputs, lse, results, token, number: h } =
+            Head::of(k, s, head, inputs, results);
+        let ([q, key, value], [out, dout], [dq, dk, dv]) = (inputs, outputs, results);
 
         let (zero, seq, all) = (k.int(0), k.int(s.seq as i64), k.int(rows as i64));
         at.copy(k, key, (zero, all), key_room, zero);
