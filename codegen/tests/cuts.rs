@@ -61,13 +61,13 @@ fn a_kept_cut_is_used_if_the_model_still_knows_it() {
     assert!(ties.cuts.len() > 1, "{ties:?}");
     let tuned = Tuned::open(folder.path(), HERE).unwrap();
     assert_eq!(build(&f, Choice::Tuned(&tuned)).mlir, model.mlir);
-    tuned.keep(&ties.key, ties.cuts[1]);
+    tuned.keep(&ties.key, ties.cuts[1]).unwrap();
     let kernel = build(&f, Choice::Tuned(&tuned));
     assert_eq!(kernel.ties.unwrap().taken, ties.cuts[1]);
     assert!(kernel.mlir.contains("as measured by neoxc tune"), "{}", kernel.mlir);
     // A cut of nothing the model proposes, as of another version, is not used.
     for strange in [Cut { rows: 3, columns: 7 }, Cut { rows: 0, columns: 0 }] {
-        tuned.keep(&ties.key, strange);
+        tuned.keep(&ties.key, strange).unwrap();
         assert_eq!(build(&f, Choice::Tuned(&tuned)).mlir, model.mlir);
     }
     // A damaged entry is none.

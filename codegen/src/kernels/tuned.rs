@@ -50,7 +50,10 @@ impl Tuned {
     }
 
     /// Keeps the best cut of a product.
-    pub fn keep(&self, key: &str, cut: Cut) {
-        self.0.put(&self.0.key(key), format!("{} {}", cut.rows, cut.columns).as_bytes());
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn keep(&self, key: &str, cut: Cut) -> std::io::Result<()> {
+        self.0.keep(&self.0.key(key), format!("{} {}", cut.rows, cut.columns).as_bytes())
     }
 }

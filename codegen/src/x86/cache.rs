@@ -61,19 +61,24 @@ impl Cache {
 
     /// Keeps an entry; failures only cost time later, so they are logged, not raised.
     pub fn put(&self, key: &str, payload: &[u8]) {
-        let write = || -> std::io::Result<()> {
-            let path = self.path(key);
-            let folder = path.parent().unwrap_or(&self.folder);
-            std::fs::create_dir_all(folder)?;
-            let mut file = tempfile::NamedTempFile::new_in(folder)?;
-            std::io::Write::write_all(&mut file, payload)?;
-            std::io::Write::write_all(&mut file, &Sha256::digest(payload))?;
-            file.persist(path)?;
-            Ok(())
-        };
-        if let Err(e) = write() {
+        if let Err(e) = self.keep(key, payload) {
             tracing::warn!("kernel cache {}: {e}", self.folder.display());
         }
+    }
+
+    /// Keeps an entry that was asked for.
+    ///
+    /// # Errors
+    /// It could not be written.
+    pub fn keep(&self, key: &str, payload: &[u8]) -> std::io::Result<()> {
+        let path = self.path(key);
+        let folder = path.parent().unwrap_or(&self.folder);
+        std::fs::create_dir_all(folder)?;
+        let mut file = tempfile::NamedTempFile::new_in(folder)?;
+        std::io::Write::write_all(&mut file, payload)?;
+        std::io::Write::write_all(&mut file, &Sha256::digest(payload))?;
+        file.persist(path)?;
+        Ok(())
     }
 }
 

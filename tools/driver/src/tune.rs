@@ -58,8 +58,9 @@ pub fn compile(
 }
 
 /// Keeps the cut of a product in the kernel cache, for compiling on this machine from now on.
-pub fn keep(cache: &Path, key: &str, cut: Cut) {
-    if let Some(tuned) = Tuned::open(cache, Target::X86Native) {
-        tuned.keep(key, cut);
-    }
+///
+/// # Errors
+/// It could not be written.
+pub fn keep(cache: &Path, key: &str, cut: Cut) -> std::io::Result<()> {
+    Tuned::open(cache, Target::X86Native).map_or(Ok(()), |tuned| tuned.keep(key, cut))
 }

@@ -93,6 +93,10 @@ fn tune(f: &Path) {
     }
     ok(f, &["compile", "model", "run", "--target", "x86-64-v3", "-o", "v3"]);
     assert!(fails(f, 3, &["tune", "--plan", "v3"]).contains("x86-64-native"));
+    // What was measured is kept, or the command fails.
+    assert!(
+        fails(f, 5, &["tune", "--plan", "wide", "--cache", "model.yml"]).contains("cannot write")
+    );
 }
 
 /// A model with experts: trained, sampled from, gone on with; no other format knows it.

@@ -53,7 +53,9 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
         let ratios: Vec<f64> = seconds.iter().map(|s| median_ratio(s, &seconds[0])).collect();
         let fastest = (0..ratios.len()).min_by(|x, y| ratios[*x].total_cmp(&ratios[*y]));
         let best = fastest.filter(|i| ratios[*i] < MARGIN).unwrap_or(0);
-        tune::keep(&cache, &tie.key, tie.cuts[best]);
+        tune::keep(&cache, &tie.key, tie.cuts[best]).map_err(|e| {
+            Failure::new(5, format!("error: cannot write {}: {e}", cache.display()))
+        })?;
         changed += usize::from(best != 0);
         let (model, chosen) = (tie.cuts[0], tie.cuts[best]);
         if a.json {
