@@ -4,12 +4,13 @@
 //! for each product whose name contains FILTER: squares, and forward, data gradient and weight gradient of every
 //! layer of the 14M, 70M and 160M models, in f32 and bfloat16, on one core and on all. ROUNDS=N sets how often.
 //!
-//! A round measures the peak in registers on the same threads, then the product, then torch's. Others may use the
-//! machine too: times are CPU time divided by the number of threads, waiting for each other included; the share is
-//! the median of the third of the rounds in which the peak was highest, the ratio to torch the median of all.
+//! A round measures the peak in registers on the same threads, then the product, then torch's, each by the clock. The
+//! share is the median of the third of the rounds in which the peak was highest, when others used the machine least;
+//! the ratio to torch is the median of all.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::Instant;
 
 use neoxc_codegen::{kernels, x86};
 use neoxc_ir::target::Target;
@@ -146,17 +147,11 @@ impl Torch {
     }
 }
 
-/// Runs `work` on `threads` threads and gives the seconds that each computed.
-fn seconds(threads: usize, work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
-    let now = || {
-        let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-        // SAFETY: `t` is a valid place for the time.
-        unsafe { libc::clock_gettime(libc::CLOCK_PROCESS_CPUTIME_ID, &raw mut t) };
-        t.tv_sec as f64 + t.tv_nsec as f64 * 1e-9
-    };
-    let start = now();
+/// Seconds that `work` takes.
+fn seconds(work: impl FnOnce() -> Result<(), Error>) -> Result<f64, Error> {
+    let start = Instant::now();
     work()?;
-    Ok((now() - start) / threads as f64)
+    Ok(start.elapsed().as_secs_f64())
 }
 
 fn median(mut x: Vec<f64>) -> f64 {
@@ -197,13 +192,15 @@ fn measure(
         let mut found = vec![];
         for p in peaks {
             let mut done = None;
-            let t = seconds(threads, || {
+            let t = seconds(|| {
                 done = multiply(threads, *p);
                 Ok(())
             })?;
             found.extend(done.map(|operations| operations / t));
         }
-        let seconds = seconds(threads, || Ok(bench.launch(&kernel.symbol, kernel.tasks)?))?;
+        // The first wakes the other threads.
+        bench.launch(&kernel.symbol, kernel.tasks)?;
+        let seconds = seconds(|| Ok(bench.launch(&kernel.symbol, kernel.tasks)?))?;
         let torch = torch.as_mut().map(Torch::seconds).transpose()?;
         all.push(Round { peaks: found, seconds, torch });
     }
