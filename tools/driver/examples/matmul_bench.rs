@@ -191,12 +191,17 @@ fn measure(
     for _ in 0..rounds {
         let mut found = vec![];
         for p in peaks {
-            let mut done = None;
-            let t = seconds(|| {
-                done = multiply(threads, *p);
-                Ok(())
-            })?;
-            found.extend(done.map(|operations| operations / t));
+            let mut best: Option<f64> = None;
+            // New threads may begin on one core.
+            for _ in 0..3 {
+                let mut done = None;
+                let t = seconds(|| {
+                    done = multiply(threads, *p);
+                    Ok(())
+                })?;
+                best = done.map(|operations| f64::max(best.unwrap_or(0.0), operations / t));
+            }
+            found.extend(best);
         }
         // The first wakes the other threads.
         bench.launch(&kernel.symbol, kernel.tasks)?;
