@@ -3,11 +3,12 @@
 
 mod common;
 
-use common::{F, H, Random, inputs, kernel, library, run};
+use common::{F, H, Random, check_for, inputs, kernel, library, run};
 use neoxc_codegen::kernels::{self, Choice, Cut, Kernel, Tuned};
 use neoxc_codegen::x86::Cpu;
+use neoxc_ir::eval::run_function;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Function, Module};
+use neoxc_ir::{Attr, Attrs, Function, Module};
 
 const HERE: Target = Target::X86Native;
 
@@ -47,6 +48,51 @@ fn every_cut_gives_the_same_bits() {
                 let other = build(&f, Choice::This(*cut));
                 assert_ne!(other.mlir, model.mlir, "{} {cut:?}", f.name);
                 assert!(bits(&other) == want, "{} {cut:?}", f.name);
+            }
+        }
+    }
+}
+
+/// How many groups of queries share a chunk of keys depends on the cache and on the cores, and no result does.
+#[test]
+fn attention_has_the_same_bits_however_many_groups_share_a_chunk() {
+    let mut r = Random(3);
+    for (i, (heads, seq, width)) in
+        [(4, 400, 24), (8, 192, 64), (3, 530, 9)].into_iter().enumerate()
+    {
+        let q = [("batch", 1), ("heads", heads), ("seq", seq), ("head_dim", width)];
+        let y = [("batch", 1), ("seq", seq), ("heads", heads), ("head_dim", width)];
+        let lse = [("batch", 1), ("heads", heads), ("seq", seq)];
+        let scale = Attrs::new().with("scale", Attr::Float(0.5));
+        let three = [(&q[..], F); 3];
+        let six = [&three[..], &[(&y[..], F), (&lse[..], F), (&y[..], F)]].concat();
+        let forward = kernel(&format!("forward{i}"), "attention", &three, |b, p| {
+            b.named("attention", p, scale.clone()).unwrap()
+        });
+        let backward = kernel(&format!("backward{i}"), "attention_grad", &six, |b, p| {
+            b.named("attention_grad", p, scale).unwrap()
+        });
+        for target in [HERE, Target::X86V3] {
+            // Caches for all groups that a block may have, for some of them and for one.
+            let cpus =
+                [2 << 20, 160 << 10, 1 << 10].map(|l2| Cpu { l2, cores: 1, ..Cpu::of(target) });
+            let mut x = inputs(&backward, 1, &mut r);
+            let made = run_function(&Module::new(), &forward, &x[..3]).unwrap();
+            x.splice(3..5, made);
+            let cases = [(forward.clone(), x[..3].to_vec()), (backward.clone(), x)];
+            check_for(target, cpus[0], &cases, 1e-5);
+            for (f, x) in &cases {
+                let of = |cpu| {
+                    let kernel =
+                        kernels::build_for(&Module::new(), f, target, cpu, Choice::Model).unwrap();
+                    let so = library(std::slice::from_ref(&kernel), target);
+                    let results = run(&so, &kernel, f, x, 1);
+                    let bits: Vec<u32> = results.iter().flatten().map(|x| x.to_bits()).collect();
+                    (kernel.mlir, bits)
+                };
+                let [most, some, one] = cpus.map(of);
+                assert_ne!(most.0, one.0, "{}", f.name);
+                assert!(most.1 == some.1 && most.1 == one.1, "{}", f.name);
             }
         }
     }

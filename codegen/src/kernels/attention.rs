@@ -1,16 +1,21 @@
-//! Causal attention forward: a task is one block of queries of one head. Keys come in chunks; maxima, sums and
-//! outputs so far are rescaled when a chunk has a larger score, so memory does not grow with the sequence.
+//! Causal attention forward: a task is one block of queries of one head. Keys come in chunks, and each passes all groups
+//! of the block's queries while it is in cache; maxima, sums and outputs so far are rescaled when a chunk has a larger
+//! score, so memory does not grow with the sequence.
 
 pub mod block;
 pub mod pairs;
+pub mod products;
 
 use super::dropout::Weights;
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
-use block::{KEYS, QUERIES, Rows, Sizes, add_to_queries, each_key, pack_queries, scores};
-use block::{store_wide, widened_floats};
+use block::{QUERIES, Rows, Sizes, clear, each_key, pack_queries, store_queries, widened_floats};
 use pairs::Pairs;
+use products::{add_to_queries, scores};
+
+/// Keys of a chunk, whole groups of queries: their scores by a group fit the first-level cache.
+const KEYS: usize = 3 * QUERIES;
 
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
@@ -26,102 +31,134 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     if let Some(at) = Pairs::of(b, s, q) {
         return pairs::forward::emit(b, at, [q, key, value], (out, lse), drop);
     }
-    let blocks = s.seq.div_ceil(QUERIES);
+    let groups = groups(b, s);
+    let block = groups * QUERIES;
+    let blocks = s.seq.div_ceil(block);
     let (wide_keys, wide_values) = (widened_floats(s, KEYS, key), widened_floats(s, KEYS, value));
     let parts = [
-        s.packed(),
-        s.chunk(),
-        QUERIES * s.wide(),
-        QUERIES,
-        QUERIES,
+        groups * s.packed(),
+        s.chunk(KEYS, QUERIES),
+        groups * s.sums(),
+        block,
+        block,
         QUERIES,
         wide_keys,
         wide_values,
     ];
     let [packed, p, sums, max, sum, rescale, key_room, value_room] = b.places(parts);
+    let heads = s.batch * s.heads;
     b.tasks(|b, t| {
         let k = &mut b.k;
-        let n = k.int(blocks as i64);
-        let (head, number) = (k.div(t, n), k.rem(t, n));
-        let q0 = k.scale(number, QUERIES);
+        // The last blocks have the most keys, and come first.
+        let (n, last) = (k.int(heads as i64), k.int(blocks as i64 - 1));
+        let (head, number) = (k.rem(t, n), k.div(t, n));
+        let number = k.sub(last, number);
+        let q0 = k.scale(number, block);
         let at = k.scale(head, s.seq * s.width);
         let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
         let (q, key, value) = (rows(k, q), rows(k, key), rows(k, value));
-        let (zero, all, step) = (k.int(0), k.int(s.seq as i64), k.int(QUERIES as i64));
+        let (zero, all, step) = (k.int(0), k.int(s.seq as i64), k.int(block as i64));
         let q1 = k.add(q0, step);
         let q1 = k.min(q1, all);
-        let queries = k.sub(q1, q0);
         let heads = k.int(s.heads as i64);
         let (batch, h) = (k.div(head, heads), k.rem(head, heads));
         let token = k.scale(batch, s.seq);
-        let first = k.add(token, q0);
-        let drop = drop.map(|w| (w, w.rows(k, first, queries, h, QUERIES, s.lanes)));
+        // Of the group from query `first` on.
+        let group = |k: &mut Emit, first: Val| {
+            let local = k.sub(first, q0);
+            let number = {
+                let n = k.int(QUERIES as i64);
+                k.div(local, n)
+            };
+            let at = |k: &mut Emit, p: Val, floats: usize| {
+                let at = k.scale(number, floats);
+                k.element(p, at)
+            };
+            let (packed, sums) = (at(k, packed, s.packed()), at(k, sums, s.sums()));
+            let [max, sum] = [max, sum].map(|p| k.element(p, local));
+            let left = k.sub(q1, first);
+            let most = k.int(QUERIES as i64);
+            let queries = k.min(left, most);
+            (packed, sums, State { max, sum, rescale }, queries)
+        };
 
-        pack_queries(k, s, q, q0, packed);
-        let (none, low) =
-            (k.float(0.0, Ty::Vec(s.lanes)), k.float(f64::NEG_INFINITY, Ty::Vec(s.lanes)));
-        for j in 0..s.query_vectors() {
-            for (p, x) in [(max, low), (sum, none)] {
-                let p = k.element_at(p, j * s.lanes);
-                k.store(x, p);
+        let low = k.float(f64::NEG_INFINITY, Ty::Vec(s.lanes));
+        let none = k.float(0.0, Ty::Vec(s.lanes));
+        k.loop_(q0, q1, QUERIES, |k, first| {
+            let (packed, sums, state, _) = group(k, first);
+            pack_queries(k, s, q, first, packed);
+            for j in 0..s.query_vectors() {
+                for (p, x) in [(state.max, low), (state.sum, none)] {
+                    let p = k.element_at(p, j * s.lanes);
+                    k.store(x, p);
+                }
             }
-        }
-        k.count(QUERIES * s.vectors(), |k, i| {
-            let at = k.scale(i, s.lanes);
-            let p = k.element(sums, at);
-            k.store(none, p);
+            let floats = k.int(s.sums() as i64);
+            clear(k, s, sums, floats);
         });
+        let p = Rows { base: p, stride: QUERIES };
         k.loop_(zero, q1, KEYS, |k, n| {
             let step = k.int(KEYS as i64);
             let end = k.add(n, step);
             let end = k.min(end, q1);
-            let (count, first) = (k.sub(end, n), k.sub(n, q0));
             let keys = key.widened(k, s, n, end, key_room);
             let values = value.widened(k, s, n, end, value_room);
-            scores(k, s, first, count, keys, packed, p);
-            let state = State { max, sum, rescale };
-            softmax(k, s, first, count, p, state, |k, r, j, e| match &drop {
-                None => e,
-                Some((weights, rows)) => {
-                    let key = k.add(n, r);
-                    let factors = weights.factors(k, rows[j], key, s.lanes);
-                    k.mul(e, factors)
-                }
+            let from = k.max(q0, n);
+            k.loop_(from, q1, QUERIES, |k, query| {
+                let (packed, sums, state, queries) = group(k, query);
+                let after = k.add(query, queries);
+                let end = k.min(end, after);
+                let (count, first) = (k.sub(end, n), k.sub(n, query));
+                let drop = drop.map(|w| {
+                    let token = k.add(token, query);
+                    (w, w.rows(k, token, queries, h, QUERIES, s.lanes))
+                });
+                scores(k, s, first, count, keys, packed, p, Some(values));
+                softmax(k, s, first, count, p, state, |k, r, j, e| match &drop {
+                    None => e,
+                    Some((weights, rows)) => {
+                        let key = k.add(n, r);
+                        let factors = weights.factors(k, rows[j], key, s.lanes);
+                        k.mul(e, factors)
+                    }
+                });
+                add_to_queries(k, s, first, count, p, values, sums, Some(rescale));
             });
-            add_to_queries(k, s, first, (queries, count), p, values, sums, Some(rescale));
         });
         let row = s.heads * s.width;
         let at = k.scale(token, row);
         let column = k.scale(h, s.width);
         let at = k.add(at, column);
-        let out = Rows { base: k.element(out, at), stride: row }.from(k, q0);
-        k.loop_(zero, queries, 1, |k, i| {
-            let at = k.element(sum, i);
-            let (total, one) = (k.load(Ty::F32, at), k.float(1.0, Ty::F32));
-            let inverse = k.div(one, total);
-            let inverse = k.splat(inverse, s.lanes);
-            let at = k.scale(i, s.wide());
-            let (from, to) = (k.element(sums, at), out.at(k, i));
-            for j in 0..s.vectors() {
-                let p = k.element_at(from, j * s.lanes);
-                let x = k.load(Ty::Vec(s.lanes), p);
-                let x = k.mul(x, inverse);
-                store_wide(k, s, x, to, j);
+        let out = Rows { base: k.element(out, at), stride: row };
+        k.loop_(q0, q1, QUERIES, |k, first| {
+            let (_, sums, State { max, sum, .. }, queries) = group(k, first);
+            let inverse = |k: &mut Emit, q: Val| {
+                let one = k.float(1.0, Ty::Vec(s.lanes));
+                let p = k.element(sum, q);
+                let total = k.load(Ty::Vec(s.lanes), p);
+                k.div(one, total)
+            };
+            let out = out.from(k, first);
+            store_queries(k, s, sums, queries, inverse, out);
+            if let Some(lse) = lse {
+                let at = k.scale(head, s.seq);
+                let at = k.add(at, first);
+                let lse = k.element(lse, at);
+                log_sum(k, s.lanes, s.query_vectors(), (max, sum), lse, queries);
             }
         });
-        if let Some(lse) = lse {
-            let at = k.scale(head, s.seq);
-            let at = k.add(at, q0);
-            let lse = k.element(lse, at);
-            log_sum(k, s.lanes, s.query_vectors(), (max, sum), lse, queries);
-        }
         Ok(())
     })?;
-    Ok(Shape {
-        tasks: s.batch * s.heads * blocks,
-        scratch_floats: parts.iter().sum(),
-        tiles: false,
-    })
+    Ok(Shape { tasks: heads * blocks, scratch_floats: parts.iter().sum(), tiles: false })
+}
+
+/// Groups of queries of a task: as many as the cache holds beside a chunk of keys and values, but so few that no core
+/// waits for others.
+fn groups(b: &Body<'_>, s: Sizes) -> usize {
+    let chunk = s.chunk(KEYS, QUERIES) + 2 * KEYS * s.wide();
+    let most = s.groups_of(b.cpu.l2, |n| n * (s.packed() + s.sums()) + chunk);
+    let tasks = |n: usize| s.batch * s.heads * s.seq.div_ceil(n * QUERIES);
+    (1..=most).rev().find(|n| tasks(*n) >= 8 * b.cpu.cores).unwrap_or(1)
 }
 
 /// Places of what is known per query: the largest score so far to the base 2, the sum of exponentials less that, and
@@ -169,16 +206,15 @@ fn softmax(
     s: Sizes,
     first: Val,
     count: Val,
-    p: Val,
+    p: Rows,
     state: State,
     change: impl Fn(&mut Emit, Val, usize, Val) -> Val,
 ) {
     let ty = Ty::Vec(s.lanes);
     let vectors = s.query_vectors();
     let place = |k: &mut Emit, r: Val, j: usize| {
-        let at = k.scale(r, QUERIES);
-        let at = k.element(p, at);
-        k.element_at(at, j * s.lanes)
+        let row = p.at(k, r);
+        k.element_at(row, j * s.lanes)
     };
     let low = k.float(f64::NEG_INFINITY, ty);
     let top = each_key(k, s, first, count, &vec![low; vectors], |k, r, masks, acc| {

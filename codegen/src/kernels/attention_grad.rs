@@ -1,15 +1,20 @@
 //! Causal attention backward: a task is one head of one sequence. Weights are recomputed from the log-sum-exp, chunk
-//! of keys by chunk of keys for one block of queries after the other, in a fixed order.
+//! of keys by chunk of keys for one block of queries after the other, in a fixed order. A block is several groups of
+//! queries: what a chunk reads and adds to comes from memory once for all of them.
 
 use super::attention::block::{
-    KEYS, QUERIES, Rows, Sizes, add_to_queries, each_key, load_wide, pack_queries, product, scores,
-    store_wide, widened_floats,
+    QUERIES, Rows, Sizes, clear, each_key, load_wide, pack_queries, store_queries, store_wide,
+    widened_floats,
 };
 use super::attention::pairs::{self, Pairs};
+use super::attention::products::{add_to_keys, add_to_queries, scores};
 use super::dropout::{Row, Weights};
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
+
+/// Keys of a chunk, whole groups of queries.
+const KEYS: usize = 2 * QUERIES;
 
 /// What a task has of one head.
 pub(super) struct Head {
@@ -65,19 +70,25 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     // Sums over blocks of queries grow in the results, or apart where those would round each of them.
     let apart = |p: Val| if p.ty == Ty::Ptr { 0 } else { s.seq * s.wide() };
+    let groups = s.groups_of(b.cpu.l2, |n| {
+        let weights = 2 * s.chunk(KEYS, row(n));
+        n * (2 * s.packed() + s.sums() + 2 * QUERIES * s.wide()) + weights + 4 * KEYS * s.wide()
+    });
+    let (block, row) = (groups * QUERIES, row(groups));
     let parts = [
-        s.packed(),
-        s.packed(),
-        s.chunk(),
-        s.chunk(),
-        QUERIES * s.wide(),
-        2 * QUERIES,
+        groups * s.packed(),
+        groups * s.packed(),
+        s.chunk(KEYS, row),
+        s.chunk(KEYS, row),
+        groups * s.sums(),
+        block,
+        block,
         apart(results[1]),
         apart(results[2]),
         widened_floats(s, s.seq, inputs[1]),
         widened_floats(s, s.seq, inputs[2]),
-        widened_floats(s, QUERIES, inputs[0]),
-        widened_floats(s, QUERIES, inputs[5]),
+        widened_floats(s, block, inputs[0]),
+        block * s.wide(),
     ];
     let [
         packed_q,
@@ -85,7 +96,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         p,
         ds,
         sums,
-        stats,
+        minus_lse,
+        delta,
         dk_sums,
         dv_sums,
         key_room,
@@ -93,6 +105,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         q_room,
         d_room,
     ] = b.places(parts);
+    let (p, ds) = (Rows { base: p, stride: row }, Rows { base: ds, stride: row });
     b.tasks(|b, head| {
         let k = &mut b.k;
         let head = Head::of(k, s, head, inputs, results);
@@ -115,43 +128,77 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         let keys = key.widened(k, s, zero, all, key_room);
         let values = value.widened(k, s, zero, all, value_room);
-        k.loop_(zero, all, QUERIES, |k, q0| {
-            let block = k.int(QUERIES as i64);
-            let q1 = k.add(q0, block);
+        k.loop_(zero, all, block, |k, q0| {
+            let step = k.int(block as i64);
+            let q1 = k.add(q0, step);
             let q1 = k.min(q1, all);
             let queries = k.sub(q1, q0);
-            pack_queries(k, s, q, q0, packed_q);
-            pack_queries(k, s, dout, q0, packed_d);
-            let q = q.widened(k, s, q0, q1, q_room);
-            let d = dout.widened(k, s, q0, q1, d_room);
-            let out = out.from(k, q0);
-            let given = k.element(lse, q0);
-            let known = statistics(k, s, queries, out, d, given, stats);
-            let token = k.add(head.token, q0);
-            let drop = drop.map(|w| (w, w.rows(k, token, queries, head.number, QUERIES, s.lanes)));
-            k.count(QUERIES * s.vectors(), |k, i| {
-                let at = k.scale(i, s.lanes);
-                let p = k.element(sums, at);
-                k.store(none, p);
+            let place = |k: &mut Emit, number: Val, p: Val, floats: usize| {
+                let at = k.scale(number, floats);
+                k.element(p, at)
+            };
+            let of_q = q.widened(k, s, q0, q1, q_room);
+            // Rows of the output's gradient lie far apart, where few of them fit the cache.
+            let of_d = dout.copied(k, s, q0, q1, d_room);
+            let (out, lse) = (out.from(k, q0), k.element(lse, q0));
+            statistics(k, s, queries, out, of_d, lse, (minus_lse, delta));
+            k.loop_(q0, q1, QUERIES, |k, first| {
+                let local = k.sub(first, q0);
+                let n = k.int(QUERIES as i64);
+                let number = k.div(local, n);
+                let to = place(k, number, packed_q, s.packed());
+                pack_queries(k, s, q, first, to);
+                let to = place(k, number, packed_d, s.packed());
+                pack_queries(k, s, dout, first, to);
             });
+            let floats = k.int((groups * s.sums()) as i64);
+            clear(k, s, sums, floats);
             k.loop_(zero, q1, KEYS, |k, n| {
                 let step = k.int(KEYS as i64);
                 let end = k.add(n, step);
                 let end = k.min(end, q1);
-                let (count, first) = (k.sub(end, n), k.sub(n, q0));
+                let count = k.sub(end, n);
                 let (keys, values) = (keys.from(k, n), values.from(k, n));
-                scores(k, s, first, count, keys, packed_q, p);
-                scores(k, s, first, count, values, packed_d, ds);
-                weights(k, s, first, count, n, (p, ds), &known, &drop);
+                let (dk, dv) = (dk.from(k, n), dv.from(k, n));
+                let from = k.max(q0, n);
+                k.loop_(from, q1, QUERIES, |k, query| {
+                    let local = k.sub(query, q0);
+                    let size = k.int(QUERIES as i64);
+                    let number = k.div(local, size);
+                    let after = k.add(query, size);
+                    let last = k.min(end, after);
+                    let (count, first) = (k.sub(last, n), k.sub(n, query));
+                    let [p, ds] = [p, ds].map(|p| Rows { base: k.element(p.base, local), ..p });
+                    let packed_q = place(k, number, packed_q, s.packed());
+                    let packed_d = place(k, number, packed_d, s.packed());
+                    let sums = place(k, number, sums, s.sums());
+                    let token = k.add(head.token, query);
+                    let left = k.sub(q1, query);
+                    let drop =
+                        drop.map(|w| (w, w.rows(k, token, left, head.number, QUERIES, s.lanes)));
+                    let known = Known::of(k, s, [minus_lse, delta], local);
+                    scores(k, s, first, count, keys, packed_q, p, Some(dk));
+                    scores(k, s, first, count, values, packed_d, ds, Some(dv));
+                    weights(k, s, first, count, n, (p, ds), &known, &drop);
+                    add_to_queries(k, s, first, count, ds, keys, sums, None);
+                });
                 // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
-                for (weights, source, target) in [(p, d, dv), (ds, q, dk)] {
-                    let target = target.from(k, n);
+                let first = k.sub(n, q0);
+                for (weights, source, target) in [(p, of_d, dv), (ds, of_q, dk)] {
                     add_to_keys(k, s, first, (queries, count), weights, source, target);
                 }
-                add_to_queries(k, s, first, (queries, count), ds, keys, sums, None);
             });
-            let dq = dq.from(k, q0);
-            copy(k, s, queries, Rows { base: sums, stride: s.wide() }, dq);
+            k.loop_(q0, q1, QUERIES, |k, first| {
+                let local = k.sub(first, q0);
+                let n = k.int(QUERIES as i64);
+                let number = k.div(local, n);
+                let sums = place(k, number, sums, s.sums());
+                let left = k.sub(q1, first);
+                let queries = k.min(left, n);
+                let to = dq.from(k, first);
+                let one = k.float(1.0, Ty::Vec(s.lanes));
+                store_queries(k, s, sums, queries, |_, _| one, to);
+            });
         });
         for (from, to) in [(dk, dk_out), (dv, dv_out)] {
             if to.base.ty != Ty::Ptr {
@@ -161,6 +208,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         Ok(())
     })?;
     Ok(Shape { tasks: s.batch * s.heads, scratch_floats: parts.iter().sum(), tiles: false })
+}
+
+/// Floats from the weights of one key to those of the next, by so many groups: an odd number of cache lines, for rows
+/// to spread over all of a cache.
+fn row(groups: usize) -> usize {
+    groups * QUERIES + 16
 }
 
 /// Copies rows along head_dim.
@@ -175,10 +228,25 @@ fn copy(k: &mut Emit, s: Sizes, count: Val, from: Rows, to: Rows) {
     });
 }
 
-/// Vectors of a block's queries: minus the log-sum-exp to the base 2, and out·dout.
+/// Vectors of a group's queries: minus the log-sum-exp to the base 2, and out·dout.
 struct Known {
     minus_lse: Vec<Val>,
     delta: Vec<Val>,
+}
+
+impl Known {
+    /// Of the group `local` queries after the block's first.
+    fn of(k: &mut Emit, s: Sizes, places: [Val; 2], local: Val) -> Known {
+        let [minus_lse, delta] = places.map(|p| {
+            let p = k.element(p, local);
+            let load = |j| {
+                let p = k.element_at(p, j * s.lanes);
+                k.load(Ty::Vec(s.lanes), p)
+            };
+            (0..s.query_vectors()).map(load).collect()
+        });
+        Known { minus_lse, delta }
+    }
 }
 
 /// out·dout of `queries` rows.
@@ -197,6 +265,7 @@ pub(super) fn deltas(k: &mut Emit, s: Sizes, queries: Val, out: Rows, dout: Rows
     });
 }
 
+/// What is known of a block's `queries`: minus the log-sum-exp to the base 2, and out·dout. Zeros behind.
 fn statistics(
     k: &mut Emit,
     s: Sizes,
@@ -204,25 +273,27 @@ fn statistics(
     out: Rows,
     dout: Rows,
     lse: Val,
-    stats: Val,
-) -> Known {
+    (minus_lse, delta): (Val, Val),
+) {
+    let (zero, step) = (k.int(0), k.int(QUERIES as i64));
     let none = k.float(0.0, Ty::Vec(s.lanes));
-    for j in 0..s.query_vectors() {
-        let p = k.element_at(stats, j * s.lanes);
-        k.store(none, p);
-    }
-    deltas(k, s, queries, out, dout, stats);
     let minus_log2 = k.float(-std::f64::consts::LOG2_E, Ty::Vec(s.lanes));
-    let mut known = Known { minus_lse: vec![], delta: vec![] };
-    for j in 0..s.query_vectors() {
-        let mask = k.first_lanes(s.lanes, j, queries);
-        let p = k.element_at(lse, j * s.lanes);
-        let x = k.load_masked(p, mask);
-        known.minus_lse.push(k.mul(x, minus_log2));
-        let p = k.element_at(stats, j * s.lanes);
-        known.delta.push(k.load(Ty::Vec(s.lanes), p));
-    }
-    known
+    k.loop_(zero, queries, QUERIES, |k, q| {
+        let left = k.sub(queries, q);
+        let left = k.min(left, step);
+        for j in 0..s.query_vectors() {
+            let mask = k.first_lanes(s.lanes, j, left);
+            let [from, to, sums] = [lse, minus_lse, delta].map(|p| {
+                let p = k.element(p, q);
+                k.element_at(p, j * s.lanes)
+            });
+            let x = k.load_masked(from, mask);
+            let x = k.mul(x, minus_log2);
+            k.store(x, to);
+            k.store(none, sums);
+        }
+    });
+    deltas(k, s, queries, out, dout, delta);
 }
 
 /// Turns a chunk's scores and products of values with dout into weights p and ds, in place; zero where a query does
@@ -234,7 +305,7 @@ fn weights(
     first: Val,
     count: Val,
     n: Val,
-    (p, ds): (Val, Val),
+    (p, ds): (Rows, Rows),
     known: &Known,
     drop: &Option<(Weights, Vec<Row>)>,
 ) {
@@ -242,8 +313,7 @@ fn weights(
     let none = k.float(0.0, ty);
     let (scale2, scale) = (k.float(s.scale2(), ty), k.float(s.scale, ty));
     each_key(k, s, first, count, &[], |k, r, masks, _| {
-        let at = k.scale(r, QUERIES);
-        let (p, ds) = (k.element(p, at), k.element(ds, at));
+        let (p, ds) = (p.at(k, r), ds.at(k, r));
         for (j, mask) in masks.iter().enumerate() {
             let (pp, pd) = (k.element_at(p, j * s.lanes), k.element_at(ds, j * s.lanes));
             let (x, mut dp) = (k.load(ty, pp), k.load(ty, pd));
@@ -268,67 +338,4 @@ fn weights(
         }
         vec![]
     });
-}
-
-/// `target[key] += Σ_query weights[key][query]·source[query]` for a chunk's `count` keys, over queries from each
-/// tile's first key on.
-fn add_to_keys(
-    k: &mut Emit,
-    s: Sizes,
-    first: Val,
-    (queries, count): (Val, Val),
-    weights: Val,
-    source: Rows,
-    target: Rows,
-) {
-    let zero = k.int(0);
-    for (group, tile) in s.groups() {
-        k.loop_(zero, count, tile, |k, r| {
-            let from = k.add(first, r);
-            let from = k.max(from, zero);
-            let from = k.min(from, queries);
-            let at = k.scale(r, QUERIES);
-            let weights = k.element(weights, at);
-            // Rows beyond the last repeat it, and are not stored.
-            let one = k.int(1);
-            let last = k.sub(count, one);
-            let rows: Vec<(Val, Val)> = (0..tile)
-                .map(|i| {
-                    let i = k.int(i as i64);
-                    let row = k.add(r, i);
-                    let inside = k.cmp("slt", row, count);
-                    let row = k.min(row, last);
-                    (inside, target.at(k, row))
-                })
-                .collect();
-            let mut init = vec![];
-            for (_, row) in &rows {
-                for v in group.clone() {
-                    init.push(load_wide(k, s, *row, v));
-                }
-            }
-            let acc = product(
-                k,
-                (tile, group.len(), s.lanes),
-                (from, queries),
-                &init,
-                |k, i, p| {
-                    let at = k.element(weights, p);
-                    let at = k.element_at(at, i * QUERIES);
-                    k.load(Ty::F32, at)
-                },
-                |k, p, v| {
-                    let row = source.at(k, p);
-                    load_wide(k, s, row, group.start + v)
-                },
-            );
-            for (i, (inside, row)) in rows.into_iter().enumerate() {
-                k.if_(inside, |k| {
-                    for (v, j) in group.clone().enumerate() {
-                        store_wide(k, s, acc[i * group.len() + v], row, j);
-                    }
-                });
-            }
-        });
-    }
 }

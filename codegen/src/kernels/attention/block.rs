@@ -1,21 +1,20 @@
-//! What attention forward and backward share: scores of a block of queries against a chunk of keys.
+//! What attention forward and backward share: how a group of queries and a chunk of keys lie in scratch.
 //!
 //! Scores are kept transposed, a row of queries for each key. So rows of keys and values are read where they lie, an
-//! element at a time for a whole vector of queries; only the block's queries are packed. Maxima and sums over keys
-//! are plain vector operations, and nothing is ever reduced across lanes.
+//! element at a time for a whole vector of queries; only queries are packed. Maxima and sums over keys are plain
+//! vector operations, and nothing is ever reduced across lanes. What is summed for queries stands transposed too, until
+//! it is stored.
 
 use neoxc_ir::{Function, Op};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
-use crate::kernels::pack::{Source, columns};
+use crate::kernels::pack::{Source, columns, transpose};
 
-/// Queries of a block: whole register tiles of every shape below.
+/// Queries of a group: whole register tiles of every shape.
 pub const QUERIES: usize = 48;
-/// Keys of a chunk, whole blocks of queries: its scores fit the first-level cache.
-pub const KEYS: usize = 3 * QUERIES;
-/// Vectors of queries across a register tile of scores.
-const TILE_VECTORS: usize = 3;
+/// Groups of queries that a chunk of keys is loaded for, at most.
+const GROUPS: usize = 4;
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -63,28 +62,39 @@ impl Sizes {
         QUERIES * self.width + self.lanes
     }
 
+    /// Floats of a group's sums along head_dim, whole register tiles and whole squares of vectors.
+    pub fn sums(&self) -> usize {
+        QUERIES * self.wide()
+    }
+
     /// Vectors of queries.
     pub fn query_vectors(&self) -> usize {
         QUERIES / self.lanes
     }
 
-    /// Rows of keys in a register tile of scores: with three vectors they leave room for what a step loads.
-    fn tile_keys(&self) -> usize {
+    /// Rows of a register tile whose columns are queries: with three vectors they leave room for what a step loads.
+    pub fn tile_rows(&self) -> usize {
         if self.lanes == 16 { 8 } else { 4 }
     }
 
-    /// Floats of a chunk's scores; the last tile may be ragged.
-    pub fn chunk(&self) -> usize {
-        (KEYS + self.tile_keys()) * QUERIES
+    /// Floats of the scores of `keys` keys, `row` apart; the last tile may be ragged.
+    pub fn chunk(&self, keys: usize, row: usize) -> usize {
+        (keys + self.tile_rows()) * row
     }
 
-    /// Vectors along head_dim in groups, with the rows of their register tile: as many accumulators as hide the
+    /// Groups of queries that are kept together, where `floats(groups)` are all that one chunk of keys needs: as many
+    /// as the second-level cache holds. What becomes of a query does not depend on it.
+    pub fn groups_of(&self, l2: usize, floats: impl Fn(usize) -> usize) -> usize {
+        let most = self.seq.div_ceil(QUERIES).min(GROUPS);
+        (1..=most).rev().find(|n| 4 * floats(*n) <= l2).unwrap_or(1)
+    }
+
+    /// Vectors along head_dim in parts, with the rows of their register tile: as many accumulators as hide the
     /// latency of a multiply-add and fit the registers.
-    pub fn groups(&self) -> Vec<(std::ops::Range<usize>, usize)> {
+    pub fn parts(&self) -> Vec<(std::ops::Range<usize>, usize)> {
         let all = self.vectors();
         let most = if self.lanes == 16 { 4 } else { 2 };
-        let groups = all.div_ceil(most);
-        let each = all.div_ceil(groups);
+        let each = all.div_ceil(all.div_ceil(most));
         let rows = match (self.lanes, each) {
             (16, 1..=2) => 12,
             (16, 3) => 8,
@@ -118,6 +128,12 @@ impl Rows {
         if self.base.ty == Ty::Ptr {
             return from;
         }
+        self.copied(k, s, first, end, room)
+    }
+
+    /// A copy of the rows `first .. end` as f32 in `room`.
+    pub fn copied(self, k: &mut Emit, s: Sizes, first: Val, end: Val, room: Val) -> Rows {
+        let from = self.from(k, first);
         let to = Rows { base: room, stride: s.wide() };
         let (zero, count) = (k.int(0), k.sub(end, first));
         k.loop_(zero, count, 1, |k, r| {
@@ -146,59 +162,6 @@ pub fn pack_queries(k: &mut Emit, s: Sizes, rows: Rows, q0: Val, dst: Val) {
         let first = k.add(q0, q);
         let dst = k.element(dst, q);
         columns(k, source, first, s.lanes, zero, s.width, dst, QUERIES, s.lanes);
-    });
-}
-
-/// `dst[key][query] = row_key · query` for `count` rows; `first` is the first row's key less the block's first
-/// query. Queries that lie before a tile's keys are left out where a whole vector tile does.
-pub fn scores(k: &mut Emit, s: Sizes, first: Val, count: Val, rows: Rows, packed: Val, dst: Val) {
-    let (zero, one, depth) = (k.int(0), k.int(1), k.int(s.width as i64));
-    let tile = s.tile_keys();
-    let last = k.sub(count, one);
-    k.loop_(zero, count, tile, |k, r| {
-        let keys: Vec<Val> = (0..tile)
-            .map(|i| {
-                let i = k.int(i as i64);
-                let row = k.add(r, i);
-                let row = k.min(row, last);
-                rows.at(k, row)
-            })
-            .collect();
-        let key = k.add(first, r);
-        let at = k.scale(r, QUERIES);
-        let out = k.element(dst, at);
-        // From the first group with a query that is not before the key.
-        let width = k.int((TILE_VECTORS * s.lanes) as i64);
-        let from = k.max(key, zero);
-        let from = k.div(from, width);
-        let from = k.mul(from, width);
-        let all = k.int(QUERIES as i64);
-        k.loop_(from, all, TILE_VECTORS * s.lanes, |k, column| {
-            let init = vec![k.float(0.0, Ty::Vec(s.lanes)); tile * TILE_VECTORS];
-            let columns = k.element(packed, column);
-            let out = k.element(out, column);
-            let acc = product(
-                k,
-                (tile, TILE_VECTORS, s.lanes),
-                (zero, depth),
-                &init,
-                |k, i, p| {
-                    let at = k.element(keys[i], p);
-                    k.load(Ty::F32, at)
-                },
-                |k, p, j| {
-                    let at = k.scale(p, QUERIES);
-                    let at = k.element(columns, at);
-                    let at = k.element_at(at, j * s.lanes);
-                    k.load(Ty::Vec(s.lanes), at)
-                },
-            );
-            for (x, v) in acc.iter().enumerate() {
-                let (i, j) = (x / TILE_VECTORS, x % TILE_VECTORS);
-                let to = k.element_at(out, i * QUERIES + j * s.lanes);
-                k.store(*v, to);
-            }
-        });
     });
 }
 
@@ -235,95 +198,6 @@ pub fn each_key(
     })
 }
 
-/// `rows × vectors` tile of a small product: `Σ_p a(row, p)·b(p, vector)` on top of `init`, for p in `steps`.
-pub fn product(
-    k: &mut Emit,
-    (rows, vectors, lanes): (usize, usize, usize),
-    (from, to): (Val, Val),
-    init: &[Val],
-    a: impl Fn(&mut Emit, usize, Val) -> Val,
-    b: impl Fn(&mut Emit, Val, usize) -> Val,
-) -> Vec<Val> {
-    let step = k.int(1);
-    k.for_(from, to, step, init, |k, p, acc| {
-        let bs: Vec<Val> = (0..vectors).map(|j| b(k, p, j)).collect();
-        let mut out = vec![];
-        for i in 0..rows {
-            let x = a(k, i, p);
-            let x = k.splat(x, lanes);
-            for (j, bv) in bs.iter().enumerate() {
-                out.push(k.fma(x, *bv, acc[i * vectors + j]));
-            }
-        }
-        out
-    })
-}
-
-/// `sums[query] = factor·sums[query] + Σ_key weights[key][query]·rows[key]` for the block's first `queries`, over keys
-/// up to each tile's diagonal; `factors` has one factor per query.
-#[allow(clippy::too_many_arguments)] // a product has that many parts
-pub fn add_to_queries(
-    k: &mut Emit,
-    s: Sizes,
-    first: Val,
-    (queries, count): (Val, Val),
-    weights: Val,
-    rows: Rows,
-    sums: Val,
-    factors: Option<Val>,
-) {
-    let zero = k.int(0);
-    for (group, tile) in s.groups() {
-        k.loop_(zero, queries, tile, |k, q| {
-            // Keys before the tile's last query.
-            let end = k.int(tile as i64);
-            let end = k.add(q, end);
-            let end = k.sub(end, first);
-            let end = k.min(end, count);
-            let at = k.scale(q, s.wide());
-            let sums = k.element(sums, at);
-            let place = |k: &mut Emit, i: usize, v: usize| {
-                k.element_at(sums, i * s.wide() + (group.start + v) * s.lanes)
-            };
-            let mut init = vec![];
-            for i in 0..tile {
-                let factor = factors.map(|p| {
-                    let p = k.element(p, q);
-                    let p = k.element_at(p, i);
-                    let x = k.load(Ty::F32, p);
-                    k.splat(x, s.lanes)
-                });
-                for v in 0..group.len() {
-                    let p = place(k, i, v);
-                    let x = k.load(Ty::Vec(s.lanes), p);
-                    init.push(factor.map_or(x, |f| k.mul(x, f)));
-                }
-            }
-            let acc = product(
-                k,
-                (tile, group.len(), s.lanes),
-                (zero, end),
-                &init,
-                |k, i, p| {
-                    let at = k.scale(p, QUERIES);
-                    let at = k.add(at, q);
-                    let at = k.element(weights, at);
-                    let at = k.element_at(at, i);
-                    k.load(Ty::F32, at)
-                },
-                |k, p, v| {
-                    let row = rows.at(k, p);
-                    load_wide(k, s, row, group.start + v)
-                },
-            );
-            for (x, sum) in acc.iter().enumerate() {
-                let p = place(k, x / group.len(), x % group.len());
-                k.store(*sum, p);
-            }
-        });
-    }
-}
-
 /// Where a row of vectors along head_dim is loaded or stored: whole vectors, then a masked one.
 pub fn load_wide(k: &mut Emit, s: Sizes, p: Val, j: usize) -> Val {
     let left = s.width - j * s.lanes;
@@ -346,4 +220,69 @@ pub fn store_wide(k: &mut Emit, s: Sizes, v: Val, p: Val, j: usize) {
         let mask = k.mask(left, s.lanes);
         k.store_masked(v, at, mask);
     }
+}
+
+/// Stores the first `queries` of a group's sums, `[head_dim][QUERIES]`, times a vector `factor` for the queries from a
+/// given one on, to rows along head_dim.
+pub fn store_queries(
+    k: &mut Emit,
+    s: Sizes,
+    sums: Val,
+    queries: Val,
+    factor: impl Fn(&mut Emit, Val) -> Val,
+    to: Rows,
+) {
+    let zero = k.int(0);
+    k.loop_(zero, queries, s.lanes, |k, q| {
+        let factor = factor(k, q);
+        let from = k.element(sums, q);
+        let (whole, left) = (s.width / s.lanes, s.width % s.lanes);
+        let square = |k: &mut Emit, j: Val, columns: usize| {
+            let at = k.scale(j, s.lanes * QUERIES);
+            let from = k.element(from, at);
+            let mut v: Vec<Val> = (0..s.lanes)
+                .map(|i| {
+                    let p = k.element_at(from, i * QUERIES);
+                    let x = k.load(Ty::Vec(s.lanes), p);
+                    k.mul(x, factor)
+                })
+                .collect();
+            transpose(k, &mut v, s.lanes);
+            let column = k.scale(j, s.lanes);
+            for (i, v) in v.into_iter().enumerate() {
+                let i = k.int(i as i64);
+                let row = k.add(q, i);
+                let store = |k: &mut Emit| {
+                    let to = to.at(k, row);
+                    let to = k.element(to, column);
+                    if columns == s.lanes {
+                        k.store(v, to);
+                    } else {
+                        let mask = k.mask(columns, s.lanes);
+                        k.store_masked(v, to, mask);
+                    }
+                };
+                if s.seq.is_multiple_of(s.lanes) {
+                    store(k);
+                } else {
+                    let inside = k.cmp("slt", row, queries);
+                    k.if_(inside, store);
+                }
+            }
+        };
+        let last = k.int(whole as i64);
+        k.loop_(zero, last, 1, |k, j| square(k, j, s.lanes));
+        if left > 0 {
+            square(k, last, left);
+        }
+    });
+}
+
+/// Zeros to `count` floats, whole vectors.
+pub fn clear(k: &mut Emit, s: Sizes, p: Val, count: Val) {
+    let (zero, none) = (k.int(0), k.float(0.0, Ty::Vec(s.lanes)));
+    k.loop_(zero, count, s.lanes, |k, i| {
+        let p = k.element(p, i);
+        k.store(none, p);
+    });
 }
