@@ -9,6 +9,7 @@ pub mod build_train_step;
 pub mod cut_stages;
 pub mod differentiate_loss;
 pub mod divide_state;
+pub mod drop_zero_sums;
 pub mod facts;
 pub mod fuse_kernels;
 pub mod group_checkpoints;

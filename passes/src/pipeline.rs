@@ -4,10 +4,10 @@ use neoxc_ir::{Module, text, verify};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
-    assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, fuse_kernels,
-    group_checkpoints, keep_weights, lower_precision, merge_loss_gradient, overlap_exchanges,
-    partition_program, peel_last_step, place_memory, prefetch_gathers, rewrite_graph,
-    select_entries, specialise_calls, split_cross_entropy, split_sums,
+    assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, drop_zero_sums,
+    fuse_kernels, group_checkpoints, keep_weights, lower_precision, merge_loss_gradient,
+    overlap_exchanges, partition_program, peel_last_step, place_memory, prefetch_gathers,
+    rewrite_graph, select_entries, specialise_calls, split_cross_entropy, split_sums,
 };
 
 /// Stages of compilation whose IR can be dumped.
@@ -78,6 +78,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Fused, split_cross_entropy::PASS),
     (Phase::Fused, split_sums::PASS),
     (Phase::Fused, specialise_calls::PASS),
+    (Phase::Fused, drop_zero_sums::PASS),
     (Phase::Fused, fuse_kernels::PASS),
     (Phase::Scheduled, prefetch_gathers::PASS),
     (Phase::Scheduled, overlap_exchanges::PASS),

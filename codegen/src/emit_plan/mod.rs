@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::eval;
 use neoxc_ir::op::{Class, Cost, RuleCx};
+use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId};
 use neoxc_plan::{
     Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Schedule,
@@ -275,7 +276,7 @@ fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
     dims.to_vec()
 }
 
-/// Offsets of the gradients' sums: what the loop over micro-batches hands on, or what the update of a
+/// Offsets of the gradients' sums: the totals of the loop over micro-batches, or what the update of a
 /// pipeline's stage is given.
 fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
     let sum = |a: &&Attrs| a.str("neox.role") == Some("grad");
@@ -290,13 +291,13 @@ fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
     }
     let micro = |op: &&Op| op.kind.is("repeat") && op.attrs.str("dim") == Some("micro");
     let op = f.ops.iter().find(micro).ok_or_else(|| bad("there is no loop over micro-batches"))?;
-    let carried = op.attrs.int("carried").unwrap_or(0).max(0) as usize;
     let places = Emitter::places(&op.attrs)?;
-    let offset = |p: &String| p.strip_prefix("grads+")?.parse().ok();
-    places[..carried.min(places.len())]
-        .iter()
-        .map(|p| offset(p).ok_or_else(|| bad(format!("a gradient lies at {p}"))))
-        .collect()
+    let offset = |n: usize| {
+        let place = places.get(n).map_or("no place", String::as_str);
+        let offset = place.strip_prefix("grads+").and_then(|o| o.parse().ok());
+        offset.ok_or_else(|| bad(format!("a gradient lies at {place}")))
+    };
+    totals(op).into_iter().map(offset).collect()
 }
 
 fn parameters(

@@ -3,10 +3,10 @@
 //! Layers, micro-batches and chunks are loops, so no pass ever sees them unrolled.
 
 use super::call::{body_cost, callee};
-use crate::attrs::Attrs;
+use crate::attrs::{Attr, Attrs};
 use crate::build::Builder;
 use crate::eval::Tensor;
-use crate::module::ValueId;
+use crate::module::{Op, ValueId};
 use crate::op::*;
 use crate::types::{Dim, TensorType};
 
@@ -68,6 +68,24 @@ impl Shape {
         let i = if self.next.contains(&n) { (i + step) % self.count } else { i };
         i + self.first.unwrap_or(0)
     }
+}
+
+/// Attribute of a loop: numbers of the results that are its totals, where they are not the carried ones.
+const TOTALS: &str = "neox.totals";
+
+/// Numbers of a loop's results that are totals over its iterations, in the order of what they are totals of: the
+/// carried ones, unless there is one iteration whose results are totals without having been carried.
+pub fn totals(op: &Op) -> Vec<usize> {
+    let numbers =
+        |list: Vec<i64>| list.into_iter().filter_map(|n| usize::try_from(n).ok()).collect();
+    let carried = op.attrs.int("carried").and_then(|n| usize::try_from(n).ok()).unwrap_or(0);
+    op.attrs.ints(TOTALS).map_or_else(|| (0..carried).collect(), numbers)
+}
+
+/// Says which results of a loop are its totals.
+pub fn set_totals(op: &mut Op, totals: &[usize]) {
+    let numbers: Vec<i64> = totals.iter().map(|n| *n as i64).collect();
+    op.attrs.set(TOTALS, Attr::ints(&numbers));
 }
 
 /// Reads the attributes.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
+use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, ops};
 
 use super::intervals::{Buffer, assign};
@@ -387,13 +388,13 @@ impl Walk<'_> {
 
     /// Accumulators of the whole step have a segment of their own, so that the runtime can name them.
     fn gradient_spot(&mut self, f: &Function, v: ValueId) -> Option<Spot> {
-        let carrier = f.ops.iter().find(|o| {
+        f.ops.iter().find(|o| {
             let carried = o.attrs.int("carried").unwrap_or(0) as usize;
-            o.kind.is("repeat")
-                && o.attrs.str("dim") == Some("micro")
-                && o.operands[..carried].contains(&v)
+            let micro = o.kind.is("repeat") && o.attrs.str("dim") == Some("micro");
+            micro
+                && (o.operands[..carried].contains(&v)
+                    || totals(o).into_iter().any(|n| n >= carried && o.results[n] == v))
         })?;
-        let _ = carrier;
         let at = self.grads;
         self.grads += aligned(f.ty(v).bytes() as u64);
         Some(Spot::Fixed(Place { segment: "grads".into(), offset: at, strides: vec![] }))
@@ -470,7 +471,7 @@ impl Walk<'_> {
                 None => {
                     // Over the sliced operand of the same shape that dies here: accumulators.
                     let own = self.accumulator(f, i, op, *r, operands, carried, sliced);
-                    match own {
+                    match own.or_else(|| self.gradient_spot(f, *r)) {
                         Some(s) => s,
                         None => {
                             let s = self.new_buffer(f.ty(*r).bytes());
