@@ -87,7 +87,7 @@ fn measure(side: &dyn Collectives, speaks: bool) {
 fn main() {
     let ranks = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(2);
     let plan = plan(ranks);
-    match Job::join(&plan, Duration::from_secs(job::TIMEOUT)) {
+    match Job::join(&plan, [Duration::from_secs(job::TIMEOUT); 2]) {
         Err(e) => {
             eprintln!("{}", job::told(&e));
             std::process::exit(e.exit_code().into());

@@ -148,7 +148,7 @@ impl Job {
 
     /// Joins the job, if this process was started as a part of one.
     #[cfg(not(feature = "mpi"))]
-    pub fn join(_plan: &Plan, _timeout: Duration) -> Result<Option<Job>, RuntimeError> {
+    pub fn join(_plan: &Plan, _within: [Duration; 2]) -> Result<Option<Job>, RuntimeError> {
         match started_as() {
             None => Ok(None),
             Some(_) => Err(RuntimeError::Job(
@@ -159,9 +159,13 @@ impl Job {
     }
 
     /// Joins the job, if this process was started as a part of one. Another rank counts as lost when it was
-    /// silent for `timeout`.
+    /// silent for `timeout`; until the ranks watch each other, and while they leave MPI, this one waits for
+    /// `patience`.
     #[cfg(feature = "mpi")]
-    pub fn join(plan: &Plan, timeout: Duration) -> Result<Option<Job>, RuntimeError> {
+    pub fn join(
+        plan: &Plan,
+        [timeout, patience]: [Duration; 2],
+    ) -> Result<Option<Job>, RuntimeError> {
         use crate::collectives::{Messages, World};
         use crate::health::Health;
         use crate::heartbeat::{Address, Lobby};
@@ -170,7 +174,6 @@ impl Job {
             return Ok(None);
         }
         // A rank that is lost before it can be watched is not waited for without end.
-        let patience = timeout.max(Duration::from_secs(TIMEOUT));
         let in_time = Deadline::start("the start of the job", patience)?;
         let world = World::join()?;
         let (rank, ranks) = (world.rank, world.ranks);

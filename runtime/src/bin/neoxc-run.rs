@@ -41,12 +41,16 @@ struct Cli {
     /// Under mpirun: seconds of silence after which another rank counts as lost.
     #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
     timeout: u64,
+    /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.
+    #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
+    start_timeout: u64,
 }
 
 fn run(cli: Cli) -> Result<ExitCode, RuntimeError> {
     let plan = Plan::open(&cli.plan)?;
     let stop = stop_flag()?;
-    let job = Job::join(&plan, Duration::from_secs(cli.timeout))?.map(Arc::new);
+    let job =
+        Job::join(&plan, [cli.timeout, cli.start_timeout].map(Duration::from_secs))?.map(Arc::new);
     let options = Options {
         steps: cli.steps,
         threads: Job::threads(job.as_deref(), cli.threads),

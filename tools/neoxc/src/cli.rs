@@ -197,6 +197,9 @@ pub struct RunArgs {
     /// Under mpirun: seconds of silence after which another rank counts as lost.
     #[arg(long, value_name = "SECONDS", default_value_t = neoxc_runtime::job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
+    /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.
+    #[arg(long, value_name = "SECONDS", default_value_t = neoxc_runtime::job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
+    pub start_timeout: u64,
 }
 
 /// `neoxc run`.

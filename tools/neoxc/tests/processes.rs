@@ -207,6 +207,23 @@ fn signal(f: &Path, rank: u32, signal: &str) {
     assert!(Command::new("kill").args(["-s", signal, &found[0]]).status().unwrap().success());
 }
 
+/// A rank that stops before the others can watch it ends the job in the time that was given for its start.
+#[test]
+fn a_rank_that_never_starts_is_not_waited_for_without_end() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f, "plan", &["world_size=2", "model_parallel_size=2"]);
+    let mut command = mpirun(f, "1");
+    command.args([NEOXC, "run", "--plan", "plan", "--start-timeout", "2"]);
+    command.args([":", "-n", "1", "sh", "-c", "kill -s STOP $$"]);
+    let start = Instant::now();
+    let out = command.output().unwrap();
+    let told = text(&out);
+    assert!(told.contains("the start of the job took more than 2 s"), "{told}");
+    assert_eq!(out.status.code(), Some(4), "{told}");
+    assert!(start.elapsed() < Duration::from_secs(60), "{told}");
+}
+
 /// A random rank is killed at a random time, saving included: there is a whole checkpoint every time, and the job
 /// goes on from it to the bit. `NEOXC_FAULTS=all` (make faults) does so 50 times.
 #[test]

@@ -21,7 +21,8 @@ pub fn run(a: Run) -> Result<(), Failure> {
     };
     let settings = Settings::of(&plan)?;
     let stop = stop_flag()?;
-    let job = Job::join(&plan, Duration::from_secs(a.run.timeout))?.map(Arc::new);
+    let job = Job::join(&plan, [a.run.timeout, a.run.start_timeout].map(Duration::from_secs))?
+        .map(Arc::new);
     let options = Options {
         steps: a.run.steps,
         threads: Job::threads(job.as_deref(), a.run.threads),
