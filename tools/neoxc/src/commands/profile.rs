@@ -57,7 +57,7 @@ fn print_token(p: &Profile) {
 
 fn print_rows(p: &Profile, top: usize) {
     println!(
-        "limits measured here: {:.0} GFLOP/s f32, {:.0} bf16, {:.0} GB/s of copies, {:.0} of reading",
+        "limits measured here: {:.0} GFLOP/s f32, {:.0} bf16, {:.0} GB/s of changes in place, {:.0} of reading",
         1e-9 * p.limits.f32_flops,
         1e-9 * p.limits.bf16_flops,
         1e-9 * p.limits.memory_bytes,
