@@ -336,64 +336,54 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             );
                         }
                     }
-                    b.nest(zero, down, 1, |b, i| {
-                        let a = Operand::at(
-                            &mut b.k,
-                            s.a,
-                            source_a,
-                            mg,
-                            i,
-                            s.tile_rows,
-                            k0,
-                            whole,
-                            ap,
-                            lanes,
-                        );
-                        for (plan, from, to, some) in [
-                            (&plan, zero, whole_tiles, n >= width),
-                            (&narrow, whole_tiles, across, !n.is_multiple_of(width)),
-                        ] {
-                            if !some {
-                                continue;
-                            }
-                            b.nest(from, to, 1, |b, j| {
-                                let k = &mut b.k;
-                                if s.a == Access::Direct && source_a.step == 1 {
-                                    a.prefetch(k, s.tile_rows, depth, j, across);
-                                }
-                                let bo = Operand::at(
-                                    k, s.b, source_b, n0, j, width, k0, whole, bp, lanes,
-                                );
-                                let row = k.scale(i, s.tile_rows);
-                                let row = k.add(mg, row);
-                                let column = k.scale(j, width);
-                                let local = k.sub(row, m0);
-                                let at = k.scale(local, s.task_columns);
-                                let at = k.add(at, column);
-                                let partial = (blocks > 1).then(|| k.element(cp, at));
-                                let column = k.add(n0, column);
-                                let tile = Tile {
-                                    plan,
-                                    a,
-                                    b: bo,
-                                    row,
-                                    epilogue: Epilogue { plan, batch: which, column },
-                                    depth: whole,
-                                    partial,
-                                    block,
-                                    scratch: tp,
-                                    rows,
-                                };
-                                if last {
-                                    tile.finish(b)
-                                } else {
-                                    tile.set_aside(&mut b.k, lanes);
-                                    Ok(())
-                                }
-                            })?;
+                    for (plan, from, to, some) in [
+                        (&plan, zero, whole_tiles, n >= width),
+                        (&narrow, whole_tiles, across, !n.is_multiple_of(width)),
+                    ] {
+                        if !some {
+                            continue;
                         }
-                        Ok(())
-                    })
+                        let tile = |b: &mut Body<'_>, j: Val, i: Val| {
+                            let k = &mut b.k;
+                            let tall = s.tile_rows;
+                            let a =
+                                Operand::at(k, s.a, source_a, mg, i, tall, k0, whole, ap, lanes);
+                            if s.a == Access::Direct && source_a.step == 1 {
+                                a.prefetch(k, s.group_rows, tall, depth, j, across);
+                            }
+                            let bo =
+                                Operand::at(k, s.b, source_b, n0, j, width, k0, whole, bp, lanes);
+                            let row = k.scale(i, tall);
+                            let row = k.add(mg, row);
+                            let column = k.scale(j, width);
+                            let local = k.sub(row, m0);
+                            let at = k.scale(local, s.task_columns);
+                            let at = k.add(at, column);
+                            let partial = (blocks > 1).then(|| k.element(cp, at));
+                            let column = k.add(n0, column);
+                            let tile = Tile {
+                                plan,
+                                a,
+                                b: bo,
+                                row,
+                                epilogue: Epilogue { plan, batch: which, column },
+                                depth: whole,
+                                partial,
+                                block,
+                                scratch: tp,
+                                rows,
+                            };
+                            if last {
+                                return tile.finish(b);
+                            }
+                            tile.set_aside(&mut b.k, lanes);
+                            Ok(())
+                        };
+                        // All tiles of the group read a panel of B before the next: it may stay in the first-level
+                        // cache.
+                        b.nest(from, to, 1, |b, j| b.nest(zero, down, 1, |b, i| tile(b, j, i)))?;
+                    }
+                    Ok(())
                 })
             })?;
         }

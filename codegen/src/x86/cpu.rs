@@ -18,6 +18,8 @@ pub enum Bf16 {
 pub struct Cpu {
     /// f32 lanes of a vector register.
     pub lanes: usize,
+    /// Bytes of first-level data cache.
+    pub l1: usize,
     /// Bytes of second-level cache.
     pub l2: usize,
     /// Cores that work together. Only how work is cut depends on it, never a result.
@@ -31,12 +33,13 @@ impl Cpu {
     pub fn of(target: Target) -> Cpu {
         let lanes = super::lanes(target);
         let (l2, cores) = if lanes == 16 { (1 << 20, 8) } else { (512 << 10, 8) };
-        let known = Cpu { lanes, l2, cores, bf16: Bf16::Widen };
+        let known = Cpu { lanes, l1: 32 << 10, l2, cores, bf16: Bf16::Widen };
         if target != Target::X86Native {
             return known;
         }
         Cpu {
             lanes,
+            l1: cache_bytes(1).unwrap_or(known.l1),
             l2: cache_bytes(2).unwrap_or(known.l2),
             cores: std::thread::available_parallelism().map_or(known.cores, |n| n.get()),
             bf16: native_bf16(),
@@ -100,7 +103,7 @@ mod tests {
     fn every_target_has_caches_and_cores() {
         for target in [Target::X86Native, Target::X86V3, Target::X86V4] {
             let cpu = Cpu::of(target);
-            assert!(cpu.l2 >= 128 << 10 && cpu.cores >= 1, "{cpu:?}");
+            assert!(cpu.l1 >= 16 << 10 && cpu.l2 >= 128 << 10 && cpu.cores >= 1, "{cpu:?}");
         }
     }
 }

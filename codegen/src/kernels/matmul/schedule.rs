@@ -1,7 +1,7 @@
 //! The schedule of a matrix product: an analytic choice of tiles, blocks and operand access.
 //!
-//! Invariant: `block_depth`, which fixes the order of the sum, depends on the depth alone; so the
-//! bits of a result depend neither on the task shape nor on the number of threads.
+//! Invariant: `block_depth`, which fixes the order of the sum, depends on the depth, the layout of the operands and the
+//! caches alone; so the bits of a result depend neither on the task shape nor on the number of threads.
 
 use crate::emit::TILE;
 use crate::x86::{Bf16, Cpu};
@@ -33,18 +33,6 @@ impl Unit {
             Bf16::Widen => Unit::Fma,
             Bf16::Dot => Unit::Dot,
             Bf16::Tiles => Unit::Tiles,
-        }
-    }
-
-    /// The longest contraction that is one block, whose sums never leave the registers; and the longest block
-    /// of a longer one.
-    fn depths(self) -> (usize, usize) {
-        match self {
-            // Panels come from the second-level cache as fast as they are used; a tile's sums are set aside and
-            // fetched again once per block.
-            Unit::Fma | Unit::Dot => (512, 512),
-            // Setting sums aside costs as much as sixteen steps.
-            Unit::Tiles => (1024, 1024),
         }
     }
 
@@ -125,10 +113,13 @@ pub struct Problem {
 const DIRECT_STEP_BYTES: usize = 512;
 /// Register-tile rows of A in place that may share one set of the first-level cache.
 const DIRECT_WAYS: usize = 8;
+/// A panel of B that the tiles of a group of rows read takes one share in so many of the first-level cache, beside
+/// rows of A and sums that were set aside.
+const PANEL_SHARE: usize = 2;
 /// Cycles to pack an element: contiguous along the panel, or transposed in registers. Reading from
 /// beyond the second-level cache dominates.
-const PACK_CONTIGUOUS: f64 = 0.6;
-const PACK_TRANSPOSED: f64 = 1.2;
+const PACK_CONTIGUOUS: f64 = 0.9;
+const PACK_TRANSPOSED: f64 = 1.4;
 /// Cycles per element of an operand read in place by a task.
 const READ_DIRECT: f64 = 0.2;
 /// Cycles per element to set a partial result aside and fetch it again.
@@ -137,7 +128,7 @@ const PARTIAL: f64 = 0.2;
 const TASK: f64 = 2000.0;
 /// How much each number of tasks at a time counts when tasks are sized: all cores, or twice as many, as a
 /// core that others slow down should hold up little.
-const CORES: [(usize, f64); 2] = [(1, 0.7), (2, 0.3)];
+const CORES: [(usize, f64); 2] = [(1, 0.95), (2, 0.05)];
 
 impl Schedule {
     /// The schedule of the columns behind the last whole tile, of which there are `columns`: a narrower one.
@@ -160,12 +151,16 @@ impl Schedule {
             Unit::Tiles => most_vectors,
             Unit::Fma | Unit::Dot => p.n.div_ceil(cpu.lanes).min(most_vectors),
         };
-        let (one_block, most) = p.unit.depths();
+        let width = tile_vectors * cpu.lanes;
+        let a = access_a(p, tile_rows);
+        // Whole cache lines of rows are packed, whose tiles share each panel of B.
+        let along_m = p.a.0 == 1;
+        let group_rows = if along_m { (8 * tile_rows).min(64) } else { tile_rows };
+        let (one_block, most) = depths(p.unit, a, group_rows > tile_rows, width, cpu);
         let blocks = if p.depth <= one_block { 1 } else { p.depth.div_ceil(most) };
         let block_depth = p.depth.div_ceil(blocks).next_multiple_of(cpu.lanes).min(p.depth);
         let block_depth = block_depth.next_multiple_of(p.unit.granule());
         let blocks = p.depth.div_ceil(block_depth);
-        let width = tile_vectors * cpu.lanes;
         let base = Schedule {
             unit: p.unit,
             tile_rows,
@@ -173,8 +168,8 @@ impl Schedule {
             task_rows: tile_rows,
             task_columns: width,
             block_depth,
-            group_rows: if p.a.0 == 1 { (8 * tile_rows).min(64) } else { tile_rows },
-            a: access_a(p, tile_rows),
+            group_rows,
+            a,
             b: access_b(p, cpu.lanes),
         };
         // The cheapest of every height.
@@ -232,6 +227,22 @@ impl Schedule {
     }
 }
 
+/// The longest contraction that is one block, whose sums never leave the registers; and the longest block of a longer
+/// one. Setting a tile's sums aside and fetching them again costs as much as a few steps.
+fn depths(unit: Unit, a: Access, shared: bool, width: usize, cpu: Cpu) -> (usize, usize) {
+    match unit {
+        Unit::Tiles => (1024, 1024),
+        // A panel of B stays in the first-level cache while the tiles of a group of rows read it.
+        Unit::Fma if a == Access::Packed && shared => {
+            let panel = cpu.l1 / PANEL_SHARE / (4 * width) / cpu.lanes * cpu.lanes;
+            (512, panel.clamp(64, 512))
+        }
+        // Panels come from the second-level cache as fast as they are used, and with them what is read in place.
+        Unit::Fma if a == Access::Direct => (512, 256),
+        Unit::Fma | Unit::Dot => (512, 512),
+    }
+}
+
 /// `all` cut into `least` or more equal pieces, each a multiple of `unit`: every count at first, then
 /// in growing steps.
 fn splits(all: usize, unit: usize, least: usize) -> impl Iterator<Item = usize> {
@@ -272,7 +283,7 @@ mod tests {
     use super::*;
 
     fn cpu(lanes: usize) -> Cpu {
-        Cpu { lanes, l2: lanes << 16, cores: 8, bf16: Bf16::Tiles }
+        Cpu { lanes, l1: 48 << 10, l2: lanes << 16, cores: 8, bf16: Bf16::Tiles }
     }
 
     #[test]
@@ -284,8 +295,8 @@ mod tests {
                 let (s, _) = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
-                let most = depth.next_multiple_of(unit.granule()).min(unit.depths().0);
-                assert!(s.block_depth <= most, "{s:?}");
+                let most = if unit == Unit::Tiles { 1024 } else { 512 };
+                assert!(s.block_depth <= depth.next_multiple_of(unit.granule()).min(most), "{s:?}");
                 let panel = 4 * s.block_depth * s.task_columns;
                 assert!(panel <= cpu(lanes).l2, "{s:?}");
             }

@@ -50,9 +50,17 @@ impl Operand {
         }
     }
 
-    /// Asks for part `j` of `parts` of the next `rows` rows, contiguous along the contraction: they come while
-    /// the tiles of these rows are computed.
-    pub fn prefetch(self, k: &mut Emit, rows: usize, depth: usize, j: Val, parts: Val) {
+    /// Asks for part `j` of `parts` of `rows` rows, contiguous along the contraction, that begin `ahead` rows later: they
+    /// come while tiles of the rows before are computed.
+    pub fn prefetch(
+        self,
+        k: &mut Emit,
+        ahead: usize,
+        rows: usize,
+        depth: usize,
+        j: Val,
+        parts: Val,
+    ) {
         let lines = k.int(depth.div_ceil(LINE) as i64);
         let (lo, hi) = {
             let one = k.int(1);
@@ -63,7 +71,7 @@ impl Operand {
         k.loop_(lo, hi, 1, |k, line| {
             let step = k.scale(line, LINE);
             let first = k.element(self.base, step);
-            for row in rows..2 * rows {
+            for row in ahead..ahead + rows {
                 let p = k.element_at(first, row * self.row);
                 k.prefetch(p, true);
             }
@@ -156,11 +164,13 @@ impl Tile<'_> {
             }
             out
         });
-        let first = k.cmp("eq", self.block, zero);
+        // Nothing was set aside before the first block. A mask says so, for LLVM makes branches of choices.
+        let block = k.narrow(self.block);
+        let (block, none) = (k.splat(block, lanes), k.int32(0, ty.int()));
+        let later = k.cmp("ne", block, none);
         for (i, sum) in sums.iter_mut().enumerate() {
             if let Some(p) = aside(k, i) {
-                let old = k.load(ty, p);
-                let old = k.select(first, none, old);
+                let old = k.load_masked(p, later);
                 *sum = k.add(old, *sum);
             }
         }
