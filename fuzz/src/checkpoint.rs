@@ -9,7 +9,6 @@ use neoxc_plan::Plan;
 use neoxc_runtime::checkpoint::{self, Manifest, Reader, Tensor};
 use neoxc_runtime::train::Settings;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use crate::{Target, wreck};
 
@@ -80,9 +79,7 @@ impl CheckpointTarget {
                 let entry = &mut manifest["files"][name];
                 entry["bytes"] = (bytes.len() - head + new.len()).into();
                 entry["header_bytes"] = new.len().into();
-                let hash: Vec<String> =
-                    Sha256::digest(&new).iter().map(|b| format!("{b:02x}")).collect();
-                entry["header"] = hash.concat().into();
+                entry["header"] = checkpoint::hash(&new).into();
                 write(name, &[&new, &bytes[head..]].concat());
                 sealed = true;
             }

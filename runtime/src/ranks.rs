@@ -48,6 +48,11 @@ impl Lent<'_> {
         let (at, offset, len) = part(self.plan, rank, segment, p, layer);
         self.loans[(rank - self.first) as usize].bytes(at, offset, len)
     }
+
+    /// Whether some rank waits to have its memory back.
+    pub fn wanted(&self) -> bool {
+        self.loans.iter().any(Loan::wanted)
+    }
 }
 
 /// The ranks of a plan that are here.

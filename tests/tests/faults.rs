@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -146,10 +147,32 @@ fn killed_at_any_moment_it_goes_on_as_if_nothing_had_been() {
     assert!(!fs::read_dir(&save).unwrap().any(|e| left(e.unwrap())));
 }
 
+/// A model whose files take several writes of each kind.
+const LARGE: [&str; 4] =
+    ["num_layers=1", "hidden_size=128", "num_attention_heads=2", "padded_vocab_size=2048"];
+
+/// Whether files in `folder` can be written past the page cache.
+fn has_direct(folder: &Path) -> bool {
+    let mut how = fs::OpenOptions::new();
+    let file = how.write(true).create(true).custom_flags(libc::O_DIRECT).open(folder.join("probe"));
+    if let Err(e) = &file {
+        assert_eq!(e.raw_os_error(), Some(libc::EINVAL));
+        eprintln!("no O_DIRECT in {}: only ordinary writes are tested", folder.display());
+    }
+    file.is_ok()
+}
+
+/// Whether a call writes into a rank's file.
+fn is_part(call: &str) -> bool {
+    let how = call.split(' ').next().unwrap_or_default();
+    ["direct", "pwrite", "refused"].contains(&how) && call.ends_with(".safetensors")
+}
+
 /// Step 1 is saved; then the run that saves step 2 (and, while it lasts, removes step 1) meets a fault at each call.
 #[test]
 fn no_fault_of_a_disk_loses_a_checkpoint_or_makes_a_bad_one() {
-    let job = Job::new(&["num_layers=1", "checkpoint_factor=1", "keep_last_n_checkpoints=1"]);
+    let sets = [&LARGE[..], &["checkpoint_factor=1", "keep_last_n_checkpoints=1"]].concat();
+    let job = Job::new(&sets);
     let (base, save) = (job.at("base"), job.at("save"));
     assert!(job.command(&base, 1).output().unwrap().status.success());
     let one = all_tensors(&base.join("global_step1"));
@@ -158,19 +181,19 @@ fn no_fault_of_a_disk_loses_a_checkpoint_or_makes_a_bad_one() {
     assert!(out.status.success());
     let two = all_tensors(&save.join("global_step2"));
     assert!(one != two && !save.join("global_step1").exists());
-    let names = ["write ", "fsync ", "rename ", "mkdir ", "unlink ", "unlinkat "];
-    for name in names {
+    let names =
+        ["open ", "pwrite ", "fsync ", "rename ", "mkdir ", "unlink ", "unlinkat ", "write "];
+    let direct = has_direct(job.folder.path()).then_some("direct ");
+    for name in names.into_iter().chain(direct) {
         assert!(calls.iter().any(|c| c.starts_with(name)), "no {name}in {calls:?}");
     }
-    let tensor_writes: Vec<usize> = (0..calls.len())
-        .filter(|n| calls[*n].starts_with("write ") && calls[*n].ends_with(".safetensors"))
-        .collect();
-    // Between header and last tensor all writes are alike.
-    let alike = |n: &usize| tensor_writes[2..tensor_writes.len() - 1].contains(n);
+    let tensor_writes: Vec<usize> = (0..calls.len()).filter(|n| is_part(&calls[*n])).collect();
+    // Between header and last tensors all writes are alike.
+    let alike = |n: &usize| tensor_writes[2..tensor_writes.len() - 2].contains(n);
     let mut made = 0;
     for (n, call) in calls.iter().enumerate() {
-        let write = call.starts_with("write ");
-        if call.contains(".probe.") || !all() && alike(&n) && n % 16 != 0 {
+        let write = call.starts_with("write ") || is_part(call);
+        if call.contains(".probe.") || !all() && alike(&n) && n % 8 != 0 {
             continue;
         }
         for kind in ["kill", "after", "enospc", "eio", "short", "flip"] {
@@ -228,14 +251,46 @@ fn damage(folder: &Path) -> Option<String> {
     read().err().map(|e| e.to_string())
 }
 
+/// Disks that cannot be written past the page cache, or not from anywhere in memory, get the same files.
+#[test]
+fn a_disk_without_direct_writes_gets_ordinary_ones() {
+    let job = Job::new(&[&LARGE[..], &["checkpoint_factor=1"]].concat());
+    let save = |name: &str, kind: &str| {
+        let (out, mut calls) = job.injected(&job.at(name), 1, usize::MAX, kind);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+        calls.retain(|c| is_part(c));
+        let hows: Vec<String> = calls.iter().map(|c| c.split(' ').next().unwrap().into()).collect();
+        (all_tensors(&job.at(name).join("global_step1")), hows)
+    };
+    let (want, hows) = save("whole", "");
+    let count = |hows: &[String], what: &str| hows.iter().filter(|h| *h == what).count();
+    let direct = has_direct(job.folder.path());
+    assert_eq!(count(&hows, "direct") > 2, direct, "{hows:?}");
+    // Each kind of refusal is met once, and the rest goes another way.
+    for (kind, refused, after) in [("plain", 0, 0), ("refuse", 2, 0), ("picky", 1, 2)] {
+        let (got, hows) = save(kind, kind);
+        assert!(got == want, "{kind}");
+        assert!(count(&hows, "refused") <= refused && count(&hows, "pwrite") > 0, "{hows:?}");
+        assert_eq!(count(&hows, "refused") > 0, direct && refused > 0, "{kind}: {hows:?}");
+        assert_eq!(count(&hows, "direct") > after, direct && after > 0, "{kind}: {hows:?}");
+    }
+}
+
 /// A disk so slow that steps wait for it: what is saved is still the step's own.
 #[test]
 fn a_slow_disk_delays_steps_and_changes_nothing() {
-    let job = Job::new(&["num_layers=1", "checkpoint_factor=1"]);
+    let job = Job::new(&[&LARGE[..], &["checkpoint_factor=1"]].concat());
     let (fast, slow) = (job.at("fast"), job.at("slow"));
     assert!(job.command(&fast, 4).output().unwrap().status.success());
-    let (out, _) = job.injected(&slow, 4, 0, "slow");
+    let (out, calls) = job.injected(&slow, 4, 0, "slow");
     assert!(out.status.success());
+    // While a step waits, the page cache is tried too, and not only for a file's end.
+    let parts: Vec<&String> = calls.iter().filter(|c| is_part(c)).collect();
+    let tried = |w: &[&String]| {
+        w[0].starts_with("pwrite ")
+            && w[0].split_once(' ').map(|p| p.1) == w[1].split_once(' ').map(|p| p.1)
+    };
+    assert!(parts.windows(2).any(tried), "{parts:?}");
     for step in 1..=4 {
         let name = format!("global_step{step}");
         assert!(all_tensors(&fast.join(&name)) == all_tensors(&slow.join(&name)), "{name}");

@@ -9,12 +9,12 @@ use std::path::Path;
 
 use neoxc_plan::Block;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use super::hash::hash;
 use crate::RuntimeError;
 
 /// Version of the format.
-pub const FORMAT: u32 = 2;
+pub const FORMAT: u32 = 3;
 
 /// Largest manifest that is read.
 const MAX_BYTES: u64 = 1 << 30;
@@ -45,7 +45,7 @@ pub struct Manifest {
     pub tensors: BTreeMap<String, Entry>,
     /// The resolved configuration.
     pub config: serde_json::Value,
-    /// SHA-256 of everything above.
+    /// Hash of everything above.
     #[serde(default)]
     pub seal: String,
 }
@@ -57,7 +57,7 @@ pub struct FileEntry {
     pub bytes: u64,
     /// Bytes in front of the first tensor.
     pub header_bytes: u64,
-    /// SHA-256 of these.
+    /// Hash of these.
     pub header: String,
 }
 
@@ -82,8 +82,8 @@ pub struct Slice {
     /// Which part.
     #[serde(flatten)]
     pub block: Block,
-    /// SHA-256 of its bytes.
-    pub sha256: String,
+    /// Hash of its bytes.
+    pub hash: String,
 }
 
 /// What is read of a manifest of any format.
@@ -92,18 +92,13 @@ struct Version {
     format: Option<u64>,
 }
 
-/// Lower-case hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
 impl Manifest {
     /// The same with the hash of all else.
     pub fn sealed(mut self) -> Result<Self, RuntimeError> {
         self.seal = String::new();
         let text = serde_json::to_vec(&self)
             .map_err(|e| RuntimeError::Settings(format!("checkpoint manifest: {e}")))?;
-        self.seal = hex(&Sha256::digest(&text));
+        self.seal = hash(&text);
         Ok(self)
     }
 
@@ -207,7 +202,7 @@ mod tests {
 
     fn slice(start: [u64; 2], size: [u64; 2]) -> Slice {
         let block = Block { start: start.to_vec(), size: size.to_vec() };
-        Slice { file: "rank-00000.safetensors".into(), block, sha256: String::new() }
+        Slice { file: "rank-00000.safetensors".into(), block, hash: String::new() }
     }
 
     fn manifest() -> Manifest {

@@ -10,7 +10,9 @@
 //! A folder appears when every rank's part is in it: temporary name, fsync, rename. Who wrote which part, and
 //! on which layout, matters to nobody who reads it.
 
+mod direct;
 mod folder;
+mod hash;
 mod manifest;
 mod reader;
 mod save;
@@ -19,6 +21,7 @@ mod writer;
 use std::path::Path;
 
 pub use folder::{latest, prune, sweep};
+pub use hash::hash;
 pub use manifest::{Entry, FileEntry, Manifest, Slice};
 use neoxc_plan::{Block, Held, Parameter, Plan};
 pub use reader::Reader;

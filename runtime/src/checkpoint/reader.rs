@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use super::STATE;
-use super::manifest::{Entry, Manifest, Slice, hex};
+use super::hash::hash;
+use super::manifest::{Entry, Manifest, Slice};
 use crate::RuntimeError;
 
 /// A mapped file, its header verified.
@@ -44,7 +43,7 @@ impl Reader {
             let map =
                 unsafe { memmap2::Mmap::map(&file) }.map_err(RuntimeError::io("map", &path))?;
             let head = entry.header_bytes as usize;
-            if hex(&Sha256::digest(&map[..head])) != entry.header {
+            if hash(&map[..head]) != entry.header {
                 return Err(damaged("its header is not the manifest's".into()));
             }
             let (length, meta) = safetensors::SafeTensors::read_metadata(&map).map_err(|e| {
@@ -115,7 +114,7 @@ impl Reader {
     /// The bytes of a slice, verified.
     fn slice(&self, name: &str, s: &Slice) -> Result<&[u8], RuntimeError> {
         let (file, bytes) = self.part(name, s)?;
-        if hex(&Sha256::digest(bytes)) != s.sha256 {
+        if hash(bytes) != s.hash {
             let what = format!("is damaged: the hash of {name} is not the manifest's");
             return Err(RuntimeError::checkpoint(&file.path, what));
         }

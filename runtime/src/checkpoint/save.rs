@@ -14,8 +14,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use neoxc_plan::Plan;
 
 use super::Tensor;
+use super::direct::{Buffer, Output};
 use super::manifest::{self, Manifest};
-use super::writer::{Source, Written, assignment, merge, write_rank};
+use super::writer::{Source, Written, assignment, file_name, merge, write_rank};
 use crate::RuntimeError;
 use crate::files;
 use crate::train::Settings;
@@ -69,14 +70,23 @@ impl Save<'_> {
         })
     }
 
-    /// Writes the files of `ranks`; `get` gives their parts of tensors, and is not needed afterwards.
-    pub fn write(&self, ranks: &[u64], get: Source<'_>) -> Result<Unsettled, RuntimeError> {
+    /// Writes the files of `ranks`; `get` gives their parts of tensors, and is not needed afterwards; `hurry` says
+    /// whether somebody waits until then.
+    pub fn write(
+        &self,
+        ranks: &[u64],
+        get: Source<'_>,
+        hurry: &dyn Fn() -> bool,
+    ) -> Result<Unsettled, RuntimeError> {
         let temporary = self.temporary();
         fs::create_dir_all(&temporary).map_err(RuntimeError::io("make", &temporary))?;
         let lists = assignment(self.plan);
         let lists = lists.iter().filter(|(rank, _)| ranks.contains(rank));
+        let mut buffer = Buffer::new()?;
         let write = |(rank, list): (&u64, &Vec<Tensor>)| {
-            write_rank(&temporary, self.plan, *rank, list, get)
+            let path = temporary.join(file_name(*rank));
+            let out = Output::create(&path, &mut buffer, hurry)?;
+            write_rank(out, self.plan, *rank, list, get)
         };
         self.cleared(lists.map(write).collect()).map(Unsettled)
     }
@@ -183,7 +193,7 @@ pub fn save(
     let (seed, draws, attempt) = (settings.seed, BTreeMap::new(), attempt());
     let save = Save { folder: folder.to_path_buf(), plan, seed, draws, step, samples, attempt };
     let ranks: Vec<u64> = (0..plan.ranks()).collect();
-    save.settle(save.write(&ranks, get)?)?;
+    save.settle(save.write(&ranks, get, &|| false)?)?;
     let done = save.publish(&AtomicBool::new(false))?;
     Ok(done.expect("nobody has cancelled it"))
 }

@@ -2,14 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 
 use neoxc_plan::Plan;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::manifest::{Entry, FileEntry, Slice, hex};
+use super::direct::{BLOCK, Output};
+use super::manifest::{Entry, FileEntry, Slice};
 use super::{Tensor, tensors};
 use crate::RuntimeError;
 
@@ -37,16 +35,20 @@ pub fn assignment(plan: &Plan) -> BTreeMap<u64, Vec<Tensor>> {
     out
 }
 
-/// Writes `rank`'s file into `folder`, tensor by tensor. It is not durable yet.
+/// The file of `rank` under `folder`.
+pub fn file_name(rank: u64) -> String {
+    format!("rank-{rank:05}.safetensors")
+}
+
+/// Writes `rank`'s file to `out`, tensor by tensor. It is not durable yet.
 pub fn write_rank(
-    folder: &Path,
+    mut out: Output<'_>,
     plan: &Plan,
     rank: u64,
     list: &[Tensor],
     get: Source<'_>,
 ) -> Result<(File, Written), RuntimeError> {
-    let name = format!("rank-{rank:05}.safetensors");
-    let path = folder.join(&name);
+    let name = file_name(rank);
     let mut header = serde_json::Map::new();
     let mut at = 0;
     let blocks: Vec<_> = list.iter().map(|t| t.block(plan, rank)).collect();
@@ -59,28 +61,19 @@ pub fn write_rank(
     }
     let mut text = serde_json::to_vec(&header)
         .map_err(|e| RuntimeError::Settings(format!("checkpoint header: {e}")))?;
-    // The format wants tensors to start at a multiple of eight bytes.
-    text.resize(text.len().div_ceil(8) * 8, b' ');
+    // The format wants tensors to start at a multiple of eight bytes; at a block's begin they are seldom copied.
+    text.resize((text.len() + 8).next_multiple_of(BLOCK) - 8, b' ');
     let head = [&(text.len() as u64).to_le_bytes()[..], &text].concat();
-    let mut file = File::create(&path).map_err(RuntimeError::io("make", &path))?;
-    let mut put = |bytes: &[u8], what: &str| {
-        let named = |e: std::io::Error| std::io::Error::new(e.kind(), format!("{what}: {e}"));
-        file.write_all(bytes).map_err(named).map_err(RuntimeError::io("write", &path))
-    };
-    put(&head, "the header")?;
+    let header = out.put(&head, "the header")?;
     let mut parts = vec![];
     for (t, block) in list.iter().zip(blocks) {
-        let bytes = get(rank, t);
-        put(bytes, &t.name)?;
-        let slice = Slice { file: name.clone(), block, sha256: hex(&Sha256::digest(bytes)) };
+        let hash = out.put(get(rank, t), &t.name)?;
+        let slice = Slice { file: name.clone(), block, hash };
         parts.push((t.name.clone(), t.entry(plan, vec![slice])));
     }
-    let entry = FileEntry {
-        bytes: head.len() as u64 + at,
-        header_bytes: head.len() as u64,
-        header: hex(&Sha256::digest(&head)),
-    };
-    Ok((file, Written { file: (name, entry), parts }))
+    let header_bytes = head.len() as u64;
+    let entry = FileEntry { bytes: header_bytes + at, header_bytes, header };
+    Ok((out.finish()?, Written { file: (name, entry), parts }))
 }
 
 /// What all ranks wrote, put together.

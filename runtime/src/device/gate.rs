@@ -4,7 +4,7 @@
 //! That is how a checkpoint is written without a copy of the state: in a training step, only the update at
 //! its end changes it.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ pub struct Gate {
     /// Guards nothing but the sleep: the number above may be looked at without it.
     sleep: Mutex<()>,
     returned: Condvar,
+    /// Whether the device waits, and how long it has in all.
+    waiting: AtomicBool,
     waited: AtomicU64,
 }
 
@@ -27,10 +29,12 @@ impl Gate {
             return;
         }
         let start = Instant::now();
+        self.waiting.store(true, Ordering::Relaxed);
         let mut guard = self.sleep.lock().unwrap_or_else(PoisonError::into_inner);
         while self.loans.load(Ordering::Acquire) != 0 {
             guard = self.returned.wait(guard).unwrap_or_else(PoisonError::into_inner);
         }
+        self.waiting.store(false, Ordering::Relaxed);
         self.waited.fetch_add(start.elapsed().as_nanos() as u64, Ordering::Relaxed);
     }
 
@@ -60,6 +64,11 @@ impl Loan {
     pub fn bytes(&self, segment: usize, offset: u64, len: usize) -> &[u8] {
         self.segments[segment].slice(offset, len)
     }
+
+    /// Whether the device waits to have it back.
+    pub fn wanted(&self) -> bool {
+        self.gate.waiting.load(Ordering::Relaxed)
+    }
 }
 
 impl Drop for Loan {
@@ -80,6 +89,7 @@ mod tests {
         let segments = [Arc::new(Segment::new(64).unwrap())];
         gate.wait();
         let loans = [Loan::new(&segments, &gate), Loan::new(&segments, &gate)];
+        assert!(!loans[0].wanted());
         let seen = AtomicUsize::new(0);
         std::thread::scope(|s| {
             s.spawn(|| {
@@ -89,11 +99,14 @@ mod tests {
             });
             for loan in loans {
                 std::thread::sleep(Duration::from_millis(10));
+                while !loan.wanted() {
+                    std::thread::yield_now();
+                }
                 assert_eq!(seen.load(Ordering::SeqCst), 0);
                 assert_eq!(loan.bytes(0, 0, 64), [0; 64]);
             }
         });
         assert_eq!(seen.load(Ordering::SeqCst), 2);
-        assert!(gate.waited() > Duration::ZERO);
+        assert!(!gate.waiting.load(Ordering::SeqCst) && gate.waited() > Duration::ZERO);
     }
 }

@@ -43,7 +43,7 @@ fn write(save: &Save, lent: Lent, own: &[u64], keep: Option<usize>, cancel: &Ato
         let p = &save.plan.tables.parameters[t.parameter];
         lent.part(rank, t.segment, p, t.layer)
     };
-    let written = save.write(own, &get)?;
+    let written = save.write(own, &get, &|| lent.wanted())?;
     drop(lent);
     save.settle(written)?;
     if !own.contains(&0) {

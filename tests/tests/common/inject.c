@@ -2,14 +2,18 @@
 // numbered from 0; at number FAULT_AT happens FAULT_KIND:
 //   kill    SIGKILL before the call, a write's first half done     after   SIGKILL after it
 //   enospc, eio    the call fails, a write's first half done       flip    a bit of what is written is another
-//   short   half is written, and the call says so        slow    every call takes 5 ms more
-// FAULT_LOG names a file that gets a line "CALL PATH" per call.
+//   short   half is written, and the call says so        slow    every call takes 60 ms more
+// Of writes past the page cache (CALL is "direct", that of others at a position "pwrite"), whatever the number is:
+//   plain   files cannot be opened for them     refuse   they are refused     picky   those not from a page's begin are
+// FAULT_LOG names a file that gets a line "CALL PATH" per call, "refused PATH" for one that was.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdatomic.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -38,7 +42,7 @@ static int hit(const char *call, const char *path) {
     const char *folder = getenv("FAULT_FOLDER"), *at = getenv("FAULT_AT"), *log = getenv("FAULT_LOG");
     size_t size = folder ? strlen(folder) : 0;
     if (!folder || strncmp(path, folder, size) || (path[size] && path[size] != '/')) return 0;
-    if (is("slow")) usleep(5000);
+    if (is("slow")) usleep(60000);
     long n = atomic_fetch_add(&calls, 1);
     if (log) {
         char line[4200];
@@ -64,28 +68,53 @@ static int fails(void) {
     return is("eio") ? EIO : 0;
 }
 
-ssize_t write(int fd, const void *bytes, size_t n) {
-    REAL(ssize_t, write, (int, const void *, size_t));
-    if (!hit_fd("write", fd)) return real(fd, bytes, n);
+static const size_t BLOCK = 4096;
+
+// A call that writes, to a descriptor's position where `at` is below 0.
+static ssize_t put(int fd, const void *bytes, size_t n, off64_t at) {
+    REAL(ssize_t, pwrite64, (int, const void *, size_t, off64_t));
+    if (at >= 0) return real(fd, bytes, n, at);
+    static ssize_t (*plain)(int, const void *, size_t);
+    if (!plain) plain = (ssize_t(*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
+    return plain(fd, bytes, n);
+}
+
+static ssize_t faulty(int fd, const void *bytes, size_t n, off64_t at) {
+    int direct = fcntl(fd, F_GETFL) & O_DIRECT;
+    if (direct && (is("refuse") || (is("picky") && (uintptr_t)bytes % BLOCK))) {
+        hit_fd("refused", fd);
+        errno = EINVAL;
+        return -1;
+    }
+    if (!hit_fd(direct ? "direct" : at < 0 ? "write" : "pwrite", fd)) return put(fd, bytes, n, at);
     if (is("flip")) {
-        char *copy = malloc(n);
+        char *copy = aligned_alloc(BLOCK, (n + BLOCK - 1) / BLOCK * BLOCK);
         memcpy(copy, bytes, n);
         copy[n / 2] ^= 1;
-        ssize_t done = real(fd, copy, n);
+        ssize_t done = put(fd, copy, n, at);
         free(copy);
         return done;
     }
     if (is("after")) {
-        real(fd, bytes, n);
+        put(fd, bytes, n, at);
         die();
     }
-    ssize_t done = real(fd, bytes, n / 2);
+    size_t half = direct ? n / 2 / BLOCK * BLOCK : n / 2;
+    ssize_t done = half ? put(fd, bytes, half, at) : 0;
     if (is("kill")) die();
     if (fails()) {
         errno = fails();
         return -1;
     }
-    return done ? done : real(fd, bytes, n);
+    return done ? done : put(fd, bytes, n, at);
+}
+
+ssize_t write(int fd, const void *bytes, size_t n) {
+    return faulty(fd, bytes, n, -1);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at) {
+    return faulty(fd, bytes, n, at);
 }
 
 // Any other call: all or nothing.
@@ -101,6 +130,19 @@ ssize_t write(int fd, const void *bytes, size_t n) {
         if (is("after")) die();       \
         return done;                  \
     } while (0)
+
+int open64(const char *path, int flags, ...) {
+    REAL(int, open64, (const char *, int, ...));
+    va_list list;
+    va_start(list, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(list, mode_t) : 0;
+    va_end(list);
+    if (flags & O_DIRECT && is("plain")) {
+        errno = EINVAL;
+        return -1;
+    }
+    CALL(flags & O_CREAT && hit("open", path), real(path, flags, mode));
+}
 
 int fsync(int fd) {
     REAL(int, fsync, (int));

@@ -5,8 +5,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use neoxc_runtime::RuntimeError;
-use neoxc_runtime::checkpoint::Reader;
-use sha2::{Digest, Sha256};
+use neoxc_runtime::checkpoint::{Reader, hash};
 
 use super::checkpoint::open;
 use crate::Failure;
@@ -56,11 +55,10 @@ fn tree(dir: &Path) -> Result<String, RuntimeError> {
         }
         reader.read(name, &mut whole)?;
         let norm = floats(&whole).map(|x| x * x).sum::<f64>().sqrt();
-        let hash: String =
-            Sha256::digest(&whole).iter().take(6).map(|b| format!("{b:02x}")).collect();
         let label = format!("{:1$}{2}", "", 2 * (parts.len() - 1), parts.last().unwrap_or(&""));
         let shape = format!("{:?}", entry.shape);
-        let _ = writeln!(out, "{label:<24} {shape:<20} norm {norm:<12.6} sha256 {hash}");
+        let _ =
+            writeln!(out, "{label:<24} {shape:<20} norm {norm:<12.6} hash {:.12}", hash(&whole));
         before = parts;
     }
     Ok(out)
