@@ -139,6 +139,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 k.div(one, total)
             };
             let out = out.from(k, first);
+            out.prefetch(k, s, queries);
             store_queries(k, s, sums, queries, inverse, out);
             if let Some(lse) = lse {
                 let at = k.scale(head, s.seq);

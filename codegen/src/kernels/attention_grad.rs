@@ -138,9 +138,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 k.element(p, at)
             };
             let of_q = q.widened(k, s, q0, q1, q_room);
+            let (out, lse) = (out.from(k, q0), k.element(lse, q0));
             // Rows of the output's gradient lie far apart, where few of them fit the cache.
             let of_d = dout.copied(k, s, q0, q1, d_room);
-            let (out, lse) = (out.from(k, q0), k.element(lse, q0));
             statistics(k, s, queries, out, of_d, lse, (minus_lse, delta));
             k.loop_(q0, q1, QUERIES, |k, first| {
                 let local = k.sub(first, q0);

@@ -16,6 +16,9 @@ pub const QUERIES: usize = 48;
 /// Groups of queries that a chunk of keys is loaded for, at most.
 const GROUPS: usize = 4;
 
+/// Floats of a cache line.
+pub const LINE: usize = 16;
+
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
@@ -120,6 +123,19 @@ impl Rows {
     /// The rows from `first` on.
     pub fn from(self, k: &mut Emit, first: Val) -> Rows {
         Rows { base: self.at(k, first), ..self }
+    }
+
+    /// Asks for the first `count` rows: those that lie far apart come one after the other otherwise, where they are
+    /// read or stored.
+    pub fn prefetch(self, k: &mut Emit, s: Sizes, count: Val) {
+        let zero = k.int(0);
+        k.loop_(zero, count, 1, |k, r| {
+            let row = self.at(k, r);
+            for at in (0..s.width).step_by(LINE) {
+                let p = k.element_at(row, at);
+                k.prefetch(p, true);
+            }
+        });
     }
 
     /// These rows as f32: themselves, or a copy of the rows `first .. end` in `room`.

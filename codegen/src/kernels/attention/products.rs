@@ -3,13 +3,11 @@
 //! Where a group of queries is the columns, vectors that lie before all keys of a tile are left out: the tile gets
 //! narrower along the diagonal, and no sum gains a term by it.
 
-use super::block::{QUERIES, Rows, Sizes, load_wide, store_wide};
+use super::block::{LINE, QUERIES, Rows, Sizes, load_wide, store_wide};
 use crate::emit::{Emit, Ty, Val};
 
 /// Vectors of queries across a register tile.
 const TILE_VECTORS: usize = 3;
-/// Floats of a cache line.
-const LINE: usize = 16;
 
 /// For each vector of a tile's columns from query `column` on: the row of the chunk from which on it sees no key.
 /// `first` is the first row's key less the group's first query.
