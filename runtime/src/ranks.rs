@@ -2,6 +2,7 @@
 //! values of the whole program divided into their parts.
 
 use std::borrow::Cow;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::RuntimeError;
+use crate::checkpoint::{self, Manifest, Tensor};
 use crate::collectives::connect;
 use crate::device::{CpuDevice, Device, Found, Loan, check_memory};
 use crate::job::Job;
@@ -346,6 +348,29 @@ impl<'a> Ranks<'a> {
             }
         }
         Cow::Owned(whole)
+    }
+
+    /// Takes what the ranks that are here have of a checkpoint's parameters and optimizer state.
+    pub fn load(&mut self, folder: &Path) -> Result<Manifest, RuntimeError> {
+        let (plan, own) = (self.plan, self.own());
+        checkpoint::load(folder, plan, &own, &mut |rank, t, at, bytes| {
+            self.take(rank, t, at, bytes)
+        })
+    }
+
+    /// The same of parameters only.
+    pub fn load_model(&mut self, folder: &Path) -> Result<Manifest, RuntimeError> {
+        let (plan, own) = (self.plan, self.own());
+        let mut put = |rank, t: &Tensor, at, bytes: &[u8]| self.take(rank, t, at, bytes);
+        checkpoint::load_model(folder, plan, &own, &mut put)
+    }
+
+    /// Puts `bytes` behind the first `at` of a rank's part of a tensor.
+    fn take(&mut self, rank: u64, t: &Tensor, at: usize, bytes: &[u8]) {
+        let p = &self.plan.tables.parameters[t.parameter];
+        let (segment, offset, _) = part(self.plan, rank, t.segment, p, t.layer);
+        let device = &mut self.devices[(rank - self.first) as usize];
+        device.bytes_mut(segment, offset + at as u64, bytes.len()).copy_from_slice(bytes);
     }
 
     /// Gives every rank its part of one layer's tensor of a parameter.

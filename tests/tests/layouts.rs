@@ -294,10 +294,7 @@ fn every_layout_reads_what_every_other_one_wrote() {
         for (to, plan) in plans.iter().enumerate() {
             let mut ranks = Ranks::new(plan, 1).unwrap();
             let parameter = |t: &checkpoint::Tensor| &plan.tables.parameters[t.parameter];
-            let m = checkpoint::load(&save.join("global_step2"), plan, &mut |t, bytes| {
-                ranks.set_tensor(t.segment, parameter(t), t.layer, bytes);
-            })
-            .unwrap();
+            let m = ranks.load(&save.join("global_step2")).unwrap();
             let out = folder.path().join("again");
             let settings = neoxc_runtime::train::Settings::of(plan).unwrap();
             let get = |r, t: &checkpoint::Tensor| ranks.part(r, t.segment, parameter(t), t.layer);
@@ -355,4 +352,62 @@ fn only_the_ends_have_what_is_outside_the_layers() {
             }
         }
     }
+}
+
+/// Every slice of a checkpoint damaged in turn: a rank refuses it by name if it needs any of it, and does not look at it
+/// otherwise.
+#[test]
+fn a_rank_reads_what_it_needs_and_refuses_what_is_damaged_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let sets = [
+        "world_size=4",
+        "pipe_parallel_size=2",
+        "model_parallel_size=2",
+        "num_attention_heads=4",
+        "rotary_pct=1",
+    ];
+    let plan = common::plan(folder.path(), &sets);
+    let save = folder.path().join("ck");
+    run(&plan, &save, 1, 4, false);
+    let made = save.join("global_step1");
+    let load = |rank: u64| {
+        let mut bytes = 0;
+        checkpoint::load(&made, &plan, &[rank], &mut |_, _, _, part| bytes += part.len())
+            .map(|_| bytes)
+    };
+    let whole: Vec<usize> = (0..4).map(|rank| load(rank).unwrap()).collect();
+    let of: Vec<checkpoint::Tensor> = checkpoint::tensors(&plan);
+    let (mut refused, mut ignored) = (0, 0);
+    for (name, entry) in checkpoint::manifest(&made).unwrap().tensors {
+        let t = of.iter().find(|t| t.name == name).unwrap();
+        for s in entry.slices {
+            let path = made.join(&s.file);
+            let good = std::fs::read(&path).unwrap();
+            let (head, header) = safetensors::SafeTensors::read_metadata(&good).unwrap();
+            let mut bad = good.clone();
+            bad[8 + head + header.info(&name).unwrap().data_offsets.1 - 1] ^= 1;
+            std::fs::write(&path, bad).unwrap();
+            for rank in 0..4 {
+                let part = t.block(&plan, rank);
+                // Dims of a tensor are cut at the same places, or not at all.
+                let far = |i: usize| {
+                    let (a, b) = (part.start[i], s.block.start[i]);
+                    a + part.size[i] <= b || b + s.block.size[i] <= a
+                };
+                let needed = t.is_on(&plan, rank) && !(0..part.start.len()).any(far);
+                let done = load(rank);
+                if needed {
+                    let told = done.unwrap_err().to_string();
+                    assert!(told.contains(&s.file) && told.contains(&name), "{told}");
+                    refused += 1;
+                } else {
+                    assert_eq!(done.unwrap(), whole[rank as usize], "{name}, rank {rank}");
+                    ignored += 1;
+                }
+            }
+            std::fs::write(&path, good).unwrap();
+        }
+    }
+    assert!(refused > 0 && ignored > refused, "{refused} {ignored}");
 }

@@ -4,7 +4,6 @@
 mod common;
 
 use common::{all_tensors, data, plan, run};
-use neoxc_runtime::checkpoint;
 use neoxc_runtime::generate::{Sampling, generate};
 use neoxc_runtime::ranks::Ranks;
 use neoxc_runtime::train::StepReport;
@@ -128,10 +127,7 @@ fn text_token_by_token_is_that_of_whole_sequences() {
     let how = Sampling { temperature: 0.0, top_k: 0, top_p: 0.0, max_tokens: 1, seed: 1 };
     let likeliest = |plan: &neoxc_plan::Plan| -> Vec<u32> {
         let mut ranks = Ranks::new(plan, 2).unwrap();
-        let mut put = |t: &checkpoint::Tensor, bytes: &[u8]| {
-            ranks.set_tensor(t.segment, &plan.tables.parameters[t.parameter], t.layer, bytes);
-        };
-        checkpoint::load_model(&folder.path().join("half/global_step6"), plan, &mut put).unwrap();
+        ranks.load_model(&folder.path().join("half/global_step6")).unwrap();
         let text: Vec<u32> = (0..7).map(|i| (i * 3 + 1) % 8).collect();
         let prompts = (1..=7).map(|n| &text[..n]);
         let next = |prompt: &[u32], ranks: &mut Ranks| {

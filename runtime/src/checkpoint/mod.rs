@@ -64,6 +64,14 @@ impl Tensor {
         plan.block_of(&p.dims, &held.axes, rank)
     }
 
+    /// Whether `rank` has a part: not every stage has every layer and parameter.
+    pub fn is_on(&self, plan: &Plan, rank: u64) -> bool {
+        let (p, held) = self.of(plan);
+        let here = plan.along("pipe", rank).1;
+        (p.layer_axis.is_none() || plan.stage_of(p, self.layer).0 == here)
+            && held.offset(plan.class_of(here)).is_some()
+    }
+
     /// Ranks that write a part each; of those with the same part, `turn` picks one.
     fn writers(&self, plan: &Plan, turn: u64) -> Vec<u64> {
         let (p, held) = self.of(plan);
@@ -104,29 +112,41 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
     out
 }
 
-/// Takes the bytes of a whole tensor.
-pub type Sink<'a> = &'a mut dyn FnMut(&Tensor, &[u8]);
+/// Takes bytes of a rank's part of a tensor: how many of the part's stand in front of them, and these.
+pub type Sink<'a> = &'a mut dyn FnMut(u64, &Tensor, usize, &[u8]);
 
 /// Reads and verifies a checkpoint's manifest.
 pub fn manifest(folder: &Path) -> Result<Manifest, RuntimeError> {
     Manifest::read(folder)
 }
 
-/// Loads parameters and optimizer state; `put` takes whole tensors.
-pub fn load(folder: &Path, plan: &Plan, put: Sink<'_>) -> Result<Manifest, RuntimeError> {
-    load_all(folder, plan, &tensors(plan), put)
+/// Loads what `ranks` have of a plan's parameters and optimizer state, in pieces, which cover it. Only what they need is
+/// read, and verified.
+pub fn load(
+    folder: &Path,
+    plan: &Plan,
+    ranks: &[u64],
+    put: Sink<'_>,
+) -> Result<Manifest, RuntimeError> {
+    load_all(folder, plan, ranks, &tensors(plan), put)
 }
 
-/// Loads parameters only.
-pub fn load_model(folder: &Path, plan: &Plan, put: Sink<'_>) -> Result<Manifest, RuntimeError> {
+/// Loads what `ranks` have of parameters only.
+pub fn load_model(
+    folder: &Path,
+    plan: &Plan,
+    ranks: &[u64],
+    put: Sink<'_>,
+) -> Result<Manifest, RuntimeError> {
     let mut list = tensors(plan);
     list.retain(|t| t.segment == "params");
-    load_all(folder, plan, &list, put)
+    load_all(folder, plan, ranks, &list, put)
 }
 
 fn load_all(
     folder: &Path,
     plan: &Plan,
+    ranks: &[u64],
     list: &[Tensor],
     put: Sink<'_>,
 ) -> Result<Manifest, RuntimeError> {
@@ -147,10 +167,11 @@ fn load_all(
         let n = reader.manifest.tensors.len();
         return Err(other(format!("it has {n} tensors, the plan {all}")));
     }
-    let mut whole = vec![];
     for t in list {
-        reader.read(&t.name, &mut whole)?;
-        put(t, &whole);
+        let own: Vec<u64> = ranks.iter().copied().filter(|r| t.is_on(plan, *r)).collect();
+        let dims = &t.of(plan).0.dims;
+        let places: Vec<_> = own.iter().map(|r| t.block(plan, *r).runs(dims)).collect();
+        reader.read_parts(&t.name, &places, &mut |n, at, bytes| put(own[n], t, at, bytes))?;
     }
     Ok(reader.manifest)
 }

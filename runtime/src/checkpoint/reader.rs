@@ -1,8 +1,11 @@
-//! Reading: whole tensors from the parts that ranks wrote, every byte verified before it is used.
+//! Reading: tensors, or ranks' parts of them, from the parts that other ranks wrote. Every byte is verified before it is
+//! used; slices of which nothing is used are not read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+
+use neoxc_plan::Run;
 
 use super::STATE;
 use super::hash::hash;
@@ -121,6 +124,32 @@ impl Reader {
         Ok(bytes)
     }
 
+    /// Hands out what `places` need of the tensor `name`: each has some elements of it, in the order of its runs. `put`
+    /// takes a place's number, where in it bytes go, and these.
+    pub fn read_parts(
+        &self,
+        name: &str,
+        places: &[Vec<Run>],
+        put: &mut dyn FnMut(usize, usize, &[u8]),
+    ) -> Result<(), RuntimeError> {
+        let missing = || RuntimeError::checkpoint(&self.folder, format!("has no {name}"));
+        let entry = self.entry(name).ok_or_else(missing)?;
+        for s in &entry.slices {
+            let has = s.block.runs(&entry.dims);
+            let mut verified = None;
+            for (number, place) in places.iter().enumerate() {
+                for (from, to, n) in Shared::of(&has, place) {
+                    let bytes = match verified {
+                        Some(bytes) => bytes,
+                        None => *verified.insert(self.slice(name, s)?),
+                    };
+                    put(number, to * 4, &bytes[from * 4..(from + n) * 4]);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The whole tensor `name` in `whole`, which is made to fit.
     pub fn read(&self, name: &str, whole: &mut Vec<u8>) -> Result<(), RuntimeError> {
         let missing = || RuntimeError::checkpoint(&self.folder, format!("has no {name}"));
@@ -140,5 +169,81 @@ impl Reader {
             }
         }
         Ok(())
+    }
+}
+
+/// Elements that two parts of a tensor share, as they follow each other: first element in one, in the other, how many.
+/// The parts may be counted in different dims.
+struct Shared<'a>(&'a [Run], &'a [Run]);
+
+impl<'a> Shared<'a> {
+    fn of(a: &'a [Run], b: &'a [Run]) -> Shared<'a> {
+        Shared(a, b)
+    }
+}
+
+impl Iterator for Shared<'_> {
+    type Item = (usize, usize, usize);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let (a, b) = (self.0.first()?, self.1.first()?);
+            let start = a.whole.max(b.whole);
+            let (a_end, b_end) = (a.whole + a.elements, b.whole + b.elements);
+            let end = a_end.min(b_end);
+            if a_end <= b_end {
+                self.0 = &self.0[1..];
+            }
+            if b_end <= a_end {
+                self.1 = &self.1[1..];
+            }
+            if start < end {
+                return Some((a.local + start - a.whole, b.local + start - b.whole, end - start));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use neoxc_plan::Block;
+
+    use super::*;
+
+    /// Blocks of 24 elements, counted in other dims, against element by element.
+    #[test]
+    fn shared_elements_are_those_of_both() {
+        let blocks = |dims: [u64; 2], size: [u64; 2]| {
+            let starts = (0..dims[0] / size[0])
+                .flat_map(move |i| (0..dims[1] / size[1]).map(move |j| [i * size[0], j * size[1]]));
+            starts.map(move |start| {
+                let runs =
+                    Block { start: start.to_vec(), size: size.to_vec() }.runs(&[dims[0], dims[1]]);
+                let mut at = [None; 24];
+                for r in &runs {
+                    (0..r.elements).for_each(|n| at[r.whole + n] = Some(r.local + n));
+                }
+                (runs, at)
+            })
+        };
+        let cuts = [
+            ([4, 6], [4, 6]),
+            ([4, 6], [2, 6]),
+            ([4, 6], [4, 3]),
+            ([4, 6], [2, 2]),
+            ([24, 1], [8, 1]),
+            ([3, 8], [3, 2]),
+            ([1, 24], [1, 1]),
+        ];
+        let all = || cuts.iter().flat_map(|(dims, size)| blocks(*dims, *size));
+        for (a, a_at) in all() {
+            for (b, b_at) in all() {
+                let got: Vec<_> = Shared::of(&a, &b)
+                    .flat_map(|(x, y, n)| (0..n).map(move |i| (x + i, y + i)))
+                    .collect();
+                let want: Vec<_> = (0..24).filter_map(|n| a_at[n].zip(b_at[n])).collect();
+                assert_eq!(got, want);
+            }
+        }
     }
 }

@@ -194,11 +194,7 @@ impl<'a> Trainer<'a> {
         if let Some(warning) = compare(&folder, &m, self.settings.seed, draws, o.allow_changes)? {
             watch.warn(&warning);
         }
-        let mut put = |one: &checkpoint::Tensor, bytes: &[u8]| {
-            let p = &self.plan.tables.parameters[one.parameter];
-            self.ranks.set_tensor(one.segment, p, one.layer, bytes);
-        };
-        let manifest = checkpoint::load(&folder, self.plan, &mut put)?;
+        let manifest = self.ranks.load(&folder)?;
         self.cursor = manifest.samples;
         Ok(manifest.step)
     }

@@ -39,10 +39,7 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
     let (vocab, merges) = (path(&settings.vocab_file), path(&settings.merge_file));
     let t = TextTokenizer::open(&settings.tokenizer_type, vocab.as_deref(), merges.as_deref())?;
     let mut ranks = Ranks::new(&plan, threads(a.threads))?;
-    let mut put = |t: &checkpoint::Tensor, bytes: &[u8]| {
-        ranks.set_tensor(t.segment, &plan.tables.parameters[t.parameter], t.layer, bytes);
-    };
-    checkpoint::load_model(&folder, &plan, &mut put)?;
+    ranks.load_model(&folder)?;
     let how = Sampling {
         temperature: a.temperature,
         top_k: a.top_k,
