@@ -208,10 +208,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let packed_a = panels(s.a, s.group_rows / s.tile_rows, s.tile_rows);
     let blocks = depth.div_ceil(s.block_depth);
     let partial = if blocks > 1 { s.task_rows * s.task_columns } else { 0 };
-    let one_tile = s.tile_rows * width;
     let tiles = unit == Unit::Tiles;
+    let one_tile = s.tile_rows * width;
+    // With AMX two: one is stored while the next is computed.
+    let tile_room = if tiles { 2 * one_tile } else { one_tile };
     if tiles {
-        let room = b.k.element_at(b.scratch, packed_b + packed_a + partial + one_tile);
+        let room = b.k.element_at(b.scratch, packed_b + packed_a + partial + tile_room);
         b.k.tile_config(room);
     }
     let products = ranges.map_or(batch, |r| r.products(batch));
@@ -343,14 +345,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                         if !some {
                             continue;
                         }
-                        let tile = |b: &mut Body<'_>, j: Val, i: Val| {
-                            let k = &mut b.k;
+                        let tile = |k: &mut Emit, j: Val, i: Val| {
                             let tall = s.tile_rows;
                             let a =
                                 Operand::at(k, s.a, source_a, mg, i, tall, k0, whole, ap, lanes);
-                            if s.a == Access::Direct && source_a.step == 1 {
-                                a.prefetch(k, s.group_rows, tall, depth, j, across);
-                            }
                             let bo =
                                 Operand::at(k, s.b, source_b, n0, j, width, k0, whole, bp, lanes);
                             let row = k.scale(i, tall);
@@ -361,27 +359,69 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             let at = k.add(at, column);
                             let partial = (blocks > 1).then(|| k.element(cp, at));
                             let column = k.add(n0, column);
-                            let tile = Tile {
+                            let epilogue = Epilogue { plan, batch: which, column };
+                            let (depth, scratch) = (whole, tp);
+                            Tile {
                                 plan,
                                 a,
                                 b: bo,
                                 row,
-                                epilogue: Epilogue { plan, batch: which, column },
-                                depth: whole,
+                                epilogue,
+                                depth,
                                 partial,
                                 block,
-                                scratch: tp,
+                                scratch,
                                 rows,
-                            };
-                            if last {
-                                return tile.finish(b);
                             }
-                            tile.set_aside(&mut b.k, lanes);
-                            Ok(())
                         };
+                        let ask = |k: &mut Emit, tile: &Tile<'_>, j: Val| {
+                            if s.a == Access::Direct && source_a.step == 1 {
+                                tile.a.prefetch(k, s.group_rows, s.tile_rows, depth, j, across);
+                            }
+                        };
+                        if last && tiles && rows.is_none() {
+                            // A tile's epilogue is beside the products of the next.
+                            let count = b.k.sub(to, from);
+                            let all = b.k.mul(count, down);
+                            let number = |k: &mut Emit, t: Val| {
+                                let (j, i) = (k.div(t, down), k.rem(t, down));
+                                let j = k.add(from, j);
+                                let two = k.int(2);
+                                let turn = k.rem(t, two);
+                                let room = k.scale(turn, one_tile);
+                                let scratch = k.element(tp, room);
+                                (j, Tile { scratch, ..tile(k, j, i) })
+                            };
+                            b.nest(zero, all, 1, |b, t| {
+                                let k = &mut b.k;
+                                let one = k.int(1);
+                                let some = k.cmp("ne", t, zero);
+                                let before = k.max(t, one);
+                                let before = k.sub(before, one);
+                                let (_, before) = number(k, before);
+                                let (j, now) = number(k, t);
+                                ask(k, &now, j);
+                                now.finish_before(b, &before, some)
+                            })?;
+                            let k = &mut b.k;
+                            let one = k.int(1);
+                            let (end, rows) = (k.sub(all, one), k.int(s.tile_rows as i64));
+                            // A task may have no columns behind its whole tiles.
+                            let some = k.cmp("ne", all, zero);
+                            let rows = k.select(some, rows, zero);
+                            let (_, end) = number(k, end);
+                            end.store_rows(b, zero, rows)?;
+                            continue;
+                        }
                         // All tiles of the group read a panel of B before the next: it may stay in the first-level
                         // cache.
-                        b.nest(from, to, 1, |b, j| b.nest(zero, down, 1, |b, i| tile(b, j, i)))?;
+                        b.nest(from, to, 1, |b, j| {
+                            b.nest(zero, down, 1, |b, i| {
+                                let now = tile(&mut b.k, j, i);
+                                ask(&mut b.k, &now, j);
+                                if last { now.finish(b) } else { now.set_aside(b) }
+                            })
+                        })?;
                     }
                     Ok(())
                 })
@@ -393,6 +433,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         b.k.tile_release();
     }
     // Behind it all, a cache line that describes tile registers.
-    let scratch_floats = packed_b + packed_a + partial + one_tile + if tiles { TILE } else { 0 };
+    let scratch_floats = packed_b + packed_a + partial + tile_room + if tiles { TILE } else { 0 };
     Ok(Shape { tasks: products * row_blocks * column_blocks, scratch_floats, tiles })
 }

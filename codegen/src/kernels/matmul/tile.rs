@@ -177,9 +177,17 @@ impl Tile<'_> {
         sums
     }
 
-    /// The same with AMX: two by two tile registers of sums, stored to rows `stride` apart.
-    fn tile_sums(&self, k: &mut Emit, to: Val, stride: usize) {
+    /// The same with AMX: two by two tile registers of sums, stored to rows `stride` apart. `between` says what else to
+    /// do in a step, beside products that take as long.
+    fn tile_sums(
+        &self,
+        b: &mut Body<'_>,
+        to: Val,
+        stride: usize,
+        between: impl FnOnce(&mut Body<'_>, Val) -> Result<(), CodegenError>,
+    ) -> Result<(), CodegenError> {
         let s = self.plan.s;
+        let k = &mut b.k;
         let zero = k.int(0);
         let place = |k: &mut Emit, base: Val, n: usize, stride: usize| {
             k.element_at(base, n / 2 * TILE * stride + n % 2 * TILE)
@@ -208,32 +216,37 @@ impl Tile<'_> {
             Access::Packed => (TILE, s.tile_rows),
             Access::Direct => (self.a.row, 1),
         };
-        k.loop_(zero, hi, TILE, |k, p| {
+        b.nest(zero, hi, TILE, |b, p| {
+            let k = &mut b.k;
             let at = k.scale(p, next);
             let a = k.element(self.a.base, at);
-            let b = self.b.step(k, p);
+            let from = self.b.step(k, p);
             for half in 0..2 {
                 let p = k.element_at(a, half * TILE * row);
                 k.tile_load(4 + half, p, row);
-                let p = k.element_at(b, half * TILE);
+                let p = k.element_at(from, half * TILE);
                 k.tile_load(6 + half, p, self.b.step);
             }
             for n in 0..4 {
                 k.tile_dot(n, 4 + n / 2, 6 + n % 2);
             }
-        });
+            between(b, p)
+        })?;
+        let k = &mut b.k;
         for n in 0..4 {
             let p = place(k, to, n, stride);
             k.tile_store(n, p, stride);
         }
+        Ok(())
     }
 
     /// Computes the tile and keeps it for the next block of the contraction.
-    pub fn set_aside(&self, k: &mut Emit, lanes: usize) {
-        let s = self.plan.s;
+    pub fn set_aside(&self, b: &mut Body<'_>) -> Result<(), CodegenError> {
+        let (s, lanes) = (self.plan.s, b.lanes);
         if let (Unit::Tiles, Some(partial)) = (s.unit, self.partial) {
-            return self.tile_sums(k, partial, s.task_columns);
+            return self.tile_sums(b, partial, s.task_columns, |_, _| Ok(()));
         }
+        let k = &mut b.k;
         let sums = self.sums(k, lanes);
         for (i, v) in sums.into_iter().enumerate() {
             if let Some(partial) = self.partial {
@@ -242,6 +255,7 @@ impl Tile<'_> {
                 k.store(v, p);
             }
         }
+        Ok(())
     }
 
     /// Computes the tile and stores what the epilogue makes of it.
@@ -251,7 +265,7 @@ impl Tile<'_> {
         self.epilogue.prefetch(b, self.row);
         let sums = match s.unit {
             Unit::Tiles => {
-                self.tile_sums(&mut b.k, self.scratch, width);
+                self.tile_sums(b, self.scratch, width, |_, _| Ok(()))?;
                 vec![]
             }
             Unit::Fma | Unit::Dot => self.sums(&mut b.k, lanes),
@@ -273,16 +287,48 @@ impl Tile<'_> {
             let p = k.element_at(self.scratch, at);
             k.store(v, p);
         }
-        let (mut all, rows) = (k.int(self.plan.m as i64), k.int(s.tile_rows as i64));
+        let (zero, all) = (k.int(0), k.int(s.tile_rows as i64));
+        self.store_rows(b, zero, all)
+    }
+
+    /// Computes a tile with AMX into its scratch, and meanwhile stores what the epilogue makes of the tile `before`, if
+    /// `some`: vector units have nothing else to do.
+    pub fn finish_before(
+        &self,
+        b: &mut Body<'_>,
+        before: &Tile<'_>,
+        some: Val,
+    ) -> Result<(), CodegenError> {
+        let s = self.plan.s;
+        self.epilogue.prefetch(b, self.row);
+        let each = s.tile_rows.div_ceil(self.depth / TILE);
+        let (zero, all) = (b.k.int(0), b.k.int(s.tile_rows as i64));
+        let all = b.k.select(some, all, zero);
+        self.tile_sums(b, self.scratch, s.tile_vectors * b.lanes, |b, p| {
+            let k = &mut b.k;
+            let step = k.int(TILE as i64);
+            let step = k.div(p, step);
+            let (from, rows) = (k.scale(step, each), k.int(each as i64));
+            let to = k.add(from, rows);
+            let (from, to) = (k.min(from, all), k.min(to, all));
+            before.store_rows(b, from, to)
+        })
+    }
+
+    /// Stores what the epilogue makes of the rows `from .. to` of the tile in scratch, those that the matrix has.
+    pub fn store_rows(&self, b: &mut Body<'_>, from: Val, to: Val) -> Result<(), CodegenError> {
+        let (s, lanes) = (self.plan.s, b.lanes);
+        let k = &mut b.k;
+        let mut all = k.int(self.plan.m as i64);
         if let Some(rows) = self.rows {
             all = rows.end;
         }
-        let end = k.add(self.row, rows);
-        let end = k.min(end, all);
-        b.nest(self.row, end, 1, |b, row| {
+        let (from, to) = (k.add(self.row, from), k.add(self.row, to));
+        let to = k.min(to, all);
+        b.nest(from, to, 1, |b, row| {
             let k = &mut b.k;
             let local = k.sub(row, self.row);
-            let at = k.scale(local, width);
+            let at = k.scale(local, s.tile_vectors * lanes);
             let from = k.element(self.scratch, at);
             let sums: Vec<Val> = (0..s.tile_vectors)
                 .map(|j| {
