@@ -1,7 +1,7 @@
 """Measures neoxc, and PyTorch beside it, on the CPU; bench.sh is its front door.
 
 usage: bench.py [--sizes m14,m70] [--seqs 512] [--dtypes f32,bf16] [--peer-mode eager|compile] [--rounds 3] [--steps 8]
-                [--peer PYTHON] [--neoxc BINARY]
+                [--peer PYTHON] [--neoxc BINARY] [--set checkpoint_activations=true]
 
 For each size, sequence and dtype: compile cold and from the cache, then alternate PyTorch and `neoxc run`, so that
 whatever else the machine does hits both. At the end a table of all ratios, as Markdown. Only the ratio within a round means anything on a shared machine.
@@ -61,7 +61,7 @@ def batch_of(size, seq):
     return max(1, BATCH[size] * 512 // seq)
 
 
-def compile_twice(neoxc, case, work):
+def compile_twice(neoxc, case, sets, work):
     """The plan, its memory line in bytes, and the seconds without and with a filled cache."""
     size, seq, dtype = case
     name = f"{size}-{seq}-{dtype}"
@@ -69,7 +69,7 @@ def compile_twice(neoxc, case, work):
     command = [neoxc, "compile", f"configs/pythia/{CONFIGS[size]}.yml", "configs/local/bench.yml",
                "--set", f"data_path={work}/tokens", "--set", "split=100,0,0", "--set", f"seq_length={seq}",
                "--set", f"train_micro_batch_size_per_gpu={batch_of(size, seq)}", *PRECISION[dtype],
-               "--cache", work / f"{name}.cache", "-o", plan, "--json"]
+               *(word for s in sets for word in ("--set", s)), "--cache", work / f"{name}.cache", "-o", plan, "--json"]
     out, cold, _ = call(command)
     _, cached, _ = call(command)
     return plan, json.loads(out), cold, cached
@@ -96,7 +96,7 @@ def run_torch(python, case, steps, compiled):
 def measure(case, args, work):
     """Prints what one case gives; returns its row of the table."""
     size, seq, dtype = case
-    plan, facts, cold, cached = compile_twice(args.neoxc, case, work)
+    plan, facts, cold, cached = compile_twice(args.neoxc, case, args.set, work)
     tokens, planned = facts["tokens_per_step"], facts["memory"]["peak"]
     print(f"{size}, sequence {seq}, {dtype}: {facts['parameters'] / 1e6:.1f} M parameters, {tokens} tokens a step")
     print(f"  compile: {cold:.2f} s cold, {cached:.2f} s from the cache")
@@ -134,6 +134,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--peer", default=os.environ.get("PEER_PYTHON"))
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--neoxc", default=os.environ.get("NEOXC", "target/release/neoxc"))
     args = parser.parse_args()
     args.neoxc = (ROOT / args.neoxc).resolve()
