@@ -16,6 +16,9 @@ pub mod math;
 
 pub use amx::TILE;
 
+/// Floats of a cache line.
+pub const LINE: usize = 16;
+
 /// Type of a kernel value. Vectors have the builder's number of lanes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Ty {

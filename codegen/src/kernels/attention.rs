@@ -10,7 +10,9 @@ use super::dropout::Weights;
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val, math};
-use block::{QUERIES, Rows, Sizes, clear, each_key, pack_queries, store_queries, widened_floats};
+use block::{
+    QUERIES, Rows, Sizes, clear, each_key, of_group, pack_queries, store_queries, widened_floats,
+};
 use pairs::Pairs;
 use products::{add_to_queries, scores};
 
@@ -66,15 +68,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         // Of the group from query `first` on.
         let group = |k: &mut Emit, first: Val| {
             let local = k.sub(first, q0);
-            let number = {
-                let n = k.int(QUERIES as i64);
-                k.div(local, n)
-            };
-            let at = |k: &mut Emit, p: Val, floats: usize| {
-                let at = k.scale(number, floats);
-                k.element(p, at)
-            };
-            let (packed, sums) = (at(k, packed, s.packed()), at(k, sums, s.sums()));
+            let number = block::group(k, local);
+            let packed = of_group(k, number, packed, s.packed());
+            let sums = of_group(k, number, sums, s.sums());
             let [max, sum] = [max, sum].map(|p| k.element(p, local));
             let left = k.sub(q1, first);
             let most = k.int(QUERIES as i64);

@@ -3,15 +3,15 @@
 //! queries: what a chunk reads and adds to comes from memory once for all of them.
 
 use super::attention::block::{
-    QUERIES, Rows, Sizes, clear, each_key, load_wide, pack_queries, store_queries, store_wide,
-    widened_floats,
+    QUERIES, Rows, Sizes, clear, each_key, group, load_wide, of_group, pack_queries, store_queries,
+    store_wide, widened_floats,
 };
 use super::attention::pairs::{self, Pairs};
 use super::attention::products::{add_to_keys, add_to_queries, scores};
 use super::dropout::{Row, Weights};
 use super::{Body, Shape};
 use crate::CodegenError;
-use crate::emit::{Emit, Ty, Val, math};
+use crate::emit::{Emit, LINE, Ty, Val, math};
 
 /// Keys of a chunk, whole groups of queries.
 const KEYS: usize = 2 * QUERIES;
@@ -133,10 +133,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             let q1 = k.add(q0, step);
             let q1 = k.min(q1, all);
             let queries = k.sub(q1, q0);
-            let place = |k: &mut Emit, number: Val, p: Val, floats: usize| {
-                let at = k.scale(number, floats);
-                k.element(p, at)
-            };
             let of_q = q.widened(k, s, q0, q1, q_room);
             let (out, lse) = (out.from(k, q0), k.element(lse, q0));
             // Rows of the output's gradient lie far apart, where few of them fit the cache.
@@ -144,11 +140,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             statistics(k, s, queries, out, of_d, lse, (minus_lse, delta));
             k.loop_(q0, q1, QUERIES, |k, first| {
                 let local = k.sub(first, q0);
-                let n = k.int(QUERIES as i64);
-                let number = k.div(local, n);
-                let to = place(k, number, packed_q, s.packed());
+                let number = group(k, local);
+                let to = of_group(k, number, packed_q, s.packed());
                 pack_queries(k, s, q, first, to);
-                let to = place(k, number, packed_d, s.packed());
+                let to = of_group(k, number, packed_d, s.packed());
                 pack_queries(k, s, dout, first, to);
             });
             let floats = k.int((groups * s.sums()) as i64);
@@ -163,15 +158,14 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 let from = k.max(q0, n);
                 k.loop_(from, q1, QUERIES, |k, query| {
                     let local = k.sub(query, q0);
-                    let size = k.int(QUERIES as i64);
-                    let number = k.div(local, size);
+                    let (number, size) = (group(k, local), k.int(QUERIES as i64));
                     let after = k.add(query, size);
                     let last = k.min(end, after);
                     let (count, first) = (k.sub(last, n), k.sub(n, query));
                     let [p, ds] = [p, ds].map(|p| Rows { base: k.element(p.base, local), ..p });
-                    let packed_q = place(k, number, packed_q, s.packed());
-                    let packed_d = place(k, number, packed_d, s.packed());
-                    let sums = place(k, number, sums, s.sums());
+                    let packed_q = of_group(k, number, packed_q, s.packed());
+                    let packed_d = of_group(k, number, packed_d, s.packed());
+                    let sums = of_group(k, number, sums, s.sums());
                     let token = k.add(head.token, query);
                     let left = k.sub(q1, query);
                     let drop =
@@ -190,9 +184,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             });
             k.loop_(q0, q1, QUERIES, |k, first| {
                 let local = k.sub(first, q0);
-                let n = k.int(QUERIES as i64);
-                let number = k.div(local, n);
-                let sums = place(k, number, sums, s.sums());
+                let (number, n) = (group(k, local), k.int(QUERIES as i64));
+                let sums = of_group(k, number, sums, s.sums());
                 let left = k.sub(q1, first);
                 let queries = k.min(left, n);
                 let to = dq.from(k, first);
@@ -213,7 +206,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
 /// Floats from the weights of one key to those of the next, by so many groups: an odd number of cache lines, for rows
 /// to spread over all of a cache.
 fn row(groups: usize) -> usize {
-    groups * QUERIES + 16
+    groups * QUERIES + LINE
 }
 
 /// Copies rows along head_dim.

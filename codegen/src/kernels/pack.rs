@@ -4,7 +4,7 @@
 //! tile needs, contiguous. Rows beyond the matrix repeat its last row; they only feed results that
 //! are never stored.
 
-use crate::emit::{Emit, TILE, Ty, Val};
+use crate::emit::{Emit, LINE, TILE, Ty, Val};
 
 /// A matrix operand: element (r, k) is at `base + r·row + k·step`.
 #[derive(Debug, Clone, Copy)]
@@ -44,8 +44,6 @@ impl Source {
     }
 }
 
-/// Floats of a cache line.
-const LINE: usize = 16;
 /// How many steps ahead lines are asked for: steps lie pages apart, where no hardware looks ahead.
 const PREFETCH_STEPS: usize = 12;
 

@@ -138,7 +138,7 @@ impl Reader {
             let has = s.block.runs(&entry.dims);
             let mut verified = None;
             for (number, place) in places.iter().enumerate() {
-                for (from, to, n) in Shared::of(&has, place) {
+                for (from, to, n) in Shared(&has, place) {
                     let bytes = match verified {
                         Some(bytes) => bytes,
                         None => *verified.insert(self.slice(name, s)?),
@@ -175,12 +175,6 @@ impl Reader {
 /// Elements that two parts of a tensor share, as they follow each other: first element in one, in the other, how many.
 /// The parts may be counted in different dims.
 struct Shared<'a>(&'a [Run], &'a [Run]);
-
-impl<'a> Shared<'a> {
-    fn of(a: &'a [Run], b: &'a [Run]) -> Shared<'a> {
-        Shared(a, b)
-    }
-}
 
 impl Iterator for Shared<'_> {
     type Item = (usize, usize, usize);
@@ -238,7 +232,7 @@ mod tests {
         let all = || cuts.iter().flat_map(|(dims, size)| blocks(*dims, *size));
         for (a, a_at) in all() {
             for (b, b_at) in all() {
-                let got: Vec<_> = Shared::of(&a, &b)
+                let got: Vec<_> = Shared(&a, &b)
                     .flat_map(|(x, y, n)| (0..n).map(move |i| (x + i, y + i)))
                     .collect();
                 let want: Vec<_> = (0..24).filter_map(|n| a_at[n].zip(b_at[n])).collect();

@@ -8,16 +8,13 @@
 use neoxc_ir::{Function, Op};
 
 use crate::CodegenError;
-use crate::emit::{Emit, Ty, Val};
+use crate::emit::{Emit, LINE, Ty, Val};
 use crate::kernels::pack::{Source, columns, transpose};
 
 /// Queries of a group: whole register tiles of every shape.
 pub const QUERIES: usize = 48;
 /// Groups of queries that a chunk of keys is loaded for, at most.
 const GROUPS: usize = 4;
-
-/// Floats of a cache line.
-pub const LINE: usize = 16;
 
 /// Sizes of an attention.
 #[derive(Debug, Clone, Copy)]
@@ -105,6 +102,18 @@ impl Sizes {
         };
         (0..all).step_by(each).map(|j| (j..(j + each).min(all), rows)).collect()
     }
+}
+
+/// The number of the group that begins `local` queries after a block's first.
+pub fn group(k: &mut Emit, local: Val) -> Val {
+    let n = k.int(QUERIES as i64);
+    k.div(local, n)
+}
+
+/// Where group `number` has its own of what takes `floats` of each.
+pub fn of_group(k: &mut Emit, number: Val, p: Val, floats: usize) -> Val {
+    let at = k.scale(number, floats);
+    k.element(p, at)
 }
 
 /// A matrix of rows along head_dim: row r is at `base + r·stride`.

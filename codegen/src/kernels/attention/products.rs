@@ -3,8 +3,8 @@
 //! Where a group of queries is the columns, vectors that lie before all keys of a tile are left out: the tile gets
 //! narrower along the diagonal, and no sum gains a term by it.
 
-use super::block::{LINE, QUERIES, Rows, Sizes, load_wide, store_wide};
-use crate::emit::{Emit, Ty, Val};
+use super::block::{QUERIES, Rows, Sizes, load_wide, store_wide};
+use crate::emit::{Emit, LINE, Ty, Val};
 
 /// Vectors of queries across a register tile.
 const TILE_VECTORS: usize = 3;

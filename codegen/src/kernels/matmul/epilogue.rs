@@ -6,11 +6,8 @@ use neoxc_ir::{DType, ValueId};
 
 use super::Plan;
 use crate::CodegenError;
-use crate::emit::Val;
+use crate::emit::{LINE, Val};
 use crate::kernels::Body;
-
-/// Bytes of a cache line.
-const LINE_BYTES: usize = 64;
 
 /// The epilogue of some columns of one of the independent products.
 #[derive(Clone, Copy)]
@@ -36,7 +33,7 @@ impl Epilogue<'_> {
             let at = self.row_offset(b, row, sb, sm);
             let at = b.k.add(at, self.column);
             let first = b.k.element(pointer, at);
-            let per_line = LINE_BYTES / b.f.ty(v).dtype.bytes();
+            let per_line = 4 * LINE / b.f.ty(v).dtype.bytes();
             for r in 0..s.tile_rows {
                 for c in (0..s.tile_vectors * b.lanes).step_by(per_line) {
                     let p = b.k.element_at(first, r * sm + c);

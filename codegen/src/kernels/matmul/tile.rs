@@ -4,12 +4,9 @@ use super::Plan;
 use super::epilogue::Epilogue;
 use super::schedule::{Access, Unit};
 use crate::CodegenError;
-use crate::emit::{Emit, TILE, Ty, Val};
+use crate::emit::{Emit, LINE, TILE, Ty, Val};
 use crate::kernels::Body;
 use crate::kernels::pack::{Source, panel_stride};
-
-/// Floats of a cache line.
-const LINE: usize = 16;
 
 /// Where a tile finds an operand: element (row, step) is at `base + row·row + step·step`.
 #[derive(Debug, Clone, Copy)]
