@@ -70,7 +70,7 @@ pub static CODES: &[Code] = &[
     Code {
         code: "NXR0601",
         title: "ranks cannot talk to each other",
-        explanation: "A call of the MPI library did not succeed, or a connection that ranks watch each other on cannot be made:\nbetween all hosts of a job any TCP port must be open. The message has the words of the library or the\nsystem; what mpirun wrote above it often says more.",
+        explanation: "A call of the MPI library did not succeed, or a connection that ranks watch each other on cannot be made:\nbetween all hosts of a job any TCP port must be open. Or ranks took longer than --start-timeout to find each other\nor to leave MPI: one of them has stopped or never started. The message has the words of the library or the\nsystem; what mpirun wrote above it often says more.",
     },
     Code {
         code: "NXR0602",

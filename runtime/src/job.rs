@@ -14,7 +14,8 @@ use crate::collectives::Collectives;
 use crate::deadline::Deadline;
 use crate::heartbeat::Heartbeat;
 
-/// Seconds of silence after which a rank counts as lost, if nothing else was asked for.
+/// Seconds of silence after which a rank counts as lost, and that the start of a job may take, if nothing else was asked
+/// for.
 pub const TIMEOUT: u64 = 60;
 
 /// Exchanges of a plan, and words outside of it.
