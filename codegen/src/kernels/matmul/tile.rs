@@ -82,6 +82,9 @@ impl Operand {
     }
 }
 
+/// Steps of the contraction in one turn of the innermost loop: what counts them takes the ports of multiply-adds.
+const UNROLL: usize = 4;
+
 /// One register tile.
 pub struct Tile<'a> {
     /// The product.
@@ -133,33 +136,36 @@ impl Tile<'_> {
                 k.prefetch(p, false);
             }
         }
-        let (mut hi, step) = (k.int(self.depth as i64), k.int(1));
+        let unroll = if self.depth.is_multiple_of(UNROLL) { UNROLL } else { 1 };
+        let (mut hi, step) = (k.int(self.depth as i64), k.int(unroll as i64));
         if let Some(rows) = self.rows {
             hi = k.select(rows.free, zero, hi);
         }
         let mut sums = k.for_(zero, hi, step, &init, |k, p, acc| {
-            let b = self.b.step(k, p);
-            let bs: Vec<Val> = (0..vectors)
-                .map(|j| {
-                    let q = k.element_at(b, j * lanes);
-                    k.load(ty, q)
-                })
-                .collect();
-            let a = self.a.step(k, p);
-            let mut out = vec![];
-            for i in 0..rows {
-                let q = k.element_at(a, i * self.a.row);
-                let x = k.load(Ty::F32, q);
-                let x = k.splat(x, lanes);
-                for (j, bv) in bs.iter().enumerate() {
-                    let sum = acc[i * vectors + j];
-                    out.push(match s.unit {
-                        Unit::Fma => k.fma(x, *bv, sum),
-                        Unit::Dot | Unit::Tiles => k.dot(x, *bv, sum),
-                    });
+            let (b, a) = (self.b.step(k, p), self.a.step(k, p));
+            let mut acc = acc.to_vec();
+            for step in 0..unroll {
+                let b = k.element_at(b, step * self.b.step);
+                let bs: Vec<Val> = (0..vectors)
+                    .map(|j| {
+                        let q = k.element_at(b, j * lanes);
+                        k.load(ty, q)
+                    })
+                    .collect();
+                for i in 0..rows {
+                    let q = k.element_at(a, i * self.a.row + step * self.a.step);
+                    let x = k.load(Ty::F32, q);
+                    let x = k.splat(x, lanes);
+                    for (j, bv) in bs.iter().enumerate() {
+                        let sum = &mut acc[i * vectors + j];
+                        *sum = match s.unit {
+                            Unit::Fma => k.fma(x, *bv, *sum),
+                            Unit::Dot | Unit::Tiles => k.dot(x, *bv, *sum),
+                        };
+                    }
                 }
             }
-            out
+            acc
         });
         // Nothing was set aside before the first block. A mask says so, for LLVM makes branches of choices.
         let block = k.narrow(self.block);
