@@ -6,6 +6,7 @@
 //! that the kernel reads. k is split into blocks whose partial tiles wait in scratch; the
 //! order of the sum is fixed by the depth and does not depend on the number of threads.
 
+mod ahead;
 mod epilogue;
 mod grouped;
 mod schedule;
@@ -338,6 +339,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             );
                         }
                     }
+                    // The rows behind these, or the first of the next block.
+                    let k = &mut b.k;
+                    let more = k.cmp("slt", end, m1);
+                    let next = k.int(if last { 0 } else { s.block_depth as i64 });
+                    let next = k.add(k0, next);
+                    let (rows_ahead, k_ahead) = (k.select(more, end, m0), k.select(more, k0, next));
                     for (plan, from, to, some) in [
                         (&plan, zero, whole_tiles, n >= width),
                         (&narrow, whole_tiles, across, !n.is_multiple_of(width)),
@@ -361,7 +368,32 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             let column = k.add(n0, column);
                             let epilogue = Epilogue { plan, batch: which, column };
                             let (depth, scratch) = (whole, tp);
+                            let mut ahead = vec![];
+                            if !tiles {
+                                let number = k.mul(j, down);
+                                let number = k.add(number, i);
+                                let all = s.group_rows / s.tile_rows * (s.task_columns / width);
+                                let next = [rows_ahead, k_ahead];
+                                ahead.extend(ahead::share(
+                                    k,
+                                    source_a,
+                                    next,
+                                    s.group_rows,
+                                    number,
+                                    all,
+                                ));
+                            }
+                            if !tiles && !last {
+                                let number = k.sub(row, m0);
+                                let tall = k.int(tall as i64);
+                                let number = k.div(number, tall);
+                                let all = s.task_rows / s.tile_rows;
+                                let next = k.int(s.block_depth as i64);
+                                let next = [column, k.add(k0, next)];
+                                ahead.extend(ahead::share(k, source_b, next, width, number, all));
+                            }
                             Tile {
+                                ahead,
                                 plan,
                                 a,
                                 b: bo,
@@ -375,7 +407,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             }
                         };
                         let ask = |k: &mut Emit, tile: &Tile<'_>, j: Val| {
-                            if s.a == Access::Direct && source_a.step == 1 {
+                            if s.a == Access::Direct && source_a.step == 1 && tiles {
                                 tile.a.prefetch(k, s.group_rows, s.tile_rows, depth, j, across);
                             }
                         };

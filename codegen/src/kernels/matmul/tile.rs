@@ -1,6 +1,7 @@
 //! One register tile: the innermost loop.
 
 use super::Plan;
+use super::ahead::Ahead;
 use super::epilogue::Epilogue;
 use super::schedule::{Access, Unit};
 use crate::CodegenError;
@@ -83,7 +84,7 @@ impl Operand {
 }
 
 /// Steps of the contraction in one turn of the innermost loop: what counts them takes the ports of multiply-adds.
-const UNROLL: usize = 4;
+pub const UNROLL: usize = 4;
 
 /// One register tile.
 pub struct Tile<'a> {
@@ -105,6 +106,8 @@ pub struct Tile<'a> {
     pub block: Val,
     /// Room for one tile.
     pub scratch: Val,
+    /// What to ask for meanwhile.
+    pub ahead: Vec<Ahead>,
     /// Where the rows end and whether the sums are zero, if that is not known before.
     pub rows: Option<Rows>,
 }
@@ -144,6 +147,9 @@ impl Tile<'_> {
         let mut sums = k.for_(zero, hi, step, &init, |k, p, acc| {
             let (b, a) = (self.b.step(k, p), self.a.step(k, p));
             let mut acc = acc.to_vec();
+            for a in &self.ahead {
+                a.ask(k, p);
+            }
             for step in 0..unroll {
                 let b = k.element_at(b, step * self.b.step);
                 let bs: Vec<Val> = (0..vectors)
