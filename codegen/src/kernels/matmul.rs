@@ -117,13 +117,15 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let (batch, m, n, depth) = (size(&r.batch), size(&r.m), size(&r.n), size(&r.k));
     let lanes = b.lanes;
-    let plain =
-        Problem { unit: Unit::Fma, batch, m, n, depth, a: (a_row, a_step), b: (b_row, b_step) };
+    let halves = [ta, tb].map(|t| t.dtype == DType::Bf16);
+    let (sa, sb) = ((a_row, a_step), (b_row, b_step));
+    let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, halves };
     let one_row = !by_expert && vector::takes(plain);
-    let halves = [ta, tb].iter().all(|t| t.dtype == DType::Bf16);
     let (steps_a, steps_b) = (pairs(a_row, a_step, m), pairs(b_row, b_step, n));
     let unit = match (steps_a, steps_b) {
-        (Some(_), Some(_)) if halves && depth.is_multiple_of(2) => Unit::of_pairs(b.cpu),
+        (Some(_), Some(_)) if halves == [true; 2] && depth.is_multiple_of(2) => {
+            Unit::of_pairs(b.cpu)
+        }
         _ => Unit::Fma,
     };
     // From here on a step of the contraction is what the unit multiplies at a time.

@@ -106,6 +106,16 @@ pub struct Problem {
     pub a: (usize, usize),
     /// (column, step) strides of B.
     pub b: (usize, usize),
+    /// Which of A and B hold bfloat16.
+    pub halves: [bool; 2],
+}
+
+impl Problem {
+    /// Whether an operand, A or B, has to be widened for the unit: once, where it is packed. Widened at every use, an
+    /// element of A would take the port of a multiply-add each time.
+    fn widens(&self, operand: usize) -> bool {
+        self.unit == Unit::Fma && self.halves[operand]
+    }
 }
 
 /// A block of an operand read in place may span this many bytes per step: more would not fit the
@@ -258,14 +268,14 @@ fn access_a(p: Problem, tile_rows: usize) -> Access {
     let along_k = step == 1 && ways(row, tile_rows) <= DIRECT_WAYS;
     let along_k = along_k && p.depth.is_multiple_of(p.unit.granule());
     let along_m = p.unit == Unit::Fma && row == 1 && 4 * step <= DIRECT_STEP_BYTES;
-    if whole && (along_k || along_m) { Access::Direct } else { Access::Packed }
+    if whole && (along_k || along_m) && !p.widens(0) { Access::Direct } else { Access::Packed }
 }
 
 fn access_b(p: Problem, lanes: usize) -> Access {
     let (column, step) = p.b;
     let whole = p.n.is_multiple_of(lanes);
     let near = p.unit == Unit::Fma && column == 1 && 4 * step <= DIRECT_STEP_BYTES;
-    if whole && near { Access::Direct } else { Access::Packed }
+    if whole && near && !p.widens(1) { Access::Direct } else { Access::Packed }
 }
 
 /// Rows `stride` floats apart that fall into one set of a first-level cache of 64 sets of 64 bytes.
@@ -291,7 +301,7 @@ mod tests {
         for (lanes, unit) in [(8, Unit::Fma), (16, Unit::Fma), (16, Unit::Dot), (16, Unit::Tiles)] {
             for (m, n, depth) in [(1, 1, 1), (2048, 512, 2048), (512, 50304, 512), (7, 300, 5000)] {
                 let (a, b) = ((depth, 1), (depth, 1));
-                let p = Problem { unit, batch: 1, m, n, depth, a, b };
+                let p = Problem { unit, batch: 1, m, n, depth, a, b, halves: [false; 2] };
                 let (s, _) = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
@@ -306,7 +316,7 @@ mod tests {
     #[test]
     fn large_products_have_work_for_several_threads() {
         let (unit, a, b) = (Unit::Fma, (512, 1), (512, 1));
-        let p = Problem { unit, batch: 1, m: 2048, n: 2048, depth: 512, a, b };
+        let p = Problem { unit, batch: 1, m: 2048, n: 2048, depth: 512, a, b, halves: [false; 2] };
         let (s, near) = Schedule::choose(p, cpu(16));
         assert!(p.m.div_ceil(s.task_rows) * p.n.div_ceil(s.task_columns) >= 8, "{s:?}");
         assert_eq!((s.tile_rows, s.a), (8, Access::Direct));
