@@ -46,7 +46,7 @@ fn kernel(name: &str, f: Function, lanes: usize) -> Kernel {
 }
 
 /// Runs every function on `x`, which must be a whole number of vectors, with every vector length of
-/// the machine; all lengths must agree to the bit. One result per function.
+/// the machine; all lengths must agree to the bit, where the function means something. One result per function.
 fn run(x: &[f32]) -> Vec<Vec<f32>> {
     let mut lengths = vec![1, 8];
     if x86::lanes(Target::X86Native) == 16 {
@@ -81,6 +81,9 @@ fn run(x: &[f32]) -> Vec<Vec<f32>> {
             for other in all {
                 let differs = (0..x.len()).find(|i| {
                     let (a, b) = (first[*i], other[*i]);
+                    if *name == "exp2_negative" && x[*i] > 0.0 {
+                        return false;
+                    }
                     a.to_bits() != b.to_bits() && !(a.is_nan() && b.is_nan())
                 });
                 if let Some(i) = differs {

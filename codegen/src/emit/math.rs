@@ -5,7 +5,7 @@
 
 use std::f64::consts::LN_2;
 
-use super::{Emit, Val};
+use super::{Emit, Ty, Val};
 
 /// 1.5·2²³: adding it to a float below 2²² leaves the nearest integer in the low mantissa bits.
 const MAGIC: f64 = 12_582_912.0;
@@ -59,17 +59,23 @@ pub fn exp(k: &mut Emit, x: Val) -> Val {
 /// 2ˣ for x ≤ 0, and 2⁻¹²⁶ where that would be less; exact at 0, and NaN stays. The polynomial is a fit made for
 /// this project (relative error below 3·10⁻⁷ in f32).
 pub fn exp2_negative(k: &mut Emit, x: Val) -> Val {
-    let (low, magic) = (k.float(-126.0, x.ty), k.float(MAGIC, x.ty));
+    const POLYNOMIAL: [f64; 6] =
+        [1.326_472_7e-3, 9.671_513e-3, 5.550_733_7e-2, 0.240_222_42, LN_2 - 2.03e-7, 1.0];
+    let low = k.float(-126.0, x.ty);
     let under = k.cmp("olt", x, low);
     let x = k.select(under, low, x);
+    // Vectors of AVX-512 have instructions for both ends of this, and may shift in one unit only. The bits are the same.
+    if x.ty == Ty::Vec(16) {
+        let r = k.less_nearest(x);
+        let n = k.sub(x, r);
+        let y = horner(k, r, &POLYNOMIAL);
+        return k.times_power(y, n);
+    }
+    let magic = k.float(MAGIC, x.ty);
     let shifted = k.add(x, magic);
     let n = k.sub(shifted, magic);
     let r = k.sub(x, n);
-    let y = horner(
-        k,
-        r,
-        &[1.326_472_7e-3, 9.671_513e-3, 5.550_733_7e-2, 0.240_222_42, LN_2 - 2.03e-7, 1.0],
-    );
+    let y = horner(k, r, &POLYNOMIAL);
     // The low bits of `shifted` are n: into the exponent.
     let bits = k.bitcast(shifted, x.ty.int());
     let places = k.int32(23, x.ty);
@@ -77,6 +83,33 @@ pub fn exp2_negative(k: &mut Emit, x: Val) -> Val {
     let y = k.bitcast(y, x.ty.int());
     let y = k.add(y, n);
     k.bitcast(y, x.ty)
+}
+
+impl Emit {
+    /// Of 16 floats, each less the nearest integer.
+    fn less_nearest(&mut self, x: Val) -> Val {
+        let zero = self.int32(0, Ty::I32);
+        self.avx512("reduce", x, zero)
+    }
+
+    /// 16 floats `y·2ⁿ` for integers n.
+    fn times_power(&mut self, y: Val, n: Val) -> Val {
+        self.avx512("scalef", y, n)
+    }
+
+    /// An operation of AVX-512 on all of 16 floats.
+    fn avx512(&mut self, name: &str, a: Val, b: Val) -> Val {
+        let (t, tb) = (self.ty(a.ty), self.ty(b.ty));
+        let all = self.def(Ty::I16, "arith.constant -1 : i16");
+        // To the nearest, as the thread rounds.
+        let mode = self.int32(4, Ty::I32);
+        self.def(
+            a.ty,
+            &format!(
+                "llvm.call_intrinsic \"llvm.x86.avx512.mask.{name}.ps.512\"({a}, {b}, {a}, {all}, {mode}) : ({t}, {tb}, {t}, i16, i32) -> {t}"
+            ),
+        )
+    }
 }
 
 fn power_of_two(k: &mut Emit, n: Val) -> Val {

@@ -40,7 +40,8 @@ pub struct Compiled {
 pub fn lanes(target: Target) -> usize {
     match target {
         Target::X86V3 => 8,
-        Target::X86Native if !std::arch::is_x86_feature_detected!("avx512f") => 8,
+        // Whoever has this part of AVX-512 has the base too.
+        Target::X86Native if !std::arch::is_x86_feature_detected!("avx512dq") => 8,
         _ => 16,
     }
 }
