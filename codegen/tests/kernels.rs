@@ -128,12 +128,31 @@ fn rows_and_columns() {
             1,
         ));
         let grad = [(&x[..], F), (&w[..], F), (&row[..], F), (&row[..], F), (&x[..], F)];
-        cases.push((
-            kernel(&format!("norm_grad{i}"), "rowwise", &grad, |k, p| {
-                vec![k.one("layer_norm_grad", p, norm).unwrap()]
-            }),
-            1,
-        ));
+        // Runs of one row, and such of which the last is shorter; with a residual that joins, and the sums alone.
+        for run in [1, 2, 4] {
+            let norm = norm.clone().with("rows", Attr::Int(run));
+            let added = [&grad[..], &[(&x[..], F)]].concat();
+            cases.push((
+                kernel(&format!("norm_grad{i}_{run}"), "rowwise", &added, |k, p| {
+                    let y = k.named("layer_norm_grad", &p[..5], norm.clone()).unwrap();
+                    vec![y[2], k.add(p[5], y[0]).unwrap(), y[1]]
+                }),
+                1,
+            ));
+            cases.push((
+                kernel(&format!("norm_sums{i}_{run}"), "rowwise", &grad, |k, p| {
+                    k.named("layer_norm_grad", p, norm).unwrap()[1..].to_vec()
+                }),
+                1,
+            ));
+            let along = Attrs::new().with("dim", Attr::Str("embed".into()));
+            cases.push((
+                kernel(&format!("runs{i}_{run}"), "rowwise", &[(&x, F)], |k, p| {
+                    vec![k.one("sum_runs", p, along.with("rows", Attr::Int(run))).unwrap()]
+                }),
+                1,
+            ));
+        }
         cases.push((
             kernel(&format!("columns{i}"), "columnwise", &[(&x, F), (&row, F), (&w, F)], |k, p| {
                 let y = k.mul(p[0], p[1]).unwrap();

@@ -137,7 +137,14 @@ fn cases(r: &mut Random) -> Vec<Case> {
     out.push(case("layer_norm", vec![x.clone(), w.clone(), w.clone()], norm.clone()));
     out.push(case("layer_norm", vec![x.clone(), w.clone()], norm));
     let operands = vec![x.clone(), w.clone(), row.clone(), row.clone(), x.clone()];
-    out.push(case("layer_norm_grad", operands, none().with("dim", s("embed"))));
+    let norm = none().with("dim", s("embed"));
+    out.push(case("layer_norm_grad", operands.clone(), norm.clone()));
+    // Runs that end within the rows of one sequence, and one that is longer than all.
+    for rows in [2, 100] {
+        let runs = norm.clone().with("rows", Attr::Int(rows));
+        out.push(case("layer_norm_grad", operands.clone(), runs.clone()));
+        out.push(case("sum_runs", vec![x.clone()], runs));
+    }
     let table_attrs = none().with("seq_size", Attr::Int(5)).with("rot", Attr::Int(4));
     out.push(case("rotary_table", vec![], table_attrs.with("base", Attr::Float(1e4))));
     for extra in [0, 3] {

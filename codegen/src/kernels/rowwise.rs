@@ -2,12 +2,16 @@
 //! the reductions need. A row stays in cache between passes; what a pass needs is recomputed from
 //! the operands rather than stored.
 //!
-//! Without reductions and outer dims the kernel is flat: tasks are blocks of elements.
+//! Without reductions and outer dims the kernel is flat: tasks are blocks of elements. With sums of runs of rows a task is
+//! a run.
+
+mod runs;
 
 use std::collections::HashMap;
 
 use neoxc_ir::ValueId;
 
+use self::runs::Run;
 use super::space::Space;
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -26,6 +30,8 @@ struct Plan<'a, 'b> {
     inner: usize,
     /// Level of each value: how many reductions in a row it depends on.
     level: Vec<usize>,
+    /// Sums over rows that are being made.
+    runs: Vec<Run>,
 }
 
 /// Emits the kernel.
@@ -54,7 +60,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let rows: usize = space.sizes[..inner].iter().product();
     let width = space.sizes[inner];
-    let mut p = Plan { b, space, inner, level };
+    let mut p = Plan { b, space, inner, level, runs: vec![] };
+    if let Some(per_task) = runs::rows(p.b)? {
+        return p.in_runs(rows, per_task, width);
+    }
     if reductions == 0 && rows == 1 {
         return p.flat(width);
     }
@@ -67,9 +76,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let all = b.k.int(rows as i64);
     let hi = b.k.min(hi, all);
     (b.begin, b.end) = (lo, hi);
-    let Plan { b, space, inner, level } = p;
+    let Plan { b, space, inner, level, runs } = p;
     b.tasks(|b, row| {
-        let mut p = Plan { b, space, inner, level };
+        let mut p = Plan { b, space, inner, level, runs };
         p.row(row, width)
     })?;
     Ok(Shape { tasks, scratch_floats: 0, tiles: false })
@@ -334,7 +343,9 @@ impl Plan<'_, '_> {
     ) -> Result<(), CodegenError> {
         let mut known = scalars.clone();
         let lanes = self.b.lanes;
-        let results: Vec<(usize, ValueId)> = self.b.f.results.iter().copied().enumerate().collect();
+        let all = self.b.f.results.iter().copied().enumerate();
+        let results: Vec<(usize, ValueId)> =
+            all.filter(|(n, _)| self.runs.iter().all(|r| r.result != *n)).collect();
         // All values first: a result may share an operand's buffer.
         let mut ready = vec![];
         for (n, r) in results {
@@ -344,6 +355,7 @@ impl Plan<'_, '_> {
                 ready.push((n, r, self.b.k.splat(v, lanes)));
             }
         }
+        self.add_to_runs(row, i, &mut known, mask)?;
         for (n, r, v) in ready {
             let base = self.base(r, row);
             let at = self.b.k.add(base, i);

@@ -14,12 +14,17 @@ pub struct Space {
 }
 
 impl Space {
-    /// The space of `f`; `None` where some value does not fit into the largest one.
+    /// The space of `f`; `None` where some value does not fit into the largest one. Sums of runs of rows have the
+    /// row's own dim: the runs are no dim of the space.
     pub fn of(f: &Function) -> Option<Space> {
-        let full = f.values.iter().map(|v| &v.ty).max_by_key(|t| t.dims.len())?.clone();
+        let mut types: Vec<TensorType> = f.values.iter().map(|v| v.ty.clone()).collect();
+        for v in f.ops.iter().filter(|op| op.kind.is("sum_runs")).flat_map(|op| &op.results) {
+            types[v.index()] = f.ty(*v).without("run");
+        }
+        let full = types.iter().max_by_key(|t| t.dims.len())?.clone();
         let mut member: Vec<Vec<bool>> = vec![];
-        for v in &f.values {
-            member.push(membership(&v.ty, &full)?);
+        for ty in &types {
+            member.push(membership(ty, &full)?);
         }
         let mut sizes: Vec<usize> = vec![];
         let mut firsts: Vec<usize> = vec![];

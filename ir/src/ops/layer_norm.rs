@@ -51,16 +51,8 @@ impl OpDef for LayerNorm {
         let (x, weight, mean, rstd) = (cx.operand(0), cx.operand(1), cx.result(1), cx.result(2));
         let dim = Attrs::new()
             .with("dim", Attr::Str(cx.op.attrs.str("dim").unwrap_or_default().to_string()));
-        let dx = cx.b.one("layer_norm_grad", &[x, weight, mean, rstd, dy], dim)?;
-        let centred = cx.b.sub(x, mean)?;
-        let normal = cx.b.mul(centred, rstd)?;
-        let product = cx.b.mul(dy, normal)?;
-        let ty = cx.b.ty(weight).clone();
-        let mut out = vec![dx, cx.b.sum_to(product, &ty)?];
-        if cx.op.operands.len() == 3 {
-            out.push(cx.b.sum_to(dy, &ty)?);
-        }
-        grads(&out)
+        let out = cx.b.named("layer_norm_grad", &[x, weight, mean, rstd, dy], dim)?;
+        grads(&out[..cx.op.operands.len()])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();

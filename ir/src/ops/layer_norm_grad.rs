@@ -1,7 +1,8 @@
-//! `neox.layer_norm_grad`: gradient of a layer norm's input.
+//! `neox.layer_norm_grad`: gradients of a layer norm's input, weight and bias.
 
 use super::prelude::*;
 use super::rows::rows;
+use super::sum_runs::run_type;
 
 /// The op of this file.
 pub struct LayerNormGrad;
@@ -11,7 +12,7 @@ impl OpDef for LayerNormGrad {
         "layer_norm_grad"
     }
     fn doc(&self) -> &'static str {
-        "With n = (x - mean)·rstd and g = dy·weight: `rstd·(g - mean(g) - n·mean(g·n))` over `dim`."
+        "With n = (x - mean)·rstd and g = dy·weight: dx = `rstd·(g - mean(g) - n·mean(g·n))` over `dim`, dweight = Σ dy·n and dbias = Σ dy over all rows; with `rows`, the sums of each run of so many rows, as `sum_runs` makes them."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -22,8 +23,18 @@ impl OpDef for LayerNormGrad {
                 ("rstd", Arity::One),
                 ("dy", Arity::One),
             ],
-            results: &[("dx", Arity::One)],
-            attrs: const { &[required("dim", AttrKind::Str, "the dim that was normalised")] },
+            results: &[("dx", Arity::One), ("dweight", Arity::One), ("dbias", Arity::One)],
+            attrs: const {
+                &[
+                    required("dim", AttrKind::Str, "the dim that was normalised"),
+                    AttrSpec {
+                        name: "rows",
+                        kind: AttrKind::Int,
+                        required: false,
+                        doc: "rows of a run",
+                    },
+                ]
+            },
         }
     }
     fn class(&self) -> Class {
@@ -32,7 +43,7 @@ impl OpDef for LayerNormGrad {
     fn precision(&self) -> Precision {
         Precision {
             operands: &[Held::Free, Held::Free, Held::Exact, Held::Exact, Held::Free],
-            results: &[Held::Free],
+            results: &[Held::Free, Held::Exact],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -48,20 +59,26 @@ impl OpDef for LayerNormGrad {
         if x != dy || *w != weight || *mean != row || *rstd != row {
             return Err(OpError::new(format!("operands do not fit {x} normalised over `{dim}`")));
         }
-        Ok(vec![x.clone()])
+        let sum = match cx.attrs.get("rows") {
+            Some(_) => run_type(x, dim, cx.size("rows")?)?,
+            None => weight,
+        };
+        Ok(vec![x.clone(), sum.clone(), sum])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
+        // Runs are counted over all rows.
+        let runs = cx.attrs.get("rows").is_some();
+        ShardRule::by_dim(cx, |dim| match runs || dim == along {
             true => ShardEffect::Whole,
             false => ShardEffect::Parallel,
         })
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
-        Cost::streaming(cx, 12.0 * cx.operands[0].elements() as f64)
+        Cost::streaming(cx, 15.0 * cx.operands[0].elements() as f64)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
         let [x, weight, mean, rstd, dy] = cx.operands[..] else {
@@ -70,6 +87,12 @@ impl OpDef for LayerNormGrad {
         let (bases, at) = rows(&x.ty, cx.rule.str("dim")?)?;
         let n = at.len() as f64;
         let mut dx = x.clone();
+        let sum = &cx.rule.results[1];
+        let (mut dw, mut db) = (Tensor::fill(sum.clone(), 0.0), Tensor::fill(sum.clone(), 0.0));
+        let run = match cx.rule.attrs.get("rows") {
+            Some(_) => cx.rule.size("rows")?,
+            None => bases.len().max(1),
+        };
         for (row, base) in bases.into_iter().enumerate() {
             let normal = |o: usize| (x.data[base + o] - mean.data[row]) * rstd.data[row];
             let g = |i: usize, o: usize| dy.data[base + o] * weight.data[i];
@@ -77,10 +100,13 @@ impl OpDef for LayerNormGrad {
             let mean_g = pairs().map(|(i, o)| g(i, o)).sum::<f64>() / n;
             let mean_gn = pairs().map(|(i, o)| g(i, o) * normal(o)).sum::<f64>() / n;
             for (i, o) in pairs() {
+                let to = row / run * at.len() + i;
+                dw.data[to] += dy.data[base + o] * normal(o);
+                db.data[to] += dy.data[base + o];
                 dx.data[base + o] = rstd.data[row] * (g(i, o) - mean_g - normal(o) * mean_gn);
             }
         }
-        Ok(vec![dx])
+        Ok(vec![dx, dw, db])
     }
     fn decompose(
         &self,
@@ -105,6 +131,18 @@ impl OpDef for LayerNormGrad {
         let part = b.mul(normal, mean_gn)?;
         let d = b.sub(g, mean_g)?;
         let d = b.sub(d, part)?;
-        Ok(Decomposition::Values(vec![b.mul(d, rstd)?]))
+        let dx = b.mul(d, rstd)?;
+        let part = b.mul(dy, normal)?;
+        let sum = |b: &mut Builder<'_>, v| match attrs.int("rows") {
+            Some(rows) => {
+                let runs = Attrs::new().with("dim", Attr::Str(dim.into()));
+                b.one("sum_runs", &[v], runs.with("rows", Attr::Int(rows)))
+            }
+            None => {
+                let ty = b.ty(weight).clone();
+                b.sum_to(v, &ty)
+            }
+        };
+        Ok(Decomposition::Values(vec![dx, sum(b, part)?, sum(b, dy)?]))
     }
 }

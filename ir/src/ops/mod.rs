@@ -82,6 +82,7 @@ mod sqrt;
 mod step;
 mod sub;
 mod sum_rows;
+mod sum_runs;
 mod sum_squares;
 mod take_choices;
 mod take_part;
@@ -160,6 +161,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &step::Step,
     &sub::Sub,
     &sum_rows::SumRows,
+    &sum_runs::SumRuns,
     &sum_squares::SumSquares,
     &take_choices::TakeChoices,
     &take_part::TakePart,

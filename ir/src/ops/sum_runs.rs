@@ -1,0 +1,75 @@
+//! `neox.sum_runs`: sums of runs of rows, which a kernel's tasks can make each on its own.
+
+use super::prelude::*;
+use super::rows::rows;
+
+/// The op of this file.
+pub struct SumRuns;
+
+/// The sums of runs of `rows` rows along `dim` of `x`: the last run may be shorter.
+pub(super) fn run_type(x: &TensorType, dim: &str, rows: usize) -> Result<TensorType, OpError> {
+    let Some(width) = x.size(dim) else {
+        return Err(OpError::new(format!("{x} has no dim `{dim}`")));
+    };
+    if x.has("run") {
+        return Err(OpError::new(format!("{x} has runs already")));
+    }
+    let runs = (x.elements() / width.max(1)).div_ceil(rows);
+    Ok(TensorType::new(x.dtype.wide(), vec![Dim::new("run", runs), Dim::new(dim, width)]))
+}
+
+impl OpDef for SumRuns {
+    fn name(&self) -> &'static str {
+        "sum_runs"
+    }
+    fn doc(&self) -> &'static str {
+        "x as rows along `dim`, in their order: the sum of each run of `rows` of them. The last run may be shorter."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("x", Arity::One)],
+            results: &[("sums", Arity::One)],
+            attrs: const {
+                &[
+                    required("dim", AttrKind::Str, "the dim along which rows lie"),
+                    required("rows", AttrKind::Int, "rows of a run"),
+                ]
+            },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn precision(&self) -> Precision {
+        Precision::WIDE
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        Ok(vec![run_type(&cx.operands[0], cx.str("dim")?, cx.size("rows")?)?])
+    }
+    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        Ok(Gradient::None("it belongs to gradients of norms"))
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        let along = cx.attrs.str("dim").unwrap_or_default();
+        // Runs are counted over all rows.
+        ShardRule::by_dim(cx, |dim| match dim == along {
+            true => ShardEffect::Parallel,
+            false => ShardEffect::Whole,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, cx.operands[0].elements() as f64)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (x, run) = (cx.operands[0], cx.rule.size("rows")?);
+        let (bases, at) = rows(&x.ty, cx.rule.str("dim")?)?;
+        let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
+        for (row, base) in bases.into_iter().enumerate() {
+            for (i, o) in at.iter().enumerate() {
+                out.data[row / run * at.len() + i] += x.data[base + o];
+            }
+        }
+        Ok(vec![out])
+    }
+    primitive!();
+}
