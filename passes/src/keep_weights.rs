@@ -1,59 +1,135 @@
-//! `keep-weights`: weights that every token would round are rounded once, before the first.
+//! `keep-weights`: weights that every step and every token would round are rounded once, where they change.
 //!
 //! ```text
-//! @decode(%w): %h = cast(%w) {bf16}; …   ⇒   @decode_weights(%w) -> cast(%w) {bf16}
-//!                                            @decode(%w, %h {neox.role = "cache"}): …
+//! @train_step(%w): %h = cast(%w) {bf16}; …; %n, … = adamw(%w, …); return %n, …
+//!   ⇒  @train_step(%w, %h {neox.role = "rounded"}): …; %n, … = adamw(%w, …); return %n, …, cast(%n) {bf16}
+//!      @round_weights(%w): return cast(%w) {bf16}
+//! @decode(%w): %h = cast(%w) {bf16}; …   ⇒   @decode(%w, %h {neox.role = "rounded"}): …
 //! ```
-//! `@decode_weights` is run where weights have changed; its results lie where `@decode` has these caches, which are
-//! its last parameters. They are the plan's: what it takes of memory is known before, and nothing else knows of them.
+//! The copies lie at the start of the arena, in the same place for all entries, and stay from one run to the next. The
+//! update stores them beside the weights, in its own sweep; `@round_weights` is run where weights have come from
+//! elsewhere: start values, a checkpoint. Nothing else knows of them, and what they take of memory is the plan's.
+//!
+//! A weight of which each data rank updates a part is whole only after an exchange, and is rounded in every run as before.
 
-use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, TensorType, ValueId};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "keep-weights",
-    doc: "round the weights of @decode once for all tokens",
+    doc: "round weights where they change, not where they are read",
     requires: &[],
     ensures: &[],
     run,
 };
 
-/// The entry that reads the rounded weights.
-pub const READER: &str = "decode";
+/// The entry that makes the rounded weights.
+pub const MAKER: &str = "round_weights";
 
-/// The entry that makes them.
-pub const MAKER: &str = "decode_weights";
+/// The role of a rounded weight among an entry's parameters.
+pub const ROLE: &str = "rounded";
+
+/// The entry that changes weights.
+pub const UPDATE: &str = "train_step";
+
+/// The entries that read them, all of which have all rounded weights as their last parameters.
+const READERS: [&str; 4] = [UPDATE, "eval_step", "logits", "decode"];
+
+/// A weight that has a rounded copy.
+struct Weight {
+    /// Which of the weights it is.
+    at: usize,
+    /// What the copy is.
+    ty: TensorType,
+    /// The op that makes one.
+    cast: Op,
+}
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    let Some(old) = m.function(READER).cloned() else { return Ok(PassReport::default()) };
-    let is_weight = |a: &Attrs| a.get("neox.param").is_some();
-    let all = old.params.iter().copied().zip(&old.param_attrs);
-    let weights: Vec<ValueId> = all.filter(|(_, a)| is_weight(a)).map(|(p, _)| p).collect();
-    let (casts, others): (Vec<Op>, Vec<Op>) = old.ops.iter().cloned().partition(|op| {
-        op.kind.is("cast")
-            && weights.contains(&op.operands[0])
-            && old.ty(op.results[0]).dtype != DType::F32
-    });
-    if casts.is_empty() {
+    // A pipeline's stages have no step of their own.
+    let Some(update) = m.function(UPDATE).cloned() else { return Ok(PassReport::default()) };
+    let readers: Vec<Function> = READERS.iter().filter_map(|n| m.function(n).cloned()).collect();
+    let whole = |at: &usize| {
+        let new = update.results.get(*at);
+        let maker = update.ops.iter().find(|op| op.results.first() == new);
+        maker.is_some_and(|op| op.kind.is("adamw") && op.operands[0] == weights(&update)[*at])
+    };
+    let kept: Vec<Weight> = (0..weights(&update).len())
+        .filter(whole)
+        .filter_map(|at| {
+            let (f, cast) = readers.iter().find_map(|f| Some((f, rounding(f, at)?)))?;
+            Some(Weight { at, ty: f.ty(cast.results[0]).clone(), cast: cast.clone() })
+        })
+        .collect();
+    if kept.is_empty() {
         return Ok(PassReport::default());
     }
-    let mut reader = Function { ops: others, ..old.clone() };
-    for op in &casts {
-        reader.params.push(op.results[0]);
-        // Without a name: nobody else fills it.
-        reader.param_attrs.push(Attrs::new().with("neox.role", Attr::Str("cache".into())));
+    for mut f in readers {
+        read(&mut f, &kept);
+        if f.name == UPDATE {
+            keep_up(&mut f, &kept)?;
+        }
+        f.renumber();
+        m.insert(f);
     }
-    reader.renumber();
-    let results: Vec<ValueId> = casts.iter().map(|op| op.results[0]).collect();
-    let note = format!("{} weights are rounded before the first token", results.len());
-    // With all parameters, so that each lies where the other entries have it.
-    let mut maker = Function { name: MAKER.into(), ops: casts, results, ..old.clone() };
-    maker.params = weights;
-    maker.param_attrs.retain(is_weight);
-    maker.renumber();
-    m.insert(reader);
-    m.insert(maker);
+    m.insert(maker(&update, &kept)?);
+    let note = format!("{} weights are rounded where they change", kept.len());
     Ok(PassReport { notes: vec![note] })
+}
+
+/// The weights among an entry's parameters, which all entries have in the same order.
+fn weights(f: &Function) -> Vec<ValueId> {
+    let all = f.params.iter().zip(&f.param_attrs);
+    all.filter(|(_, a)| a.get("neox.param").is_some()).map(|(p, _)| *p).collect()
+}
+
+/// The op that rounds weight number `at` in `f`.
+fn rounding(f: &Function, at: usize) -> Option<&Op> {
+    let w = *weights(f).get(at)?;
+    let rounds = |op: &&Op| op.kind.is("cast") && op.operands == [w];
+    f.ops.iter().filter(rounds).find(|op| f.ty(op.results[0]).dtype != DType::F32)
+}
+
+/// Makes `f` take the rounded weights instead of rounding them.
+fn read(f: &mut Function, kept: &[Weight]) {
+    for w in kept {
+        let made = rounding(f, w.at).map(|op| op.results[0]);
+        let v = made.unwrap_or_else(|| f.add_value(w.ty.clone()));
+        f.ops.retain(|op| !op.results.contains(&v));
+        f.params.push(v);
+        // Without a name: nobody else fills it.
+        f.param_attrs.push(Attrs::new().with("neox.role", Attr::Str(ROLE.into())));
+    }
+}
+
+/// Makes the step `f` hand on rounded weights as well: in front of the loss and the gradient's norm.
+fn keep_up(f: &mut Function, kept: &[Weight]) -> Result<(), PassError> {
+    let mut new = vec![];
+    for w in kept {
+        let v = f.results[w.at];
+        let mut b = Builder::new(f);
+        new.push(b.at(&w.cast.loc).cast(v, w.ty.dtype)?);
+    }
+    let numbers = f.results.len() - 2;
+    f.results.splice(numbers..numbers, new);
+    Ok(())
+}
+
+/// `@round_weights`, with all weights, so that each lies where the other entries have it.
+fn maker(update: &Function, kept: &[Weight]) -> Result<Function, PassError> {
+    let mut f = Function::new(MAKER);
+    let all = update.params.iter().zip(&update.param_attrs);
+    let mut params = vec![];
+    for (p, attrs) in all.filter(|(_, a)| a.get("neox.param").is_some()) {
+        let name = update.values[p.index()].name.clone().unwrap_or_default();
+        params.push(f.add_param(&name, update.ty(*p).clone(), attrs.clone()));
+    }
+    for w in kept {
+        let mut b = Builder::new(&mut f);
+        let v = b.at(&w.cast.loc).cast(params[w.at], w.ty.dtype)?;
+        f.results.push(v);
+    }
+    Ok(f)
 }

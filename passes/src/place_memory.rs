@@ -93,17 +93,33 @@ pub fn aligned(bytes: u64) -> u64 {
     bytes.div_ceil(ALIGN) * ALIGN
 }
 
+/// Whether a parameter is a rounded weight.
+fn is_rounded(attrs: &Attrs) -> bool {
+    attrs.str("neox.role") == Some(keep_weights::ROLE)
+}
+
+/// Where an entry has the rounded weights.
+fn rounded_places(f: &Function, places: &[Place]) -> Vec<Place> {
+    let all = f.param_attrs.iter().zip(places);
+    all.filter(|(attrs, _)| is_rounded(attrs)).map(|(_, p)| p.clone()).collect()
+}
+
 /// Fixed places of an entry's parameters, by role.
 fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
     let mut next = std::collections::BTreeMap::<&'static str, u64>::new();
     let mut out = vec![];
-    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+    // Rounded weights lie first, so that all entries have them in the same place.
+    let all = || f.params.iter().zip(&f.param_attrs);
+    let rounded = all().filter(|(_, attrs)| is_rounded(attrs));
+    next.insert("arena", rounded.map(|(p, _)| aligned(f.ty(*p).bytes() as u64)).sum());
+    for (p, attrs) in all() {
         let segment = match (attrs.get("neox.param"), attrs.str("neox.role")) {
             (Some(_), _) => "params",
             (_, Some("adam_m")) => "adam_m",
             (_, Some("adam_v")) => "adam_v",
             (_, Some("batch" | "layers" | "scalar")) => "io",
             (_, Some("const")) => "consts",
+            (_, Some(keep_weights::ROLE)) => "rounded",
             // Stays from one run to the next, where training has its activations.
             (_, Some("cache")) => "arena",
             _ => {
@@ -114,6 +130,7 @@ fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
             }
         };
         let at = next.entry(segment).or_default();
+        let segment = if segment == "rounded" { "arena" } else { segment };
         out.push(Place { segment: segment.into(), offset: *at, strides: vec![] });
         *at += aligned(f.ty(*p).bytes() as u64);
     }
@@ -184,16 +201,17 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
                 .map(|(_, p)| p.clone())
                 .collect()
         };
-        let mut targets: Vec<Place> = if *entry == "train_step" {
-            [states("params"), states("adam_m"), states("adam_v")].concat()
+        let mut targets: Vec<Place> = if *entry == keep_weights::UPDATE {
+            let rounded = rounded_places(&f, &params);
+            [states("params"), states("adam_m"), states("adam_v"), rounded].concat()
         } else {
             vec![]
         };
-        if let (keep_weights::MAKER, Some(reader)) = (&**entry, m.function(keep_weights::READER)) {
-            // Made where the reader has them: as its last parameters.
+        if let (keep_weights::MAKER, Some(reader)) = (&**entry, m.function(keep_weights::UPDATE)) {
+            // Made where they are read.
             let places = entry_places(reader)?;
             kept = taken("arena", reader, &places);
-            targets.extend_from_slice(&places[places.len() - f.results.len()..]);
+            targets = rounded_places(reader, &places);
         }
         for r in &f.results[targets.len()..] {
             targets.push(Place { segment: "io".into(), offset: out_at, strides: vec![] });

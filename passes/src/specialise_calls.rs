@@ -28,7 +28,7 @@ pub const ENTRIES: [&str; 21] = [
     "eval_step",
     "logits",
     "decode",
-    "decode_weights",
+    "round_weights",
     "train_start",
     "train_enter",
     "train_forward",

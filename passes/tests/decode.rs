@@ -33,14 +33,15 @@ fn compare(m: &Module, x: &[Tensor], what: &str, tolerance: f64) {
         // What is not there yet is never read.
         .map(|(n, ty)| (n.clone(), Tensor::fill(ty.clone(), f64::NAN)))
         .collect();
-    let weights = m.function("decode_weights").map_or(vec![], |_| {
+    let weights = m.function("round_weights").map_or(vec![], |_| {
         let of = |(name, _): (String, TensorType)| x[at(&name)].clone();
-        let operands: Vec<Tensor> = types(m, "decode_weights").into_iter().map(of).collect();
-        run(m, "decode_weights", &operands).unwrap()
+        let operands: Vec<Tensor> = types(m, "round_weights").into_iter().map(of).collect();
+        run(m, "round_weights", &operands).unwrap()
     });
     for (place, token) in text.iter().enumerate() {
         let mut all = x.to_vec();
         all[at("last")].data = vec![place as f64];
+        all.extend(weights.iter().cloned());
         let want = run(m, "logits", &all).unwrap();
         let mut rounded = weights.iter().cloned();
         let operands: Vec<Tensor> = decode

@@ -47,7 +47,7 @@ pub fn generate(
     }
     let mut new = vec![];
     let mut bytes = vec![0; vocab * 4];
-    let mut decoder = Decoder::of(plan, ranks)?;
+    let mut decoder = Decoder::of(plan);
     for n in 0..how.max_tokens {
         match &mut decoder {
             Some(d) if all.len() <= seq => d.logits(ranks, &all, &mut bytes)?,
@@ -98,15 +98,9 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// For the weights as they are now.
-    pub(crate) fn of(plan: &Plan, ranks: &mut Ranks<'_>) -> Result<Option<Decoder>, RuntimeError> {
-        if plan.program_of("decode", 0).is_none() {
-            return Ok(None);
-        }
-        if plan.program_of("decode_weights", 0).is_some() {
-            ranks.run("decode_weights")?;
-        }
-        Ok(Some(Decoder { kept: 0 }))
+    /// For a new text.
+    pub(crate) fn of(plan: &Plan) -> Option<Decoder> {
+        plan.program_of("decode", 0).map(|_| Decoder { kept: 0 })
     }
 
     /// Forgets the text.

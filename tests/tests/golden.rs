@@ -138,9 +138,6 @@ impl<'p> Machine<'p> {
 
     /// Logits of one row at every position, token by token.
     fn decoded(&mut self, tokens: &[u8]) -> Vec<f32> {
-        if self.plan.program("decode_weights").is_some() {
-            self.device.run("decode_weights").unwrap();
-        }
         let mut logits = vec![];
         for (place, token) in tokens.chunks(4).enumerate() {
             self.put("decode", "tokens", token);

@@ -28,7 +28,7 @@ fn bad(message: impl Into<String>) -> CodegenError {
 }
 
 /// Entries of a scheduled module.
-pub const ENTRIES: [&str; 5] = ["train_step", "eval_step", "logits", "decode", "decode_weights"];
+pub const ENTRIES: [&str; 5] = ["train_step", "eval_step", "logits", "decode", "round_weights"];
 
 /// Kernel functions of a module that its entries launch.
 pub fn kernel_functions(m: &Module) -> Vec<&Function> {
@@ -453,7 +453,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     for entry in ENTRIES.into_iter().filter(|_| !staged) {
         let Some(f) = m.function(entry) else {
             // A model with experts, a plan of several ranks; one that computes in f32.
-            if entry.starts_with("decode") {
+            if ["decode", "round_weights"].contains(&entry) {
                 continue;
             }
             return Err(bad(format!("there is no @{entry}")));
@@ -473,8 +473,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             "train_step" => &["loss", "grad_norm"],
             "eval_step" => &["loss"],
             "decode" => &["logits", "new_keys", "new_values"],
-            // Its results are what decode has as inputs.
-            "decode_weights" => &[],
+            // Its results are what the others have as inputs.
+            "round_weights" => &[],
             _ => &["logits"],
         };
         let first = f.results.len() - names.len();

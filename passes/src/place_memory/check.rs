@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use neoxc_ir::op::Class;
 use neoxc_ir::{Function, Module, ValueId};
 
-use super::{Place, next_of};
+use super::{Place, is_rounded, next_of};
+use crate::keep_weights;
 use crate::pass::PassError;
 
 type Version = u64;
@@ -94,7 +95,9 @@ pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
         let (lo, hi) = c.range(&place, f.ty(*p).bytes());
         c.memory.write(&place.segment, lo, hi);
         let image = c.memory.read(&place.segment, lo, hi);
-        if attrs.str("neox.role") == Some("cache") {
+        let stays = attrs.str("neox.role") == Some("cache")
+            || is_rounded(attrs) && entry != keep_weights::UPDATE;
+        if stays {
             kept.push((place, lo, hi, image.clone()));
         }
         images.push(image);

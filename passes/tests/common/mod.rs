@@ -78,7 +78,8 @@ pub fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
     let tables = m.function("setup").map(|_| run(m, "setup", &[]).unwrap()).unwrap_or_default();
     // Entries that need fewer constants need the first ones.
     let mut tables = tables.into_iter();
-    f.params
+    let own = f.param_attrs.iter().filter(|a| a.str("neox.role") != Some("rounded")).count();
+    let all = f.params[..own]
         .iter()
         .zip(&f.param_attrs)
         .map(|(p, attrs)| {
@@ -96,5 +97,18 @@ pub fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
                 _ => Tensor::from_fn(ty, |_| 0.5 * r.unit()),
             }
         })
-        .collect()
+        .collect();
+    with_rounded(m, name, all)
+}
+
+/// Operands of @`name` of which rounded weights, which stand last, are missing: with these.
+pub fn with_rounded(m: &Module, name: &str, mut operands: Vec<Tensor>) -> Vec<Tensor> {
+    let f = m.function(name).unwrap();
+    if operands.len() < f.params.len() {
+        let all = operands.iter().zip(&f.param_attrs);
+        let weights = all.filter(|(_, a)| a.get("neox.param").is_some()).map(|(x, _)| x.clone());
+        operands.extend(run(m, "round_weights", &weights.collect::<Vec<_>>()).unwrap());
+    }
+    assert_eq!(operands.len(), f.params.len());
+    operands
 }

@@ -32,7 +32,7 @@ pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedu
 pub const ENDS: &str = "ends";
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 5;
+pub const FORMAT: u32 = 6;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -221,7 +221,7 @@ impl Port {
 /// One entry point.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Program {
-    /// `train_step`, `eval_step`, `logits`, `decode`, `decode_weights`, or a part of a stage's step.
+    /// `train_step`, `eval_step`, `logits`, `decode`, `round_weights`, or a part of a stage's step.
     pub name: String,
     /// Inputs the runtime fills.
     pub inputs: Vec<Port>,

@@ -54,6 +54,9 @@ enum Step {
     },
 }
 
+/// The program that rounds weights: who changes them keeps the rounded ones up, but for those who write from outside.
+const ROUNDING: &str = "round_weights";
+
 /// The CPU of this machine.
 pub struct CpuDevice {
     segments: Vec<Arc<Segment>>,
@@ -64,6 +67,10 @@ pub struct CpuDevice {
     /// Addresses of numbers without which they are not updated if they are not finite.
     guards: Vec<usize>,
     programs: Vec<(String, Vec<Step>)>,
+    /// The segment of weights, and the program that rounds them where other programs read them rounded.
+    rounding: Option<(usize, String)>,
+    /// Whether weights have come from outside since it was run.
+    stale: bool,
     /// What this rank's stage does where a program is run in parts.
     schedules: Vec<(String, Staged)>,
     pool: Pool,
@@ -169,6 +176,7 @@ impl CpuDevice {
                 (p.name.clone(), resolve(&p.body, &loaded, 0, (file, &mut 0)))
             })
             .collect();
+        let rounding = plan.program(ROUNDING).map(|p| p.name.clone());
         let slots = plan.segment("slots").map_or(0, |at| bases[at]);
         let schedules = plan
             .tables
@@ -182,6 +190,8 @@ impl CpuDevice {
             gate: Arc::default(),
             guards: vec![],
             programs,
+            rounding: plan.segment("params").zip(rounding),
+            stale: true,
             schedules,
             pool: Pool::new(threads, scratch)?,
             pointers: vec![std::ptr::null_mut(); most],
@@ -298,6 +308,7 @@ impl CpuDevice {
         if self.state[segment] {
             self.gate.wait();
         }
+        self.stale |= self.rounding.as_ref().is_some_and(|(weights, _)| *weights == segment);
         // SAFETY: no kernel runs beside `&mut self`, and those it is lent to read only the state, which
         // is not on loan any more.
         unsafe { self.segments[segment].slice_mut(offset, len) }
@@ -523,6 +534,12 @@ fn here(at: &Moving, index: &[usize]) -> usize {
 
 impl Device for CpuDevice {
     fn run(&mut self, program: &str) -> Result<(), RuntimeError> {
+        if let Some((_, rounding)) = self.rounding.clone().filter(|_| self.stale) {
+            self.stale = false;
+            if rounding != program {
+                self.run(&rounding)?;
+            }
+        }
         if let Some(at) = self.schedules.iter().position(|(n, _)| n == program) {
             return self.run_staged(at);
         }

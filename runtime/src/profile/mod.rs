@@ -128,7 +128,7 @@ impl Text {
     fn new(plan: &Plan, ranks: &mut Ranks<'_>) -> Result<Self, RuntimeError> {
         let most = ranks.port("logits", "tokens")?.0.elements() as usize;
         let vocab = ranks.port("logits", "logits")?.0.elements() as usize;
-        let decoder = Decoder::of(plan, ranks)?;
+        let decoder = Decoder::of(plan);
         let decoder = decoder.ok_or_else(|| {
             RuntimeError::Settings("the plan has no program for one token".into())
         })?;
