@@ -2,6 +2,7 @@
 //! changes of it in place.
 
 use std::hint::black_box;
+use std::sync::Barrier;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -136,21 +137,23 @@ impl Limits {
     }
 }
 
-/// What each thread returned, and the seconds until all were done.
+/// What each thread returned, and the seconds that the slowest took.
 fn at_once(threads: usize, work: impl Fn(usize) -> f64 + Sync) -> (Vec<f64>, f64) {
-    let start = Instant::now();
-    let done = std::thread::scope(|s| {
-        let running: Vec<_> = (0..threads)
-            .map(|n| {
-                s.spawn({
-                    let work = &work;
-                    move || work(n)
-                })
-            })
-            .collect();
-        running.into_iter().map(|r| r.join().unwrap_or(0.0)).collect()
+    // A new thread may begin on its parent's core; one that is woken is given an idle one.
+    let all = Barrier::new(threads);
+    let once = |n| {
+        all.wait();
+        let start = Instant::now();
+        let done = work(n);
+        (done, start.elapsed().as_secs_f64())
+    };
+    let once = &once;
+    let ended: Vec<(f64, f64)> = std::thread::scope(|s| {
+        let running: Vec<_> = (0..threads).map(|n| s.spawn(move || once(n))).collect();
+        running.into_iter().map(|r| r.join().unwrap_or((0.0, 0.0))).collect()
     });
-    (done, start.elapsed().as_secs_f64())
+    let longest = ended.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+    (ended.into_iter().map(|(done, _)| done).collect(), longest)
 }
 
 /// Multiply-adds on registers with the widest vectors there are; gives the number of operations.
