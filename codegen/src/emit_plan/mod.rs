@@ -12,8 +12,8 @@ use neoxc_ir::op::{Class, Cost, RuleCx};
 use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId};
 use neoxc_plan::{
-    Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, Schedule,
-    Segment, Stride, Tables, name_of,
+    Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, ROUND_WEIGHTS,
+    Schedule, Segment, Stride, Tables, name_of,
 };
 
 use crate::CodegenError;
@@ -28,7 +28,7 @@ fn bad(message: impl Into<String>) -> CodegenError {
 }
 
 /// Entries of a scheduled module.
-pub const ENTRIES: [&str; 5] = ["train_step", "eval_step", "logits", "decode", "round_weights"];
+pub const ENTRIES: [&str; 5] = ["train_step", "eval_step", "logits", "decode", ROUND_WEIGHTS];
 
 /// Kernel functions of a module that its entries launch.
 pub fn kernel_functions(m: &Module) -> Vec<&Function> {
@@ -453,7 +453,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     for entry in ENTRIES.into_iter().filter(|_| !staged) {
         let Some(f) = m.function(entry) else {
             // A model with experts, a plan of several ranks; one that computes in f32.
-            if ["decode", "round_weights"].contains(&entry) {
+            if ["decode", ROUND_WEIGHTS].contains(&entry) {
                 continue;
             }
             return Err(bad(format!("there is no @{entry}")));
@@ -474,7 +474,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             "eval_step" => &["loss"],
             "decode" => &["logits", "new_keys", "new_values"],
             // Its results are what the others have as inputs.
-            "round_weights" => &[],
+            ROUND_WEIGHTS => &[],
             _ => &["logits"],
         };
         let first = f.results.len() - names.len();

@@ -370,6 +370,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             let column = k.add(n0, column);
                             let epilogue = Epilogue { plan, batch: which, column };
                             let (depth, scratch) = (whole, tp);
+                            // The loop of tile registers has few turns; `ask` is for them.
                             let mut ahead = vec![];
                             if !tiles {
                                 let number = k.mul(j, down);

@@ -31,6 +31,9 @@ pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedu
 /// The axis of the first and the last stage of a pipeline.
 pub const ENDS: &str = "ends";
 
+/// The program that rounds weights for the others: a device runs it by itself where weights have come from outside.
+pub const ROUND_WEIGHTS: &str = "round_weights";
+
 /// Version of the format; a plan of another version is refused.
 pub const FORMAT: u32 = 6;
 

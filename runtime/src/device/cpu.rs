@@ -4,7 +4,7 @@ use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, Stride};
+use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, ROUND_WEIGHTS, Stride};
 
 use super::Device;
 use super::check::{Check, Found};
@@ -54,9 +54,6 @@ enum Step {
     },
 }
 
-/// The program that rounds weights: who changes them keeps the rounded ones up, but for those who write from outside.
-const ROUNDING: &str = "round_weights";
-
 /// The CPU of this machine.
 pub struct CpuDevice {
     segments: Vec<Arc<Segment>>,
@@ -67,8 +64,8 @@ pub struct CpuDevice {
     /// Addresses of numbers without which they are not updated if they are not finite.
     guards: Vec<usize>,
     programs: Vec<(String, Vec<Step>)>,
-    /// The segment of weights, and the program that rounds them where other programs read them rounded.
-    rounding: Option<(usize, String)>,
+    /// The segment of weights that are to be rounded for programs which read them so.
+    rounding: Option<usize>,
     /// Whether weights have come from outside since it was run.
     stale: bool,
     /// What this rank's stage does where a program is run in parts.
@@ -176,7 +173,7 @@ impl CpuDevice {
                 (p.name.clone(), resolve(&p.body, &loaded, 0, (file, &mut 0)))
             })
             .collect();
-        let rounding = plan.program(ROUNDING).map(|p| p.name.clone());
+        let rounding = plan.segment("params").filter(|_| plan.program(ROUND_WEIGHTS).is_some());
         let slots = plan.segment("slots").map_or(0, |at| bases[at]);
         let schedules = plan
             .tables
@@ -190,7 +187,7 @@ impl CpuDevice {
             gate: Arc::default(),
             guards: vec![],
             programs,
-            rounding: plan.segment("params").zip(rounding),
+            rounding,
             stale: true,
             schedules,
             pool: Pool::new(threads, scratch)?,
@@ -308,7 +305,7 @@ impl CpuDevice {
         if self.state[segment] {
             self.gate.wait();
         }
-        self.stale |= self.rounding.as_ref().is_some_and(|(weights, _)| *weights == segment);
+        self.stale |= self.rounding == Some(segment);
         // SAFETY: no kernel runs beside `&mut self`, and those it is lent to read only the state, which
         // is not on loan any more.
         unsafe { self.segments[segment].slice_mut(offset, len) }
@@ -534,10 +531,10 @@ fn here(at: &Moving, index: &[usize]) -> usize {
 
 impl Device for CpuDevice {
     fn run(&mut self, program: &str) -> Result<(), RuntimeError> {
-        if let Some((_, rounding)) = self.rounding.clone().filter(|_| self.stale) {
+        if self.stale && self.rounding.is_some() {
             self.stale = false;
-            if rounding != program {
-                self.run(&rounding)?;
+            if program != ROUND_WEIGHTS {
+                self.run(ROUND_WEIGHTS)?;
             }
         }
         if let Some(at) = self.schedules.iter().position(|(n, _)| n == program) {
