@@ -1,6 +1,8 @@
 //! Cross-entropy of rows of logits, with the gradient of the logits where the body asks for it.
 //! A task is a row; it is read twice (maximum; exponentials) and scaled once.
 
+use std::f64::consts::LOG2_E;
+
 use neoxc_ir::{Op, ValueId};
 
 use super::{Body, Shape, cross_entropy_parts};
@@ -55,9 +57,14 @@ pub(super) fn sum_of_exps(
     let (zero, whole, tail) = vectors(k, classes, lanes);
     let (vec, step) = (Ty::Vec(lanes), k.int(lanes as i64));
     let (maxes, none) = (k.splat(max, lanes), k.float(0.0, vec));
+    // Terms below 2⁻¹²⁶ are none: what a weight makes of them would be denormal, and slow.
+    let (log2e, low) = (k.float(LOG2_E, vec), k.float(-126.0, vec));
     let exps = |k: &mut Emit, v: Val| {
         let c = k.sub(v, maxes);
-        math::exp(k, c)
+        let c = k.mul(c, log2e);
+        let e = math::exp2_negative(k, c);
+        let gone = k.cmp("olt", c, low);
+        k.select(gone, none, e)
     };
     let sum = k.for_(zero, whole, step, &[none], |k, i, acc| {
         let p = k.element(x, i);
