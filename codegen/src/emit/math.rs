@@ -3,7 +3,7 @@
 //! exp, log and tanh use the coefficients published with the Cephes library (S. Moshier); erf uses
 //! Chebyshev fits made for this project against f64 (relative error below 1e-7). All take scalars or vectors.
 
-use std::f64::consts::LN_2;
+use std::f64::consts::{LN_2, LOG2_E};
 
 use super::{Emit, Ty, Val};
 
@@ -25,7 +25,7 @@ pub fn exp(k: &mut Emit, x: Val) -> Val {
     let (under, over) = (k.cmp("olt", x, lo), k.cmp("ogt", x, hi));
     let c = k.max(x, lo);
     let c = k.min(c, hi);
-    let (log2e, magic) = (k.float(std::f64::consts::LOG2_E, x.ty), k.float(MAGIC, x.ty));
+    let (log2e, magic) = (k.float(LOG2_E, x.ty), k.float(MAGIC, x.ty));
     let shifted = k.fma(c, log2e, magic);
     let n = k.sub(shifted, magic);
     let (hi_part, lo_part) = (k.float(-0.693_359_375, x.ty), k.float(2.121_944_4e-4, x.ty));
@@ -158,16 +158,15 @@ pub fn log(k: &mut Emit, x: Val) -> Val {
     k.fma(e, large, y)
 }
 
-/// tanh: odd polynomial near zero, `1 - 2/(e²ˣ + 1)` elsewhere.
+/// tanh: odd polynomial near zero, `(1 - e)/(1 + e)` with e = 2^(-2|x|·log₂ e) elsewhere.
 pub fn tanh(k: &mut Emit, x: Val) -> Val {
     let a = k.abs(x);
-    let two = k.float(2.0, x.ty);
+    let scale = k.float(-2.0 * LOG2_E, x.ty);
     let one = k.float(1.0, x.ty);
-    let double = k.mul(a, two);
-    let e = exp(k, double);
-    let e = k.add(e, one);
-    let q = k.div(two, e);
-    let far = k.sub(one, q);
+    let power = k.mul(a, scale);
+    let e = exp2_negative(k, power);
+    let (up, down) = (k.sub(one, e), k.add(one, e));
+    let far = k.div(up, down);
     let far = with_sign(k, far, x);
     let z = k.mul(x, x);
     let poly = horner(
