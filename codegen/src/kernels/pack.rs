@@ -91,7 +91,51 @@ pub fn block(
         });
         return;
     }
+    // The last vector of a panel may be wider than what is left of the panel. Where that is not behind the last row
+    // either, nothing is masked: masked loads cost a third of the packing.
+    let most = width.next_multiple_of(lanes);
+    let parts = (0..width).step_by(lanes);
+    let odd = parts.clone().any(|part| !vector(width - part, lanes).1);
     let ragged = !s.aligned || !s.rows.is_multiple_of(width);
+    if !ragged && !odd {
+        return lines(k, s, first, panels, width, k0, depth, dst, [lanes, stride], false);
+    }
+    let end = k.scale(panels, width);
+    let end = k.add(first, end);
+    let over = k.int((most - width) as i64);
+    let end = k.add(end, over);
+    let all = k.int(s.rows as i64);
+    for masked in [false, true] {
+        let here = k.cmp(if masked { "sgt" } else { "sle" }, end, all);
+        k.if_(here, |k| {
+            lines(k, s, first, panels, width, k0, depth, dst, [lanes, stride], masked);
+        });
+    }
+}
+
+/// How many of `left` rows a vector takes, and whether it is as long as they are: half a vector where that is all the
+/// panel is wide.
+fn vector(left: usize, lanes: usize) -> (usize, bool) {
+    let count = left.min(lanes);
+    let n = if count.is_power_of_two() { count } else { lanes };
+    (n, n == count)
+}
+
+/// Packs panels of a source that is contiguous along its rows, step by step.
+#[allow(clippy::too_many_arguments)] // a kernel's whole addressing
+fn lines(
+    k: &mut Emit,
+    s: Source,
+    first: Val,
+    panels: Val,
+    width: usize,
+    k0: Val,
+    depth: usize,
+    dst: Val,
+    [lanes, stride]: [usize; 2],
+    masked: bool,
+) {
+    let zero = k.int(0);
     k.count(depth, |k, p| {
         let at = k.add(k0, p);
         let line = s.line(k, at);
@@ -109,12 +153,10 @@ pub fn block(
                 k.prefetch(soon, false);
             }
             for part in (0..width).step_by(lanes) {
-                // Half a vector where that is all the panel is wide.
-                let count = (width - part).min(lanes);
-                let n = if count.is_power_of_two() { count } else { lanes };
+                let (n, _) = vector(width - part, lanes);
                 let offset = k.int(part as i64);
                 let row = k.add(row, offset);
-                let mask = (ragged || n != count).then(|| rows_left(k, s.rows, row, count, n));
+                let mask = masked.then(|| rows_left(k, s.rows, row, (width - part).min(lanes), n));
                 let v = s.load(k, line, row, n, mask);
                 let to = k.element_at(to, part);
                 k.store(v, to);
