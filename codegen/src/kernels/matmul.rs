@@ -86,6 +86,8 @@ struct Plan {
     product: ValueId,
     /// Whether tiles reach beyond the last column.
     ragged: bool,
+    /// Whether tiles reach beyond the last row, or may.
+    ragged_rows: bool,
     /// Per parameter used by the epilogue: strides along batch, m and n (0 where broadcast).
     strides: HashMap<ValueId, [usize; 3]>,
 }
@@ -192,7 +194,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
     }
     let ragged = one_row && !n.is_multiple_of(lanes);
-    let plan = Plan { s, m, n, product, ragged, strides };
+    // Rows behind the last whole tile have a lower one, where it is known how many they are.
+    let low = if ranges.is_none() && unit != Unit::Tiles { m % s.tile_rows } else { 0 };
+    let ragged_rows = low == 0 && (ranges.is_some() || !m.is_multiple_of(s.tile_rows));
+    let plan = Plan { s, m, n, product, ragged, ragged_rows, strides };
     let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
     let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
     if one_row {
@@ -204,6 +209,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let rest = s.of_rest(n % width, lanes);
     let ragged = rest.tile_vectors * lanes != n % width;
     let narrow = Plan { s: rest, ragged, ..plan.clone() };
+    let lower = |p: &Plan| Plan { s: Schedule { tile_rows: low, ..p.s }, ..p.clone() };
+    let (low_plan, low_narrow) = (lower(&plan), lower(&narrow));
     // Scratch: packed B, packed A, partial tiles, one tile; packed panels end with a vector of slack.
     let stride = |w| panel_stride(w, s.block_depth, lanes);
     let panels = |access, count, w| if access == Access::Packed { count * stride(w) } else { 0 };
@@ -347,14 +354,20 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                     let next = k.int(if last { 0 } else { s.block_depth as i64 });
                     let next = k.add(k0, next);
                     let (rows_ahead, k_ahead) = (k.select(more, end, m0), k.select(more, k0, next));
-                    for (plan, from, to, some) in [
-                        (&plan, zero, whole_tiles, n >= width),
-                        (&narrow, whole_tiles, across, !n.is_multiple_of(width)),
+                    let whole_down = if low == 0 {
+                        down
+                    } else {
+                        let (rows, tall) = (k.sub(end, mg), k.int(s.tile_rows as i64));
+                        k.div(rows, tall)
+                    };
+                    for (plan, low_plan, from, to, some) in [
+                        (&plan, &low_plan, zero, whole_tiles, n >= width),
+                        (&narrow, &low_narrow, whole_tiles, across, !n.is_multiple_of(width)),
                     ] {
                         if !some {
                             continue;
                         }
-                        let tile = |k: &mut Emit, j: Val, i: Val| {
+                        let tile = |k: &mut Emit, plan, j: Val, i: Val| {
                             let tall = s.tile_rows;
                             let a =
                                 Operand::at(k, s.a, source_a, mg, i, tall, k0, whole, ap, lanes);
@@ -425,7 +438,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                                 let turn = k.rem(t, two);
                                 let room = k.scale(turn, one_tile);
                                 let scratch = k.element(tp, room);
-                                (j, Tile { scratch, ..tile(k, j, i) })
+                                (j, Tile { scratch, ..tile(k, plan, j, i) })
                             };
                             b.nest(zero, all, 1, |b, t| {
                                 let k = &mut b.k;
@@ -451,11 +464,15 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                         // All tiles of the group read a panel of B before the next: it may stay in the first-level
                         // cache.
                         b.nest(from, to, 1, |b, j| {
-                            b.nest(zero, down, 1, |b, i| {
-                                let now = tile(&mut b.k, j, i);
-                                ask(&mut b.k, &now, j);
-                                if last { now.finish(b) } else { now.set_aside(b) }
-                            })
+                            let mut rows = |plan, from, to| {
+                                b.nest(from, to, 1, |b, i| {
+                                    let now = tile(&mut b.k, plan, j, i);
+                                    ask(&mut b.k, &now, j);
+                                    if last { now.finish(b) } else { now.set_aside(b) }
+                                })
+                            };
+                            rows(plan, zero, whole_down)?;
+                            if low > 0 { rows(low_plan, whole_down, down) } else { Ok(()) }
                         })?;
                     }
                     Ok(())

@@ -3,7 +3,7 @@
 //! Invariant: `block_depth`, which fixes the order of the sum, depends on the depth, the layout of the operands and the
 //! caches alone; so the bits of a result depend neither on the task shape nor on the number of threads.
 
-use crate::emit::TILE;
+use crate::emit::{LINE, TILE};
 use crate::x86::{Bf16, Cpu};
 
 /// How the register tiles read an operand.
@@ -132,6 +132,11 @@ const PACK_CONTIGUOUS: f64 = 0.9;
 const PACK_TRANSPOSED: f64 = 1.4;
 /// Cycles per element of an operand read in place by a task.
 const READ_DIRECT: f64 = 0.2;
+/// Cycles that a line of B costs more, at every use, where it comes from the second-level cache because lines of a panel
+/// in place fall into few sets of the first. Measured: m14's head dx on AVX2 (lines 512 bytes apart) loses a tenth.
+const CONFLICT: f64 = 0.8;
+/// In blocks of fewer steps than these, sums are set aside too often for what a panel in the first-level cache saves.
+const FEW_STEPS: usize = 256;
 /// Cycles per element to set a partial result aside and fetch it again.
 const PARTIAL: f64 = 0.2;
 /// Cycles to start a task.
@@ -182,8 +187,25 @@ impl Schedule {
             a,
             b: access_b(p, cpu.lanes),
         };
-        // The cheapest of every height.
+        let (found, b) = [base.b, Access::Packed]
+            .into_iter()
+            .map(|b| (Schedule { b, ..base }.cuts(p, blocks, cpu), b))
+            .min_by(|a, b| cost(&a.0).total_cmp(&cost(&b.0)))
+            .unwrap_or((vec![], base.b));
+        let base = Schedule { b, ..base };
+        let most = NEAR * cost(&found);
+        let mut near: Vec<Cut> =
+            found.into_iter().take_while(|(cost, _)| *cost <= most).map(|(_, cut)| cut).collect();
+        near.dedup();
+        near.truncate(MOST_TIES);
+        (near.first().map_or(base, |cut| base.with(*cut)), near)
+    }
+
+    /// The cheapest cut of every height and what it costs, the cheapest first.
+    fn cuts(self, p: Problem, blocks: usize, cpu: Cpu) -> Vec<(f64, Cut)> {
         let mut found: Vec<(f64, Cut)> = vec![];
+        let (base, width, block_depth) = (self, self.tile_vectors * cpu.lanes, self.block_depth);
+        let tile_rows = self.tile_rows;
         let grouped = base.a == Access::Packed && p.m.is_multiple_of(base.group_rows);
         let unit = if grouped { base.group_rows } else { tile_rows };
         for rows in splits(p.m, unit, 1) {
@@ -201,12 +223,7 @@ impl Schedule {
             found.extend(cuts.min_by(|a, b| a.0.total_cmp(&b.0)));
         }
         found.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let most = found.first().map_or(0.0, |(cost, _)| NEAR * cost);
-        let mut near: Vec<Cut> =
-            found.into_iter().take_while(|(cost, _)| *cost <= most).map(|(_, cut)| cut).collect();
-        near.dedup();
-        near.truncate(MOST_TIES);
-        (near.first().map_or(base, |cut| base.with(*cut)), near)
+        found
     }
 
     /// The same in other tasks.
@@ -218,9 +235,13 @@ impl Schedule {
     fn cycles(&self, p: Problem, blocks: usize, cpu: Cpu) -> f64 {
         let (rows, columns) = (p.m.div_ceil(self.task_rows), p.n.div_ceil(self.task_columns));
         let tasks = p.batch * rows * columns;
-        let tile = self.unit.step(self.tile_rows, self.tile_vectors);
-        // Ragged last tasks cost less; the whole ones bound the time.
         let width = self.tile_vectors * cpu.lanes;
+        let lines = width.div_ceil(LINE);
+        let mut tile = self.unit.step(self.tile_rows, self.tile_vectors);
+        if self.b == Access::Direct && strays(p.b.1, lines, self.block_depth, cpu.l1) {
+            tile += CONFLICT * lines as f64;
+        }
+        // Ragged last tasks cost less; the whole ones bound the time.
         let tiles = (self.task_rows / self.tile_rows * (self.task_columns / width)) as f64;
         let depth = p.depth as f64;
         let element = |access, contiguous| match (access, contiguous) {
@@ -245,7 +266,8 @@ fn depths(unit: Unit, a: Access, shared: bool, width: usize, cpu: Cpu) -> (usize
         // A panel of B stays in the first-level cache while the tiles of a group of rows read it.
         Unit::Fma if a == Access::Packed && shared => {
             let panel = cpu.l1 / PANEL_SHARE / (4 * width) / cpu.lanes * cpu.lanes;
-            (512, panel.clamp(64, 512))
+            let panel = panel.clamp(64, 512);
+            (if panel < FEW_STEPS { 512 } else { panel }, panel)
         }
         // Panels come from the second-level cache as fast as they are used, and with them what is read in place.
         Unit::Fma if a == Access::Direct => (512, 256),
@@ -266,9 +288,11 @@ fn access_a(p: Problem, tile_rows: usize) -> Access {
     let (row, step) = p.a;
     let whole = p.m.is_multiple_of(tile_rows);
     let along_k = step == 1 && ways(row, tile_rows) <= DIRECT_WAYS;
+    // Rows behind the last whole tile have a lower tile, but for AMX.
+    let along_k = along_k && (whole || p.unit != Unit::Tiles && p.m > tile_rows);
     let along_k = along_k && p.depth.is_multiple_of(p.unit.granule());
-    let along_m = p.unit == Unit::Fma && row == 1 && 4 * step <= DIRECT_STEP_BYTES;
-    if whole && (along_k || along_m) && !p.widens(0) { Access::Direct } else { Access::Packed }
+    let along_m = whole && p.unit == Unit::Fma && row == 1 && 4 * step <= DIRECT_STEP_BYTES;
+    if (along_k || along_m) && !p.widens(0) { Access::Direct } else { Access::Packed }
 }
 
 fn access_b(p: Problem, lanes: usize) -> Access {
@@ -276,6 +300,21 @@ fn access_b(p: Problem, lanes: usize) -> Access {
     let whole = p.n.is_multiple_of(lanes);
     let near = p.unit == Unit::Fma && column == 1 && 4 * step <= DIRECT_STEP_BYTES;
     if whole && near && !p.widens(1) { Access::Direct } else { Access::Packed }
+}
+
+/// What the cheapest of some cuts costs.
+fn cost(found: &[(f64, Cut)]) -> f64 {
+    found.first().map_or(f64::INFINITY, |(cost, _)| *cost)
+}
+
+/// Whether a panel of B would stay in a first-level cache of `l1` bytes and 64 sets if it were packed, but in place, with
+/// `lines` lines of each of `steps` steps that are `stride` floats apart, does not.
+fn strays(stride: usize, lines: usize, steps: usize, l1: usize) -> bool {
+    if lines * steps * 64 > l1 / PANEL_SHARE || !stride.is_multiple_of(LINE) {
+        return false;
+    }
+    let sets = (64 >> (stride / LINE).trailing_zeros().min(6)) * lines;
+    lines * steps > sets.min(64) * (l1 / 4096)
 }
 
 /// Rows `stride` floats apart that fall into one set of a first-level cache of 64 sets of 64 bytes.
@@ -324,6 +363,23 @@ mod tests {
         // Only whole tiles, or a kernel would write beyond its scratch.
         let whole = |c: &Cut| c.rows.is_multiple_of(s.tile_rows) && c.columns.is_multiple_of(48);
         assert!(near.len() > 1 && near.iter().all(whole), "{near:?}");
+    }
+
+    #[test]
+    fn panels_in_place_whose_lines_share_sets_are_packed() {
+        // Lines 512 bytes apart fall into 8 of 64 sets; one behind the other, into all.
+        assert!(strays(128, 1, 256, 32 << 10) && !strays(16, 1, 256, 32 << 10));
+        // Packed, the panel would not stay either.
+        assert!(!strays(128, 1, 512, 32 << 10));
+        let of = |n: usize| {
+            let (unit, m, depth) = (Unit::Fma, 512, 50304);
+            let (a, b, halves) = ((depth, 1), (1, n), [false; 2]);
+            let p = Problem { unit, batch: 1, m, n, depth, a, b, halves };
+            Schedule::choose(p, Cpu { l1: 32 << 10, ..cpu(8) }).0
+        };
+        assert_eq!((of(128).b, of(16).b), (Access::Packed, Access::Direct));
+        // 512 rows are 85 tiles and two rows, read in place all the same.
+        assert_eq!(of(128).a, Access::Direct);
     }
 
     #[test]
