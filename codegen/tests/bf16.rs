@@ -359,7 +359,7 @@ fn attention_to_what_is_kept() {
 #[test]
 fn losses_with_rounded_gradients() {
     let mut cases = vec![];
-    for (i, (rows, classes)) in [(1, 2), (5, 37), (7, 160)].into_iter().enumerate() {
+    for (i, (rows, classes)) in [(1, 2), (5, 37), (7, 160), (6, 2500)].into_iter().enumerate() {
         let x = [("rows", rows), ("vocab", classes)];
         let row = [("rows", rows)];
         let over = Attrs::new().with("dim", Attr::Str("vocab".into()));

@@ -4,14 +4,15 @@
 
 mod common;
 
-use common::{F, check, kernel};
+use common::{F, Random, check, check_given, inputs, kernel};
+use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, DType};
 
 #[test]
 fn rows_of_tables_and_losses() {
     let mut cases = vec![];
     for (i, (rows, width, classes)) in
-        [(1, 1, 2), (5, 33, 61), (20, 16, 128), (300, 7, 203)].into_iter().enumerate()
+        [(1, 1, 2), (5, 33, 61), (20, 16, 128), (300, 7, 203), (9, 3, 2500)].into_iter().enumerate()
     {
         let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
         let x = [("batch", 1), ("seq", rows), ("embed", width)];
@@ -58,7 +59,7 @@ fn parts_of_tables_and_losses() {
     let i32s = DType::I32;
     let mut cases = vec![];
     for (i, (rows, width, classes)) in
-        [(1, 1, 1), (5, 33, 21), (40, 16, 48)].into_iter().enumerate()
+        [(1, 1, 1), (5, 33, 21), (40, 16, 48), (4, 3, 1030)].into_iter().enumerate()
     {
         let (table, ids) = ([("vocab", classes), ("embed", width)], [("batch", 1), ("seq", rows)]);
         let x = [("batch", 1), ("seq", rows), ("embed", width)];
@@ -116,4 +117,35 @@ fn parts_of_tables_and_losses() {
         ));
     }
     check(&cases, 2e-6);
+}
+
+/// Rows longer than a block of logits, whose largest so far rises from block to block, falls far behind, or is minus infinity.
+#[test]
+fn losses_of_long_rows() {
+    let (rows, classes) = (4, 2500);
+    let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
+    let (logits, ids) = ([("seq", rows), ("vocab", classes)], [("seq", rows)]);
+    let three = [(&logits[..], F), (&ids[..], DType::I32), (&ids[..], F)];
+    let f = kernel("long", "cross_entropy", &three, |k, p| {
+        let l = k.named("cross_entropy", &p[..2], over.clone()).unwrap();
+        let d = k.one("cross_entropy_grad", &[p[0], p[1], l[1], p[2]], over).unwrap();
+        vec![l[0], l[1], d]
+    });
+    let mut x = inputs(&f, classes, &mut Random(5));
+    for (i, v) in x[0].data.iter_mut().enumerate() {
+        let at = (i % classes) as f64;
+        *v = match i / classes {
+            0 => 32.0 * *v,
+            1 => *v + (at / 8.0).floor(),
+            2 => *v - (at / 8.0).floor(),
+            _ if at < 1500.0 => f64::NEG_INFINITY,
+            _ => *v,
+        };
+        *v = f64::from(*v as f32);
+    }
+    // A label that has a probability.
+    x[1].data[3] = 2000.0;
+    for target in [Target::X86Native, Target::X86V3] {
+        check_given(target, &[(f.clone(), x.clone())], 2e-6);
+    }
 }

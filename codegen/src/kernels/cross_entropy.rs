@@ -1,5 +1,5 @@
 //! Cross-entropy of rows of logits, with the gradient of the logits where the body asks for it.
-//! A task is a row; it is read twice (maximum; exponentials) and scaled once.
+//! A task is a row; it is read once from memory, in blocks that stay in the first-level cache, and scaled once.
 
 use std::f64::consts::LOG2_E;
 
@@ -26,7 +26,7 @@ fn vectors(k: &mut Emit, classes: usize, lanes: usize) -> (Val, Val, Option<Val>
 }
 
 /// The largest of a row at `x`.
-pub(super) fn largest(k: &mut Emit, x: Val, classes: usize, lanes: usize) -> Val {
+fn largest(k: &mut Emit, x: Val, classes: usize, lanes: usize) -> Val {
     let (zero, whole, tail) = vectors(k, classes, lanes);
     let (vec, step) = (Ty::Vec(lanes), k.int(lanes as i64));
     let low = k.float(f64::NEG_INFINITY, vec);
@@ -45,8 +45,81 @@ pub(super) fn largest(k: &mut Emit, x: Val, classes: usize, lanes: usize) -> Val
     k.reduce_max(max)
 }
 
-/// The sum of `exp(x - max)` of a row, whose terms are kept at `keep`, which may be `x`.
+/// Elements of a row at a time: 4 KB, found again in the first-level cache for their exponentials, while the next are on
+/// their way.
+const BLOCK: usize = 1024;
+
+/// Where exponentials are kept: of each element, and the number that each block's are relative to.
+#[derive(Clone, Copy)]
+pub(super) struct Kept {
+    terms: Val,
+    bases: Val,
+}
+
+/// Blocks of a row.
+fn blocks(classes: usize) -> usize {
+    classes.div_ceil(BLOCK)
+}
+
+/// Does `f` with each whole block's number and the one behind them, in order, handing on what `f` returns.
+fn each_block(
+    k: &mut Emit,
+    classes: usize,
+    init: &[Val],
+    f: impl Fn(&mut Emit, Val, usize, &[Val]) -> Vec<Val>,
+) -> Vec<Val> {
+    let (zero, one) = (k.int(0), k.int(1));
+    let whole = k.int((classes / BLOCK) as i64);
+    let mut values = init.to_vec();
+    if classes >= BLOCK {
+        values = k.for_(zero, whole, one, &values, |k, block, acc| f(k, block, BLOCK, acc));
+    }
+    match classes % BLOCK {
+        0 => values,
+        rest => f(k, whole, rest, &values),
+    }
+}
+
+/// exp of a number that is not above zero, and zero below 2⁻¹²⁶: what a weight makes of that would be denormal, and slow.
+fn exp(k: &mut Emit, x: Val) -> Val {
+    let (log2e, low) = (k.float(LOG2_E, x.ty), k.float(-126.0, x.ty));
+    let x = k.mul(x, log2e);
+    let e = math::exp2_negative(k, x);
+    let (gone, none) = (k.cmp("olt", x, low), k.float(0.0, x.ty));
+    k.select(gone, none, e)
+}
+
+/// The largest of a row at `x`, and the sum of `exp(x - largest)`. The terms are kept if asked for, in the place of the
+/// row or elsewhere, each block's relative to the largest up to its end.
 pub(super) fn sum_of_exps(
+    k: &mut Emit,
+    x: Val,
+    classes: usize,
+    lanes: usize,
+    keep: Option<Kept>,
+) -> [Val; 2] {
+    // A finite beginning: elements that are all -inf up to here have no part in the sum.
+    let (low, none) = (k.float(f64::from(f32::MIN), Ty::F32), k.float(0.0, Ty::F32));
+    let out = each_block(k, classes, &[low, none], |k, block, size, acc| {
+        let at = k.scale(block, BLOCK);
+        let x = k.element(x, at);
+        let own = largest(k, x, size, lanes);
+        let max = k.max(acc[0], own);
+        if let Some(kept) = keep {
+            let p = k.element(kept.bases, block);
+            k.store(max, p);
+        }
+        let terms = keep.map(|kept| k.element(kept.terms, at));
+        let sum = block_sum(k, x, max, size, lanes, terms);
+        let lower = k.sub(acc[0], max);
+        let scale = exp(k, lower);
+        vec![max, k.fma(acc[1], scale, sum)]
+    });
+    [out[0], out[1]]
+}
+
+/// The sum of `exp(x - max)` of a block, whose terms are kept at `keep`, which may be `x`.
+fn block_sum(
     k: &mut Emit,
     x: Val,
     max: Val,
@@ -57,18 +130,15 @@ pub(super) fn sum_of_exps(
     let (zero, whole, tail) = vectors(k, classes, lanes);
     let (vec, step) = (Ty::Vec(lanes), k.int(lanes as i64));
     let (maxes, none) = (k.splat(max, lanes), k.float(0.0, vec));
-    // Terms below 2⁻¹²⁶ are none: what a weight makes of them would be denormal, and slow.
-    let (log2e, low) = (k.float(LOG2_E, vec), k.float(-126.0, vec));
     let exps = |k: &mut Emit, v: Val| {
         let c = k.sub(v, maxes);
-        let c = k.mul(c, log2e);
-        let e = math::exp2_negative(k, c);
-        let gone = k.cmp("olt", c, low);
-        k.select(gone, none, e)
+        exp(k, c)
     };
     let sum = k.for_(zero, whole, step, &[none], |k, i, acc| {
         let p = k.element(x, i);
         let v = k.load(vec, p);
+        let ahead = k.element_at(p, BLOCK);
+        k.prefetch(ahead, false);
         let e = exps(k, v);
         if let Some(d) = keep {
             let p = k.element(d, i);
@@ -162,7 +232,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let k = &mut b.k;
         let at = k.scale(row, classes);
         let x = k.element(logits, at);
-        let max = largest(k, x, classes, lanes);
         // The exponentials are kept where the gradient will be; without one they are only summed.
         let d = out_grad.map(|(p, _)| k.element(p, at));
         let label = k.element(labels, row);
@@ -171,8 +240,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let p = k.element(x, label);
         // Read before the exponentials may overwrite it.
         let chosen = k.load(Ty::F32, p);
-        let kept = if apart { Some(scratch) } else { d };
-        let sum = sum_of_exps(k, x, max, classes, lanes, kept);
+        let bases = k.element_at(scratch, if apart { classes } else { 0 });
+        let kept = d.map(|d| Kept { terms: if apart { scratch } else { d }, bases });
+        let [max, sum] = sum_of_exps(k, x, classes, lanes, kept);
         let log = math::log(k, sum);
         let lse = k.add(max, log);
         if let Some(p) = out_loss {
@@ -187,12 +257,28 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         if let (Some(d), Some(kept), Some((_, weight))) = (d, kept, out_grad) {
             let p = k.element(weight, row);
             let weight = k.load(Ty::F32, p);
-            let factor = k.div(weight, sum);
-            let factors = k.splat(factor, lanes);
-            change(k, kept, d, classes, lanes, |k, v| k.mul(v, factors));
-            let (from, to) = (k.element(kept, label), k.element(d, label));
+            let share = k.div(weight, sum);
+            let factor = |k: &mut Emit, block: Val| {
+                let p = k.element(kept.bases, block);
+                let base = k.load(Ty::F32, p);
+                let lower = k.sub(base, max);
+                let scale = exp(k, lower);
+                k.mul(scale, share)
+            };
+            each_block(k, classes, &[], |k, block, size, _| {
+                let factor = factor(k, block);
+                let factors = k.splat(factor, lanes);
+                let at = k.scale(block, BLOCK);
+                let (from, to) = (k.element(kept.terms, at), k.element(d, at));
+                change(k, from, to, size, lanes, |k, v| k.mul(v, factors));
+                vec![]
+            });
+            let (from, to) = (k.element(kept.terms, label), k.element(d, label));
             let mut v = k.load(Ty::F32, from);
             if apart {
+                let size = k.int(BLOCK as i64);
+                let block = k.div(label, size);
+                let factor = factor(k, block);
                 v = k.mul(v, factor);
             }
             let v = k.sub(v, weight);
@@ -200,6 +286,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    let scratch_floats = if apart { classes } else { 0 };
+    let bases = if out_grad.is_some() { blocks(classes) } else { 0 };
+    let scratch_floats = if apart { classes } else { 0 } + bases;
     Ok(Shape { tasks: rows, scratch_floats, tiles: false })
 }

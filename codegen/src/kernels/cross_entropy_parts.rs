@@ -3,7 +3,7 @@
 
 use neoxc_ir::Op;
 
-use super::cross_entropy::{change, largest, rows, stored, sum_of_exps};
+use super::cross_entropy::{change, rows, stored, sum_of_exps};
 use super::rows::own_row;
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -40,8 +40,7 @@ pub(super) fn part(b: &mut Body<'_>, op: &Op) -> Result<Shape, CodegenError> {
         let k = &mut b.k;
         let at = k.scale(row, classes);
         let x = k.element(logits, at);
-        let max = largest(k, x, classes, lanes);
-        let sum = sum_of_exps(k, x, max, classes, lanes, None);
+        let [max, sum] = sum_of_exps(k, x, classes, lanes, None);
         let (label, ours) = label(k, labels, Some(part), row, classes);
         // Any element stands for a label that is not here.
         let zero = k.int(0);
