@@ -56,12 +56,15 @@ pub fn exp(k: &mut Emit, x: Val) -> Val {
     k.select(under, zero, y)
 }
 
+/// The least exponent of a normal float.
+const LEAST: f64 = -126.0;
+
 /// 2ˣ for x ≤ 0, and 2⁻¹²⁶ where that would be less; exact at 0, and NaN stays. The polynomial is a fit made for
 /// this project (relative error below 3·10⁻⁷ in f32).
 pub fn exp2_negative(k: &mut Emit, x: Val) -> Val {
     const POLYNOMIAL: [f64; 6] =
         [1.326_472_7e-3, 9.671_513e-3, 5.550_733_7e-2, 0.240_222_42, LN_2 - 2.03e-7, 1.0];
-    let low = k.float(-126.0, x.ty);
+    let low = k.float(LEAST, x.ty);
     let under = k.cmp("olt", x, low);
     let x = k.select(under, low, x);
     // Vectors of AVX-512 have instructions for both ends of this, and may shift in one unit only. The bits are the same.
@@ -83,6 +86,16 @@ pub fn exp2_negative(k: &mut Emit, x: Val) -> Val {
     let y = k.bitcast(y, x.ty.int());
     let y = k.add(y, n);
     k.bitcast(y, x.ty)
+}
+
+/// eˣ for x ≤ 0, and zero where that would be less than 2⁻¹²⁶: what a factor makes of such a number is denormal, and slow.
+/// NaN stays. For 0 the result is 1; the more negative x, the more its rounded product with log₂ e is off.
+pub fn exp_negative(k: &mut Emit, x: Val) -> Val {
+    let (log2e, low) = (k.float(LOG2_E, x.ty), k.float(LEAST, x.ty));
+    let x = k.mul(x, log2e);
+    let e = exp2_negative(k, x);
+    let (under, none) = (k.cmp("olt", x, low), k.float(0.0, x.ty));
+    k.select(under, none, e)
 }
 
 impl Emit {

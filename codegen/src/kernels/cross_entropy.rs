@@ -1,8 +1,6 @@
 //! Cross-entropy of rows of logits, with the gradient of the logits where the body asks for it.
 //! A task is a row; it is read once from memory, in blocks that stay in the first-level cache, and scaled once.
 
-use std::f64::consts::LOG2_E;
-
 use neoxc_ir::{Op, ValueId};
 
 use super::{Body, Shape, cross_entropy_parts};
@@ -80,15 +78,6 @@ fn each_block(
     }
 }
 
-/// exp of a number that is not above zero, and zero below 2⁻¹²⁶: what a weight makes of that would be denormal, and slow.
-fn exp(k: &mut Emit, x: Val) -> Val {
-    let (log2e, low) = (k.float(LOG2_E, x.ty), k.float(-126.0, x.ty));
-    let x = k.mul(x, log2e);
-    let e = math::exp2_negative(k, x);
-    let (gone, none) = (k.cmp("olt", x, low), k.float(0.0, x.ty));
-    k.select(gone, none, e)
-}
-
 /// The largest of a row at `x`, and the sum of `exp(x - largest)`. The terms are kept if asked for, in the place of the
 /// row or elsewhere, each block's relative to the largest up to its end.
 pub(super) fn sum_of_exps(
@@ -112,7 +101,7 @@ pub(super) fn sum_of_exps(
         let terms = keep.map(|kept| k.element(kept.terms, at));
         let sum = block_sum(k, x, max, size, lanes, terms);
         let lower = k.sub(acc[0], max);
-        let scale = exp(k, lower);
+        let scale = math::exp_negative(k, lower);
         vec![max, k.fma(acc[1], scale, sum)]
     });
     [out[0], out[1]]
@@ -132,7 +121,7 @@ fn block_sum(
     let (maxes, none) = (k.splat(max, lanes), k.float(0.0, vec));
     let exps = |k: &mut Emit, v: Val| {
         let c = k.sub(v, maxes);
-        exp(k, c)
+        math::exp_negative(k, c)
     };
     let sum = k.for_(zero, whole, step, &[none], |k, i, acc| {
         let p = k.element(x, i);
@@ -262,7 +251,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 let p = k.element(kept.bases, block);
                 let base = k.load(Ty::F32, p);
                 let lower = k.sub(base, max);
-                let scale = exp(k, lower);
+                let scale = math::exp_negative(k, lower);
                 k.mul(scale, share)
             };
             each_block(k, classes, &[], |k, block, size, _| {

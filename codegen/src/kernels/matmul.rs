@@ -195,8 +195,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let ragged = one_row && !n.is_multiple_of(lanes);
     // Rows behind the last whole tile have a lower one, where it is known how many they are.
-    let low = if ranges.is_none() && unit != Unit::Tiles { m % s.tile_rows } else { 0 };
-    let ragged_rows = low == 0 && (ranges.is_some() || !m.is_multiple_of(s.tile_rows));
+    let lower_tiles = ranges.is_none() && unit.has_lower_tiles();
+    let low = if lower_tiles { m % s.tile_rows } else { 0 };
+    let ragged_rows = !lower_tiles && (ranges.is_some() || !m.is_multiple_of(s.tile_rows));
     let plan = Plan { s, m, n, product, ragged, ragged_rows, strides };
     let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
     let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;

@@ -91,78 +91,58 @@ pub fn block(
         });
         return;
     }
-    // The last vector of a panel may be wider than what is left of the panel. Where that is not behind the last row
-    // either, nothing is masked: masked loads cost a third of the packing.
-    let most = width.next_multiple_of(lanes);
-    let parts = (0..width).step_by(lanes);
-    let odd = parts.clone().any(|part| !vector(width - part, lanes).1);
-    let ragged = !s.aligned || !s.rows.is_multiple_of(width);
-    if !ragged && !odd {
-        return lines(k, s, first, panels, width, k0, depth, dst, [lanes, stride], false);
+    // The panel's vectors: where they begin, how many rows they take, and how many they load: half a vector where that
+    // is all the panel is wide.
+    let vectors: Vec<[usize; 3]> = (0..width)
+        .step_by(lanes)
+        .map(|part| {
+            let count = (width - part).min(lanes);
+            [part, count, if count.is_power_of_two() { count } else { lanes }]
+        })
+        .collect();
+    let lines = |k: &mut Emit, masked: bool| {
+        k.count(depth, |k, p| {
+            let at = k.add(k0, p);
+            let line = s.line(k, at);
+            let ahead = k.element_at(line, PREFETCH_STEPS * s.step);
+            let to = k.scale(p, width);
+            let to = k.element(dst, to);
+            k.loop_(zero, panels, 1, |k, j| {
+                let row = k.scale(j, width);
+                let row = k.add(first, row);
+                let at = k.scale(j, stride);
+                let to = k.element(to, at);
+                for part in (0..width).step_by(LINE) {
+                    let soon = k.element(ahead, row);
+                    let soon = k.element_at(soon, part);
+                    k.prefetch(soon, false);
+                }
+                for &[part, count, n] in &vectors {
+                    let offset = k.int(part as i64);
+                    let row = k.add(row, offset);
+                    let mask = masked.then(|| rows_left(k, s.rows, row, count, n));
+                    let v = s.load(k, line, row, n, mask);
+                    let to = k.element_at(to, part);
+                    k.store(v, to);
+                }
+            });
+        });
+    };
+    let over: usize = vectors.iter().map(|[_, count, n]| n - count).sum();
+    if s.aligned && s.rows.is_multiple_of(width) && over == 0 {
+        lines(k, false);
+        return;
     }
+    // What a vector loads beyond its panel does no harm, and is masked only where it may be behind the last row.
     let end = k.scale(panels, width);
     let end = k.add(first, end);
-    let over = k.int((most - width) as i64);
+    let over = k.int(over as i64);
     let end = k.add(end, over);
     let all = k.int(s.rows as i64);
-    for masked in [false, true] {
-        let here = k.cmp(if masked { "sgt" } else { "sle" }, end, all);
-        k.if_(here, |k| {
-            lines(k, s, first, panels, width, k0, depth, dst, [lanes, stride], masked);
-        });
+    for (order, masked) in [("sle", false), ("sgt", true)] {
+        let here = k.cmp(order, end, all);
+        k.if_(here, |k| lines(k, masked));
     }
-}
-
-/// How many of `left` rows a vector takes, and whether it is as long as they are: half a vector where that is all the
-/// panel is wide.
-fn vector(left: usize, lanes: usize) -> (usize, bool) {
-    let count = left.min(lanes);
-    let n = if count.is_power_of_two() { count } else { lanes };
-    (n, n == count)
-}
-
-/// Packs panels of a source that is contiguous along its rows, step by step.
-#[allow(clippy::too_many_arguments)] // a kernel's whole addressing
-fn lines(
-    k: &mut Emit,
-    s: Source,
-    first: Val,
-    panels: Val,
-    width: usize,
-    k0: Val,
-    depth: usize,
-    dst: Val,
-    [lanes, stride]: [usize; 2],
-    masked: bool,
-) {
-    let zero = k.int(0);
-    k.count(depth, |k, p| {
-        let at = k.add(k0, p);
-        let line = s.line(k, at);
-        let ahead = k.element_at(line, PREFETCH_STEPS * s.step);
-        let to = k.scale(p, width);
-        let to = k.element(dst, to);
-        k.loop_(zero, panels, 1, |k, j| {
-            let row = k.scale(j, width);
-            let row = k.add(first, row);
-            let at = k.scale(j, stride);
-            let to = k.element(to, at);
-            for part in (0..width).step_by(LINE) {
-                let soon = k.element(ahead, row);
-                let soon = k.element_at(soon, part);
-                k.prefetch(soon, false);
-            }
-            for part in (0..width).step_by(lanes) {
-                let (n, _) = vector(width - part, lanes);
-                let offset = k.int(part as i64);
-                let row = k.add(row, offset);
-                let mask = masked.then(|| rows_left(k, s.rows, row, (width - part).min(lanes), n));
-                let v = s.load(k, line, row, n, mask);
-                let to = k.element_at(to, part);
-                k.store(v, to);
-            }
-        });
-    });
 }
 
 /// A mask of the lanes that are rows of the matrix, and among the first `count`.

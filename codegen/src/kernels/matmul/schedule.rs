@@ -41,6 +41,11 @@ impl Unit {
         if self == Unit::Tiles { TILE } else { 1 }
     }
 
+    /// Whether rows behind the last whole tile have a tile of their own height.
+    pub fn has_lower_tiles(self) -> bool {
+        self != Unit::Tiles
+    }
+
     /// Cycles per step of a register tile.
     fn step(self, rows: usize, vectors: usize) -> f64 {
         match self {
@@ -187,6 +192,7 @@ impl Schedule {
             a,
             b: access_b(p, cpu.lanes),
         };
+        // What can be read in place may be packed all the same.
         let (found, b) = [base.b, Access::Packed]
             .into_iter()
             .map(|b| (Schedule { b, ..base }.cuts(p, blocks, cpu), b))
@@ -204,21 +210,20 @@ impl Schedule {
     /// The cheapest cut of every height and what it costs, the cheapest first.
     fn cuts(self, p: Problem, blocks: usize, cpu: Cpu) -> Vec<(f64, Cut)> {
         let mut found: Vec<(f64, Cut)> = vec![];
-        let (base, width, block_depth) = (self, self.tile_vectors * cpu.lanes, self.block_depth);
-        let tile_rows = self.tile_rows;
-        let grouped = base.a == Access::Packed && p.m.is_multiple_of(base.group_rows);
-        let unit = if grouped { base.group_rows } else { tile_rows };
+        let width = self.tile_vectors * cpu.lanes;
+        let grouped = self.a == Access::Packed && p.m.is_multiple_of(self.group_rows);
+        let unit = if grouped { self.group_rows } else { self.tile_rows };
         for rows in splits(p.m, unit, 1) {
             // B's panels must stay in the second-level cache; partial results are asked for before they are needed,
             // but are scratch memory.
-            let mut most = cpu.l2 / 2 / (4 * block_depth);
+            let mut most = cpu.l2 / 2 / (4 * self.block_depth);
             if blocks > 1 {
                 most = most.min(cpu.l2 / (4 * rows));
             }
             let pieces = p.n.div_ceil(most.max(width));
             let cuts = splits(p.n, width, pieces).map(|columns| {
                 let cut = Cut { rows, columns };
-                (base.with(cut).cycles(p, blocks, cpu), cut)
+                (self.with(cut).cycles(p, blocks, cpu), cut)
             });
             found.extend(cuts.min_by(|a, b| a.0.total_cmp(&b.0)));
         }
@@ -288,8 +293,7 @@ fn access_a(p: Problem, tile_rows: usize) -> Access {
     let (row, step) = p.a;
     let whole = p.m.is_multiple_of(tile_rows);
     let along_k = step == 1 && ways(row, tile_rows) <= DIRECT_WAYS;
-    // Rows behind the last whole tile have a lower tile, but for AMX.
-    let along_k = along_k && (whole || p.unit != Unit::Tiles && p.m > tile_rows);
+    let along_k = along_k && (whole || p.unit.has_lower_tiles() && p.m > tile_rows);
     let along_k = along_k && p.depth.is_multiple_of(p.unit.granule());
     let along_m = whole && p.unit == Unit::Fma && row == 1 && 4 * step <= DIRECT_STEP_BYTES;
     if (along_k || along_m) && !p.widens(0) { Access::Direct } else { Access::Packed }
