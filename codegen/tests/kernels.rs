@@ -53,7 +53,9 @@ fn matmuls_in_every_layout() {
 fn one_row_times_a_matrix() {
     let mut cases = vec![];
     for (i, (n, k)) in
-        [(1, 1), (5, 40), (16, 16), (50, 129), (33, 7), (64, 300)].into_iter().enumerate()
+        [(1, 1), (5, 40), (16, 16), (50, 129), (33, 7), (64, 300), (64, 320), (50, 416)]
+            .into_iter()
+            .enumerate()
     {
         let (x, w) = ([("batch", 1), ("seq", 1), ("embed", k)], [("ffn", n), ("embed", k)]);
         let (bias, y) = ([("ffn", n)], [("batch", 1), ("seq", 1), ("ffn", n)]);
