@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Dims, F, H, Random, bytes, check, check_for, check_given, inputs, kernel};
+use common::{Dims, F, H, Random, bytes, check, check_for, check_given, check_gpu, inputs, kernel};
 use neoxc_codegen::x86::{Bf16, Cpu};
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::ops::cast::round_to;
@@ -336,6 +336,7 @@ fn attention_and_its_gradient() {
         check_for(Target::X86Native, Cpu { l2: 1 << 10, ..cpu }, &cases, 2.0 * PLACE);
     }
     check_given(Target::X86V3, &cases, PLACE);
+    check_gpu(&cases, PLACE);
 }
 
 #[test]

@@ -4,9 +4,8 @@
 
 mod common;
 
-use common::{Dims, F, Random, check, check_given, inputs, kernel};
+use common::{Dims, F, Random, check, check_everywhere, inputs, kernel};
 use neoxc_ir::eval::{Tensor, run_function};
-use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
 
 fn matmul(name: &str, a: Dims<'_>, b: Dims<'_>, contract: &[&str]) -> (Function, usize) {
@@ -627,7 +626,5 @@ fn experts() {
         let x = inputs(&f, 1, &mut r);
         cases.push((f, x));
     }
-    for target in [Target::X86Native, Target::X86V3] {
-        check_given(target, &cases, 1e-5);
-    }
+    check_everywhere(&cases, 1e-5);
 }

@@ -2,6 +2,8 @@
 //! split in different ways with the same bits as the result.
 #![allow(dead_code, clippy::unwrap_used)] // each test uses its part; helper functions of tests
 
+pub mod cuda;
+
 use neoxc_codegen::kernels;
 use neoxc_codegen::x86::{Bf16, Cpu};
 use neoxc_ir::eval::{Tensor, run_function};
@@ -120,20 +122,17 @@ pub fn run_sharing(
             entry(pointers.as_ptr(), lo as i64, hi as i64, scratch.as_mut_ptr());
         }
     }
-    f.results
-        .iter()
-        .enumerate()
-        .map(|(i, v)| {
-            let b = &buffers[place(i)];
-            let dtype = f.ty(*v).dtype;
-            let number = |c: &[u8]| match dtype {
-                DType::I32 => i32::from_le_bytes(c.try_into().unwrap()) as f32,
-                DType::Bf16 => half::bf16::from_le_bytes(c.try_into().unwrap()).to_f32(),
-                _ => f32::from_le_bytes(c.try_into().unwrap()),
-            };
-            b.chunks(dtype.bytes()).map(number).collect()
-        })
-        .collect()
+    f.results.iter().enumerate().map(|(i, v)| numbers(&buffers[place(i)], f.ty(*v).dtype)).collect()
+}
+
+/// The elements of a kernel's result.
+fn numbers(bytes: &[u8], dtype: DType) -> Vec<f32> {
+    let number = |c: &[u8]| match dtype {
+        DType::I32 => i32::from_le_bytes(c.try_into().unwrap()) as f32,
+        DType::Bf16 => half::bf16::from_le_bytes(c.try_into().unwrap()).to_f32(),
+        _ => f32::from_le_bytes(c.try_into().unwrap()),
+    };
+    bytes.chunks(dtype.bytes()).map(number).collect()
 }
 
 /// Asks the system for AMX's tile registers, where this machine has them.
@@ -160,21 +159,73 @@ pub fn run_once(target: Target, f: &Function, x: &[Tensor]) -> Vec<Vec<f32>> {
     run(&library(std::slice::from_ref(&k), target), &k, f, x, 1)
 }
 
-/// On this machine's own target, and on AVX2, whose tiles and tails differ.
+/// On this machine's own target; on AVX2, whose tiles and tails differ; and on a GPU, where there is one.
 pub fn check(functions: &[(Function, usize)], tolerance: f64) {
-    for target in [Target::X86Native, Target::X86V3] {
-        check_on(target, functions, tolerance);
-    }
-}
-
-pub fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64) {
-    let mut r = Random(11);
-    let cases: Vec<(Function, Vec<Tensor>)> =
-        functions.iter().map(|(f, ids)| (f.clone(), inputs(f, *ids, &mut r))).collect();
-    check_given(target, &cases, tolerance);
+    check_everywhere(&given(functions), tolerance);
 }
 
 /// The same on given operands.
+pub fn check_everywhere(cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
+    for target in [Target::X86Native, Target::X86V3] {
+        check_given(target, cases, tolerance);
+    }
+    check_gpu(cases, tolerance);
+}
+
+pub fn check_on(target: Target, functions: &[(Function, usize)], tolerance: f64) {
+    check_given(target, &given(functions), tolerance);
+}
+
+fn given(functions: &[(Function, usize)]) -> Vec<(Function, Vec<Tensor>)> {
+    let mut r = Random(11);
+    functions.iter().map(|(f, ids)| (f.clone(), inputs(f, *ids, &mut r))).collect()
+}
+
+/// On the first GPU, each of its targets. Says what differs of all cases, for such a machine is rare.
+pub fn check_gpu(cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
+    let Some(gpu) = cuda::Gpu::first() else {
+        eprintln!("skipped on a GPU: this machine has none");
+        return;
+    };
+    let module = Module::new();
+    let mut wrong = vec![];
+    for target in &gpu.targets {
+        let built: Vec<kernels::Kernel> =
+            cases.iter().map(|(f, _)| kernels::build_gpu(&module, f, *target).unwrap()).collect();
+        let loaded = gpu.load(&built, *target);
+        for (k, (f, x)) in built.iter().zip(cases) {
+            let mut memory: Vec<cuda::Memory<'_>> =
+                x.iter().map(|x| gpu.memory(&bytes(x))).collect();
+            // Poison: NaN in every element.
+            memory.extend(f.results.iter().map(|r| gpu.memory(&vec![0xff; f.ty(*r).bytes()])));
+            loaded.run(k, &memory.iter().collect::<Vec<_>>());
+            let want = run_function(&module, f, x).unwrap();
+            for (i, w) in want.iter().enumerate() {
+                let got = numbers(&memory[x.len() + i].read(), w.ty.dtype);
+                if let Err(e) = close(w, &got, tolerance) {
+                    wrong.push(format!("{target}: {} result {i}{e}", f.name));
+                }
+            }
+        }
+        eprintln!("{target}: {} kernels ran", built.len());
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Whether all elements are within `tolerance` of the largest; otherwise the first that is not.
+fn close(want: &Tensor, got: &[f32], tolerance: f64) -> Result<(), String> {
+    let size = want.data.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    for (e, (a, b)) in want.data.iter().zip(got).enumerate() {
+        let error = (a - f64::from(*b)).abs() / size;
+        // NaN is not close to anything.
+        if error.is_nan() || error >= tolerance {
+            return Err(format!("[{e}]: {a} but {b}"));
+        }
+    }
+    Ok(())
+}
+
+/// On one target.
 pub fn check_given(target: Target, cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
     check_for(target, Cpu::of(target), cases, tolerance);
 }
@@ -194,10 +245,8 @@ pub fn check_for(target: Target, cpu: Cpu, cases: &[(Function, Vec<Tensor>)], to
         let want = run_function(&module, f, x).unwrap();
         let got = run(&so, k, f, x, 1);
         for (i, (w, g)) in want.iter().zip(&got).enumerate() {
-            let size = w.data.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
-            for (e, (a, b)) in w.data.iter().zip(g).enumerate() {
-                let error = (a - f64::from(*b)).abs() / size;
-                assert!(error < tolerance, "{} result {i}[{e}]: {a} but {b}", f.name);
+            if let Err(e) = close(w, g, tolerance) {
+                panic!("{} result {i}{e}", f.name);
             }
         }
         let bits = |x: &[Vec<f32>]| x.iter().flatten().map(|x| x.to_bits()).collect::<Vec<_>>();
