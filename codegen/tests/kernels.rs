@@ -83,6 +83,21 @@ fn matmul_epilogues() {
         let name = format!("bias_gelu_{form}");
         let form = Attrs::new().with("approximate", Attr::Str(form.into()));
         let attrs = form.clone();
+        // With what is made of the operand alone.
+        let again = form.clone();
+        cases.push((
+            kernel(
+                &format!("{name}_grad_and_again"),
+                "matmul",
+                &[(&x, F), (&w, F), (&y, F)],
+                |k, p| {
+                    let y = k.one("gelu", &[p[2]], again.clone()).unwrap();
+                    let m = k.matmul(p[0], p[1], &["embed"]).unwrap();
+                    vec![k.one("gelu_grad", &[p[2], m], again).unwrap(), y]
+                },
+            ),
+            1,
+        ));
         cases.push((
             kernel(&name, "matmul", &[(&x, F), (&w, F), (&bias, F)], |k, p| {
                 let m = k.matmul(p[0], p[1], &["embed"]).unwrap();

@@ -6,7 +6,8 @@
 //!                                           …, grads' = repeat @block.bwd, reversed
 //! ```
 //! A gradient *starts* as its accumulator, so every contribution is an `add` that later phases do
-//! in place. `@block.fwd` returns what `@block.bwd` needs; views and constants are recomputed.
+//! in place. `@block.fwd` returns what `@block.bwd` needs; views, constants and what is pointwise in the rest of it (an
+//! activation of a sum that its gradient needs as well) are recomputed.
 //! With `neox.checkpoint` only the layer's input is kept and the backward twin runs the layer again.
 
 use std::collections::HashMap;
@@ -231,6 +232,21 @@ impl Differentiator<'_> {
                     } else {
                         saved.push(v);
                     }
+                }
+            }
+            // What is pointwise in values that are there anyway is made again too: the kernel that reads them makes it.
+            for (i, op) in joint.ops[..forward_ops].iter().enumerate() {
+                let there = |v: &ValueId| {
+                    let made = defs[v.index()];
+                    let given = made.is_none() && !carried.contains(v);
+                    saved.contains(v) || given || made.is_some_and(|d| recomputed.contains(&d))
+                };
+                if op.kind.0.class() == Class::Pointwise
+                    && op.results.iter().any(|r| saved.contains(r))
+                    && op.operands.iter().all(there)
+                {
+                    saved.retain(|v| !op.results.contains(v));
+                    recomputed.push(i);
                 }
             }
             saved.sort();

@@ -5,8 +5,8 @@
 //!   ⇒ %0:2 = call @matmul_3(%x, %w, %bias)      @matmul_3 {neox.kernel = "matmul"}: those three ops
 //! ```
 //! Greedy and deterministic: reductions pull in the pointwise ops that only they use; pointwise ops
-//! join the latest kernel that makes one of their operands, if all others are older; constants, and
-//! halves made f32, are copied into each kernel that reads them. Views, calls and loops stay. Equal kernels become one.
+//! join the latest kernel that makes one of their operands, if all others are older, or one that reads the same given
+//! values; constants, and halves made f32, are copied into each kernel that reads them. Views, calls and loops stay. Equal kernels become one.
 
 use std::collections::HashMap;
 
@@ -238,6 +238,60 @@ impl Fusing<'_> {
         }) && self.factors_stay(group, op)
     }
 
+    /// Moves what is made of given values alone, as what backward makes again, into a product whose epilogue reads one of
+    /// them and that runs before all that need it: it costs no more reading.
+    fn move_beside(&mut self) {
+        let f = self.f;
+        for g in 0..self.groups.len() {
+            let ops = self.groups[g].ops.clone();
+            let reads: Vec<ValueId> =
+                ops.iter().flat_map(|i| &f.ops[*i].operands).copied().collect();
+            let given =
+                |v: &ValueId| self.def(*v).is_none_or(|d| self.of[d].is_none() || ops.contains(&d));
+            let pointwise = |i: &usize| f.ops[*i].kind.0.class() == Class::Pointwise;
+            if !ops.iter().all(pointwise) || !reads.iter().all(given) {
+                continue;
+            }
+            let mut readers = vec![];
+            let mut made = ops.iter().flat_map(|i| &f.ops[*i].results);
+            if !made.all(|v| self.readers(*v, &mut readers)) {
+                continue;
+            }
+            let Some(first) = readers.into_iter().filter(|r| *r != g).min() else { continue };
+            let wide = |v: &ValueId| {
+                let v = self.source(*v);
+                reads.iter().any(|r| self.source(*r) == v)
+                    && ops.iter().any(|i| f.ty(f.ops[*i].results[0]).dims == f.ty(v).dims)
+            };
+            let beside = |h: &usize| {
+                let group = &self.groups[*h];
+                group.family == "matmul"
+                    && group.ops.iter().any(|i| f.ops[*i].operands.iter().any(wide))
+                    && ops.iter().all(|i| self.joins(*h, *i))
+            };
+            if let Some(h) = (g + 1..first).find(beside) {
+                ops.iter().for_each(|i| self.of[*i] = Some(h));
+                self.groups[g].ops.clear();
+                self.groups[h].ops.extend(ops);
+            }
+        }
+    }
+
+    /// Adds the groups that read `v` to `groups`; says whether nothing else does.
+    fn readers(&self, v: ValueId, groups: &mut Vec<usize>) -> bool {
+        let reads = |(_, op): &(usize, &Op)| op.operands.contains(&v);
+        !self.f.results.contains(&v)
+            && self.f.ops.iter().enumerate().filter(reads).all(|(i, op)| match self.of[i] {
+                // A half made f32 is copied to where it is read.
+                None if is_widening(self.f, op) => self.readers(op.results[0], groups),
+                None => false,
+                Some(g) => {
+                    groups.push(g);
+                    true
+                }
+            })
+    }
+
     /// A matmul's own factors cannot be read again tile by tile.
     fn factors_stay(&self, group: usize, op: usize) -> bool {
         let g = &self.groups[group];
@@ -316,6 +370,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
             }
         }
     }
+    s.move_beside();
     Ok(s)
 }
 

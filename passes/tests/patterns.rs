@@ -10,7 +10,7 @@ use common::{arch, moe};
 use neoxc_ir::cluster::{Link, Machine};
 use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Function, Module, TensorType};
+use neoxc_ir::{DType, Function, Module, TensorType, ValueId};
 use neoxc_models::arch::{Arch, Capacity, Moe};
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
@@ -229,6 +229,28 @@ fn dropout_exchanges_nothing() {
             };
             assert_eq!(count(dropped), count(a), "{d:?} {sequence_parallel} {biases}");
         }
+    }
+}
+
+/// Backward makes activations again from the sums that their gradients read as well, in the same kernel: one value of
+/// the hidden layer's size is kept for each layer.
+#[test]
+fn activations_are_made_again_beside_their_gradients() {
+    for precision in [DType::F32, DType::Bf16] {
+        let mut m = partitioned(cx(Degrees::ONE), Arch { precision, ..arch() });
+        run_phase(&mut m, Phase::Fused, &cx(Degrees::ONE)).unwrap();
+        let of = |end: &str| m.functions.iter().find(|f| f.name.ends_with(end)).unwrap();
+        let (forward, backward) = (of("block.fwd"), of("block.bwd"));
+        let hidden = |v: &&ValueId| forward.ty(**v).has("ffn");
+        assert_eq!(forward.results.iter().filter(hidden).count(), 1, "{precision:?}");
+        let kernels = backward.ops.iter().filter_map(|op| m.function(op.attrs.symbol("callee")?));
+        let with = |name: &str| -> Vec<&Function> {
+            kernels.clone().filter(|k| k.ops.iter().any(|op| op.kind.is(name))).collect()
+        };
+        let (again, gradient) = (with("gelu"), with("gelu_grad"));
+        assert_eq!((again.len(), gradient.len()), (1, 1), "{precision:?}");
+        assert_eq!(again[0].name, gradient[0].name, "{precision:?}");
+        assert_eq!(again[0].attrs.str("neox.kernel"), Some("matmul"), "{precision:?}");
     }
 }
 

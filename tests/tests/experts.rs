@@ -149,9 +149,9 @@ fn flops_are_those_of_chosen_experts() {
     let many = flops(&with(&base, &["moe_num_experts=8", "moe_top_k=1"]));
     // 4 micro-batches' sequences of 13 tokens through two matrices of 96 × 24, forward and twice backward.
     let choice = (4 * 13 * 2 * 96 * 24 * 2 * 3) as f64;
-    // Activations, biases and moving tokens come on top.
+    // Activations, which backward makes again, biases and moving tokens come on top.
     let more = (two - one) / choice;
-    assert!((1.0..1.3).contains(&more), "{one} {two} {choice}");
+    assert!((1.0..1.35).contains(&more), "{one} {two} {choice}");
     assert!(many - one < 0.5 * choice, "{one} {many}");
 }
 
