@@ -232,17 +232,21 @@ fn dropout_exchanges_nothing() {
     }
 }
 
-/// Backward makes activations again from the sums that their gradients read as well, in the same kernel: one value of
-/// the hidden layer's size is kept for each layer.
+/// Backward makes norms again from the layer's input, and activations from the sums that their gradients read as well, in
+/// the same kernel.
 #[test]
-fn activations_are_made_again_beside_their_gradients() {
+fn norms_and_activations_are_made_again() {
     for precision in [DType::F32, DType::Bf16] {
         let mut m = partitioned(cx(Degrees::ONE), Arch { precision, ..arch() });
         run_phase(&mut m, Phase::Fused, &cx(Degrees::ONE)).unwrap();
         let of = |end: &str| m.functions.iter().find(|f| f.name.ends_with(end)).unwrap();
         let (forward, backward) = (of("block.fwd"), of("block.bwd"));
-        let hidden = |v: &&ValueId| forward.ty(**v).has("ffn");
-        assert_eq!(forward.results.iter().filter(hidden).count(), 1, "{precision:?}");
+        let results = |dim: &str| {
+            let of = |v: &&ValueId| forward.ty(**v).has(dim);
+            forward.results.iter().filter(of).count()
+        };
+        // The second is the layer's input, of which norms are made again.
+        assert_eq!([results("ffn"), results("embed")], [1, 2], "{precision:?}");
         let kernels = backward.ops.iter().filter_map(|op| m.function(op.attrs.symbol("callee")?));
         let with = |name: &str| -> Vec<&Function> {
             kernels.clone().filter(|k| k.ops.iter().any(|op| op.kind.is(name))).collect()
