@@ -10,15 +10,18 @@
 //! activation of a sum that its gradient needs as well, a norm by its statistics) are recomputed.
 //! With `neox.checkpoint` only the layer's input is kept and the backward twin runs the layer again.
 
-use std::collections::{HashMap, HashSet};
+mod keep;
+
+use std::collections::HashMap;
 
 use neoxc_ir::build::dims_attrs;
-use neoxc_ir::op::{Class, Decomposition, GradCx, Gradient, OpError, RuleCx};
+use neoxc_ir::op::{GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
+use keep::Kept;
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -44,71 +47,6 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         f.name = "eval_step".into();
     }
     Ok(PassReport::default())
-}
-
-/// Makes first results of the first `forward` ops again, instead of keeping them, where their op's operands and other
-/// results, `saved` or `given`, are enough; but not what an op that is `recomputed` reads.
-fn make_norms_again(
-    f: &mut Function,
-    forward: usize,
-    saved: &mut Vec<ValueId>,
-    recomputed: &[usize],
-    given: &[ValueId],
-) -> Result<(), PassError> {
-    for i in 0..forward {
-        let [y, rest @ ..] = &f.ops[i].results[..] else { continue };
-        let read = recomputed.iter().any(|r| f.ops[*r].operands.contains(y));
-        let there = |v: &ValueId| saved.contains(v) || given.contains(v);
-        let y = *y;
-        if saved.contains(&y)
-            && !read
-            && f.ops[i].operands.iter().chain(rest).all(there)
-            && make_again(f, i, forward)?
-        {
-            saved.retain(|v| *v != y);
-        }
-    }
-    Ok(())
-}
-
-/// Makes the first result of op `i` again where the ops from `backward` on first read it, of its operands and its other
-/// results; if by the op's decomposition it is pointwise in these.
-fn make_again(f: &mut Function, i: usize, backward: usize) -> Result<bool, PassError> {
-    let op = f.ops[i].clone();
-    let old = op.results[0];
-    let end = f.ops.len();
-    let Some(at) = (backward..end).find(|j| f.ops[*j].operands.contains(&old)) else {
-        return Ok(false);
-    };
-    let mut whole = f.clone();
-    let mut b = Builder::new(&mut whole);
-    b.at(&op.loc);
-    let simpler = op.kind.0.decompose(&mut b, &op.operands, &op.attrs)?;
-    let Decomposition::Values(values) = simpler else { return Ok(false) };
-    let there: HashMap<ValueId, ValueId> = values.iter().copied().zip(op.results).skip(1).collect();
-    let mut needed = HashSet::from([values[0]]);
-    let mut made = vec![];
-    for mut o in whole.ops.split_off(end).into_iter().rev() {
-        if !o.results.iter().any(|r| needed.contains(r)) {
-            continue;
-        }
-        if o.kind.0.class() != Class::Pointwise {
-            return Ok(false);
-        }
-        for v in &mut o.operands {
-            *v = there.get(v).copied().unwrap_or(*v);
-        }
-        needed.extend(&o.operands);
-        made.push(o);
-    }
-    for o in whole.ops[backward..].iter_mut().flat_map(|o| &mut o.operands) {
-        if *o == old {
-            *o = values[0];
-        }
-    }
-    whole.ops.splice(at..at, made.into_iter().rev());
-    *f = whole;
-    Ok(true)
 }
 
 /// The twins of a loop body.
@@ -266,60 +204,11 @@ impl Differentiator<'_> {
         }
         out.extend(sliced.iter().filter_map(|p| cotangents.get(p)));
 
-        // What the backward ops read of the forward ones.
-        let mut forward_value = vec![false; joint.values.len()];
-        for r in joint.ops[..forward_ops].iter().flat_map(|o| &o.results) {
-            forward_value[r.index()] = true;
-        }
-        let defs = joint.definitions();
-        let (mut saved, mut recomputed) = (vec![], vec![]);
-        if checkpoint {
-            recomputed = (0..forward_ops).collect();
-            saved = carried.to_vec();
-        } else {
-            let backward = &joint.ops[forward_ops..];
-            let mut todo: Vec<ValueId> =
-                backward.iter().flat_map(|o| &o.operands).chain(&out).copied().collect();
-            let mut seen = vec![false; joint.values.len()];
-            while let Some(v) = todo.pop() {
-                if std::mem::replace(&mut seen[v.index()], true) {
-                    continue;
-                }
-                if carried.contains(&v) {
-                    saved.push(v);
-                } else if forward_value[v.index()]
-                    && let Some(i) = defs[v.index()]
-                {
-                    let def = &joint.ops[i];
-                    if def.kind.0.class() == Class::View || def.kind.is("fill") {
-                        recomputed.push(i);
-                        todo.extend(&def.operands);
-                    } else {
-                        saved.push(v);
-                    }
-                }
-            }
-            // What is pointwise in values that are there anyway is made again too: the kernel that reads them makes it.
-            for (i, op) in joint.ops[..forward_ops].iter().enumerate() {
-                let there = |v: &ValueId| {
-                    let made = defs[v.index()];
-                    let given = made.is_none() && !carried.contains(v);
-                    saved.contains(v) || given || made.is_some_and(|d| recomputed.contains(&d))
-                };
-                if op.kind.0.class() == Class::Pointwise
-                    && op.results.iter().any(|r| saved.contains(r))
-                    && op.operands.iter().all(there)
-                {
-                    saved.retain(|v| !op.results.contains(v));
-                    recomputed.push(i);
-                }
-            }
-            let given = [sliced, invariant].concat();
-            make_norms_again(&mut joint, forward_ops, &mut saved, &recomputed, &given)?;
-            saved.sort();
-            recomputed.sort_unstable();
-            recomputed.dedup();
-        }
+        let given = [sliced, invariant].concat();
+        let Kept { saved, recomputed } = match op.attrs.int("neox.checkpoint") {
+            Some(_) => Kept { saved: carried.to_vec(), recomputed: (0..forward_ops).collect() },
+            None => keep::what_backward_needs(&mut joint, forward_ops, carried, &given, &out)?,
+        };
 
         let mut fwd = forward_fn;
         fwd.results.extend(&saved);

@@ -143,15 +143,16 @@ fn flops_are_those_of_chosen_experts() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
     let flops = |sets: &[&str]| plan(folder.path(), sets).tables.flops_per_step;
-    let base = ["moe_router_type=topk", "num_layers=1"];
+    // Wide enough that products are most of it.
+    let base = ["moe_router_type=topk", "num_layers=1", "hidden_size=48"];
     let one = flops(&with(&base, &["moe_num_experts=2", "moe_top_k=1"]));
     let two = flops(&with(&base, &["moe_num_experts=2", "moe_top_k=2"]));
     let many = flops(&with(&base, &["moe_num_experts=8", "moe_top_k=1"]));
-    // 4 micro-batches' sequences of 13 tokens through two matrices of 96 × 24, forward and twice backward.
-    let choice = (4 * 13 * 2 * 96 * 24 * 2 * 3) as f64;
+    // 4 micro-batches' sequences of 13 tokens through two matrices of 192 × 48, forward and twice backward.
+    let choice = (4 * 13 * 2 * 192 * 48 * 2 * 3) as f64;
     // Activations, which backward makes again, biases and moving tokens come on top.
     let more = (two - one) / choice;
-    assert!((1.0..1.35).contains(&more), "{one} {two} {choice}");
+    assert!((1.0..1.2).contains(&more), "{one} {two} {choice}");
     assert!(many - one < 0.5 * choice, "{one} {many}");
 }
 

@@ -135,6 +135,10 @@ impl Memory<'_> {
 
 impl Drop for Memory<'_> {
     fn drop(&mut self) {
+        // What failed says so; after it, so does every other call.
+        if std::thread::panicking() {
+            return;
+        }
         call!(self.gpu.driver, b"cuMemFree_v2", (u64), self.at);
     }
 }
@@ -195,6 +199,9 @@ impl Module<'_> {
 
 impl Drop for Module<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            return;
+        }
         call!(self.gpu.driver, b"cuModuleUnload", (*mut c_void), self.handle);
     }
 }

@@ -59,7 +59,8 @@ pub(super) fn emit(
         };
         let zero = k.int(0);
         let whole = p.depth / lanes * lanes;
-        let (end, step) = (k.int(whole as i64), k.int(turn(w, whole, lanes) as i64));
+        let turn = turn(w, whole, lanes);
+        let (end, step) = (k.int(whole as i64), k.int(turn as i64));
         let none = vec![k.float(0.0, Ty::Vec(lanes)); lanes];
         let mut sums = k.for_(zero, end, step, &none, |k, i, sums| {
             // Behind the end of these rows are the next task's.
@@ -73,7 +74,7 @@ pub(super) fn emit(
                 k.prefetch(soon, false);
             }
             let mut sums = sums.to_vec();
-            for part in (0..turn(w, whole, lanes)).step_by(lanes) {
+            for part in (0..turn).step_by(lanes) {
                 let at = k.element(x, i);
                 let at = k.element_at(at, part);
                 let x = k.load(Ty::Vec(lanes), at);
