@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use neoxc_ir::diag::{Diagnostic, Severity, Sources};
 
 pub use config::Config;
+use diagnostics::{file, missing_key, syntax};
 
 /// What loading gave.
 #[derive(Debug)]
@@ -35,7 +36,11 @@ pub fn load(files: &[PathBuf], dir: Option<&Path>, sets: &[String]) -> Loaded {
     let mut sources = Sources::default();
     let mut diagnostics = vec![];
     let merged = merge::merge(files, dir, sets, &mut sources, &mut diagnostics);
+    // What seems to be missing may be in what could not be read: only the cause is told.
+    let unread = |d: &Diagnostic| [file::KIND.code, syntax::KIND.code].contains(&d.kind.code);
+    let unread = diagnostics.iter().any(unread);
     let config = check::check(&merged, &mut diagnostics);
+    diagnostics.retain(|d| !unread || d.kind.code != missing_key::KIND.code);
     let key = |d: &Diagnostic| d.labels.first().map(|l| l.span.clone());
     diagnostics.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| key(a).cmp(&key(b))));
     let failed = diagnostics.iter().any(|d| d.severity == Severity::Error);

@@ -125,6 +125,17 @@ fn walk(dir: &Path, out: &mut Vec<PathBuf>) {
 }
 
 #[test]
+fn what_cannot_be_read_is_told_without_what_follows_from_it() {
+    let broken = from_text(&["hidden_size: [8\n", "hiden_size: 8\n"], &[]);
+    let codes: Vec<&str> = broken.diagnostics.iter().map(|d| d.kind.code).collect();
+    assert_eq!(codes, ["NX0109", "NX0101"], "{:?}", told(&broken));
+    let absent = load(&["no-such-file.yml".into()], None, &[]);
+    let codes: Vec<&str> = absent.diagnostics.iter().map(|d| d.kind.code).collect();
+    assert_eq!(codes, ["NX0110"], "{:?}", told(&absent));
+    assert!(broken.config.is_none() && absent.config.is_none());
+}
+
+#[test]
 fn users_files_are_understood() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/upstream");
     if !root.exists() {
