@@ -38,6 +38,10 @@ pub const PASS: Pass = Pass {
 /// Alignment of every buffer, bytes: a cache line, and a full vector.
 pub const ALIGN: u64 = 64;
 
+/// The segment of gradients. Where a step is one program, it is a part of the arena that begins at the module's
+/// `neox.grads`.
+pub const GRADS: &str = "grads";
+
 /// An address: segment, byte offset, and a stride per enclosing loop (by the loop's dim).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -171,8 +175,7 @@ pub fn arena(m: &Module) -> Result<(u64, u64), PassError> {
 
 fn place(m: &mut Module) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
-    let mut arena = 0;
-    let mut saved = 0;
+    let (mut arena, mut saved, mut grads) = (0, 0, None);
     // By class of stages.
     let mut shared: Vec<Shared> = vec![];
     let mut arenas: Vec<i64> = vec![];
@@ -224,6 +227,10 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         ));
         arena = arena.max(placed.arena);
         saved = saved.max(placed.saved);
+        grads = grads.or((placed.grads > 0).then_some(kept));
+    }
+    if let Some(at) = grads {
+        m.attrs.set("neox.grads", Attr::Int(at as i64));
     }
     m.attrs.set("neox.arena", Attr::Int(arena as i64));
     if !arenas.is_empty() {

@@ -14,6 +14,7 @@ use neoxc_passes::PassCx;
 use neoxc_passes::assign_stages::Partition;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
+use neoxc_passes::place_memory::{self, Place};
 use neoxc_passes::schedule_pipeline::Kind;
 
 fn variants() -> Vec<(&'static str, Arch)> {
@@ -368,7 +369,7 @@ fn the_placement_check_refuses_overlaps() {
     for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused, Phase::Scheduled] {
         run_phase(&mut m, phase, &CX).unwrap();
     }
-    let check = neoxc_passes::place_memory::check;
+    let check = place_memory::check;
     check(&m, "train_step").unwrap();
     let body = m.functions.iter().position(|f| f.name.ends_with("block.fwd")).unwrap();
     let places = |m: &Module, op: usize| -> Vec<String> {
@@ -387,6 +388,62 @@ fn the_placement_check_refuses_overlaps() {
         }
         moved.functions[body].ops[op].attrs.set("neox.place", neoxc_ir::Attr::strs(&new));
         assert!(check(&moved, "train_step").is_err(), "op {op} over {fixed}");
+        refused += 1;
+    }
+    assert!(refused > 0);
+}
+
+/// What is done when gradients are written may have their bytes before, in a step of one micro-batch; nothing may
+/// behind that.
+#[test]
+fn gradients_come_where_activations_were() {
+    let of = |grad_accum: usize| {
+        let mut m = neoxc_models::build(&Arch { grad_accum, clip: 0.5, ..arch() }).unwrap();
+        for phase in Phase::ALL.into_iter().skip(1).take(5) {
+            run_phase(&mut m, phase, &CX).unwrap();
+        }
+        m
+    };
+    // The first byte of the arena is the gradients' first.
+    let end = |m: &Module| {
+        assert_eq!(m.attrs.int("neox.grads"), Some(0));
+        let step = m.function("train_step").unwrap();
+        let params = step.params.iter().zip(&step.param_attrs);
+        let weights = params.filter(|(_, a)| a.get("neox.param").is_some());
+        weights.map(|(p, _)| step.ty(*p).bytes().div_ceil(64) * 64).sum::<usize>() as u64
+    };
+    let arena = |f: &neoxc_ir::Function, i: usize| {
+        let places = f.ops[i].attrs.strs("neox.place").unwrap();
+        let places = places.into_iter().map(|p| Place::parse(p).unwrap());
+        places.filter(|p| p.segment == "arena").map(|p| p.offset).min()
+    };
+    let shared = |m: &Module| {
+        let inside = |f: &neoxc_ir::Function| {
+            (0..f.ops.len()).filter(|i| arena(f, *i).is_some_and(|at| at < end(m))).count()
+        };
+        // Evaluation and text have the arena to themselves.
+        let step = |f: &&neoxc_ir::Function| f.name.starts_with("train_step");
+        m.functions
+            .iter()
+            .filter(|f| f.attrs.get("neox.kernel").is_none())
+            .filter(step)
+            .map(inside)
+            .sum::<usize>()
+    };
+    assert!(shared(&of(1)) > 0);
+    assert_eq!(shared(&of(2)), 0);
+
+    let m = of(1);
+    let step = m.functions.iter().position(|f| f.name == "train_step").unwrap();
+    let f = &m.functions[step];
+    let micro = f.ops.iter().position(|op| op.attrs.str("dim") == Some("micro")).unwrap();
+    let mut refused = 0;
+    for i in (micro + 1..f.ops.len()).filter(|i| arena(f, *i).is_some()) {
+        let mut moved = m.clone();
+        let op = &mut moved.functions[step].ops[i];
+        let places = vec!["arena+0"; op.results.len()];
+        op.attrs.set("neox.place", neoxc_ir::Attr::strs(&places));
+        assert!(place_memory::check(&moved, "train_step").is_err(), "op {i}");
         refused += 1;
     }
     assert!(refused > 0);

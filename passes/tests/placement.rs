@@ -9,12 +9,13 @@ use std::collections::BTreeMap;
 use common::{Random, arch, inputs, moe};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::op::Class;
+use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Module, TensorType};
 use neoxc_models::arch::{Arch, Capacity, Moe, Positions, Router};
 use neoxc_passes::PassCx;
 use neoxc_passes::pipeline::{Phase, run_phase};
-use neoxc_passes::place_memory::Place;
+use neoxc_passes::place_memory::{GRADS, Place};
 
 /// Segments of 4-byte elements; what nobody wrote is NaN.
 #[derive(Default)]
@@ -22,28 +23,38 @@ struct Memory {
     segments: BTreeMap<String, Vec<f64>>,
     /// Value of each enclosing loop's counter.
     loops: Vec<(String, u64)>,
+    /// Where gradients begin in the arena.
+    grads: u64,
+    /// Gradients as the loop over micro-batches left them.
+    gradients: Vec<(Place, Tensor)>,
 }
 
 impl Memory {
+    /// Whose bytes a place has.
+    fn segment(p: &Place) -> &str {
+        if p.segment == GRADS { "arena" } else { &p.segment }
+    }
+
     fn start(&self, p: &Place) -> usize {
         let along = p.strides.iter().map(|(dim, stride)| {
             self.loops.iter().rev().find(|(d, _)| d == dim).unwrap().1 * stride
         });
-        let byte = p.offset + along.sum::<u64>();
+        let before = if p.segment == GRADS { self.grads } else { 0 };
+        let byte = before + p.offset + along.sum::<u64>();
         assert!(byte.is_multiple_of(4));
         (byte / 4) as usize
     }
 
     fn read(&self, p: &Place, ty: &TensorType) -> Tensor {
         let (at, n) = (self.start(p), ty.elements());
-        let segment = self.segments.get(&p.segment).map_or(&[][..], |s| s);
+        let segment = self.segments.get(Self::segment(p)).map_or(&[][..], |s| s);
         let value = |i| segment.get(i).copied().unwrap_or(f64::NAN);
         Tensor::new(ty.clone(), (at..at + n).map(value).collect())
     }
 
     fn write(&mut self, p: &Place, t: &Tensor) {
         let at = self.start(p);
-        let segment = self.segments.entry(p.segment.clone()).or_default();
+        let segment = self.segments.entry(Self::segment(p).to_string()).or_default();
         if segment.len() < at + t.data.len() {
             segment.resize(at + t.data.len(), f64::NAN);
         }
@@ -68,6 +79,14 @@ impl Memory {
                         self.loops.push((op.attrs.str("dim").unwrap().to_string(), i));
                         self.execute(m, callee);
                         self.loops.pop();
+                    }
+                    if op.attrs.str("dim") == Some("micro") && name == "train_step" {
+                        let total = |n: usize| {
+                            let (place, ty) = (&at[&op.results[n]], f.ty(op.results[n]));
+                            assert_eq!(place.segment, GRADS);
+                            (place.clone(), self.read(place, ty))
+                        };
+                        self.gradients = totals(op).into_iter().map(total).collect();
                     }
                 }
                 _ => {
@@ -150,12 +169,18 @@ fn addresses_alone_carry_every_value() {
             let x = inputs(&before, entry, &mut r);
             let want = run(&before, entry, &x).unwrap();
             let f = m.function(entry).unwrap();
-            let mut memory = Memory::default();
+            let grads = m.attrs.int("neox.grads").unwrap() as u64;
+            let mut memory = Memory { grads, ..Memory::default() };
             for ((p, a), t) in f.params.iter().zip(&f.param_attrs).zip(&x) {
                 assert_eq!(f.ty(*p), &t.ty);
                 memory.write(&places(a)[0], t);
             }
             memory.execute(&m, entry);
+            assert_eq!(memory.gradients.is_empty(), entry != "train_step");
+            for (place, then) in &memory.gradients {
+                let now = memory.read(place, &then.ty);
+                assert!(now.data.iter().zip(&then.data).all(|(a, b)| a == b), "{place} {a:?}");
+            }
             let made: BTreeMap<_, _> = f
                 .ops
                 .iter()

@@ -23,6 +23,10 @@ use crate::kernels::Kernel;
 const SEGMENTS: [&str; 8] =
     ["params", "grads", "adam_m", "adam_v", "arena", "consts", "io", "slots"];
 
+/// Numbers of two of them.
+const GRADS: usize = 1;
+const ARENA: usize = 4;
+
 fn bad(message: impl Into<String>) -> CodegenError {
     CodegenError::Schedule(message.into())
 }
@@ -492,8 +496,10 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let arenas = m.attrs.ints("neox.arenas").unwrap_or_default();
     for (class, bytes) in bytes.iter_mut().enumerate() {
         *bytes = bytes.map(|b| b.div_ceil(64) * 64);
-        bytes[4] = bytes[4].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
+        bytes[ARENA] = bytes[ARENA].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
     }
+    // Where gradients are a part of the arena.
+    let grads = m.attrs.int("neox.grads").map(|at| (ARENA, at.max(0) as u64));
     let mut consts = vec![0u8; bytes[0][5] as usize];
     if m.function("setup").is_some() {
         let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
@@ -518,15 +524,13 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     // In the order in which a plan on disk has them.
     programs.sort_by(|a, b| a.name.cmp(&b.name));
     let memory = |bytes: &[u64; 8]| {
-        let saved = saved.min(bytes[4]);
-        Memory {
-            parameters: bytes[0],
-            gradients: bytes[1],
-            optimizer: bytes[2] + bytes[3],
-            activations: saved + bytes[7],
-            workspace: bytes[4] - saved + bytes[5] + bytes[6] + scratch * extras.threads,
-            peak: bytes.iter().sum::<u64>() + scratch * extras.threads,
-        }
+        let rest = bytes[ARENA] - grads.map_or(0, |_| bytes[GRADS]);
+        let saved = saved.min(rest);
+        let (parameters, gradients, optimizer) = (bytes[0], bytes[GRADS], bytes[2] + bytes[3]);
+        let activations = saved + bytes[7];
+        let workspace = rest - saved + bytes[5] + bytes[6] + scratch * extras.threads;
+        let peak = parameters + gradients + optimizer + activations + workspace;
+        Memory { parameters, gradients, optimizer, activations, workspace, peak }
     };
     let class_memory: Vec<Memory> = bytes.iter().map(memory).collect();
     let mesh: Vec<(String, u64)> = m
@@ -597,6 +601,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
                 .map(|(i, n)| Segment {
                     name: (*n).to_string(),
                     bytes: bytes.iter().map(|b| b[i]).collect(),
+                    within: grads.filter(|_| i == GRADS),
                 })
                 .collect(),
             parameters,

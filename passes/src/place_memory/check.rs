@@ -10,9 +10,10 @@
 use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Function, Module, ValueId};
+use neoxc_ir::ops::repeat::totals;
+use neoxc_ir::{Attrs, Function, Module, ValueId};
 
-use super::{Place, is_rounded, next_of};
+use super::{GRADS, Place, is_rounded, next_of};
 use crate::keep_weights;
 use crate::pass::PassError;
 
@@ -82,29 +83,35 @@ struct Check<'m> {
     module: &'m Module,
     memory: Memory,
     index: HashMap<String, u64>,
+    /// Gradients, which the runtime looks at after a step that went wrong.
+    gradients: Vec<Stays>,
 }
+
+/// What stays until the end: where it lies, and the image of it.
+type Stays = (Place, (u64, u64), Image);
 
 /// Checks the program of `entry`.
 pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
-    let mut c = Check { module: m, memory: Memory::default(), index: HashMap::new() };
+    let mut c =
+        Check { module: m, memory: Memory::default(), index: HashMap::new(), gradients: vec![] };
+    let mut kept: Vec<Stays> = vec![];
     let f = function(m, entry)?;
     let mut images = vec![];
-    let mut kept = vec![];
     for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
-        let place = place_of(attrs, 0, entry)?;
+        let place = place_of(m, attrs, 0, entry)?;
         let (lo, hi) = c.range(&place, f.ty(*p).bytes());
         c.memory.write(&place.segment, lo, hi);
         let image = c.memory.read(&place.segment, lo, hi);
         let stays = attrs.str("neox.role") == Some("cache")
             || is_rounded(attrs) && entry != keep_weights::UPDATE;
         if stays {
-            kept.push((place, lo, hi, image.clone()));
+            kept.push((place, (lo, hi), image.clone()));
         }
         images.push(image);
     }
     c.run(f, &images, &[])?;
-    for (place, lo, hi, image) in kept {
-        if c.memory.read(&place.segment, lo, hi) != image {
+    for (place, (lo, hi), image) in kept.iter().chain(&c.gradients) {
+        if c.memory.read(&place.segment, *lo, *hi) != *image {
             let lost = format!("@{entry} writes to {place}, which is to stay");
             return Err(PassError::Unsupported(lost));
         }
@@ -116,11 +123,15 @@ fn function<'m>(m: &'m Module, name: &str) -> Result<&'m Function, PassError> {
     m.function(name).ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))
 }
 
-fn place_of(attrs: &neoxc_ir::Attrs, i: usize, who: &str) -> Result<Place, PassError> {
-    attrs
-        .strs("neox.place")
-        .and_then(|p| Place::parse(p.get(i)?))
-        .ok_or_else(|| PassError::Unsupported(format!("@{who}: a value has no place")))
+/// Where a value lies, by the segment that has the bytes.
+fn place_of(m: &Module, attrs: &Attrs, i: usize, who: &str) -> Result<Place, PassError> {
+    let place = attrs.strs("neox.place").and_then(|p| Place::parse(p.get(i)?));
+    let mut place =
+        place.ok_or_else(|| PassError::Unsupported(format!("@{who}: a value has no place")))?;
+    if let (GRADS, Some(at)) = (&*place.segment, m.attrs.int("neox.grads")) {
+        (place.segment, place.offset) = ("arena".into(), place.offset + at.max(0) as u64);
+    }
+    Ok(place)
 }
 
 impl Check<'_> {
@@ -140,7 +151,7 @@ impl Check<'_> {
         let waited: Vec<ValueId> = waits.chain(late.iter().map(|n| f.results[*n])).collect();
         for ((p, attrs), i) in f.params.iter().zip(&f.param_attrs).zip(params) {
             image.insert(*p, i.clone());
-            places.insert(*p, place_of(attrs, 0, &f.name)?);
+            places.insert(*p, place_of(self.module, attrs, 0, &f.name)?);
         }
         for op in &f.ops {
             for o in &op.operands {
@@ -159,7 +170,7 @@ impl Check<'_> {
                 }
             }
             for (i, r) in op.results.iter().enumerate() {
-                places.insert(*r, place_of(&op.attrs, i, &f.name)?);
+                places.insert(*r, place_of(self.module, &op.attrs, i, &f.name)?);
             }
             if op.kind.0.class() == Class::View {
                 let same = image[&op.operands[0]].clone();
@@ -171,9 +182,18 @@ impl Check<'_> {
                 let (steps, under_way) = self.repeat(f, op, operands, &late)?;
                 self.results_of_loop(f, op, &places, &steps)?;
                 sent.extend(late.iter().map(|n| op.results[*n]).zip(under_way));
-                for r in &op.results {
+                let micro = op.attrs.str("dim") == Some("micro");
+                let totals = if micro { totals(op) } else { vec![] };
+                if micro {
+                    // The last micro-batch may have a loop of its own, which goes on with what this one made.
+                    self.gradients.clear();
+                }
+                for (n, r) in op.results.iter().enumerate() {
                     let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
                     let now = self.memory.read(&places[r].segment, lo, hi);
+                    if totals.contains(&n) {
+                        self.gradients.push((places[r].clone(), (lo, hi), now.clone()));
+                    }
                     image.insert(*r, now);
                 }
             } else {

@@ -7,13 +7,15 @@ use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, ops};
 
 use super::intervals::{Buffer, assign};
-use super::{Place, aligned, next_of, note};
+use super::{GRADS, Place, aligned, next_of, note};
 use crate::pass::PassError;
 
 /// What placing an entry gave.
 pub struct Placed {
     /// Bytes of the arena.
     pub arena: u64,
+    /// Bytes of it, behind those that are kept, that gradients have at the end.
+    pub grads: u64,
     /// Bytes of it that hold values saved for the backward pass.
     pub saved: u64,
 }
@@ -44,7 +46,8 @@ struct Walk<'m> {
     buffers: Vec<Buffer>,
     saved: Vec<usize>,
     now: usize,
-    grads: u64,
+    /// Buffers of gradients.
+    grads: Vec<usize>,
     /// Spots of parameters and of each op's results, per function, written out at the end.
     spots: Vec<(String, Vec<Spot>, Vec<Vec<Spot>>)>,
 }
@@ -57,43 +60,61 @@ pub fn place(
     targets: Vec<Place>,
     kept: u64,
 ) -> Result<Placed, PassError> {
-    let mut w = Walk { module: m, buffers: vec![], saved: vec![], now: 0, grads: 0, spots: vec![] };
+    let mut w =
+        Walk { module: m, buffers: vec![], saved: vec![], now: 0, grads: vec![], spots: vec![] };
     let params = params.into_iter().map(Spot::Fixed).collect();
     let targets = targets.into_iter().map(|p| Some(Spot::Fixed(p))).collect();
     w.function(entry, params, targets)?;
+    let grads = w.pin_gradients();
     let (offsets, arena) = assign(&w.buffers);
     let saved = w.saved.iter().map(|b| w.buffers[*b].size).sum();
     let resolve = |s: &Spot| match s {
         Spot::Fixed(p) => p.clone(),
         Spot::Buffer { id, offset, strides } => {
-            let offset = kept + offsets[*id] + offset;
-            Place { segment: "arena".into(), offset, strides: strides.clone() }
+            let (segment, before) = match w.buffers[*id].pinned {
+                Some(_) => (GRADS, 0),
+                None => ("arena", kept),
+            };
+            let offset = before + offsets[*id] + offset;
+            Place { segment: segment.into(), offset, strides: strides.clone() }
         }
     };
-    let spots = std::mem::take(&mut w.spots);
-    for (name, params, results) in spots {
-        let Some(f) = m.function_mut(&name) else { continue };
-        for (attrs, s) in f.param_attrs.iter_mut().zip(&params) {
+    for (name, params, results) in &w.spots {
+        let Some(f) = w.module.function_mut(name) else { continue };
+        for (attrs, s) in f.param_attrs.iter_mut().zip(params) {
             note(attrs, &[resolve(s)]);
         }
-        for (op, s) in f.ops.iter_mut().zip(&results) {
+        for (op, s) in f.ops.iter_mut().zip(results) {
             note(&mut op.attrs, &s.iter().map(resolve).collect::<Vec<_>>());
         }
         f.renumber();
     }
-    Ok(Placed { arena: kept + arena, saved })
+    Ok(Placed { arena: kept + arena, grads, saved })
 }
 
 impl Walk<'_> {
     fn new_buffer(&mut self, bytes: usize) -> Spot {
-        let b = Buffer { size: aligned(bytes.max(1) as u64), first: self.now, last: self.now };
+        let (size, now) = (aligned(bytes.max(1) as u64), self.now);
+        self.add(Buffer { size, first: now, last: now, pinned: None })
+    }
+
+    fn add(&mut self, b: Buffer) -> Spot {
         self.buffers.push(b);
         Spot::Buffer { id: self.buffers.len() - 1, offset: 0, strides: vec![] }
     }
 
     fn touch(&mut self, spot: &Spot) {
         if let Spot::Buffer { id, .. } = spot {
-            self.buffers[*id].last = self.buffers[*id].last.max(self.now);
+            let b = &mut self.buffers[*id];
+            (b.first, b.last) = (b.first.min(self.now), b.last.max(self.now));
+        }
+    }
+
+    /// Whether a spot is a whole buffer of the arena, which may become another value's.
+    fn is_free(&self, spot: &Spot) -> bool {
+        match spot {
+            Spot::Buffer { id, strides, .. } => strides.is_empty() && !self.grads.contains(id),
+            Spot::Fixed(_) => false,
         }
     }
 
@@ -366,10 +387,8 @@ impl Walk<'_> {
                     .filter(|x| Self::root(f, **x) == Self::root(f, op.operands[*o]))
                     .count()
                     == 1;
-                let whole =
-                    matches!(&operands[*o], Spot::Buffer { strides, .. } if strides.is_empty());
                 alone
-                    && whole
+                    && self.is_free(&operands[*o])
                     && !taken.contains(o)
                     && Self::in_place(self.module, op, n, *o)
                     && Self::dies(f, op.operands[*o], i)
@@ -386,7 +405,22 @@ impl Walk<'_> {
         Ok(out)
     }
 
-    /// Accumulators of the whole step have a segment of their own, so that the runtime can name them.
+    /// Gives gradients, which live to the end, the first bytes, and says how many these are. What is written last comes
+    /// last, next to what else there is: until then, that has a place without gaps.
+    fn pin_gradients(&mut self) -> u64 {
+        let mut at = 0;
+        self.grads.sort_by_key(|id| (self.buffers[*id].first, *id));
+        for id in &self.grads {
+            let b = &mut self.buffers[*id];
+            // Whoever asks what went wrong in a step finds them.
+            (b.first, b.last, b.pinned) = (b.first.min(self.now), self.now, Some(at));
+            at += b.size;
+        }
+        at
+    }
+
+    /// Gradients of the whole step have a segment of their own, so that the runtime can name them. It is a part of
+    /// the arena: what is not needed any more when a gradient is first written may have its bytes before.
     fn gradient_spot(&mut self, f: &Function, v: ValueId) -> Option<Spot> {
         f.ops.iter().find(|o| {
             let carried = o.attrs.int("carried").unwrap_or(0) as usize;
@@ -395,9 +429,9 @@ impl Walk<'_> {
                 && (o.operands[..carried].contains(&v)
                     || totals(o).into_iter().any(|n| n >= carried && o.results[n] == v))
         })?;
-        let at = self.grads;
-        self.grads += aligned(f.ty(v).bytes() as u64);
-        Some(Spot::Fixed(Place { segment: "grads".into(), offset: at, strides: vec![] }))
+        self.grads.push(self.buffers.len());
+        let size = aligned(f.ty(v).bytes() as u64);
+        Some(self.add(Buffer { size, first: usize::MAX, last: 0, pinned: None }))
     }
 
     /// Puts a copy in front of the loop at `i` for each carried value that it may not overwrite.
@@ -487,6 +521,10 @@ impl Walk<'_> {
                     }
                 }
             };
+            if count != 1 {
+                // Some iteration makes a part of it while another's is there.
+                self.touch(&spot);
+            }
             let bytes = (f.ty(*r).bytes() / count.max(1)) as u64;
             targets.push(Some(spot.slice(&dim, bytes, 0)));
             results.push(spot);

@@ -35,7 +35,7 @@ pub const ENDS: &str = "ends";
 pub const ROUND_WEIGHTS: &str = "round_weights";
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 6;
+pub const FORMAT: u32 = 7;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -69,11 +69,11 @@ pub enum PlanError {
 pub struct Memory {
     /// Parameters.
     pub parameters: u64,
-    /// Gradients.
+    /// Gradients. Where a step is one program, other values have these bytes until a gradient is written.
     pub gradients: u64,
     /// Optimizer state.
     pub optimizer: u64,
-    /// Values kept from the forward to the backward pass.
+    /// Values kept from the forward to the backward pass, beyond what lies where gradients come.
     pub activations: u64,
     /// The rest: temporary values, tables, inputs, scratch.
     pub workspace: u64,
@@ -81,13 +81,17 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// One allocation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// One allocation, or a part of another that has a name of its own.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Segment {
     /// `params grads adam_m adam_v arena consts io slots`.
     pub name: String,
     /// Bytes on the stages of each class.
     pub bytes: Vec<u64>,
+    /// The number of the segment that it is a part of, and where in that it begins, bytes: gradients are a part of
+    /// the arena where a step is one program.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub within: Option<(usize, u64)>,
 }
 
 /// The name of a program for the stages of a class: those of class 0 have no number.
@@ -445,13 +449,19 @@ impl Plan {
         (0..stages).map(|s| self.memory_of(s).peak * (self.ranks() / stages)).sum()
     }
 
-    /// Bytes of a segment on a rank of a stage.
-    pub fn segment_bytes(&self, s: &Segment, stage: u64) -> u64 {
+    /// Bytes that are allocated for a segment on a rank of a stage: none for a part of another.
+    pub fn allocated_bytes(&self, s: &Segment, stage: u64) -> u64 {
         let bytes = s.bytes.get(self.class_of(stage)).copied().unwrap_or(0);
         match s.name.as_str() {
+            _ if s.within.is_some() => 0,
             "slots" => bytes.saturating_sub(self.unused_slots(stage)),
             _ => bytes,
         }
+    }
+
+    /// The allocation that has a segment's bytes, and where in it they begin.
+    pub fn allocation(&self, segment: usize) -> (usize, u64) {
+        self.tables.segments.get(segment).and_then(|s| s.within).unwrap_or((segment, 0))
     }
 
     /// Number of the segment called `name`.

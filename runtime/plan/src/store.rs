@@ -225,8 +225,8 @@ mod tests {
         Plan {
             tables: Tables {
                 segments: vec![
-                    Segment { name: "arena".into(), bytes: vec![192] },
-                    Segment { name: "consts".into(), bytes: vec![4] },
+                    Segment { name: "arena".into(), bytes: vec![192], within: None },
+                    Segment { name: "consts".into(), bytes: vec![4], within: None },
                 ],
                 kernels: vec![kernel],
                 ports: [("eval_step".to_string(), (vec![], vec![]))].into(),
@@ -278,5 +278,25 @@ mod tests {
         let mut plan = sample();
         plan.tables.segments[0].bytes = vec![191 - 64 + 16];
         assert!(matches!(validate::validate(&plan), Err(PlanError::Invalid(_))));
+    }
+
+    #[test]
+    fn a_part_of_a_segment_lies_within_it() {
+        let mut plan = sample();
+        let mut part = |segment, offset, bytes| {
+            let within = Some((segment, offset));
+            plan.tables.segments.truncate(2);
+            plan.tables.segments.push(Segment { name: "grads".into(), bytes: vec![bytes], within });
+            validate::validate(&plan).map_err(|e| e.to_string())
+        };
+        assert_eq!(part(0, 64, 128), Ok(()));
+        // Behind the end; a sum that does not fit; in itself; in nothing.
+        for (segment, offset, bytes) in [(0, 64, 129), (0, u64::MAX, 2), (2, 0, 64), (9, 0, 64)] {
+            let told = part(segment, offset, bytes).unwrap_err();
+            assert!(told.contains("leaves it"), "{told}");
+        }
+        assert_eq!(part(0, 64, 128), Ok(()));
+        assert_eq!((plan.allocation(2), plan.allocation(1)), ((0, 64), (1, 0)));
+        assert_eq!(plan.allocated_bytes(&plan.tables.segments[2], 0), 0);
     }
 }

@@ -32,6 +32,16 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     if !known || !whole || (0..classes).any(|c| !(0..stages).any(|s| plan.class_of(s) == c)) {
         return invalid("the classes of stages do not fit together".into());
     }
+    let part = |s: &crate::Segment| {
+        let Some((at, offset)) = s.within else { return true };
+        let inside =
+            |(of, bytes): (&u64, &u64)| offset.checked_add(*bytes).is_some_and(|e| e <= *of);
+        let of = t.segments.get(at).filter(|of| of.within.is_none());
+        of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
+    };
+    if !t.segments.iter().all(part) {
+        return invalid("a part of a segment leaves it".into());
+    }
     for class in 0..classes {
         let total = t.segments.iter().try_fold(0u64, |a, s| a.checked_add(s.bytes[class]));
         if total.is_none_or(|b| b > MAX_BYTES) {
@@ -324,7 +334,8 @@ mod tests {
         };
         let mut plan = Plan { programs: vec![part("forward")], ..Plan::default() };
         plan.tables.mesh = vec![("pipe".into(), 2), ("data".into(), 2)];
-        plan.tables.segments = vec![Segment { name: "slots".into(), bytes: vec![512] }];
+        plan.tables.segments =
+            vec![Segment { name: "slots".into(), bytes: vec![512], within: None }];
         plan.tables.schedules = [("train_step".to_string(), schedule)].into();
         plan
     }

@@ -57,6 +57,8 @@ enum Step {
 /// The CPU of this machine.
 pub struct CpuDevice {
     segments: Vec<Arc<Segment>>,
+    /// By segment: the allocation that has its bytes, and where they begin.
+    allocations: Vec<(usize, u64)>,
     /// By segment: whether checkpoints hold it.
     state: Vec<bool>,
     /// Closed while these are on loan.
@@ -95,7 +97,7 @@ pub fn check_memory(plan: &Plan, threads: usize, ranks: &[u64]) -> Result<(), Ru
     let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
     let one = |rank: u64| {
         let stage = plan.along("pipe", rank).1;
-        let sizes = plan.tables.segments.iter().map(|s| plan.segment_bytes(s, stage));
+        let sizes = plan.tables.segments.iter().map(|s| plan.allocated_bytes(s, stage));
         sizes.sum::<u64>().saturating_add(scratch.saturating_mul(threads as u64))
     };
     limits::check(ranks.iter().fold(0, |sum: u64, rank| sum.saturating_add(one(*rank))))
@@ -150,7 +152,7 @@ impl CpuDevice {
             .tables
             .segments
             .iter()
-            .map(|s| Ok(Arc::new(Segment::new(plan.segment_bytes(s, stage as u64))?)))
+            .map(|s| Ok(Arc::new(Segment::new(plan.allocated_bytes(s, stage as u64))?)))
             .collect::<Result<Vec<_>, RuntimeError>>()?;
         let state: Vec<bool> =
             plan.tables.segments.iter().map(|s| checkpoint::holds(&s.name)).collect();
@@ -162,7 +164,10 @@ impl CpuDevice {
             entries.push((*entry, k.tasks));
         }
         let most = plan.tables.kernels.iter().map(|k| k.args.len()).max().unwrap_or(0);
-        let bases: Vec<usize> = segments.iter().map(|s| s.base() as usize).collect();
+        let allocations: Vec<(usize, u64)> =
+            (0..segments.len()).map(|n| plan.allocation(n)).collect();
+        let base = |(at, offset): &(usize, u64)| segments[*at].base() as usize + *offset as usize;
+        let bases: Vec<usize> = allocations.iter().map(base).collect();
         let loaded = Loaded { entries: &entries, bases: &bases, state: &state, plan };
         let programs = plan
             .programs
@@ -183,6 +188,7 @@ impl CpuDevice {
             .collect::<Result<_, RuntimeError>>()?;
         let mut device = CpuDevice {
             segments,
+            allocations,
             state,
             gate: Arc::default(),
             guards: vec![],
@@ -297,7 +303,8 @@ impl CpuDevice {
 
     /// Bytes of a segment, for checkpoints.
     pub fn bytes(&self, segment: usize, offset: u64, len: usize) -> &[u8] {
-        self.segments[segment].slice(offset, len)
+        let (at, before) = self.allocations[segment];
+        self.segments[at].slice(before + offset, len)
     }
 
     /// Bytes of a segment, to fill.
@@ -306,9 +313,10 @@ impl CpuDevice {
             self.gate.wait();
         }
         self.stale |= self.rounding == Some(segment);
+        let (at, before) = self.allocations[segment];
         // SAFETY: no kernel runs beside `&mut self`, and those it is lent to read only the state, which
         // is not on loan any more.
-        unsafe { self.segments[segment].slice_mut(offset, len) }
+        unsafe { self.segments[at].slice_mut(before + offset, len) }
     }
 
     /// Lends weights and moments: programs run on, up to the first instruction that would change them.
@@ -319,8 +327,7 @@ impl CpuDevice {
     /// From now on weights and moments stay as they are while one of these numbers (f32, by segment and
     /// offset) is not finite. A program computes them before its first update.
     pub fn guard(&mut self, numbers: &[(usize, u64)]) {
-        let address =
-            |(at, offset): &(usize, u64)| self.segments[*at].slice(*offset, 4).as_ptr() as usize;
+        let address = |(at, offset): &(usize, u64)| self.bytes(*at, *offset, 4).as_ptr() as usize;
         self.guards = numbers.iter().map(address).collect();
     }
 
@@ -560,7 +567,7 @@ impl Device for CpuDevice {
     }
 
     fn read(&self, segment: usize, offset: u64, bytes: &mut [u8]) {
-        bytes.copy_from_slice(self.segments[segment].slice(offset, bytes.len()));
+        bytes.copy_from_slice(self.bytes(segment, offset, bytes.len()));
     }
 
     fn width(&self) -> usize {

@@ -151,8 +151,9 @@ impl<'a> Check<'a> {
                 false => strides[s.depth] += i128::from(s.bytes),
             }
         }
-        let offset = i128::from(at.offset);
-        Access { segment: at.segment, offset, strides, bytes, writes }
+        let (segment, before) = self.plan.allocation(at.segment);
+        let offset = i128::from(at.offset) + i128::from(before);
+        Access { segment, offset, strides, bytes, writes }
     }
 
     /// Nothing under way has a say in these bytes.
@@ -196,7 +197,7 @@ impl<'a> Check<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Kernel, parse_program, print_program};
+    use crate::{Kernel, Segment, parse_program, print_program};
 
     /// Kernel `k` reads 64 bytes and writes 64 bytes.
     fn plan() -> Plan {
@@ -249,6 +250,24 @@ mod tests {
         }
         // An operand may be read by others meanwhile.
         assert_eq!(beside("start all_gather data 1 32 1 a+0 a+64 @1 ; -\nwait 1"), Ok(()));
+    }
+
+    #[test]
+    fn parts_of_a_segment_are_its_bytes() {
+        let segments = ["a", "b", "c"].map(str::to_string);
+        let segment =
+            |n: usize, within| Segment { name: segments[n].clone(), bytes: vec![256], within };
+        let mut plan = plan();
+        // `c` begins at byte 64 of `b`.
+        plan.tables.segments = vec![segment(0, None), segment(1, None), segment(2, Some((1, 64)))];
+        for (write, fine) in [("c+0", false), ("c+63", false), ("c+64", true), ("b+128", true)] {
+            let text = format!(
+                "start all_gather data 1 32 1 a+0 b+0 @0 ; -\nlaunch 0 k a+128 {write} ; -\nwait 0\n"
+            );
+            let body = parse_program(&text, &segments, &["k".to_string()]).unwrap();
+            let program = Program { name: "p".into(), body, ..Program::default() };
+            assert_eq!(check(&plan, &program).is_ok(), fine, "{write}");
+        }
     }
 
     #[test]

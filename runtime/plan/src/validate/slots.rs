@@ -73,7 +73,8 @@ mod tests {
     /// One stage with so many slots; `start` has nothing to do with them.
     fn checked(slots: u64, text: &str) -> Result<(), String> {
         let mut plan = Plan::default();
-        plan.tables.segments = vec![Segment { name: "slots".into(), bytes: vec![1024] }];
+        plan.tables.segments =
+            vec![Segment { name: "slots".into(), bytes: vec![1024], within: None }];
         let body = "all_reduce data 1 16 1 slots+0+slot*64 slots+0+slot*64 ; -\n";
         for (name, body) in [("start", ""), ("forward", body), ("backward", body)] {
             let text = format!("loop slot 9\nloop micro 9\nloop chunk 9\n{body}end\nend\nend\n");
