@@ -8,6 +8,7 @@
 //! - [`codes`]: what each error code means.
 //! - [`ranks`], [`collectives`]: several ranks in one process.
 //! - [`job`], [`heartbeat`], [`health`]: ranks as processes, and whether they are all there.
+//! - [`command`]: what `neoxc run` and `neoxc-run` do.
 //! - [`progress`]: what a person sees of a run.
 //! - [`profile`]: what a step's time goes to.
 //! - [`generate`]: samples of text from a trained model.
@@ -16,6 +17,7 @@ mod backoff;
 pub mod checkpoint;
 pub mod codes;
 pub mod collectives;
+pub mod command;
 pub mod data;
 #[cfg(any(feature = "mpi", test))]
 mod deadline;

@@ -8,6 +8,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::train::{Observer, StepReport};
 
+/// Bytes for people.
+pub fn human(bytes: u64) -> String {
+    match bytes {
+        b if b >= 1 << 30 => format!("{:.2} GiB", b as f64 / f64::from(1 << 30)),
+        b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / f64::from(1 << 20)),
+        b => format!("{:.1} KiB", b as f64 / 1024.0),
+    }
+}
+
 /// Draws a training run.
 pub struct TrainProgress {
     bar: Option<ProgressBar>,

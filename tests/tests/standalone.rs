@@ -35,7 +35,7 @@ fn a_plan_trains_without_a_compiler() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let out = run("4", &["--resume"]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-    assert!(String::from_utf8_lossy(&out.stdout).starts_with("step 4\n"));
+    assert!(String::from_utf8_lossy(&out.stdout).starts_with("step 4: training loss "));
     let lines = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
     let losses: Vec<f32> = lines
         .lines()

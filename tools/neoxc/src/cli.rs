@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use neoxc_runtime::command::RunArgs;
 
 /// Compile and run GPT-NeoX training configurations.
 #[derive(Debug, Parser)]
@@ -168,38 +169,6 @@ pub struct Compile {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
-}
-
-/// What `run` takes besides the plan.
-#[derive(Debug, Args, Clone)]
-pub struct RunArgs {
-    /// Optimizer steps to end at [default: train_iters]; 0 only writes the initial checkpoint.
-    #[arg(long, value_name = "N")]
-    pub steps: Option<u64>,
-    /// Threads, of all ranks or of this process [default: all cores].
-    #[arg(long, value_name = "N")]
-    pub threads: Option<usize>,
-    /// Folder for checkpoints [default: the configuration's `save`].
-    #[arg(long, value_name = "DIR")]
-    pub save: Option<PathBuf>,
-    /// Append one JSON line per optimizer step to FILE.
-    #[arg(long, value_name = "FILE")]
-    pub metrics: Option<PathBuf>,
-    /// Go on from the latest checkpoint in the save folder.
-    #[arg(long)]
-    pub resume: bool,
-    /// With --resume: go on even if seed, data or dropout are not those of the run that wrote the checkpoint.
-    #[arg(long, requires = "resume")]
-    pub allow_changes: bool,
-    /// Train on made-up tokens: for measuring speed without a data set.
-    #[arg(long)]
-    pub synthetic: bool,
-    /// Under mpirun: seconds of silence after which another rank counts as lost.
-    #[arg(long, value_name = "SECONDS", default_value_t = neoxc_runtime::job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
-    pub timeout: u64,
-    /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.
-    #[arg(long, value_name = "SECONDS", default_value_t = neoxc_runtime::job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
-    pub start_timeout: u64,
 }
 
 /// `neoxc run`.

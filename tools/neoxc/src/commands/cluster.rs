@@ -10,8 +10,8 @@ use neoxc_frontend::diagnostics::does_not_fit;
 use neoxc_ir::cluster::Cluster;
 use neoxc_ir::diag::{Diagnostic, Sources, Span};
 
-use super::human;
 use crate::{Failure, render};
+use neoxc_runtime::progress::human;
 
 /// A cluster with what is needed to complain about it.
 pub struct Checked {

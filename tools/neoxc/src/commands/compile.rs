@@ -4,7 +4,9 @@ use std::path::Path;
 
 use neoxc_driver::Phase;
 
-use super::{cluster, compile_for, human, load_with_sources};
+use neoxc_runtime::progress::human;
+
+use super::{cluster, compile_for, load_with_sources};
 use crate::Failure;
 use crate::cli::Compile;
 

@@ -85,12 +85,3 @@ pub fn internal(e: &CompileError) -> Failure {
     let code = if matches!(e, CompileError::Target(_)) { 2 } else { 1 };
     Failure::new(code, format!("error[NX0001]: {e}{replay}"))
 }
-
-/// Bytes for people.
-pub fn human(bytes: u64) -> String {
-    match bytes {
-        b if b >= 1 << 30 => format!("{:.2} GiB", b as f64 / f64::from(1 << 30)),
-        b if b >= 1 << 20 => format!("{:.1} MiB", b as f64 / f64::from(1 << 20)),
-        b => format!("{:.1} KiB", b as f64 / 1024.0),
-    }
-}

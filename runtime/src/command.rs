@@ -1,0 +1,114 @@
+//! What `neoxc run` and `neoxc-run` do with a plan: train it, and tell how it went.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use neoxc_plan::Plan;
+
+use crate::RuntimeError;
+use crate::job::{self, Job};
+use crate::progress::{TrainProgress, human};
+use crate::signals::{EXIT_STOPPED, stop_flag};
+use crate::train::{Options, Settings, Summary, train};
+
+/// What `run` takes besides the plan.
+#[derive(Debug, Args, Clone)]
+pub struct RunArgs {
+    /// Optimizer steps to end at [default: train_iters]; 0 only writes the initial checkpoint.
+    #[arg(long, value_name = "N")]
+    pub steps: Option<u64>,
+    /// Threads, of all ranks or of this process [default: all cores].
+    #[arg(long, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Folder for checkpoints [default: the configuration's `save`].
+    #[arg(long, value_name = "DIR")]
+    pub save: Option<PathBuf>,
+    /// Append one JSON line per optimizer step to FILE.
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Option<PathBuf>,
+    /// Go on from the latest checkpoint in the save folder.
+    #[arg(long)]
+    pub resume: bool,
+    /// With --resume: go on even if seed, data or dropout are not those of the run that wrote the checkpoint.
+    #[arg(long, requires = "resume")]
+    pub allow_changes: bool,
+    /// Train on made-up tokens: for measuring speed without a data set.
+    #[arg(long)]
+    pub synthetic: bool,
+    /// Under mpirun: seconds of silence after which another rank counts as lost.
+    #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
+    pub timeout: u64,
+    /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.
+    #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
+    pub start_timeout: u64,
+}
+
+/// Trains `plan` and prints what came out. Returns the exit code: 0, or that of a run which a signal stopped.
+///
+/// # Errors
+/// What training is stopped by.
+pub fn run(plan: &Plan, a: &RunArgs) -> Result<u8, RuntimeError> {
+    let settings = Settings::of(plan)?;
+    let stop = stop_flag()?;
+    let job = Job::join(plan, [a.timeout, a.start_timeout].map(Duration::from_secs))?.map(Arc::new);
+    let options = Options {
+        steps: a.steps,
+        threads: Job::threads(job.as_deref(), a.threads),
+        save: a.save.clone(),
+        metrics: a.metrics.clone(),
+        resume: a.resume,
+        allow_changes: a.allow_changes,
+        synthetic: a.synthetic,
+        stop: Some(stop),
+        job,
+    };
+    if job::leads() {
+        tell_start(plan, &options);
+    }
+    let mut watch = TrainProgress::new(settings.log_interval);
+    let s = train(plan, &options, &mut watch)?;
+    job::leave(options.job)?;
+    let code = if s.stopped { EXIT_STOPPED } else { 0 };
+    if !job::leads() {
+        // mpirun ends the job at the first exit that is no success, so rank 0 speaks first.
+        std::thread::sleep(if s.stopped { job::PATIENCE } else { Duration::ZERO });
+        return Ok(code);
+    }
+    tell_end(plan, &s);
+    Ok(code)
+}
+
+fn tell_start(plan: &Plan, options: &Options) {
+    let memory = human(plan.memory_of_all());
+    let each = if options.job.is_some() { " each" } else { "" };
+    eprintln!(
+        "{} parameters, {memory} allocated, {} threads{each}",
+        plan.tables.parameter_count, options.threads
+    );
+    if plan.ranks() > 1 {
+        let what = if options.job.is_some() { "processes" } else { "threads of this process" };
+        eprintln!("{} ranks as {what}", plan.ranks());
+    }
+}
+
+fn tell_end(plan: &Plan, s: &Summary) {
+    match s.loss {
+        Some(loss) => println!("step {}: training loss {loss:.4}", s.step),
+        None => println!("step {}: nothing was trained", s.step),
+    }
+    if let Some(loss) = s.valid_loss {
+        println!("validation loss {loss:.4} nats per token");
+    }
+    if let Some(entropy) = s.unigram_entropy {
+        println!("unigram entropy of the training tokens {entropy:.4} nats per token");
+    }
+    if let Some(seconds) = s.median_seconds {
+        let tokens = plan.tables.tokens_per_step as f64;
+        println!("median step {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
+    }
+    if s.stopped {
+        eprintln!("stopped by a signal after step {}: go on with --resume", s.step);
+    }
+}
