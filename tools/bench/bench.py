@@ -3,8 +3,8 @@
 usage: bench.py [--sizes m14,m70] [--seqs 512] [--dtypes f32,bf16] [--peer-mode eager|compile] [--rounds 3] [--steps 8]
                 [--peer PYTHON] [--neoxc BINARY] [--set checkpoint_activations=true]
 
-For each size, sequence and dtype: compile cold and from the cache, then alternate PyTorch and `neoxc run`, so that
-whatever else the machine does hits both. At the end a table of all ratios, as Markdown. Only the ratio within a round means anything on a shared machine.
+For each size, sequence and dtype: compile cold and from the cache, then alternate PyTorch and `neoxc-run`, which lies
+beside `neoxc`, so that whatever else the machine does hits both. At the end a table of all ratios, as Markdown. Only the ratio within a round means anything on a shared machine.
 Uses the standard library only. Exits with 1 when a command fails, not when a goal is missed.
 """
 import argparse
@@ -75,11 +75,11 @@ def compile_twice(neoxc, case, sets, work):
     return plan, json.loads(out), cold, cached
 
 
-def run_neoxc(neoxc, plan, steps, work):
+def run_neoxc(runner, plan, steps, work):
     """Median seconds of the steps after the first two, and the process's peak resident bytes."""
     with tempfile.TemporaryDirectory(dir=work) as folder:
         metrics = pathlib.Path(folder) / "metrics.jsonl"
-        _, _, rss = call([neoxc, "run", "--plan", plan, "--steps", steps, "--save", f"{folder}/save",
+        _, _, rss = call([runner, "--plan", plan, "--steps", steps, "--save", f"{folder}/save",
                           "--metrics", metrics])
         lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     return statistics.median(line["step_seconds"] for line in lines[WARM_UP:]), rss
@@ -108,7 +108,7 @@ def measure(case, args, work):
             peers.append(seconds)
             peer_peak = max(peer_peak, rss)
             line += f" torch {args.peer_mode} {seconds:.3f} s/step ({tokens / seconds:.0f} tokens/s),"
-        seconds, rss = run_neoxc(args.neoxc, plan, args.steps, work)
+        seconds, rss = run_neoxc(args.neoxc.with_name("neoxc-run"), plan, args.steps, work)
         ours.append(seconds)
         peak = max(peak, rss)
         line += f" neoxc {seconds:.3f} s/step ({tokens / seconds:.0f} tokens/s)"
@@ -138,8 +138,9 @@ def main():
     parser.add_argument("--neoxc", default=os.environ.get("NEOXC", "target/release/neoxc"))
     args = parser.parse_args()
     args.neoxc = (ROOT / args.neoxc).resolve()
-    if not args.neoxc.exists():
-        sys.exit(f"bench: no {args.neoxc}; run: make build")
+    for binary in (args.neoxc, args.neoxc.with_name("neoxc-run")):
+        if not binary.exists():
+            sys.exit(f"bench: no {binary}; run: make build")
     if args.steps <= WARM_UP:
         sys.exit(f"bench: --steps must be above {WARM_UP}: the first {WARM_UP} are not counted")
     sizes, seqs, dtypes = (text.split(",") for text in (args.sizes, args.seqs, args.dtypes))
