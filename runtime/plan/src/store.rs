@@ -295,7 +295,12 @@ mod tests {
             let told = part(segment, offset, bytes).unwrap_err();
             assert!(told.contains("leaves it"), "{told}");
         }
-        assert_eq!(part(0, 64, 128), Ok(()));
+        // Only gradients, and only of the arena.
+        assert!(part(1, 0, 4).is_err());
+        plan.tables.segments[2].within = Some((0, 64));
+        assert_eq!(validate::validate(&plan).map_err(|e| e.to_string()), Ok(()));
+        plan.tables.segments[2].name = "params".into();
+        assert!(validate::validate(&plan).is_err());
         assert_eq!((plan.allocation(2), plan.allocation(1)), ((0, 64), (1, 0)));
         assert_eq!(plan.allocated_bytes(&plan.tables.segments[2], 0), 0);
     }

@@ -8,7 +8,8 @@ mod slots;
 use std::collections::HashMap;
 
 use crate::{
-    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Turn, class_of, parse_schedule,
+    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Segment, Turn, class_of,
+    parse_schedule,
 };
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
@@ -32,12 +33,12 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     if !known || !whole || (0..classes).any(|c| !(0..stages).any(|s| plan.class_of(s) == c)) {
         return invalid("the classes of stages do not fit together".into());
     }
-    let part = |s: &crate::Segment| {
+    // Nothing else may be a part: weights and moments are on loan while other segments are written.
+    let part = |s: &Segment| {
         let Some((at, offset)) = s.within else { return true };
-        let inside =
-            |(of, bytes): (&u64, &u64)| offset.checked_add(*bytes).is_some_and(|e| e <= *of);
-        let of = t.segments.get(at).filter(|of| of.within.is_none());
-        of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
+        let inside = |(of, n): (&u64, &u64)| offset.checked_add(*n).is_some_and(|end| end <= *of);
+        let of = t.segments.get(at).filter(|of| of.name == "arena" && of.within.is_none());
+        s.name == "grads" && of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
     };
     if !t.segments.iter().all(part) {
         return invalid("a part of a segment leaves it".into());
@@ -289,7 +290,7 @@ fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::Stride;
-    use crate::{Exchange, Handed, Program, Segment, SlotPlaces};
+    use crate::{Exchange, Handed, Program, SlotPlaces};
 
     /// Two stages × two data ranks that exchange a value of 8 × 4 floats.
     fn staged() -> Plan {
