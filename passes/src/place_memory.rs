@@ -9,8 +9,8 @@
 //! would overwrite something still needed, a copy is inserted instead. What an exchange sends lives until it is
 //! waited for, and so does what it makes.
 //!
-//! Invariant (checked by `check`): no read sees bytes of another value, and nothing touches the bytes of an exchange
-//! under way.
+//! Invariant (checked by `check`): no read sees bytes of another value, nothing touches the bytes of an exchange under
+//! way, and a step's gradients are still there at its end.
 
 mod check;
 mod intervals;
@@ -175,7 +175,7 @@ pub fn arena(m: &Module) -> Result<(u64, u64), PassError> {
 
 fn place(m: &mut Module) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
-    let (mut arena, mut saved, mut grads) = (0, 0, None);
+    let (mut arena, mut saved) = (0, 0);
     // By class of stages.
     let mut shared: Vec<Shared> = vec![];
     let mut arenas: Vec<i64> = vec![];
@@ -227,10 +227,9 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         ));
         arena = arena.max(placed.arena);
         saved = saved.max(placed.saved);
-        grads = grads.or((placed.grads > 0).then_some(kept));
-    }
-    if let Some(at) = grads {
-        m.attrs.set("neox.grads", Attr::Int(at as i64));
+        if *entry == keep_weights::UPDATE {
+            m.attrs.set("neox.grads", Attr::Int(kept as i64));
+        }
     }
     m.attrs.set("neox.arena", Attr::Int(arena as i64));
     if !arenas.is_empty() {

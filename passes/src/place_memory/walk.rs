@@ -14,8 +14,6 @@ use crate::pass::PassError;
 pub struct Placed {
     /// Bytes of the arena.
     pub arena: u64,
-    /// Bytes of it, behind those that are kept, that gradients have at the end.
-    pub grads: u64,
     /// Bytes of it that hold values saved for the backward pass.
     pub saved: u64,
 }
@@ -65,7 +63,7 @@ pub fn place(
     let params = params.into_iter().map(Spot::Fixed).collect();
     let targets = targets.into_iter().map(|p| Some(Spot::Fixed(p))).collect();
     w.function(entry, params, targets)?;
-    let grads = w.pin_gradients();
+    w.pin_gradients();
     let (offsets, arena) = assign(&w.buffers);
     let saved = w.saved.iter().map(|b| w.buffers[*b].size).sum();
     let resolve = |s: &Spot| match s {
@@ -89,7 +87,7 @@ pub fn place(
         }
         f.renumber();
     }
-    Ok(Placed { arena: kept + arena, grads, saved })
+    Ok(Placed { arena: kept + arena, saved })
 }
 
 impl Walk<'_> {
@@ -405,9 +403,9 @@ impl Walk<'_> {
         Ok(out)
     }
 
-    /// Gives gradients, which live to the end, the first bytes, and says how many these are. What is written last comes
-    /// last, next to what else there is: until then, that has a place without gaps.
-    fn pin_gradients(&mut self) -> u64 {
+    /// Gives gradients, which live to the end, the first bytes. What is written last comes last, next to what else there
+    /// is: until then, that has a place without gaps.
+    fn pin_gradients(&mut self) {
         let mut at = 0;
         self.grads.sort_by_key(|id| (self.buffers[*id].first, *id));
         for id in &self.grads {
@@ -416,7 +414,6 @@ impl Walk<'_> {
             (b.first, b.last, b.pinned) = (b.first.min(self.now), self.now, Some(at));
             at += b.size;
         }
-        at
     }
 
     /// Gradients of the whole step have a segment of their own, so that the runtime can name them. It is a part of

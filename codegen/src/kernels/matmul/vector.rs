@@ -19,9 +19,11 @@ pub(super) fn takes(p: Problem) -> bool {
     p.batch == 1 && p.m == 1 && p.a.1 == 1 && p.b.1 == 1
 }
 
-/// Vectors of sums that keep multiply-adds busy, of which each waits for its last one; and turns of a loop that make it worth
-/// having.
+/// Vectors of sums that keep multiply-adds busy, of which each waits for its last one.
 const SUMS: usize = 8;
+
+/// Turns of a loop, over all rows that are walked together, below which starting it is what costs.
+const TURNS: usize = 8;
 
 /// Vectors of a row in a turn of the loop.
 fn parts(whole: usize, lanes: usize) -> usize {
@@ -30,7 +32,7 @@ fn parts(whole: usize, lanes: usize) -> usize {
 
 /// Rows that are walked together: more than one only where a row is over in a few turns.
 fn together(turns: usize) -> usize {
-    (SUMS / turns.max(1)).max(1)
+    (TURNS / turns.max(1)).max(1)
 }
 
 /// Emits the kernel of the row at `x` and the matrix at `w`.
