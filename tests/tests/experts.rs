@@ -168,7 +168,7 @@ fn the_repositorys_configurations_compile() {
         let config = loaded.config.unwrap();
         let options = neoxc_driver::Options {
             targets: vec![neoxc_ir::target::Target::X86Native],
-            cache: None,
+            cache: Some(common::kernels()),
             threads: 1,
             machine: None,
             overlap: true,

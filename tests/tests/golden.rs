@@ -54,7 +54,7 @@ fn plan(case: &Case) -> Plan {
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
     let options = Options {
         targets: vec![Target::X86Native],
-        cache: None,
+        cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels")),
         threads: 2,
         machine: None,
         overlap: true,

@@ -61,7 +61,9 @@ fn assembles(model: &[&str]) {
     let config = loaded.config.unwrap();
     let gpus = [Target::Sm80, Target::Sm90a, Target::Gfx90a, Target::Gfx942];
     let targets = [&[Target::X86Native][..], &gpus].concat();
-    let options = Options { targets, cache: None, threads: 1, machine: None, overlap: true };
+    // The models share kernels; of each model every text is looked at.
+    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels"));
+    let options = Options { targets, cache, threads: 1, machine: None, overlap: true };
     let plan = compile(&config, &options).unwrap().plan;
     let kernels = plan.tables.kernels.len();
     for target in ["sm_80", "sm_90a"] {

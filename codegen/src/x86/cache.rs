@@ -1,5 +1,8 @@
 //! The kernel cache: a folder of files named by what they were made from.
 //!
+//! Not only by a kernel's text: a cache outlives the compiler that filled it, so a change of LLVM or of the
+//! passes between text and object must be another entry.
+//!
 //! An entry is its payload followed by the payload's SHA-256, so a torn or damaged one is a miss.
 //! Writing goes through a temporary name and a rename; a cache that cannot be written is only slow.
 
@@ -7,6 +10,14 @@ use std::path::{Path, PathBuf};
 
 use neoxc_ir::target::Target;
 use sha2::{Digest, Sha256};
+
+/// What makes objects of kernels' text, here so that no change of it can be forgotten.
+const COMPILER: [&str; 4] = [
+    env!("CARGO_PKG_VERSION"),
+    include_str!("../lower.rs"),
+    include_str!("mod.rs"),
+    include_str!("../gpu/mod.rs"),
+];
 
 /// A cache folder for one machine description.
 pub struct Cache {
@@ -29,7 +40,9 @@ impl Cache {
     /// Key of one kernel's text.
     pub fn key(&self, text: &str) -> String {
         let mut h = Sha256::new();
-        for part in [env!("CARGO_PKG_VERSION"), "llvm-22", &self.machine, text] {
+        let (major, minor, patch) = inkwell::support::get_llvm_version();
+        let llvm = format!("{major}.{minor}.{patch}");
+        for part in COMPILER.into_iter().chain([&*llvm, &self.machine, text]) {
             h.update((part.len() as u64).to_le_bytes());
             h.update(part);
         }

@@ -1,6 +1,6 @@
 //! x86: kernels to objects to one shared object.
 //!
-//! Objects are cached by content (MLIR text, target, versions); a damaged cache entry is noticed
+//! Objects are cached by content (MLIR text, target, compiler); a damaged cache entry is noticed
 //! by its hash and rebuilt. Kernels compile in parallel; the result does not depend on the order.
 
 mod cache;

@@ -23,6 +23,11 @@ pub const MODEL: &str = r#"{
   "optimizer": {"type": "Adam", "params": {"lr": 0.01, "betas": [0.9, 0.95]}},
 }"#;
 
+/// Kernels of all tests: models and layouts share most of them, and most of a test's time is LLVM's.
+pub fn kernels() -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels")
+}
+
 pub fn plan(folder: &Path, extra: &[&str]) -> Plan {
     plan_with(folder, extra, true)
 }
@@ -34,8 +39,7 @@ pub fn plan_with(folder: &Path, extra: &[&str], overlap: bool) -> Plan {
     sets.extend(extra.iter().map(|s| s.to_string()));
     let loaded = neoxc_frontend::load(&[file], None, &sets);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
-    // Layouts of one model share most of their kernels.
-    let cache = Some(folder.join("kernels"));
+    let cache = Some(kernels());
     let targets = vec![Target::X86Native];
     // Links without latency: what these models exchange is as worth while as what large ones do.
     let mut machine = Machine::of(Target::X86Native);
