@@ -139,6 +139,7 @@ fn what_mlir_refuses_is_an_error_with_its_words() {
             tasks: 1,
             scratch_bytes: 0,
             ties: None,
+            unrolled: false,
         };
         let e = x86::compile(&[bias(), k], Target::X86V3, None).unwrap_err().to_string();
         assert!(e.contains("@bad") && e.contains(words), "{e}");

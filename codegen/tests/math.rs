@@ -43,7 +43,7 @@ fn kernel(name: &str, f: Function, lanes: usize) -> Kernel {
          {scratch}: !llvm.ptr) {{\n{}    return\n  }}\n}}\n",
         k.finish()
     );
-    Kernel { symbol, mlir, tasks: 1, scratch_bytes: 0, ties: None }
+    Kernel { symbol, mlir, tasks: 1, scratch_bytes: 0, ties: None, unrolled: false }
 }
 
 /// Runs every function on `x`, which must be a whole number of vectors, with every vector length of

@@ -162,6 +162,7 @@ fn peak(lanes: usize, unit: Option<Bf16>) -> Result<(Loaded, f64), Error> {
         tasks,
         scratch_bytes: 64,
         ties: None,
+        unrolled: false,
     };
     if unit == Some(Bf16::Tiles) {
         let number = |n: usize| format!("%n{n} = arith.constant {n} : i8\n");

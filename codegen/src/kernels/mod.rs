@@ -48,6 +48,8 @@ pub struct Kernel {
     pub scratch_bytes: u64,
     /// Of a product that can be cut into tasks in several ways: these.
     pub ties: Option<Ties>,
+    /// Whether its loops are unrolled where it is written, so that looking for more to unroll is time lost.
+    pub unrolled: bool,
 }
 
 /// What a family gives back besides the emitted body.
@@ -80,6 +82,8 @@ pub(crate) struct Body<'a> {
     choice: Choice<'a>,
     /// What it may be cut into.
     ties: Option<Ties>,
+    /// Whether loops are unrolled here already.
+    unrolled: bool,
 }
 
 impl Body<'_> {
@@ -215,7 +219,7 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
 
 /// A kernel from its signature and finished body.
 fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kernel {
-    let ties = body.ties;
+    let (ties, unrolled) = (body.ties, body.unrolled);
     // For `neoxc explain`; a comment to MLIR.
     let note = ties.as_ref().map_or(String::new(), |t| {
         let measured =
@@ -237,6 +241,7 @@ fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kerne
         tasks: shape.tasks as u64,
         scratch_bytes: (shape.scratch_floats * 4) as u64,
         ties,
+        unrolled,
     }
 }
 
@@ -272,8 +277,9 @@ pub fn build_for(
             k.load(ty, slot)
         })
         .collect();
-    let (lanes, ties) = (cpu.lanes, None);
-    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu, choice, ties };
+    let (lanes, ties, unrolled) = (cpu.lanes, None, false);
+    let mut body =
+        Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu, choice, ties, unrolled };
     let shape = emit_family(&family, &mut body)?;
     let signature = format!("{args}: !llvm.ptr, {begin}: i64, {end}: i64, {scratch}: !llvm.ptr");
     Ok(finish(f, &signature, body, &shape))
@@ -298,8 +304,9 @@ pub fn build_gpu(module: &Module, f: &Function, target: Target) -> Result<Kernel
     let scratch = k.element(scratch, own);
     let lanes = crate::gpu::LANES;
     let cpu = Cpu { lanes, ..Cpu::of(Target::X86V3) };
-    let (choice, ties) = (Choice::Model, None);
-    let mut body = Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu, choice, ties };
+    let (choice, ties, unrolled) = (Choice::Model, None, false);
+    let mut body =
+        Body { f: &simple, k, pointers, begin, end, scratch, lanes, cpu, choice, ties, unrolled };
     let shape = emit_family(&family, &mut body)?;
     Ok(finish(f, &parts.join(", "), body, &shape))
 }

@@ -36,6 +36,19 @@ pub struct Compiled {
     pub cached: usize,
 }
 
+/// What LLVM does to a kernel before it chooses instructions.
+fn passes(kernel: &Kernel) -> &'static str {
+    match kernel.unrolled {
+        // Register tiles in loops that are unrolled already: the same inner loops, in less time.
+        true => {
+            "function(sroa,early-cse,instcombine,simplifycfg,loop-mssa(loop-rotate,licm),\
+             loop(loop-unroll-full),early-cse,instcombine,simplifycfg,adce)"
+        }
+        // Unrolling hides the latency of exponentials and divisions.
+        false => "default<O2>",
+    }
+}
+
 /// Vector lanes of f32 on a target.
 pub fn lanes(target: Target) -> usize {
     match target {
@@ -103,7 +116,7 @@ fn object(kernel: &Kernel, target: Target) -> Result<Vec<u8>, CodegenError> {
             }
         }
         module
-            .run_passes("default<O2>", &machine, PassBuilderOptions::create())
+            .run_passes(passes(kernel), &machine, PassBuilderOptions::create())
             .map_err(|e| fail("LLVM passes", e.to_string()))?;
         let object = machine
             .write_to_memory_buffer(module, FileType::Object)
@@ -122,7 +135,7 @@ pub fn compile(
     let objects: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()
         .map(|k| {
-            let key = cache.as_ref().map(|c| c.key(&k.mlir));
+            let key = cache.as_ref().map(|c| c.key(&format!("{}\n{}", passes(k), k.mlir)));
             if let (Some(c), Some(key)) = (&cache, &key)
                 && let Some(bytes) = c.get(key)
             {
