@@ -124,6 +124,9 @@ fn another_kernel_or_target_is_another_entry() {
     assert_eq!(cached(bias(), Target::X86V4), 0);
     assert_eq!(cached(column_sum(), Target::X86V3), 0);
     assert_eq!(cached(bias(), Target::X86V3), 1);
+    assert!(product().unrolled && !bias().unrolled);
+    let other_passes = Kernel { unrolled: true, ..bias() };
+    assert_eq!(cached(other_passes, Target::X86V3), 0);
 }
 
 #[test]

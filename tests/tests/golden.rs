@@ -3,6 +3,8 @@
 //! `tests/golden/README.md` describes the files.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
+mod common;
+
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -54,7 +56,7 @@ fn plan(case: &Case) -> Plan {
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
     let options = Options {
         targets: vec![Target::X86Native],
-        cache: Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels")),
+        cache: Some(common::kernels()),
         threads: 2,
         machine: None,
         overlap: true,

@@ -1,6 +1,8 @@
 //! Every kernel of a real model for every GPU target: PTX through ptxas, AMD objects through ld.lld.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
+mod common;
+
 use std::path::Path;
 use std::process::Command;
 
@@ -61,8 +63,7 @@ fn assembles(model: &[&str]) {
     let config = loaded.config.unwrap();
     let gpus = [Target::Sm80, Target::Sm90a, Target::Gfx90a, Target::Gfx942];
     let targets = [&[Target::X86Native][..], &gpus].concat();
-    // The models share kernels; of each model every text is looked at.
-    let cache = Some(Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels"));
+    let cache = Some(common::kernels());
     let options = Options { targets, cache, threads: 1, machine: None, overlap: true };
     let plan = compile(&config, &options).unwrap().plan;
     let kernels = plan.tables.kernels.len();

@@ -168,6 +168,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let taken = Cut { rows: s.task_rows, columns: s.task_columns };
         b.ties = Some(Ties { key, cuts: near, taken });
     }
+    // Of other units' loops it was never measured.
     b.unrolled = !one_row && unit == Unit::Fma;
     if one_row {
         (s.tile_rows, s.tile_vectors) = (1, 1);

@@ -43,7 +43,7 @@ impl Tuned {
 
     /// The measured cut of a product.
     pub(super) fn cut(&self, key: &str) -> Option<Cut> {
-        let bytes = self.0.get(&self.0.key(key))?;
+        let bytes = self.0.get(&self.0.key([key]))?;
         let text = String::from_utf8(bytes).ok()?;
         let (rows, columns) = text.split_once(' ')?;
         Some(Cut { rows: rows.parse().ok()?, columns: columns.parse().ok()? })
@@ -54,6 +54,6 @@ impl Tuned {
     /// # Errors
     /// It could not be written.
     pub fn keep(&self, key: &str, cut: Cut) -> std::io::Result<()> {
-        self.0.keep(&self.0.key(key), format!("{} {}", cut.rows, cut.columns).as_bytes())
+        self.0.keep(&self.0.key([key]), format!("{} {}", cut.rows, cut.columns).as_bytes())
     }
 }

@@ -11,24 +11,32 @@ use std::path::{Path, PathBuf};
 use neoxc_ir::target::Target;
 use sha2::{Digest, Sha256};
 
-/// What makes objects of kernels' text, here so that no change of it can be forgotten.
-const COMPILER: [&str; 4] = [
+/// What makes objects of kernels' texts and libraries of objects, here so that no change of it can be forgotten.
+const COMPILER: [&str; 5] = [
     env!("CARGO_PKG_VERSION"),
     include_str!("../lower.rs"),
     include_str!("mod.rs"),
+    include_str!("link.rs"),
     include_str!("../gpu/mod.rs"),
 ];
 
 /// A cache folder for one machine description.
 pub struct Cache {
     folder: PathBuf,
-    machine: String,
+    /// Every key's beginning: the compiler, LLVM and the machine.
+    maker: Sha256,
 }
 
 impl Cache {
     /// The cache in `folder` for `machine` (CPU name and features).
     pub fn new(folder: &Path, machine: &str) -> Self {
-        Self { folder: folder.join("objects"), machine: machine.to_string() }
+        let (major, minor, patch) = inkwell::support::get_llvm_version();
+        let llvm = format!("{major}.{minor}.{patch}");
+        let mut maker = Sha256::new();
+        COMPILER.iter().for_each(|part| add(&mut maker, part));
+        add(&mut maker, llvm);
+        add(&mut maker, machine);
+        Self { folder: folder.join("objects"), maker }
     }
 
     /// The cache in `folder` for what is compiled for `target`.
@@ -37,25 +45,10 @@ impl Cache {
         Self::new(folder, &format!("{cpu} {features}"))
     }
 
-    /// Key of one kernel's text.
-    pub fn key(&self, text: &str) -> String {
-        let mut h = Sha256::new();
-        let (major, minor, patch) = inkwell::support::get_llvm_version();
-        let llvm = format!("{major}.{minor}.{patch}");
-        for part in COMPILER.into_iter().chain([&*llvm, &self.machine, text]) {
-            h.update((part.len() as u64).to_le_bytes());
-            h.update(part);
-        }
-        hex(&h.finalize())
-    }
-
-    /// Key of a linked set of objects.
-    pub fn key_of_all(&self, objects: &[Vec<u8>]) -> String {
-        let mut h = Sha256::new();
-        for o in objects {
-            h.update((o.len() as u64).to_le_bytes());
-            h.update(o);
-        }
+    /// Key of what is made of `parts`: a kernel of its text and passes, a library of objects.
+    pub fn key<P: AsRef<[u8]>>(&self, parts: impl IntoIterator<Item = P>) -> String {
+        let mut h = self.maker.clone();
+        parts.into_iter().for_each(|part| add(&mut h, part));
         hex(&h.finalize())
     }
 
@@ -93,6 +86,13 @@ impl Cache {
         file.persist(path)?;
         Ok(())
     }
+}
+
+/// Adds a part and where it ends.
+fn add(h: &mut Sha256, part: impl AsRef<[u8]>) {
+    let part = part.as_ref();
+    h.update((part.len() as u64).to_le_bytes());
+    h.update(part);
 }
 
 /// Lower-case hexadecimal.

@@ -38,14 +38,13 @@ pub struct Compiled {
 
 /// What LLVM does to a kernel before it chooses instructions.
 fn passes(kernel: &Kernel) -> &'static str {
-    match kernel.unrolled {
-        // Register tiles in loops that are unrolled already: the same inner loops, in less time.
-        true => {
-            "function(sroa,early-cse,instcombine,simplifycfg,loop-mssa(loop-rotate,licm),\
-             loop(loop-unroll-full),early-cse,instcombine,simplifycfg,adce)"
-        }
-        // Unrolling hides the latency of exponentials and divisions.
-        false => "default<O2>",
+    if kernel.unrolled {
+        // The same inner loops as after `default<O2>`, in less time. Loops of known length are for packing.
+        "function(sroa,early-cse,instcombine,simplifycfg,loop-mssa(loop-rotate,licm),\
+         loop(loop-unroll-full),early-cse,instcombine,simplifycfg,adce)"
+    } else {
+        // Unrolling other loops too hides the latency of exponentials and divisions.
+        "default<O2>"
     }
 }
 
@@ -135,7 +134,7 @@ pub fn compile(
     let objects: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()
         .map(|k| {
-            let key = cache.as_ref().map(|c| c.key(&format!("{}\n{}", passes(k), k.mlir)));
+            let key = cache.as_ref().map(|c| c.key([passes(k), &k.mlir]));
             if let (Some(c), Some(key)) = (&cache, &key)
                 && let Some(bytes) = c.get(key)
             {
@@ -150,7 +149,7 @@ pub fn compile(
         .collect::<Result<_, CodegenError>>()?;
     let cached = objects.iter().filter(|o| o.1).count();
     let objects: Vec<Vec<u8>> = objects.into_iter().map(|o| o.0).collect();
-    let key = cache.as_ref().map(|c| c.key_of_all(&objects));
+    let key = cache.as_ref().map(|c| c.key(&objects));
     if let (Some(c), Some(key)) = (&cache, &key)
         && let Some(so) = c.get(key)
     {

@@ -23,7 +23,8 @@ pub const MODEL: &str = r#"{
   "optimizer": {"type": "Adam", "params": {"lr": 0.01, "betas": [0.9, 0.95]}},
 }"#;
 
-/// Kernels of all tests: models and layouts share most of them, and most of a test's time is LLVM's.
+/// Where kernels of all tests are kept: models and layouts share most of them, and most of a test's time is LLVM's.
+/// (`tools/neoxc/tests/processes.rs` has the same place.)
 pub fn kernels() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("kernels")
 }
