@@ -119,6 +119,8 @@ fn experts_from_text_to_a_sample() {
     ];
     let compile = [&["compile", "model", "run", "-o", "plan"][..], &experts].concat();
     assert!(ok(f, &compile).contains("parameters"));
+    let told = fails(f, 3, &["generate", "--plan", "plan", "--prompt", "The"]);
+    assert!(told.contains("no checkpoint in ck,") && told.contains("--checkpoint"), "{told}");
     ok(f, &["run", "--plan", "plan", "--metrics", "m.jsonl"]);
     let metrics = std::fs::read_to_string(f.join("m.jsonl")).unwrap();
     let loss = |line: &str| {

@@ -1,7 +1,7 @@
 //! `neoxc generate`.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use neoxc_plan::Plan;
 use neoxc_runtime::checkpoint;
@@ -24,16 +24,20 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
     let settings = Settings::of(&plan)?;
     let folder = match &a.checkpoint {
         Some(folder) => folder.clone(),
-        None => settings
-            .save
-            .as_ref()
-            .and_then(|s| checkpoint::latest(PathBuf::from(s).as_path()))
-            .ok_or_else(|| {
+        None => {
+            let save = settings.save.as_ref().ok_or_else(|| {
+                Failure::new(3, "error: the plan saves no checkpoints\n  = hint: give --checkpoint")
+            })?;
+            checkpoint::latest(Path::new(save)).ok_or_else(|| {
+                let looked = "as the plan's `save` names it from this folder";
                 Failure::new(
                     3,
-                    "error: the plan's save folder has no checkpoint; give --checkpoint",
+                    format!(
+                        "error: no checkpoint in {save}, {looked}\n  = hint: give --checkpoint"
+                    ),
                 )
-            })?,
+            })?
+        }
     };
     let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
     let (vocab, merges) = (path(&settings.vocab_file), path(&settings.merge_file));
