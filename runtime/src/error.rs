@@ -3,6 +3,8 @@
 
 use std::path::{Path, PathBuf};
 
+use neoxc_plan::PlanError;
+
 /// A failure of the runtime.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -29,7 +31,7 @@ pub enum RuntimeError {
     Exists(PathBuf),
     /// The plan was refused.
     #[error(transparent)]
-    Plan(#[from] neoxc_plan::PlanError),
+    Plan(#[from] PlanError),
     /// A checkpoint is damaged or belongs to another model.
     #[error("{path}: {message}")]
     Checkpoint {
@@ -154,7 +156,7 @@ impl RuntimeError {
     /// Stable code.
     pub fn code(&self) -> &'static str {
         match self {
-            RuntimeError::Io { .. } => "NXR0001",
+            RuntimeError::Io { .. } | RuntimeError::Plan(PlanError::Io { .. }) => "NXR0001",
             RuntimeError::Exists(_) => "NXR0002",
             RuntimeError::Data { .. } => "NXR0101",
             RuntimeError::Plan(_) => "NXR0201",
@@ -175,6 +177,11 @@ impl RuntimeError {
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
             RuntimeError::Exists(_) => "give --force to replace it, or another name",
+            RuntimeError::Plan(PlanError::Io { action: "read", .. }) => {
+                "`neoxc compile` makes a plan"
+            }
+            RuntimeError::Plan(PlanError::Io { .. }) => return None,
+            RuntimeError::Plan(PlanError::NotAPlan(_)) => "name another folder",
             RuntimeError::Plan(_) => "compile the plan again",
             RuntimeError::Checkpoint { .. } => {
                 "to go on from an older checkpoint, write its folder's name into the file `latest`"
@@ -209,7 +216,7 @@ impl RuntimeError {
     pub fn exit_code(&self) -> u8 {
         match self {
             RuntimeError::Io { .. } | RuntimeError::Exists(_) => 5,
-            RuntimeError::Plan(neoxc_plan::PlanError::Io { .. }) => 5,
+            RuntimeError::Plan(PlanError::Io { .. }) => 5,
             RuntimeError::Kernels(_)
             | RuntimeError::Memory { .. }
             | RuntimeError::Link(_)
@@ -228,7 +235,7 @@ mod tests {
     fn every_code_is_explained() {
         let path = || PathBuf::from("f");
         let io = || std::io::Error::other("x");
-        let plan = neoxc_plan::PlanError::Io { path: path(), source: io() };
+        let plan = PlanError::Invalid("m".into());
         let all = [
             RuntimeError::Io { action: "read", path: path(), source: io() },
             RuntimeError::data(&path(), "m"),

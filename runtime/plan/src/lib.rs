@@ -41,8 +41,10 @@ pub const FORMAT: u32 = 7;
 #[derive(Debug, thiserror::Error)]
 pub enum PlanError {
     /// A file cannot be read or written.
-    #[error("{path}: {source}")]
+    #[error("cannot {action} {path}: {source}")]
     Io {
+        /// `read` or `write`.
+        action: &'static str,
         /// The file.
         path: std::path::PathBuf,
         /// Why.

@@ -93,7 +93,7 @@ impl Plan {
         let files = self.contents()?;
         let io = |path: &Path| {
             let path = path.to_path_buf();
-            move |source| PlanError::Io { path, source }
+            move |source| PlanError::Io { action: "write", path, source }
         };
         let parent =
             folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -134,7 +134,7 @@ impl Plan {
             |name: &str, message: String| PlanError::Damaged { path: folder.join(name), message };
         let read = |name: &str| -> Result<Vec<u8>, PlanError> {
             let path = folder.join(name);
-            fs::read(&path).map_err(|source| PlanError::Io { path, source })
+            fs::read(&path).map_err(|source| PlanError::Io { action: "read", path, source })
         };
         let text = read("manifest.json")?;
         let sealed: Sealed = serde_json::from_slice(&text)
@@ -155,7 +155,7 @@ impl Plan {
             }
             let path = folder.join(name);
             let size = fs::metadata(&path)
-                .map_err(|source| PlanError::Io { path: path.clone(), source })?
+                .map_err(|source| PlanError::Io { action: "read", path, source })?
                 .len();
             if size != entry.bytes {
                 return Err(damaged(
@@ -193,7 +193,8 @@ impl Plan {
     /// The folder's manifest hash: names this very plan.
     pub fn fingerprint(folder: &Path) -> Result<String, PlanError> {
         let path: PathBuf = folder.join("manifest.json");
-        let text = fs::read(&path).map_err(|source| PlanError::Io { path, source })?;
+        let text =
+            fs::read(&path).map_err(|source| PlanError::Io { action: "read", path, source })?;
         Ok(hash(&text))
     }
 }

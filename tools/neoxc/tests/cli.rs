@@ -285,6 +285,17 @@ fn from_text_to_a_sample() {
     std::fs::write(&so, bytes).unwrap();
     let told = fails(f, 3, &["run", "--plan", "plan"]);
     assert!(told.contains("x86-64-native.so") && told.contains("changed"), "{told}");
+
+    // Plans that cannot be read or written, and folders that are none.
+    let told = fails(f, 5, &["run", "--plan", "none"]);
+    assert!(
+        told.contains("[NXR0001]: cannot read none/") && told.contains("neoxc compile"),
+        "{told}"
+    );
+    let told = fails(f, 5, &["compile", "model", "run", "-o", "model.yml/plan"]);
+    assert!(told.contains("[NXR0001]: cannot write model.yml") && !told.contains("hint"), "{told}");
+    let told = fails(f, 3, &["compile", "model", "run", "-o", "ck"]);
+    assert!(told.contains("not a plan") && told.contains("another folder"), "{told}");
 }
 
 #[test]
