@@ -89,7 +89,6 @@ fn family(op: &Op) -> Option<&'static str> {
         "gather" => "gather_rows",
         "scatter_add" => "scatter_rows",
         "iota" => "iota",
-        "qkv_split" => "qkv_split",
         "qkv_merge" => "qkv_merge",
         "transpose" | "slice" | "pad" => "copy",
         "layer_norm" | "layer_norm_grad" | "sum_squares" | "adamw" | "softmax" => "rowwise",
@@ -239,6 +238,29 @@ impl Fusing<'_> {
         }) && self.factors_stay(group, op)
     }
 
+    /// The product that can store the parts of its result that `split` makes, turned or not: nothing else reads that
+    /// result, the tables to turn them by are older, and it has more than one row (one is a kernel of its own kind).
+    fn stores_parts(&self, split: &Op) -> Option<usize> {
+        let f = self.f;
+        let fused = split.operands[0];
+        let group = self.of[self.defs[fused.index()]?]?;
+        let g = &self.groups[group];
+        let product = g.ops.iter().map(|o| &f.ops[*o]).find(|op| op.kind.is("matmul"))?;
+        let (made, ty) = (f.ty(product.results[0]), f.ty(fused));
+        let rows: usize = ["batch", "seq"].iter().filter_map(|d| ty.size(d)).product();
+        let turns = f
+            .ops
+            .iter()
+            .filter(|op| op.kind.is("rotary") && split.results.contains(&op.operands[0]));
+        let first = g.ops.iter().copied().min()?;
+        let older = |v: &ValueId| match self.def(*v) {
+            None => true,
+            Some(d) => self.of[d].map_or(d < first, |other| other < group),
+        };
+        let fits = g.family == "matmul" && made.dims == ty.dims && self.uses[fused.index()] == 1;
+        (fits && rows > 1 && turns.flat_map(|op| &op.operands[1..]).all(older)).then_some(group)
+    }
+
     /// Moves what is made of given values alone, as what backward makes again, into a product whose epilogue reads one of
     /// them and that runs before all that need it: it costs no more reading.
     fn move_beside(&mut self) {
@@ -336,6 +358,15 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                     }
                 }
             }
+            _ if op.kind.is("qkv_split") => match s.stores_parts(op) {
+                Some(g) => {
+                    s.of[i] = Some(g);
+                    s.groups[g].ops.push(i);
+                }
+                None => {
+                    s.new_group("qkv_split", i);
+                }
+            },
             _ if op.kind.is("rotary") => {
                 let from = s.def(op.operands[0]).filter(|d| f.ops[*d].kind.is("qkv_split"));
                 match from.and_then(|d| s.of[d]) {

@@ -3,12 +3,13 @@
 //!
 //! C[batch, m, n] = Σₖ A[batch, m, k]·B[batch, k, n], every operand with its own strides, so no
 //! transposed copy is ever made. Products of rows that belong to experts are the same over ranges of rows
-//! that the kernel reads. k is split into blocks whose partial tiles wait in scratch; the
+//! that the kernel reads. A projection to queries, keys and values is stored as those. k is split into blocks whose partial tiles wait in scratch; the
 //! order of the sum is fixed by the depth and does not depend on the number of threads.
 
 mod ahead;
 mod epilogue;
 mod grouped;
+mod parts;
 mod schedule;
 mod tile;
 mod vector;
@@ -24,6 +25,7 @@ use crate::CodegenError;
 use crate::emit::{Emit, TILE, Val};
 use epilogue::Epilogue;
 use grouped::Ranges;
+use parts::Parts;
 pub use schedule::Cut;
 use schedule::{Access, Problem, Schedule, Unit};
 use tile::{Operand, Tile};
@@ -84,6 +86,8 @@ struct Plan {
     m: usize,
     n: usize,
     product: ValueId,
+    /// What the result is stored as, if not as one matrix.
+    parts: Option<Parts>,
     /// Whether tiles reach beyond the last column.
     ragged: bool,
     /// Whether tiles reach beyond the last row, or may.
@@ -121,8 +125,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let lanes = b.lanes;
     let halves = [ta, tb].map(|t| t.dtype == DType::Bf16);
     let (sa, sb) = ((a_row, a_step), (b_row, b_step));
-    let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, halves };
-    let one_row = !by_expert && vector::takes(plain);
+    let parts = Parts::of(b)?;
+    let together = parts.as_ref().map_or(1, |p| p.width);
+    let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, halves, together };
+    let one_row = !by_expert && parts.is_none() && vector::takes(plain);
     let (steps_a, steps_b) = (pairs(a_row, a_step, m), pairs(b_row, b_step, n));
     let unit = match (steps_a, steps_b) {
         (Some(_), Some(_)) if halves == [true; 2] && depth.is_multiple_of(2) => {
@@ -174,8 +180,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         (s.tile_rows, s.tile_vectors) = (1, 1);
     }
     let mut strides = HashMap::new();
+    let tables = parts::tables(&f.ops);
     for p in &f.params {
-        if !op.operands.contains(p) {
+        if !op.operands.contains(p) && !tables.contains(p) {
             let ty = f.ty(*p);
             let along = |dims: &[Dim]| -> Option<usize> {
                 let have = dims.iter().filter(|d| ty.has(&d.name)).count();
@@ -200,7 +207,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let lower_tiles = ranges.is_none() && unit.has_lower_tiles();
     let low = if lower_tiles { m % s.tile_rows } else { 0 };
     let ragged_rows = !lower_tiles && (ranges.is_some() || !m.is_multiple_of(s.tile_rows));
-    let plan = Plan { s, m, n, product, ragged, ragged_rows, strides };
+    let plan = Plan { s, m, n, product, parts, ragged, ragged_rows, strides };
     let pa = b.param(va).ok_or_else(|| b.fail("the first factor is not a parameter"))?;
     let pb = b.param(vb).ok_or_else(|| b.fail("the second factor is not a parameter"))?;
     if one_row {
@@ -477,6 +484,9 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                             rows(plan, zero, whole_down)?;
                             if low > 0 { rows(low_plan, whole_down, down) } else { Ok(()) }
                         })?;
+                    }
+                    if let Some(parts) = plan.parts.as_ref().filter(|_| last) {
+                        parts.turn(&mut b.k, [mg, end], [n0, n1], lanes);
                     }
                     Ok(())
                 })

@@ -174,7 +174,8 @@ fn start(module: &Module, f: &Function) -> Result<(String, Function, Emit), Code
         .ok_or_else(|| CodegenError::kernel(&f.name, "is not a kernel function"))?
         .to_string();
     let keep: &[&str] = match family.as_str() {
-        "matmul" | "rowwise" | "columnwise" => &[],
+        "matmul" => &["qkv_split", "rotary"],
+        "rowwise" | "columnwise" => &[],
         _ => &["*"],
     };
     Ok((family, simplify::primitives(module, f, keep)?, Emit::new("")))

@@ -1,6 +1,7 @@
 //! Fused projections to queries, keys and values with rotary embedding, and back.
 //!
-//! A task is one token; the rotation works on the two halves of the rotary dims as vectors.
+//! A task is one token; the rotation works on the two halves of the rotary dims as vectors. Projections of more than one
+//! token are split by the product that makes them.
 
 use neoxc_ir::ValueId;
 
@@ -8,19 +9,21 @@ use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
 
-struct Sizes {
-    seq: usize,
-    heads: usize,
-    width: usize,
-    tokens: usize,
+/// Sizes of a fused projection.
+#[derive(Clone, Copy)]
+pub(super) struct Sizes {
+    pub seq: usize,
+    pub heads: usize,
+    pub width: usize,
+    pub tokens: usize,
 }
 
 /// What happens to one of the three parts.
 #[derive(Clone, Copy)]
-struct Rotation {
+pub(super) struct Rotation {
     cos: Val,
     sin: Val,
-    half: usize,
+    pub half: usize,
     /// Backward: the rotation is by the negative angle.
     back: bool,
 }
@@ -29,8 +32,8 @@ fn vector(n: usize) -> Ty {
     if n == 1 { Ty::F32 } else { Ty::Vec(n) }
 }
 
-/// Copies `width` elements, rotating the first `2·half`; moves at most `lanes` at a time.
-fn part(
+/// Copies `width` elements, rotating the first `2·half`; moves at most `lanes` at a time. `to` may be `from`.
+pub(super) fn part(
     k: &mut Emit,
     from: Val,
     to: Val,
@@ -98,7 +101,8 @@ fn walk(
     Ok(Shape { tasks: s.tokens, scratch_floats: 0, tiles: false })
 }
 
-fn sizes(b: &Body<'_>, part: ValueId) -> Result<Sizes, CodegenError> {
+/// The sizes of the projection that has `part`.
+pub(super) fn sizes(b: &Body<'_>, part: ValueId) -> Result<Sizes, CodegenError> {
     let ty = b.f.ty(part);
     let size = |n| ty.size(n).ok_or_else(|| b.fail(format!("no `{n}`")));
     Ok(Sizes {
@@ -124,12 +128,11 @@ fn rotation(b: &Body<'_>, op: &neoxc_ir::Op) -> Result<Rotation, CodegenError> {
     })
 }
 
-/// `qkv_split`, then rotary of queries and keys if the body has it.
-pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
-    let op = b.f.ops.iter().find(|op| op.kind.is("qkv_split")).cloned();
-    let op = op.ok_or_else(|| b.fail("has no qkv_split"))?;
-    let s = sizes(b, op.results[0])?;
-    let from = b.param(op.operands[0]).ok_or_else(|| b.fail("lost an operand"))?;
+/// Where the body returns the parts that `op` (a `qkv_split`) makes, and what rotation each has before.
+pub(super) fn stored_parts(
+    b: &Body<'_>,
+    op: &neoxc_ir::Op,
+) -> Result<Vec<(Val, Option<Rotation>)>, CodegenError> {
     let mut parts = vec![];
     for r in &op.results {
         let turn = b.f.ops.iter().find(|o| o.kind.is("rotary") && o.operands[0] == *r);
@@ -140,6 +143,16 @@ pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let at = b.f.results.iter().position(|x| *x == value);
         parts.push((b.result(at.ok_or_else(|| b.fail("does not return a part"))?), how));
     }
+    Ok(parts)
+}
+
+/// `qkv_split`, then rotary of queries and keys if the body has it.
+pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
+    let op = b.f.ops.iter().find(|op| op.kind.is("qkv_split")).cloned();
+    let op = op.ok_or_else(|| b.fail("has no qkv_split"))?;
+    let s = sizes(b, op.results[0])?;
+    let from = b.param(op.operands[0]).ok_or_else(|| b.fail("lost an operand"))?;
+    let parts = stored_parts(b, &op)?;
     let lanes = b.lanes;
     walk(b, &s, |k, fused, single, position| {
         for (i, (to, how)) in parts.iter().enumerate() {

@@ -64,8 +64,16 @@ impl Epilogue<'_> {
             known.insert(self.plan.product, *sum);
             let mut ready = vec![];
             for (i, r) in b.f.results.clone().into_iter().enumerate() {
+                if self.plan.parts.as_ref().is_some_and(|p| p.holds(b.result(i))) {
+                    continue;
+                }
                 let v = self.value(b, r, row, column, mask, &mut known)?;
                 ready.push((i, b.k.splat(v, lanes)));
+            }
+            if let Some(parts) = &self.plan.parts {
+                let v = self.value(b, parts.fused, row, column, mask, &mut known)?;
+                let v = b.k.splat(v, lanes);
+                parts.store(&mut b.k, row, column, v, ragged.then_some(n));
             }
             for (i, v) in ready {
                 let at = b.k.scale(self.batch, self.plan.m * n);

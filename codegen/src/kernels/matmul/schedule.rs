@@ -113,6 +113,8 @@ pub struct Problem {
     pub b: (usize, usize),
     /// Which of A and B hold bfloat16.
     pub halves: [bool; 2],
+    /// So many neighbouring columns are of one task.
+    pub together: usize,
 }
 
 impl Problem {
@@ -219,7 +221,7 @@ impl Schedule {
                 most = most.min(cpu.l2 / (4 * rows));
             }
             let pieces = p.n.div_ceil(most.max(width));
-            let cuts = splits(p.n, width, pieces).map(|columns| {
+            let cuts = splits(p.n, common(width, p.together), pieces).map(|columns| {
                 let cut = Cut { rows, columns };
                 (self.with(cut).cycles(p, blocks, cpu), cut)
             });
@@ -301,6 +303,11 @@ fn splits(all: usize, unit: usize, least: usize) -> impl Iterator<Item = usize> 
         .map(move |n| all.div_ceil(n).next_multiple_of(unit))
 }
 
+/// The least common multiple.
+fn common(a: usize, b: usize) -> usize {
+    (1..=b).map(|n| n * a).find(|n| n.is_multiple_of(b.max(1))).unwrap_or(a)
+}
+
 fn access_a(p: Problem, tile_rows: usize) -> Access {
     let (row, step) = p.a;
     let whole = p.m.is_multiple_of(tile_rows);
@@ -356,7 +363,8 @@ mod tests {
         for (lanes, unit) in [(8, Unit::Fma), (16, Unit::Fma), (16, Unit::Dot), (16, Unit::Tiles)] {
             for (m, n, depth) in [(1, 1, 1), (2048, 512, 2048), (512, 50304, 512), (7, 300, 5000)] {
                 let (a, b) = ((depth, 1), (depth, 1));
-                let p = Problem { unit, batch: 1, m, n, depth, a, b, halves: [false; 2] };
+                let p =
+                    Problem { unit, batch: 1, m, n, depth, a, b, halves: [false; 2], together: 1 };
                 let (s, _) = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
@@ -371,7 +379,17 @@ mod tests {
     #[test]
     fn large_products_have_work_for_several_threads() {
         let (unit, a, b) = (Unit::Fma, (512, 1), (512, 1));
-        let p = Problem { unit, batch: 1, m: 2048, n: 2048, depth: 512, a, b, halves: [false; 2] };
+        let p = Problem {
+            unit,
+            batch: 1,
+            m: 2048,
+            n: 2048,
+            depth: 512,
+            a,
+            b,
+            halves: [false; 2],
+            together: 1,
+        };
         let (s, near) = Schedule::choose(p, cpu(16));
         assert!(p.m.div_ceil(s.task_rows) * p.n.div_ceil(s.task_columns) >= 8, "{s:?}");
         assert_eq!((s.tile_rows, s.a), (8, Access::Direct));
@@ -390,7 +408,7 @@ mod tests {
         let of = |n: usize| {
             let (unit, m, depth) = (Unit::Fma, 512, 50304);
             let (a, b, halves) = ((depth, 1), (1, n), [false; 2]);
-            let p = Problem { unit, batch: 1, m, n, depth, a, b, halves };
+            let p = Problem { unit, batch: 1, m, n, depth, a, b, halves, together: 1 };
             Schedule::choose(p, Cpu { l1: 32 << 10, ..cpu(8) }).0
         };
         assert_eq!((of(128).b, of(16).b), (Access::Packed, Access::Direct));

@@ -1,0 +1,136 @@
+//! Where the sums of a fused projection go: queries, keys and values, each `[batch, heads, seq, head_dim]`, of columns
+//! `[heads, 3, head_dim]`; and their rotary embedding.
+//!
+//! A row's vectors are stored as they are made. The halves that a rotation takes may be in two tiles, so what is to be
+//! rotated is rotated in place as soon as all columns of some rows are there, and still in the caches.
+
+use neoxc_ir::{Op, ValueId};
+
+use crate::CodegenError;
+use crate::emit::{Emit, Ty, Val};
+use crate::kernels::Body;
+use crate::kernels::qkv::{self, Rotation, Sizes};
+
+/// The parts of a product's result, if it has any.
+#[derive(Clone)]
+pub struct Parts {
+    /// The value that is split.
+    pub fused: ValueId,
+    /// Elements of a head: columns that stay together.
+    pub width: usize,
+    sizes: Sizes,
+    to: Vec<(Val, Option<Rotation>)>,
+}
+
+/// Parameters that only rotations read: their tables.
+pub fn tables(ops: &[Op]) -> Vec<ValueId> {
+    ops.iter().filter(|op| op.kind.is("rotary")).flat_map(|op| op.operands[1..].to_vec()).collect()
+}
+
+impl Parts {
+    /// What the body splits.
+    pub fn of(b: &Body<'_>) -> Result<Option<Parts>, CodegenError> {
+        let Some(op) = b.f.ops.iter().find(|op| op.kind.is("qkv_split")) else { return Ok(None) };
+        let sizes = qkv::sizes(b, op.results[0])?;
+        let to = qkv::stored_parts(b, op)?;
+        Ok(Some(Parts { fused: op.operands[0], width: sizes.width, sizes, to }))
+    }
+
+    /// Whether a result of the kernel is a part.
+    pub fn holds(&self, pointer: Val) -> bool {
+        self.to.iter().any(|(to, _)| *to == pointer)
+    }
+
+    /// Stores elements of one row from `column` on, those before column `end` if that may lie among them.
+    pub fn store(&self, k: &mut Emit, row: Val, column: Val, v: Val, end: Option<usize>) {
+        let lanes = v.ty.lanes();
+        // So many neighbours are surely of one head.
+        let piece =
+            (1..=lanes).rev().find(|n| lanes.is_multiple_of(*n) && self.width.is_multiple_of(*n));
+        let piece = piece.unwrap_or(1);
+        for from in (0..lanes).step_by(piece) {
+            let offset = k.int(from as i64);
+            let column = k.add(column, offset);
+            let part = slice(k, v, from, piece);
+            let put = |k: &mut Emit| {
+                let width = k.int(self.width as i64);
+                let (unit, within) = (k.div(column, width), k.rem(column, width));
+                let three = k.int(3);
+                let (head, which) = (k.div(unit, three), k.rem(unit, three));
+                let at = self.row(k, row, head);
+                let at = k.add(at, within);
+                let mut to = self.to[0].0;
+                for (i, (other, _)) in self.to.iter().enumerate().skip(1) {
+                    let i = k.int(i as i64);
+                    let here = k.cmp("eq", which, i);
+                    to = k.select(here, *other, to);
+                }
+                let p = k.element(to, at);
+                k.store(part, p);
+            };
+            match end {
+                None => put(k),
+                Some(end) => {
+                    let end = k.int(end as i64);
+                    let inside = k.cmp("slt", column, end);
+                    k.if_(inside, put);
+                }
+            }
+        }
+    }
+
+    /// Where a head of a row begins in its part.
+    fn row(&self, k: &mut Emit, row: Val, head: Val) -> Val {
+        let (batch, position) = self.place(k, row);
+        let at = k.scale(batch, self.sizes.heads);
+        let at = k.add(at, head);
+        let at = k.scale(at, self.sizes.seq);
+        let at = k.add(at, position);
+        k.scale(at, self.width)
+    }
+
+    /// Sequence and position of a row.
+    fn place(&self, k: &mut Emit, row: Val) -> (Val, Val) {
+        let seq = k.int(self.sizes.seq as i64);
+        (k.div(row, seq), k.rem(row, seq))
+    }
+
+    /// Rotates what was stored of the rows and columns from the first to the second of each, whole heads.
+    pub fn turn(&self, k: &mut Emit, rows: [Val; 2], columns: [Val; 2], lanes: usize) {
+        if self.to.iter().all(|(_, how)| how.is_none()) {
+            return;
+        }
+        k.loop_(rows[0], rows[1], 1, |k, row| {
+            let width = k.int(self.width as i64);
+            let (lo, hi) = (k.div(columns[0], width), k.div(columns[1], width));
+            let (_, position) = self.place(k, row);
+            k.loop_(lo, hi, 1, |k, unit| {
+                let three = k.int(3);
+                let (head, which) = (k.div(unit, three), k.rem(unit, three));
+                let at = self.row(k, row, head);
+                for (i, (to, how)) in self.to.iter().enumerate() {
+                    let Some(how) = how else { continue };
+                    let i = k.int(i as i64);
+                    let here = k.cmp("eq", which, i);
+                    k.if_(here, |k| {
+                        let x = k.element(*to, at);
+                        qkv::part(k, x, x, 2 * how.half, position, Some(*how), lanes);
+                    });
+                }
+            });
+        });
+    }
+}
+
+/// Lanes `from .. from + n` of a vector.
+fn slice(k: &mut Emit, v: Val, from: usize, n: usize) -> Val {
+    if n == v.ty.lanes() {
+        return v;
+    }
+    let t = k.ty(v.ty);
+    if n == 1 {
+        return k.def(Ty::F32, &format!("vector.extract {v}[{from}] : f32 from {t}"));
+    }
+    let lanes: Vec<String> = (from..from + n).map(|i| i.to_string()).collect();
+    k.def(Ty::Vec(n), &format!("vector.shuffle {v}, {v} [{}] : {t}, {t}", lanes.join(", ")))
+}
