@@ -56,9 +56,10 @@ lint: setup
 docs: setup
 	RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --workspace
 
-# PEER_PYTHON names a python with torch and transformers to compare with (tools/bench/README.md).
+# The table of goals, a small selection of each; PEER_PYTHON names a python with torch and transformers to compare with,
+# BENCH="--all --configs FOLDER" measures everything (tools/bench/README.md).
 bench: build
-	@tools/bench/bench.sh
+	@python3 tools/bench/goals.py $(BENCH)
 
 clean:
 	cargo clean

@@ -57,6 +57,27 @@ def write_tokens(prefix, count=100_000):
         + struct.pack("<i", count) + struct.pack("<q", 0) + struct.pack("<qq", 0, 1))
 
 
+def binary(path):
+    """The compiler at `path`, seen from the project, and the runtime beside it."""
+    neoxc = (ROOT / path).resolve()
+    for found in (neoxc, neoxc.with_name("neoxc-run")):
+        if not found.exists():
+            sys.exit(f"bench: no {found}; run: make build")
+    return neoxc
+
+
+def circumstances(peer):
+    """What numbers have to be read with."""
+    alone = "" if peer else "no PEER_PYTHON: neoxc alone (see tools/bench/README.md)\n"
+    return f"{alone}{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f} before the start"
+
+
+def markdown(head, rows):
+    """A table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
 def batch_of(size, seq):
     return max(1, BATCH[size] * 512 // seq)
 
@@ -94,7 +115,8 @@ def run_torch(python, case, steps, compiled):
 
 
 def measure(case, args, work):
-    """Prints what one case gives; returns its row of the table."""
+    """Prints what one case gives, and returns it: the plan, seconds to compile, tokens/s, resident bytes; beside a
+    peer its tokens/s and bytes, and the ratios."""
     size, seq, dtype = case
     plan, facts, cold, cached = compile_twice(args.neoxc, case, args.set, work)
     tokens, planned = facts["tokens_per_step"], facts["memory"]["peak"]
@@ -117,12 +139,22 @@ def measure(case, args, work):
         print(line, flush=True)
     print(f"  memory: {peak / MIB:.0f} MiB resident at most, {planned / MIB:.0f} MiB planned, "
           f"{(peak - planned) / 1e6:+.0f} MB")
-    row = [size, seq, dtype, f"{tokens / statistics.median(ours):.0f}"]
+    found = {"case": case, "plan": plan, "cold": cold, "cached": cached,
+             "tokens_per_second": tokens / statistics.median(ours), "resident": peak}
     if peers:
-        ratio = statistics.median(p / o for p, o in zip(peers, ours))
-        row += [f"{tokens / statistics.median(peers):.0f}", f"{ratio:.2f}",
-                f"{peak / MIB:.0f} / {peer_peak / MIB:.0f} MiB", f"{peak / peer_peak:.2f}"]
-    return row
+        found |= {"peer_tokens_per_second": tokens / statistics.median(peers), "peer_resident": peer_peak,
+                  "ratio": statistics.median(p / o for p, o in zip(peers, ours)), "memory_ratio": peak / peer_peak}
+    return found
+
+
+def row(found):
+    """A line of the table."""
+    cells = [*found["case"], f"{found['tokens_per_second']:.0f}"]
+    if "ratio" in found:
+        cells += [f"{found['peer_tokens_per_second']:.0f}", f"{found['ratio']:.2f}",
+                  f"{found['resident'] / MIB:.0f} / {found['peer_resident'] / MIB:.0f} MiB",
+                  f"{found['memory_ratio']:.2f}"]
+    return cells
 
 
 def main():
@@ -137,10 +169,7 @@ def main():
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--neoxc", default=os.environ.get("NEOXC", "target/release/neoxc"))
     args = parser.parse_args()
-    args.neoxc = (ROOT / args.neoxc).resolve()
-    for binary in (args.neoxc, args.neoxc.with_name("neoxc-run")):
-        if not binary.exists():
-            sys.exit(f"bench: no {binary}; run: make build")
+    args.neoxc = binary(args.neoxc)
     if args.steps <= WARM_UP:
         sys.exit(f"bench: --steps must be above {WARM_UP}: the first {WARM_UP} are not counted")
     sizes, seqs, dtypes = (text.split(",") for text in (args.sizes, args.seqs, args.dtypes))
@@ -150,19 +179,15 @@ def main():
             sys.exit(f"bench: unknown {what} {', '.join(unknown)}; there are {', '.join(known)}")
     if not all(seq.isdigit() and 0 < int(seq) <= 2048 for seq in seqs):
         sys.exit("bench: --seqs are numbers from 1 to 2048")
-    if not args.peer:
-        print("no PEER_PYTHON: neoxc alone (see tools/bench/README.md)")
-    print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f} before the start")
+    print(circumstances(args.peer))
     with tempfile.TemporaryDirectory() as work:
         write_tokens(pathlib.Path(work) / "tokens")
         cases = [(size, int(seq), dtype) for size in sizes for seq in seqs for dtype in dtypes]
-        rows = [measure(case, args, pathlib.Path(work)) for case in cases]
+        rows = [row(measure(case, args, pathlib.Path(work))) for case in cases]
     head = ["model", "sequence", "dtype", "neoxc tokens/s"]
     if args.peer:
         head += [f"torch {args.peer_mode} tokens/s", "ratio", "resident", "of torch's"]
-    print()
-    for row in [head, ["---"] * len(head), *rows]:
-        print("| " + " | ".join(map(str, row)) + " |")
+    print(f"\n{markdown(head, rows)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import statistics
 import sys
 import tempfile
 
-from bench import CONFIGS, HERE, PRECISION, ROOT, call
+from bench import CONFIGS, HERE, PRECISION, binary, call, circumstances, markdown
 
 SIZES = {**CONFIGS, "m410": "410M"}
 
@@ -26,7 +26,8 @@ def compiled(neoxc, size, dtype, work):
 
 
 def measure(size, args, work):
-    """Prints what one size gives; returns its row of the table."""
+    """Prints what one size gives, and returns it: bytes read for a token, tokens/s, what they could be, and the share;
+    beside a peer its tokens/s and the ratio."""
     plan = compiled(args.neoxc, size, args.dtype, work)
     ours, shares, peers, limits = [], [], [], []
     for turn in range(1, args.rounds + 1):
@@ -42,11 +43,22 @@ def measure(size, args, work):
         ours.append(1e3 / found["step_ms"])
         shares.append(ours[-1] / limits[-1])
         print(f"{line} neoxc {ours[-1]:.0f} tokens/s, {100 * shares[-1]:.0f} % of {limits[-1]:.0f}", flush=True)
-    row = [size, args.dtype, f"{found['product_bytes'] / 1e6:.1f} MB", f"{statistics.median(ours):.0f}",
-           f"{statistics.median(limits):.0f}", f"{100 * statistics.median(shares):.0f} %"]
+    made = {"size": size, "dtype": args.dtype, "bytes": found["product_bytes"],
+            "tokens_per_second": statistics.median(ours), "limit": statistics.median(limits),
+            "share": statistics.median(shares)}
     if peers:
-        row += [f"{statistics.median(peers):.0f}", f"{statistics.median(o / p for o, p in zip(ours, peers)):.2f}"]
-    return row
+        made |= {"peer_tokens_per_second": statistics.median(peers),
+                 "ratio": statistics.median(o / p for o, p in zip(ours, peers))}
+    return made
+
+
+def row(made):
+    """A line of the table."""
+    cells = [made["size"], made["dtype"], f"{made['bytes'] / 1e6:.1f} MB", f"{made['tokens_per_second']:.0f}",
+             f"{made['limit']:.0f}", f"{100 * made['share']:.0f} %"]
+    if "ratio" in made:
+        cells += [f"{made['peer_tokens_per_second']:.0f}", f"{made['ratio']:.2f}"]
+    return cells
 
 
 def main():
@@ -58,23 +70,17 @@ def main():
     parser.add_argument("--peer", default=os.environ.get("PEER_PYTHON"))
     parser.add_argument("--neoxc", default=os.environ.get("NEOXC", "target/release/neoxc"))
     args = parser.parse_args()
-    args.neoxc = (ROOT / args.neoxc).resolve()
-    if not args.neoxc.exists():
-        sys.exit(f"generate: no {args.neoxc}; run: make build")
+    args.neoxc = binary(args.neoxc)
     unknown = set(args.sizes.split(",")) - SIZES.keys()
     if unknown:
         sys.exit(f"generate: unknown size {', '.join(unknown)}; there are {', '.join(SIZES)}")
-    if not args.peer:
-        print("no PEER_PYTHON: neoxc alone (see tools/bench/README.md)")
-    print(f"{os.cpu_count()} CPUs, load average {os.getloadavg()[0]:.2f} before the start")
+    print(circumstances(args.peer))
     with tempfile.TemporaryDirectory() as work:
-        rows = [measure(size, args, pathlib.Path(work)) for size in args.sizes.split(",")]
+        rows = [row(measure(size, args, pathlib.Path(work))) for size in args.sizes.split(",")]
     head = ["model", "dtype", "read per token", "neoxc tokens/s", "limit", "share"]
     if args.peer:
         head += ["torch tokens/s", "ratio"]
-    print()
-    for row in [head, ["---"] * len(head), *rows]:
-        print("| " + " | ".join(row) + " |")
+    print(f"\n{markdown(head, rows)}")
 
 
 if __name__ == "__main__":

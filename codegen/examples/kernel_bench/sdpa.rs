@@ -97,7 +97,9 @@ pub fn compare(python: &str, cpu: Cpu, filter: &str) -> Result<(), Error> {
     println!(
         "{threads} cores; milliseconds of neoxc and PyTorch, the best of rounds in turn, and ratios\n"
     );
-    println!("| dtype | batch × heads × sequence × width | forward | | | with backward | | |");
+    println!(
+        "| dtype | batch × heads × sequence × width | forward | PyTorch | ratio | with backward | PyTorch | ratio |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for (dtype, name) in [(DType::F32, "f32"), (DType::Bf16, "bf16")] {
         for (batch, heads, seq, rounds) in [(4, 8, 512, 15), (1, 8, 2048, 9), (1, 4, 8192, 3)] {

@@ -1,13 +1,15 @@
-//! Matrix products of the compiler beside the processor's peak, and beside torch's, in turn.
+//! Matrix products of the compiler beside the processor's peak, and beside those of others, in turn.
 //!
 //! `[PEER_PYTHON=PYTHON] cargo run --release -p neoxc-driver --example matmul_bench [FILTER]` prints a line of a table
-//! for each product whose name contains FILTER: squares, and forward, data gradient and weight gradient of every
-//! layer of the 14M, 70M and 160M models, in f32 and bfloat16, on one core and on all. ROUNDS=N sets how often.
+//! for each product whose name has all words of FILTER: squares, and forward, data gradient and weight gradient of every
+//! layer of the 14M, 70M and 160M models, in f32 and bfloat16, on one core and on all. ROUNDS=N sets how often;
+//! PEERS=torch,numpy with whom: numpy has OpenBLAS, no bfloat16, and needs threadpoolctl.
 //!
-//! A round measures the peak in registers on the same threads, then the product, then torch's, each by the clock. Of a
+//! A round measures the peak in registers on the same threads, then the product, then the peers', each by the clock. Of a
 //! share there are two numbers: the quickest round against the highest peak, which is what the product can do, and the
 //! median round against the median peak, which is what it does beside others on the same processor (they share caches and
-//! memory, which the peak does not use). GFLOP/s and the ratio to torch are medians.
+//! memory, which the peak does not use). GFLOP/s are medians, and so are ratios to a peer, of whose own share of the peak
+//! there are the same two numbers.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -110,29 +112,36 @@ fn cases() -> Vec<Case> {
     all
 }
 
-/// A python with torch that multiplies on request.
-struct Torch {
+/// A python that multiplies with torch or numpy on request.
+struct Peer {
+    name: String,
     child: Child,
     answers: BufReader<ChildStdout>,
 }
 
-impl Torch {
-    fn start(python: &str) -> Result<Torch, Error> {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/torch_matmul.py");
+impl Peer {
+    fn start(python: &str, name: &str) -> Result<Peer, Error> {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/peer_matmul.py");
         let mut child = Command::new(python)
-            .arg(script)
+            .args([script, name])
             // Threads that wait for their next product would take the cores from ours.
             .envs([("KMP_BLOCKTIME", "0"), ("OMP_WAIT_POLICY", "passive")])
+            .env("OPENBLAS_THREAD_TIMEOUT", "4")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|e| format!("PEER_PYTHON={python}: {e}"))?;
-        let out = child.stdout.take().ok_or("torch has no output")?;
-        Ok(Torch { child, answers: BufReader::new(out) })
+        let out = child.stdout.take().ok_or("a peer has no output")?;
+        Ok(Peer { name: name.to_string(), child, answers: BufReader::new(out) })
+    }
+
+    /// Whether it has products of `c`'s dtype.
+    fn takes(&self, c: &Case) -> bool {
+        self.name != "numpy" || c.dtype == DType::F32
     }
 
     fn say(&mut self, line: &str) -> Result<(), Error> {
-        Ok(writeln!(self.child.stdin.as_mut().ok_or("torch has no input")?, "{line}")?)
+        Ok(writeln!(self.child.stdin.as_mut().ok_or("a peer has no input")?, "{line}")?)
     }
 
     fn prepare(&mut self, c: &Case, threads: usize) -> Result<(), Error> {
@@ -144,7 +153,7 @@ impl Torch {
         self.say("go")?;
         let mut line = String::new();
         self.answers.read_line(&mut line)?;
-        Ok(line.trim().parse().map_err(|_| "torch ended")?)
+        Ok(line.trim().parse().map_err(|_| format!("{} ended", self.name))?)
     }
 }
 
@@ -160,28 +169,23 @@ fn median(mut x: Vec<f64>) -> f64 {
     x.get(x.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// One round: the peaks, and the seconds of the product and of torch's.
+/// One round: the peaks, and the seconds of the product and of each peer's.
 struct Round {
     peaks: Vec<f64>,
     seconds: f64,
-    torch: Option<f64>,
+    peers: Vec<Option<f64>>,
 }
 
-fn measure(
-    c: &Case,
-    threads: usize,
-    rounds: usize,
-    torch: &mut Option<Torch>,
-) -> Result<String, Error> {
+fn measure(c: &Case, threads: usize, rounds: usize, peers: &mut [Peer]) -> Result<String, Error> {
     let f = c.function()?;
     let kernel = kernels::build(&Module::new(), &f, Target::X86Native)?;
     let library = x86::compile(std::slice::from_ref(&kernel), Target::X86Native, None)?.so;
     let buffers: Vec<u64> =
         f.params.iter().chain(&f.results).map(|v| f.ty(*v).bytes() as u64).collect();
     let mut bench = Bench::new(&library, &buffers, threads, kernel.scratch_bytes)?;
-    if let Some(t) = torch {
-        t.prepare(c, threads)?;
-        t.seconds()?;
+    for p in peers.iter_mut().filter(|p| p.takes(c)) {
+        p.prepare(c, threads)?;
+        p.seconds()?;
     }
     let peaks: &[Multiplier] = match c.dtype {
         DType::Bf16 => &[Multiplier::Pairs, Multiplier::Tiles],
@@ -207,51 +211,62 @@ fn measure(
         // The first wakes the other threads.
         bench.launch(&kernel.symbol, kernel.tasks)?;
         let seconds = seconds(|| Ok(bench.launch(&kernel.symbol, kernel.tasks)?))?;
-        let torch = torch.as_mut().map(Torch::seconds).transpose()?;
-        all.push(Round { peaks: found, seconds, torch });
+        let peers = peers.iter_mut().map(|p| p.takes(c).then(|| p.seconds()).transpose());
+        all.push(Round { peaks: found, seconds, peers: peers.collect::<Result<_, Error>>()? });
     }
-    let ratios: Vec<f64> = all.iter().filter_map(|r| Some(r.torch? / r.seconds)).collect();
-    let best = all.iter().map(|r| r.seconds).fold(f64::INFINITY, f64::min);
     let usual = median(all.iter().map(|r| r.seconds).collect());
-    let share = |i: usize| {
+    let share = |i: usize, times: Vec<f64>| {
         let peaks: Vec<f64> = all.iter().filter_map(|r| r.peaks.get(i).copied()).collect();
         if peaks.is_empty() {
             return String::new();
         }
         let highest = peaks.iter().copied().fold(0.0, f64::max);
         let of = |seconds, peak| 100.0 * c.flops() / seconds / peak;
-        format!("{:.0} %, {:.0} %", of(best, highest), of(usual, median(peaks)))
+        let best = times.iter().copied().fold(f64::INFINITY, f64::min);
+        format!("{:.0} %, {:.0} %", of(best, highest), of(median(times), median(peaks)))
     };
+    let ours = || all.iter().map(|r| r.seconds).collect();
     let [m, n, k] = c.size;
     let gflops = 1e-9 * c.flops() / usual;
-    let ratio = if ratios.is_empty() { String::new() } else { format!("{:.2}", median(ratios)) };
+    let beside = (0..peers.len()).map(|i| {
+        let times: Vec<f64> = all.iter().filter_map(|r| r.peers[i]).collect();
+        if times.is_empty() {
+            return " | |".to_string();
+        }
+        let ratios = all.iter().filter_map(|r| Some(r.peers[i]? / r.seconds)).collect();
+        format!(" {:.2} | {} |", median(ratios), share(0, times))
+    });
     Ok(format!(
-        "| {} {} | {m} x {n} x {k} | {} | {threads} | {gflops:.0} | {} | {} | {ratio} |",
+        "| {} {} | {m} x {n} x {k} | {} | {threads} | {gflops:.0} | {} | {} |{}",
         c.name,
         c.kind(),
         c.dtype.name(),
-        share(0),
-        share(1)
+        share(0, ours()),
+        share(1, ours()),
+        beside.collect::<String>()
     ))
 }
 
 fn main() -> Result<(), Error> {
     let filter = std::env::args().nth(1).unwrap_or_default();
     let rounds = std::env::var("ROUNDS").map_or(Ok(9), |n| n.parse())?;
-    let mut torch = match std::env::var("PEER_PYTHON") {
-        Ok(python) => Some(Torch::start(&python)?),
-        Err(_) => None,
-    };
+    let mut peers = vec![];
+    if let Ok(python) = std::env::var("PEER_PYTHON") {
+        let names = std::env::var("PEERS").unwrap_or_else(|_| "torch".into());
+        peers = names.split(',').map(|n| Peer::start(&python, n)).collect::<Result<_, Error>>()?;
+    }
     let cores = std::thread::available_parallelism()?.get();
     let counts = if cores > 1 { vec![1, cores] } else { vec![1] };
+    let names: String = peers.iter().map(|p| format!(" x {} | its share |", p.name)).collect();
     println!(
-        "| product | m x n x k | dtype | cores | GFLOP/s | of the peak: best, usual | of AMX's | x torch |"
+        "| product | m x n x k | dtype | cores | GFLOP/s | of the peak: best, usual | of AMX's |{names}"
     );
-    println!("|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|{}", "---|---|".repeat(peers.len()));
     for c in cases() {
         let name = format!("{} {} {}", c.name, c.kind(), c.dtype.name());
-        for threads in counts.iter().filter(|_| name.contains(&filter)) {
-            println!("{}", measure(&c, *threads, rounds, &mut torch)?);
+        let wanted = filter.split_whitespace().all(|word| name.contains(word));
+        for threads in counts.iter().filter(|_| wanted) {
+            println!("{}", measure(&c, *threads, rounds, &mut peers)?);
         }
     }
     Ok(())
