@@ -10,12 +10,13 @@ use neoxc_ir::target::Target;
 type Function = fn(&mut Emit, Val) -> Val;
 type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
 
-const FUNCTIONS: [(&str, Function); 7] = [
+const FUNCTIONS: [(&str, Function); 8] = [
     ("exp", math::exp),
     ("exp2_negative", math::exp2_negative),
     ("exp_negative", math::exp_negative),
     ("log", math::log),
     ("tanh", math::tanh),
+    ("logistic", math::logistic),
     ("erf", math::erf),
     ("rsqrt", math::rsqrt),
 ];
@@ -114,6 +115,8 @@ fn reference(name: &str, x: f64) -> Option<f64> {
         // A product with log₂ e that is rounded is off by 2⁻²⁴ of itself: more would be off by more.
         "exp_negative" if (-4.0..=0.0).contains(&x) => Some(x.exp()),
         "log" if x >= tiny => Some(x.ln()),
+        // As above where the result is small.
+        "logistic" if x > -4.0 => Some(1.0 / (1.0 + (-x).exp())),
         "tanh" if x.abs() >= tiny => Some(x.tanh()),
         "erf" if x.abs() >= tiny => Some(erf(x)),
         "rsqrt" if x >= tiny => Some(1.0 / x.sqrt()),
@@ -170,7 +173,9 @@ fn limits_and_nan() {
         [f32::MIN_POSITIVE, f32::MIN_POSITIVE, f32::MIN_POSITIVE, 1.0, 1.0]
     );
     assert_eq!(of("exp_negative")[..5], [0.0, 0.0, 0.0, 1.0, 1.0]);
-    for name in ["exp", "exp2_negative", "exp_negative", "tanh", "erf", "rsqrt"] {
+    let least = f32::MIN_POSITIVE;
+    assert_eq!(of("logistic")[..8], [least, least, least, 0.5, 0.5, 1.0, 1.0, 1.0]);
+    for name in ["exp", "exp2_negative", "exp_negative", "tanh", "logistic", "erf", "rsqrt"] {
         assert!(of(name)[8].is_nan(), "{name} hides a NaN: {}", of(name)[8]);
     }
 }

@@ -73,7 +73,7 @@ fn cases(r: &mut Random) -> Vec<Case> {
         out.push(case(op, vec![row.clone(), x.clone()], none()));
     }
     out.push(Case { shift: 2.5, ..case("div", vec![x.clone(), w.clone()], none()) });
-    for op in ["neg", "exp", "tanh", "erf", "step"] {
+    for op in ["neg", "exp", "tanh", "logistic", "erf", "step"] {
         out.push(case(op, vec![x.clone()], none()));
     }
     for op in ["log", "sqrt", "rsqrt"] {

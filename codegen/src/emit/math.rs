@@ -194,6 +194,20 @@ pub fn tanh(k: &mut Emit, x: Val) -> Val {
     k.select(is_near, near, far)
 }
 
+/// 1/(1 + e⁻ˣ): 1 or e over 1 + e, with e = 2^(-|x|·log₂ e); never less than about 2⁻¹²⁶. The larger |x|, the more a
+/// small result is off, as for [`exp_negative`].
+pub fn logistic(k: &mut Emit, x: Val) -> Val {
+    let (scale, one) = (k.float(-LOG2_E, x.ty), k.float(1.0, x.ty));
+    let power = k.abs(x);
+    let power = k.mul(power, scale);
+    let e = exp2_negative(k, power);
+    let zero = k.float(0.0, x.ty);
+    let below = k.cmp("olt", x, zero);
+    let up = k.select(below, e, one);
+    let down = k.add(one, e);
+    k.div(up, down)
+}
+
 /// erf: `x·P(x²)` up to 1, `1 - e^(-x²)·Q(1/(1+|x|))` beyond.
 pub fn erf(k: &mut Emit, x: Val) -> Val {
     let a = k.abs(x);

@@ -33,6 +33,7 @@ pub fn pointwise(k: &mut Emit, op: &Op, args: &[Val]) -> Option<Val> {
         ("exp", Some(a)) => math::exp(k, a),
         ("log", Some(a)) => math::log(k, a),
         ("tanh", Some(a)) => math::tanh(k, a),
+        ("logistic", Some(a)) => math::logistic(k, a),
         ("erf", Some(a)) => math::erf(k, a),
         ("sqrt", Some(a)) => k.sqrt(a),
         ("rsqrt", Some(a)) => math::rsqrt(k, a),

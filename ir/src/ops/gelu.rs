@@ -21,6 +21,16 @@ pub const TANH_SCALE: f64 = 0.797_884_560_802_865_4;
 /// The cubic coefficient of the tanh form.
 pub const TANH_CUBIC: f64 = 0.044715;
 
+/// The tanh form's factor of x, of x and its square: ½(1 + tanh u) = 1/(1 + e⁻²ᵘ), which takes fewer operations and no
+/// difference of close numbers where x is negative.
+pub fn tanh_share(b: &mut Builder<'_>, x: ValueId, square: ValueId) -> Result<ValueId, OpError> {
+    let (first, third) = (b.scalar(2.0 * TANH_SCALE)?, b.scalar(2.0 * TANH_SCALE * TANH_CUBIC)?);
+    let inner = b.mul(square, third)?;
+    let inner = b.add(inner, first)?;
+    let inner = b.mul(inner, x)?;
+    b.unary("logistic", inner)
+}
+
 /// The shared attribute list of gelu and its gradient.
 pub const ATTRS: &[AttrSpec] = &[required(
     "approximate",
@@ -79,19 +89,14 @@ impl OpDef for Gelu {
         attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
         let x = operands[0];
-        let bell = if is_tanh(attrs)? {
-            let (cubic, scale) = (b.scalar(TANH_CUBIC)?, b.scalar(TANH_SCALE)?);
+        if is_tanh(attrs)? {
             let square = b.mul(x, x)?;
-            let cube = b.mul(square, x)?;
-            let cube = b.mul(cube, cubic)?;
-            let inner = b.add(x, cube)?;
-            let inner = b.mul(inner, scale)?;
-            b.unary("tanh", inner)?
-        } else {
-            let scale = b.scalar(std::f64::consts::FRAC_1_SQRT_2)?;
-            let inner = b.mul(x, scale)?;
-            b.unary("erf", inner)?
-        };
+            let share = tanh_share(b, x, square)?;
+            return Ok(Decomposition::Values(vec![b.mul(x, share)?]));
+        }
+        let scale = b.scalar(std::f64::consts::FRAC_1_SQRT_2)?;
+        let inner = b.mul(x, scale)?;
+        let bell = b.unary("erf", inner)?;
         let (one, half) = (b.scalar(1.0)?, b.scalar(0.5)?);
         let shifted = b.add(bell, one)?;
         let halved = b.mul(x, half)?;

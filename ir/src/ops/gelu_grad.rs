@@ -1,6 +1,6 @@
 //! `neox.gelu_grad`: `gelu'(x) · dy`.
 
-use super::gelu::{ATTRS, TANH_CUBIC, TANH_SCALE, is_tanh};
+use super::gelu::{ATTRS, TANH_CUBIC, TANH_SCALE, is_tanh, tanh_share};
 use super::pointwise;
 use super::prelude::*;
 
@@ -70,24 +70,17 @@ impl OpDef for GeluGrad {
         let (one, half) = (b.scalar(1.0)?, b.scalar(0.5)?);
         let square = b.mul(x, x)?;
         let slope = if is_tanh(attrs)? {
-            let (cubic, cubic3) = (b.scalar(TANH_CUBIC)?, b.scalar(3.0 * TANH_CUBIC)?);
-            let scale = b.scalar(TANH_SCALE)?;
-            let cubed = b.mul(square, x)?;
-            let cubed = b.mul(cubed, cubic)?;
-            let inner = b.add(x, cubed)?;
-            let inner = b.mul(inner, scale)?;
-            let t = b.unary("tanh", inner)?;
-            let first = b.add(t, one)?;
-            let t2 = b.mul(t, t)?;
-            let minus = b.unary("neg", t2)?;
-            let sech2 = b.add(minus, one)?;
-            let poly = b.mul(square, cubic3)?;
-            let poly = b.add(poly, one)?;
-            let poly = b.mul(poly, scale)?;
-            let second = b.mul(sech2, poly)?;
-            let second = b.mul(second, x)?;
-            let sum = b.add(first, second)?;
-            b.mul(sum, half)?
+            // (x·s)' = s + x·s·(1 - s)·(2u)'.
+            let (first, third) =
+                (b.scalar(2.0 * TANH_SCALE)?, b.scalar(6.0 * TANH_SCALE * TANH_CUBIC)?);
+            let share = tanh_share(b, x, square)?;
+            let inner = b.mul(square, third)?;
+            let inner = b.add(inner, first)?;
+            let inner = b.mul(inner, x)?;
+            let rest = b.sub(one, share)?;
+            let bell = b.mul(share, rest)?;
+            let tail = b.mul(bell, inner)?;
+            b.add(share, tail)?
         } else {
             let (scale, density) = (b.scalar(std::f64::consts::FRAC_1_SQRT_2)?, b.scalar(DENSITY)?);
             let inner = b.mul(x, scale)?;

@@ -55,6 +55,7 @@ mod linear_cross_entropy;
 mod linear_cross_entropy_grad;
 mod linear_cross_entropy_train;
 mod log;
+mod logistic;
 pub mod matmul;
 mod maximum;
 mod minimum;
@@ -134,6 +135,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &linear_cross_entropy_grad::LinearCrossEntropyGrad,
     &linear_cross_entropy_train::LinearCrossEntropyTrain,
     &log::Log,
+    &logistic::Logistic,
     &matmul::Matmul,
     &maximum::Maximum,
     &minimum::Minimum,
