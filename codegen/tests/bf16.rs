@@ -4,8 +4,10 @@
 
 mod common;
 
-use common::{Dims, F, H, Random, bytes, check, check_for, check_given, check_gpu, inputs, kernel};
-use neoxc_codegen::x86::{Bf16, Cpu};
+use common::{
+    Dims, F, H, Random, bytes, check, check_for, check_given, check_gpu, inputs, kernel, units,
+};
+use neoxc_codegen::x86::Cpu;
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::ops::cast::round_to;
 use neoxc_ir::target::Target;
@@ -148,18 +150,6 @@ fn products_of_pairs() {
     for cpu in units() {
         check_for(Target::X86Native, cpu, &cases, 1e-5);
     }
-}
-
-/// This machine with everything that it has for products of bfloat16.
-fn units() -> impl Iterator<Item = Cpu> {
-    let own = Cpu::of(Target::X86Native);
-    let all = [Bf16::Widen, Bf16::Dot, Bf16::Tiles].into_iter();
-    let has = move |bf16: &Bf16| match own.bf16 {
-        Bf16::Widen => *bf16 == Bf16::Widen,
-        Bf16::Dot => *bf16 != Bf16::Tiles,
-        Bf16::Tiles => true,
-    };
-    all.filter(has).map(move |bf16| Cpu { bf16, ..own })
 }
 
 #[test]

@@ -4,8 +4,7 @@
 
 mod common;
 
-use common::{F, H, Random, check_everywhere, check_for, inputs, kernel};
-use neoxc_codegen::x86::{Bf16, Cpu};
+use common::{F, H, Random, check_everywhere, check_for, inputs, kernel, units};
 use neoxc_ir::eval::Tensor;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, DType, Function};
@@ -65,13 +64,7 @@ fn are_stored_in_parts() {
 /// A part is rounded before it is turned and after.
 #[test]
 fn are_stored_in_parts_of_halves() {
-    let own = Cpu::of(Target::X86Native);
-    let has = |unit: &Bf16| match own.bf16 {
-        Bf16::Widen => *unit == Bf16::Widen,
-        Bf16::Dot => *unit != Bf16::Tiles,
-        Bf16::Tiles => true,
-    };
-    for bf16 in [Bf16::Widen, Bf16::Dot, Bf16::Tiles].into_iter().filter(has) {
-        check_for(Target::X86Native, Cpu { bf16, ..own }, &cases(H), 2.0 / 256.0 + 1e-5);
+    for cpu in units() {
+        check_for(Target::X86Native, cpu, &cases(H), 2.0 / 256.0 + 1e-5);
     }
 }

@@ -261,5 +261,17 @@ pub fn check_for(target: Target, cpu: Cpu, cases: &[(Function, Vec<Tensor>)], to
     }
 }
 
+/// This machine with everything that it has for products of bfloat16.
+pub fn units() -> impl Iterator<Item = Cpu> {
+    let own = Cpu::of(Target::X86Native);
+    let all = [Bf16::Widen, Bf16::Dot, Bf16::Tiles].into_iter();
+    let has = move |bf16: &Bf16| match own.bf16 {
+        Bf16::Widen => *bf16 == Bf16::Widen,
+        Bf16::Dot => *bf16 != Bf16::Tiles,
+        Bf16::Tiles => true,
+    };
+    all.filter(has).map(move |bf16| Cpu { bf16, ..own })
+}
+
 pub const F: DType = DType::F32;
 pub const H: DType = DType::Bf16;
