@@ -6,8 +6,8 @@
 //! ```
 //! Greedy and deterministic: reductions pull in the pointwise ops that only they use; pointwise ops
 //! join the latest kernel that makes one of their operands, if all others are older, or one that reads the same given
-//! values; constants, and halves made f32, are copied into each kernel that reads them. Views, calls and loops stay.
-//! Equal kernels become one.
+//! values; a projection stores the queries, keys and values that it makes; constants, and halves made f32, are copied into
+//! each kernel that reads them. Views, calls and loops stay. Equal kernels become one.
 
 use std::collections::HashMap;
 

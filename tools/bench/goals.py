@@ -7,7 +7,8 @@ Without --all a small selection of each kind (minutes); with it all sizes, shape
 torch.compile). Each part prints what it measures as it goes, and of each step every kernel's place under the limits
 (`neoxc profile`). --dtypes is what this processor multiplies fast, unless it is said: where bfloat16 is made of other
 instructions, PyTorch takes minutes a step. What is measured against PyTorch is left out without --peer, and compiling
-20B without --configs, the folder of GPT-NeoX's configurations.
+20B without --configs, the folder of GPT-NeoX's configurations. --rounds is of steps and text; products take three times
+as many, attention its own.
 Exits with 1 when a command fails, not when a goal is missed.
 """
 import argparse
@@ -31,7 +32,6 @@ COLD, CACHED, LARGE = 5.0, 0.3, 20.0
 LARGE_PLAN = ["20B.yml", "--cluster", "configs/clusters/a100-80g.yml", "--target", "x86-64-native,sm_80",
               "--set", "padded_vocab_size=50304", "--set", "world_size=96", "--set", "model_parallel_size=2",
               "--set", "pipe_parallel_size=4", "--set", "fp16.enabled=false"]
-LARGE_DTYPE = {"f32": [], "bf16": ["--set", "precision=bfloat16"]}
 
 
 def goal(work, against, wanted, found, least=True):
@@ -56,11 +56,10 @@ def shares(cell):
     return [float(part.strip().rstrip("%")) for part in cell.split(",")] if cell else []
 
 
-def example(package, name, words, rounds, peer=None):
-    """What an example prints, shown as it comes."""
+def example(package, name, words, **environment):
+    """What an example prints, shown as it comes; it knows of a peer what `environment` says."""
     subprocess.run(["cargo", "build", "--quiet", "--release", "-p", package, "--example", name], cwd=ROOT, check=True)
-    environment = {key: value for key, value in os.environ.items() if key != "PEER_PYTHON"}
-    environment |= {"ROUNDS": str(3 * rounds)} | ({"PEER_PYTHON": peer} if peer else {})
+    environment = {key: value for key, value in os.environ.items() if key != "PEER_PYTHON"} | environment
     command = [ROOT / "target/release/examples" / name, *words]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     lines = []
@@ -94,8 +93,8 @@ def products(args, _work):
     rows = []
     for dtype in args.dtypes:
         words = dtype if args.all else f"m14 {dtype}"
-        found = [shares(row[5]) for row in cells(example("neoxc-driver", "matmul_bench", [words], args.rounds))]
-        found = [f for f in found if f]
+        table = example("neoxc-driver", "matmul_bench", [words], ROUNDS=str(3 * args.rounds))
+        found = [f for f in (shares(row[5]) for row in cells(table)) if f]
         if not found:
             print(f"goals: this processor has no products of pairs of {dtype} to measure a peak of")
             continue
@@ -111,8 +110,8 @@ def attention(args, _work):
     rows = []
     for dtype in args.dtypes:
         words = dtype if args.all else f"{dtype} 4 × 8 × 512"
-        found = cells(example("neoxc-codegen", "kernel_bench", ["sdpa", words], args.rounds, args.peer))
-        ratios = [float(row[-1]) for row in found]
+        table = example("neoxc-codegen", "kernel_bench", ["sdpa", words], PEER_PYTHON=args.peer)
+        ratios = [float(row[-1]) for row in cells(table)]
         rows.append(goal(f"{dtype} attention with backward", "PyTorch's", ATTENTION, ratios))
     return rows
 
@@ -132,7 +131,7 @@ def large(args, work):
     rows = []
     for dtype in ["f32", "bf16"] if args.all else ["f32"]:
         folder = work / f"large-{dtype}"
-        out, seconds, _ = call([args.neoxc, "compile", "-d", args.configs, *LARGE_PLAN, *LARGE_DTYPE[dtype],
+        out, seconds, _ = call([args.neoxc, "compile", "-d", args.configs, *LARGE_PLAN, *bench.PRECISION[dtype],
                                 "--cache", folder / "cache", "-o", folder / "plan"])
         print(f"{dtype}, 20B for 96 ranks: {out.splitlines()[-1]}")
         rows.append(goal(f"{dtype} 20B compiled, seconds", "clock", LARGE, [seconds], False))

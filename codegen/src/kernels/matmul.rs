@@ -3,8 +3,9 @@
 //!
 //! C[batch, m, n] = Σₖ A[batch, m, k]·B[batch, k, n], every operand with its own strides, so no
 //! transposed copy is ever made. Products of rows that belong to experts are the same over ranges of rows
-//! that the kernel reads. A projection to queries, keys and values is stored as those. k is split into blocks whose partial tiles wait in scratch; the
-//! order of the sum is fixed by the depth and does not depend on the number of threads.
+//! that the kernel reads. A projection to queries, keys and values is stored as those. k is split into
+//! blocks whose partial tiles wait in scratch; the order of the sum is fixed by the depth and does not
+//! depend on the number of threads.
 
 mod ahead;
 mod epilogue;
@@ -126,7 +127,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let halves = [ta, tb].map(|t| t.dtype == DType::Bf16);
     let (sa, sb) = ((a_row, a_step), (b_row, b_step));
     let parts = Parts::of(b)?;
-    let together = parts.as_ref().map_or(1, |p| p.width);
+    let together = parts.as_ref().map_or(1, Parts::width);
     let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, halves, together };
     let one_row = !by_expert && parts.is_none() && vector::takes(plain);
     let (steps_a, steps_b) = (pairs(a_row, a_step, m), pairs(b_row, b_step, n));

@@ -16,8 +16,6 @@ use crate::kernels::qkv::{self, Rotation, Sizes};
 pub struct Parts {
     /// The value that is split.
     pub fused: ValueId,
-    /// Elements of a head: columns that stay together.
-    pub width: usize,
     sizes: Sizes,
     to: Vec<(Val, Option<Rotation>)>,
 }
@@ -33,7 +31,12 @@ impl Parts {
         let Some(op) = b.f.ops.iter().find(|op| op.kind.is("qkv_split")) else { return Ok(None) };
         let sizes = qkv::sizes(b, op.results[0])?;
         let to = qkv::stored_parts(b, op)?;
-        Ok(Some(Parts { fused: op.operands[0], width: sizes.width, sizes, to }))
+        Ok(Some(Parts { fused: op.operands[0], sizes, to }))
+    }
+
+    /// Elements of a head: columns that stay together.
+    pub fn width(&self) -> usize {
+        self.sizes.width
     }
 
     /// Whether a result of the kernel is a part.
@@ -45,19 +48,18 @@ impl Parts {
     pub fn store(&self, k: &mut Emit, row: Val, column: Val, v: Val, end: Option<usize>) {
         let lanes = v.ty.lanes();
         // So many neighbours are surely of one head.
-        let piece =
-            (1..=lanes).rev().find(|n| lanes.is_multiple_of(*n) && self.width.is_multiple_of(*n));
+        let piece = (1..=lanes)
+            .rev()
+            .find(|n| lanes.is_multiple_of(*n) && self.sizes.width.is_multiple_of(*n));
         let piece = piece.unwrap_or(1);
         for from in (0..lanes).step_by(piece) {
             let offset = k.int(from as i64);
             let column = k.add(column, offset);
             let part = slice(k, v, from, piece);
             let put = |k: &mut Emit| {
-                let width = k.int(self.width as i64);
+                let width = k.int(self.sizes.width as i64);
                 let (unit, within) = (k.div(column, width), k.rem(column, width));
-                let three = k.int(3);
-                let (head, which) = (k.div(unit, three), k.rem(unit, three));
-                let at = self.row(k, row, head);
+                let (which, at) = self.unit(k, row, unit);
                 let at = k.add(at, within);
                 let mut to = self.to[0].0;
                 for (i, (other, _)) in self.to.iter().enumerate().skip(1) {
@@ -79,20 +81,16 @@ impl Parts {
         }
     }
 
-    /// Where a head of a row begins in its part.
-    fn row(&self, k: &mut Emit, row: Val, head: Val) -> Val {
-        let (batch, position) = self.place(k, row);
+    /// Of the columns `unit` of a row, one part of one head: which part, and where they begin in it.
+    fn unit(&self, k: &mut Emit, row: Val, unit: Val) -> (Val, Val) {
+        let (seq, three) = (k.int(self.sizes.seq as i64), k.int(3));
+        let (batch, position) = (k.div(row, seq), k.rem(row, seq));
+        let (head, which) = (k.div(unit, three), k.rem(unit, three));
         let at = k.scale(batch, self.sizes.heads);
         let at = k.add(at, head);
         let at = k.scale(at, self.sizes.seq);
         let at = k.add(at, position);
-        k.scale(at, self.width)
-    }
-
-    /// Sequence and position of a row.
-    fn place(&self, k: &mut Emit, row: Val) -> (Val, Val) {
-        let seq = k.int(self.sizes.seq as i64);
-        (k.div(row, seq), k.rem(row, seq))
+        (which, k.scale(at, self.sizes.width))
     }
 
     /// Rotates what was stored of the rows and columns from the first to the second of each, whole heads.
@@ -101,13 +99,11 @@ impl Parts {
             return;
         }
         k.loop_(rows[0], rows[1], 1, |k, row| {
-            let width = k.int(self.width as i64);
+            let (width, seq) = (k.int(self.sizes.width as i64), k.int(self.sizes.seq as i64));
             let (lo, hi) = (k.div(columns[0], width), k.div(columns[1], width));
-            let (_, position) = self.place(k, row);
+            let position = k.rem(row, seq);
             k.loop_(lo, hi, 1, |k, unit| {
-                let three = k.int(3);
-                let (head, which) = (k.div(unit, three), k.rem(unit, three));
-                let at = self.row(k, row, head);
+                let (which, at) = self.unit(k, row, unit);
                 for (i, (to, how)) in self.to.iter().enumerate() {
                     let Some(how) = how else { continue };
                     let i = k.int(i as i64);

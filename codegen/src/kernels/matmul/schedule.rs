@@ -305,7 +305,7 @@ fn splits(all: usize, unit: usize, least: usize) -> impl Iterator<Item = usize> 
 
 /// The least common multiple.
 fn common(a: usize, b: usize) -> usize {
-    (1..=b).map(|n| n * a).find(|n| n.is_multiple_of(b.max(1))).unwrap_or(a)
+    (1..=b).map(|n| n * a).find(|n| n.is_multiple_of(b)).unwrap_or(a)
 }
 
 fn access_a(p: Problem, tile_rows: usize) -> Access {
