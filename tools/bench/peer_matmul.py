@@ -42,7 +42,10 @@ def numpy_product(kind, m, n, k, dtype, threads):
     return lambda: numpy.dot(a, b, out=out)
 
 
-make = {"torch": torch_product, "numpy": numpy_product}[sys.argv[1]]
+MAKERS = {"torch": torch_product, "numpy": numpy_product}
+if len(sys.argv) != 2 or sys.argv[1] not in MAKERS:
+    sys.exit(f"usage: peer_matmul.py {'|'.join(MAKERS)}")
+make = MAKERS[sys.argv[1]]
 product = None
 for line in sys.stdin:
     words = line.split()

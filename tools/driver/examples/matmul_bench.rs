@@ -121,6 +121,9 @@ struct Peer {
 
 impl Peer {
     fn start(python: &str, name: &str) -> Result<Peer, Error> {
+        if !["torch", "numpy"].contains(&name) {
+            return Err(format!("PEERS: there is no {name}, but torch and numpy").into());
+        }
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/peer_matmul.py");
         let mut child = Command::new(python)
             .args([script, name])
