@@ -310,15 +310,21 @@ fn attention_and_its_gradient() {
                 b.named(&format!("{op}attention"), p, attrs.clone()).unwrap()
             });
             let backward = [&six[..], ids].concat();
-            let g = kernel(&format!("{op}attend_grad{i}"), "attention_grad", &backward, |b, p| {
-                b.named(&format!("{op}attention_grad"), p, attrs).unwrap()
-            });
+            let gradient = |name: &str, attrs: Attrs| {
+                kernel(&format!("{op}{name}{i}"), "attention_grad", &backward, |b, p| {
+                    b.named(&format!("{op}attention_grad"), p, attrs).unwrap()
+                })
+            };
+            let g = gradient("attend_grad", attrs.clone());
+            // Chunks of whole blocks of queries, and of others.
+            let chunks = attrs.with("keys", Attr::Int(if seq > 130 { 128 } else { 40 }));
+            let in_parts = gradient("attend_parts", chunks);
             // The gradient reads what the forward pass made.
             let mut x = common::inputs(&g, 1 << 20, &mut r);
             let given = [&x[..3], &x[6..]].concat();
             let made = run_function(&Module::new(), &f, &given).unwrap();
             x.splice(3..5, made);
-            cases.extend([(f, given), (g, x)]);
+            cases.extend([(f, given), (g, x.clone()), (in_parts, x)]);
         }
     }
     for cpu in units() {

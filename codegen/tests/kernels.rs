@@ -268,12 +268,20 @@ fn attention_forward_and_backward() {
         let lse = [("batch", b), ("heads", h), ("seq", s)];
         let six =
             [(&q[..], F), (&q[..], F), (&q[..], F), (&out[..], F), (&lse[..], F), (&out[..], F)];
-        cases.push((
-            kernel(&format!("attention_grad{i}"), "attention_grad", &six, |k, p| {
-                k.named("attention_grad", p, scale).unwrap()
-            }),
-            1,
-        ));
+        // Whole, and in chunks of keys: whole tiles, parts of them, more than there are.
+        for keys in [None, Some([1, 5, 32, 50, 96, 96, 96, 61][i]), Some(s + 1)] {
+            let name = format!("attention_grad{i}_{}", keys.unwrap_or(0));
+            let attrs = match keys {
+                None => scale.clone(),
+                Some(keys) => scale.clone().with("keys", Attr::Int(keys as i64)),
+            };
+            cases.push((
+                kernel(&name, "attention_grad", &six, |k, p| {
+                    k.named("attention_grad", p, attrs).unwrap()
+                }),
+                1,
+            ));
+        }
     }
     check(&cases, 1e-5);
 }
@@ -412,12 +420,17 @@ fn attention_with_dropped_weights() {
         ));
         let lse = [("batch", b), ("heads", h), ("seq", s)];
         let ten = [&three[..], &[(&out[..], F), (&lse[..], F), (&out[..], F)], &ids].concat();
-        cases.push((
-            kernel(&format!("dropped_grad{i}"), "attention_grad", &ten, |k, p| {
-                k.named("dropout_attention_grad", p, attrs).unwrap()
-            }),
-            1 << 30,
-        ));
+        for (name, attrs) in [
+            (format!("dropped_grad{i}"), attrs.clone()),
+            (format!("dropped_parts{i}"), attrs.with("keys", Attr::Int([1, 5, 48, 96, 67][i]))),
+        ] {
+            cases.push((
+                kernel(&name, "attention_grad", &ten, |k, p| {
+                    k.named("dropout_attention_grad", p, attrs).unwrap()
+                }),
+                1 << 30,
+            ));
+        }
     }
     check(&cases, 1e-5);
 }

@@ -164,6 +164,8 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let part3 = three.clone();
     let six = [three, vec![y.clone(), lse, y]].concat();
     out.push(case("attention_grad", six.clone(), scale.clone()));
+    let parts = |attrs: &Attrs| attrs.clone().with("keys", Attr::Int((q as i64 / 3).max(1)));
+    out.push(case("attention_grad", six.clone(), parts(&scale)));
     let token = f(&[("batch", b), ("heads", h), ("seq", 1), ("head_dim", e)]);
     let past = f(&[("batch", b), ("heads", h), ("past", q), ("head_dim", e)]);
     for count in [0, q / 2, q] {
@@ -177,7 +179,9 @@ fn cases(r: &mut Random) -> Vec<Case> {
     let drop = drop.with("scale", Attr::Float(0.6));
     let seven = [part3, named.clone()].concat();
     out.push(Case { ids: 1000, ..case("dropout_attention", seven, drop.clone()) });
-    out.push(Case { ids: 1000, ..case("dropout_attention_grad", [six, named].concat(), drop) });
+    let ten = [six, named].concat();
+    out.push(Case { ids: 1000, ..case("dropout_attention_grad", ten.clone(), parts(&drop)) });
+    out.push(Case { ids: 1000, ..case("dropout_attention_grad", ten, drop) });
     let logits = f(&[("batch", b), ("seq", q), ("vocab", 7)]);
     let over_vocab = none().with("dim", s("vocab"));
     let two = vec![logits.clone(), ids.clone()];

@@ -4,18 +4,21 @@
 //! %s = sum_squares(%x)            ⇒   %r = reduce_sum(%x · %x) over the innermost dim; %s = reduce_sum(%r)
 //! %dx, %dw, %db =                 ⇒   %dx, %r, %q = layer_norm_grad(…) {rows = 32}
 //!   layer_norm_grad(%x, …, %dy)       %dw = reduce_sum(%r) over the runs; %db = reduce_sum(%q)
+//! %dq, … = attention_grad(…)      ⇒   %r, … = attention_grad(…) {keys = 384}; %dq = reduce_sum(%r) over the parts
 //! ```
 //! Rows are work for all threads, where one sum is for one; and how rows are shared does not change any sum. What is
-//! summed over rows is summed while a norm's backward has the row at hand, so that nothing reads it again.
+//! summed over rows is summed while a norm's backward has the row at hand, so that nothing reads it again. Attention's
+//! backward has a task for each head, which are few in long sequences; tasks that share one have some of its keys each.
+//! All of this depends on shapes alone: a model trains to the same bits however many threads there are.
 
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "split-sums",
-    doc: "give sums of squares, and those of a norm's rows, to all threads",
+    doc: "give sums of squares, of a norm's rows and of few heads' keys to all threads",
     requires: &[],
     ensures: &[],
     run,
@@ -27,9 +30,19 @@ const LARGE: usize = 1 << 15;
 const RUNS: usize = 64;
 /// Rows that a run has at least, if there are so many.
 const RUN_ROWS: usize = 8;
+/// Tasks that attention's backward should have.
+const TASKS: usize = 32;
+/// Keys of a chunk at least, and what it is a multiple of: whole blocks of what kernels multiply at once. Every task
+/// prepares queries anew, which a chunk must outweigh; halves are multiplied faster, and take more preparing.
+fn chunk_sizes(dtype: DType) -> (usize, usize) {
+    match dtype {
+        DType::Bf16 => (1024, 128),
+        _ => (384, 96),
+    }
+}
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    let (mut count, mut norms) = (0, 0);
+    let (mut count, mut norms, mut heads) = (0, 0, 0);
     for f in &mut m.functions {
         if f.ops.iter().any(|op| is_large(f, op)) {
             count += split(f)?;
@@ -37,8 +50,53 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         if f.ops.iter().any(is_whole_norm) {
             norms += split_norms(f)?;
         }
+        if f.ops.iter().any(|op| chunk_of(f, op).is_some()) {
+            heads += split_heads(f)?;
+        }
     }
-    Ok(PassReport { notes: vec![format!("{count} sums of rows, {norms} norms in runs of rows")] })
+    let note = format!(
+        "{count} sums of rows, {norms} norms in runs of rows, {heads} attentions with several tasks a head"
+    );
+    Ok(PassReport { notes: vec![note] })
+}
+
+/// The keys of a chunk, where `op` is an attention's backward whose heads are few and long.
+fn chunk_of(f: &Function, op: &Op) -> Option<usize> {
+    let whole = ["attention_grad", "dropout_attention_grad"].iter().any(|kind| op.kind.is(kind))
+        && op.attrs.get("keys").is_none();
+    let q = f.ty(*op.operands.first().filter(|_| whole)?);
+    let (heads, seq) = (q.size("batch")? * q.size("heads")?, q.size("seq")?);
+    let (least, step) = chunk_sizes(q.dtype);
+    // A task has two chunks.
+    let most = (seq / least).div_ceil(2);
+    let parts = TASKS.div_ceil(heads.max(1)).min(most);
+    (parts > 1).then(|| seq.div_ceil(2 * parts).next_multiple_of(step))
+}
+
+fn split_heads(f: &mut Function) -> Result<usize, PassError> {
+    let mut count = 0;
+    for op in std::mem::take(&mut f.ops) {
+        let Some(keys) = chunk_of(f, &op) else {
+            f.ops.push(op);
+            continue;
+        };
+        count += 1;
+        let dtype = f.ty(op.operands[0]).dtype;
+        let attrs = op.attrs.clone().with("keys", Attr::Int(keys as i64));
+        let at = f.ops.len();
+        let b = &mut Builder::new(f);
+        b.at(&op.loc);
+        let parts = b.op(op.kind, &op.operands, attrs)?[0];
+        let dq = b.reduce_sum(parts, &["part"])?;
+        b.cast(dq, dtype)?;
+        // The values are the ones they were.
+        f.ops[at].results[1..].copy_from_slice(&op.results[1..]);
+        if let Some(last) = f.ops.last_mut() {
+            last.results[0] = op.results[0];
+        }
+    }
+    f.renumber();
+    Ok(count)
 }
 
 /// Whether the op is a norm's backward whose sums are over all rows.
@@ -160,6 +218,62 @@ mod tests {
             let got = evaluate(&m, "f", &x).unwrap();
             for (a, b) in want.iter().zip(&got) {
                 assert_eq!((&a.ty, &a.data), (&b.ty, &b.data), "{batch} x {seq}");
+            }
+        }
+    }
+
+    #[test]
+    fn tasks_share_heads_that_are_few_and_long() {
+        // Two tasks a head, and the last chunk is short; more heads than tasks; short ones.
+        let cases = [
+            (DType::F32, 1, 2, 1200, Some(384)),
+            (DType::F32, 4, 8, 1200, None),
+            (DType::F32, 1, 1, 1100, None),
+            (DType::Bf16, 1, 1, 3100, Some(896)),
+            (DType::Bf16, 1, 1, 2048, None),
+        ];
+        for (dtype, batch, heads, seq, keys) in cases {
+            let mut f = Function::new("f");
+            let q = [("batch", batch), ("heads", heads), ("seq", seq), ("head_dim", 1)];
+            let y = [("batch", batch), ("seq", seq), ("heads", heads), ("head_dim", 1)];
+            let mut types =
+                [&q[..], &q, &q, &y, &q[..3], &y].map(|d| TensorType::f32(d).with_dtype(dtype));
+            types[4] = TensorType::f32(&q[..3]);
+            let p: Vec<ValueId> =
+                types.iter().map(|ty| f.add_param("", ty.clone(), Attrs::new())).collect();
+            let attrs = Attrs::new().with("scale", Attr::Float(0.5));
+            f.results = Builder::new(&mut f).named("attention_grad", &p, attrs).unwrap();
+            let mut m = Module::new();
+            m.insert(f);
+            let whole = m.clone();
+            run(&mut m, &PassCx::new(Target::X86V4)).unwrap();
+            verify(&m).unwrap();
+            let ops = &m.functions[0].ops;
+            assert_eq!(ops[0].attrs.int("keys"), keys);
+            let mut kinds = vec!["attention_grad"];
+            if keys.is_some() {
+                kinds.push("reduce_sum");
+                kinds.extend((dtype == DType::Bf16).then_some("cast"));
+            }
+            assert_eq!(ops.iter().map(|op| op.kind.name()).collect::<Vec<_>>(), kinds);
+            if dtype == DType::Bf16 || keys.is_none() {
+                continue;
+            }
+            let x: Vec<Tensor> = types
+                .into_iter()
+                .enumerate()
+                .map(|(n, ty)| {
+                    Tensor::from_fn(ty, |i| match n {
+                        4 => 8.0,
+                        _ => (i.iter().sum::<usize>() % (7 + n)) as f64 / 4.0 - 1.0,
+                    })
+                })
+                .collect();
+            let (want, got) = (evaluate(&whole, "f", &x).unwrap(), evaluate(&m, "f", &x).unwrap());
+            for (a, b) in want.iter().zip(&got) {
+                assert_eq!(a.ty, b.ty);
+                let far = a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs());
+                assert!(far.fold(0.0, f64::max) <= 1e-9);
             }
         }
     }

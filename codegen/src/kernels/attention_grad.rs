@@ -1,6 +1,10 @@
 //! Causal attention backward: a task is one head of one sequence. Weights are recomputed from the log-sum-exp, chunk
 //! of keys by chunk of keys for one block of queries after the other, in a fixed order. A block is several groups of
 //! queries: what a chunk reads and adds to comes from memory once for all of them.
+//!
+//! Where heads are few, tasks share a head's keys. Early keys are seen by more queries than late ones: a task has some
+//! from the start and as many from the end, which makes tasks alike. Gradients of queries then are sums in parts, which
+//! another kernel adds up.
 
 use super::attention::block::{
     QUERIES, Rows, Sizes, clear, each_key, group, load_wide, of_group, pack_queries, store_queries,
@@ -30,16 +34,30 @@ pub(super) struct Head {
     pub token: Val,
     /// Number of the head in its sequence.
     pub number: Val,
+    /// Which of the tasks that share the head this is.
+    part: Val,
+    /// The first key of the task.
+    pub first: Val,
 }
 
 impl Head {
-    /// Head `head` of all sequences, of q, k, v, out, lse and dout, and of dq, dk and dv.
-    pub fn of(k: &mut Emit, s: Sizes, head: Val, inputs: [Val; 6], results: [Val; 3]) -> Head {
+    /// What task `task` has of q, k, v, out, lse and dout, and of dq, dk and dv.
+    pub fn of(k: &mut Emit, s: Sizes, task: Val, inputs: [Val; 6], results: [Val; 3]) -> Head {
+        let (part, head) = match s.parts() {
+            1 => (k.int(0), task),
+            _ => {
+                let all = k.int((s.batch * s.heads) as i64);
+                (k.div(task, all), k.rem(task, all))
+            }
+        };
+        let first = k.scale(part, s.keys);
         let at = k.scale(head, s.seq * s.width);
         let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
         let [q, key, value, out, lse, dout] = inputs;
         let inputs = [q, key, value].map(|p| rows(k, p));
-        let results = results.map(|p| rows(k, p));
+        let [dq, dk, dv] = results.map(|p| rows(k, p));
+        let at = k.scale(part, s.batch * s.heads * s.seq);
+        let results = [dq.from(k, at), dk, dv];
         let heads = k.int(s.heads as i64);
         let (batch, number) = (k.div(head, heads), k.rem(head, heads));
         let row = s.heads * s.width;
@@ -50,7 +68,25 @@ impl Head {
         let at = k.scale(head, s.seq);
         let lse = k.element(lse, at);
         let token = k.scale(batch, s.seq);
-        Head { inputs, outputs, lse, results, token, number }
+        Head { inputs, outputs, lse, results, token, number, part, first }
+    }
+
+    /// The task's chunks of keys, one from the start and one from the end, which may be the same: `body` gets the first
+    /// key of each and the one behind its last.
+    pub fn each_chunk(&self, k: &mut Emit, s: Sizes, body: impl FnOnce(&mut Emit, Val, Val)) {
+        let (one, last) = (k.int(1), k.int(s.chunks() as i64 - 1));
+        let other = k.sub(last, self.part);
+        let step = k.sub(other, self.part);
+        let step = k.max(step, one);
+        let end = k.add(other, one);
+        k.for_(self.part, end, step, &[], |k, chunk, _| {
+            let (keys, all) = (k.int(s.keys as i64), k.int(s.seq as i64));
+            let first = k.scale(chunk, s.keys);
+            let end = k.add(first, keys);
+            let end = k.min(end, all);
+            body(k, first, end);
+            vec![]
+        });
     }
 }
 
@@ -75,6 +111,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         n * (2 * s.packed() + s.sums() + 2 * QUERIES * s.wide()) + weights + 4 * KEYS * s.wide()
     });
     let (block, row) = (groups * QUERIES, row(groups));
+    // Rows of a register tile of keys begin with the groups of queries; where they do not, a tile has keys that only
+    // the next group sees, and this one needs zeros for them.
+    let aligned = s.chunks() == 1 || s.keys.is_multiple_of(QUERIES);
+    let keys_of_group = if aligned { QUERIES } else { 2 * QUERIES };
     let parts = [
         groups * s.packed(),
         groups * s.packed(),
@@ -106,29 +146,40 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         d_room,
     ] = b.places(parts);
     let (p, ds) = (Rows { base: p, stride: row }, Rows { base: ds, stride: row });
-    b.tasks(|b, head| {
+    b.tasks(|b, task| {
         let k = &mut b.k;
-        let head = Head::of(k, s, head, inputs, results);
+        let head = Head::of(k, s, task, inputs, results);
         let ([q, key, value], [out, dout], lse) = (head.inputs, head.outputs, head.lse);
         let [dq, dk_out, dv_out] = head.results;
-        let [dk, dv] =
-            [(dk_out, dk_sums), (dv_out, dv_sums)].map(|(out, room)| match out.base.ty {
-                Ty::Ptr => out,
-                _ => Rows { base: room, stride: s.wide() },
-            });
+        // Rows as f32: themselves, or what is in scratch.
+        let in_room = |rows: Rows, room: Val| match rows.base.ty {
+            Ty::Ptr => rows,
+            _ => Rows { base: room, stride: s.wide() },
+        };
+        let [dk, dv] = [(dk_out, dk_sums), (dv_out, dv_sums)].map(|(out, room)| in_room(out, room));
 
         let (zero, all) = (k.int(0), k.int(s.seq as i64));
         let none = k.float(0.0, Ty::Vec(s.lanes));
-        k.loop_(zero, all, 1, |k, r| {
-            let (a, b) = (dk.at(k, r), dv.at(k, r));
-            for j in 0..s.vectors() {
-                store_wide(k, s, none, a, j);
-                store_wide(k, s, none, b, j);
+        // Queries before all of the task's keys see none.
+        k.loop_(zero, head.first, 1, |k, r| {
+            let row = dq.at(k, r);
+            (0..s.vectors()).for_each(|j| store_wide(k, s, none, row, j));
+        });
+        let (keys, values) = (in_room(key, key_room), in_room(value, value_room));
+        head.each_chunk(k, s, |k, first, end| {
+            k.loop_(first, end, 1, |k, r| {
+                let (a, b) = (dk.at(k, r), dv.at(k, r));
+                for j in 0..s.vectors() {
+                    store_wide(k, s, none, a, j);
+                    store_wide(k, s, none, b, j);
+                }
+            });
+            for (rows, room) in [(key, key_room), (value, value_room)] {
+                let room = in_room(rows, room).at(k, first);
+                rows.widened(k, s, first, end, room);
             }
         });
-        let keys = key.widened(k, s, zero, all, key_room);
-        let values = value.widened(k, s, zero, all, value_room);
-        k.loop_(zero, all, block, |k, q0| {
+        k.loop_(head.first, all, block, |k, q0| {
             let step = k.int(block as i64);
             let q1 = k.add(q0, step);
             let q1 = k.min(q1, all);
@@ -148,39 +199,46 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             });
             let floats = k.int((groups * s.sums()) as i64);
             clear(k, s, sums, floats);
-            k.loop_(zero, q1, KEYS, |k, n| {
-                let step = k.int(KEYS as i64);
-                let end = k.add(n, step);
-                let end = k.min(end, q1);
-                let count = k.sub(end, n);
-                let (keys, values) = (keys.from(k, n), values.from(k, n));
-                let (dk, dv) = (dk.from(k, n), dv.from(k, n));
-                let from = k.max(q0, n);
-                k.loop_(from, q1, QUERIES, |k, query| {
-                    let local = k.sub(query, q0);
-                    let (number, size) = (group(k, local), k.int(QUERIES as i64));
-                    let after = k.add(query, size);
-                    let last = k.min(end, after);
-                    let (count, first) = (k.sub(last, n), k.sub(n, query));
-                    let [p, ds] = [p, ds].map(|p| Rows { base: k.element(p.base, local), ..p });
-                    let packed_q = of_group(k, number, packed_q, s.packed());
-                    let packed_d = of_group(k, number, packed_d, s.packed());
-                    let sums = of_group(k, number, sums, s.sums());
-                    let token = k.add(head.token, query);
-                    let left = k.sub(q1, query);
-                    let drop =
-                        drop.map(|w| (w, w.rows(k, token, left, head.number, QUERIES, s.lanes)));
-                    let known = Known::of(k, s, [minus_lse, delta], local);
-                    scores(k, s, first, count, keys, packed_q, p, Some(dk));
-                    scores(k, s, first, count, values, packed_d, ds, Some(dv));
-                    weights(k, s, first, count, n, (p, ds), &known, &drop);
-                    add_to_queries(k, s, first, count, ds, keys, sums, None);
+            head.each_chunk(k, s, |k, first, end| {
+                let seen = k.min(end, q1);
+                k.loop_(first, seen, KEYS, |k, n| {
+                    let step = k.int(KEYS as i64);
+                    let end = k.add(n, step);
+                    let end = k.min(end, seen);
+                    let count = k.sub(end, n);
+                    let (keys, values) = (keys.from(k, n), values.from(k, n));
+                    let (dk, dv) = (dk.from(k, n), dv.from(k, n));
+                    let ahead = k.sub(n, q0);
+                    let ahead = k.max(ahead, zero);
+                    let from = group(k, ahead);
+                    let from = k.scale(from, QUERIES);
+                    let from = k.add(q0, from);
+                    k.loop_(from, q1, QUERIES, |k, query| {
+                        let local = k.sub(query, q0);
+                        let (number, size) = (group(k, local), k.int(keys_of_group as i64));
+                        let after = k.add(query, size);
+                        let last = k.min(end, after);
+                        let (count, first) = (k.sub(last, n), k.sub(n, query));
+                        let [p, ds] = [p, ds].map(|p| Rows { base: k.element(p.base, local), ..p });
+                        let packed_q = of_group(k, number, packed_q, s.packed());
+                        let packed_d = of_group(k, number, packed_d, s.packed());
+                        let sums = of_group(k, number, sums, s.sums());
+                        let token = k.add(head.token, query);
+                        let left = k.sub(q1, query);
+                        let drop = drop
+                            .map(|w| (w, w.rows(k, token, left, head.number, QUERIES, s.lanes)));
+                        let known = Known::of(k, s, [minus_lse, delta], local);
+                        scores(k, s, first, count, keys, packed_q, p, Some(dk));
+                        scores(k, s, first, count, values, packed_d, ds, Some(dv));
+                        weights(k, s, first, count, n, (p, ds), &known, &drop);
+                        add_to_queries(k, s, first, count, ds, keys, sums, None);
+                    });
+                    // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
+                    let first = k.sub(n, q0);
+                    for (weights, source, target) in [(p, of_d, dv), (ds, of_q, dk)] {
+                        add_to_keys(k, s, first, (queries, count), weights, source, target);
+                    }
                 });
-                // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
-                let first = k.sub(n, q0);
-                for (weights, source, target) in [(p, of_d, dv), (ds, of_q, dk)] {
-                    add_to_keys(k, s, first, (queries, count), weights, source, target);
-                }
             });
             k.loop_(q0, q1, QUERIES, |k, first| {
                 let local = k.sub(first, q0);
@@ -195,12 +253,16 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         for (from, to) in [(dk, dk_out), (dv, dv_out)] {
             if to.base.ty != Ty::Ptr {
-                copy(k, s, all, from, to);
+                head.each_chunk(k, s, |k, first, end| copy(k, s, (first, end), from, to));
             }
         }
         Ok(())
     })?;
-    Ok(Shape { tasks: s.batch * s.heads, scratch_floats: parts.iter().sum(), tiles: false })
+    Ok(Shape {
+        tasks: s.batch * s.heads * s.parts(),
+        scratch_floats: parts.iter().sum(),
+        tiles: false,
+    })
 }
 
 /// Floats from the weights of one key to those of the next, by so many groups: an odd number of cache lines, for rows
@@ -209,10 +271,9 @@ fn row(groups: usize) -> usize {
     groups * QUERIES + LINE
 }
 
-/// Copies rows along head_dim.
-fn copy(k: &mut Emit, s: Sizes, count: Val, from: Rows, to: Rows) {
-    let zero = k.int(0);
-    k.loop_(zero, count, 1, |k, r| {
+/// Copies the rows `first .. end` along head_dim.
+fn copy(k: &mut Emit, s: Sizes, (first, end): (Val, Val), from: Rows, to: Rows) {
+    k.loop_(first, end, 1, |k, r| {
         let (from, to) = (from.at(k, r), to.at(k, r));
         for j in 0..s.vectors() {
             let v = load_wide(k, s, from, j);

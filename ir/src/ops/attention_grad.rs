@@ -3,6 +3,14 @@
 use super::attention::{self, scores};
 use super::prelude::*;
 
+/// The attribute that divides the keys.
+pub const KEYS: AttrSpec = AttrSpec {
+    name: "keys",
+    kind: AttrKind::Int,
+    required: false,
+    doc: "keys of a chunk; `dq` gets a leading dim `part`, of which part i is what chunk i and the i-th from the end add",
+};
+
 /// The op of this file.
 pub struct AttentionGrad;
 
@@ -24,7 +32,7 @@ impl OpDef for AttentionGrad {
                 ("dout", Arity::One),
             ],
             results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores")] },
+            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores"), KEYS] },
         }
     }
     fn class(&self) -> Class {
@@ -37,7 +45,7 @@ impl OpDef for AttentionGrad {
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        result_types(cx.operands)
+        result_types(cx.operands, cx.attrs)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))
@@ -61,8 +69,9 @@ impl OpDef for AttentionGrad {
     }
 }
 
-/// Checks q, k, v, out, lse and dout; gives the types of dq, dk and dv.
-pub fn result_types(operands: &[TensorType]) -> Result<Vec<TensorType>, OpError> {
+/// Checks q, k, v, out, lse and dout; gives the types of dq, dk and dv. Parts of dq are sums still to be added, and
+/// so in f32 at least.
+pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<TensorType>, OpError> {
     let q = &operands[0];
     let want = attention::result_types(&operands[..3])?;
     let have = &operands[3..];
@@ -72,7 +81,24 @@ pub fn result_types(operands: &[TensorType]) -> Result<Vec<TensorType>, OpError>
     {
         return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
     }
-    Ok(vec![q.clone(), q.clone(), q.clone()])
+    let Some(keys) = chunk(attrs)? else {
+        return Ok(vec![q.clone(), q.clone(), q.clone()]);
+    };
+    let mut parts = q.with_dtype(q.dtype.wide());
+    let chunks = q.size("seq").unwrap_or(1).div_ceil(keys);
+    parts.dims.insert(0, Dim::new("part", chunks.div_ceil(2)));
+    Ok(vec![parts, q.clone(), q.clone()])
+}
+
+/// The keys of a chunk, where dq is in parts.
+fn chunk(attrs: &Attrs) -> Result<Option<usize>, OpError> {
+    match attrs.int("keys") {
+        None => Ok(None),
+        Some(n) => match usize::try_from(n) {
+            Ok(n) if n > 0 => Ok(Some(n)),
+            _ => Err(OpError::new(format!("`keys` must be positive, not {n}"))),
+        },
+    }
 }
 
 /// The gradient where the weight of (batch, head, query, key) was multiplied by `factor`.
@@ -87,7 +113,10 @@ pub fn evaluate(
     let size = |n| q.ty.size(n).unwrap_or(1);
     let (batch, heads, seq, width) = (size("batch"), size("heads"), size("seq"), size("head_dim"));
     let zero = Tensor::fill(q.ty.clone(), 0.0);
-    let (mut dq, mut dk, mut dv) = (zero.clone(), zero.clone(), zero);
+    let (mut dk, mut dv) = (zero.clone(), zero);
+    let mut dq = Tensor::fill(cx.rule.results[0].clone(), 0.0);
+    let keys = chunk(cx.rule.attrs)?.unwrap_or(seq).max(1);
+    let last = seq.div_ceil(keys).max(1) - 1;
     for b in 0..batch {
         for h in 0..heads {
             let at = |s: usize| ((b * heads + h) * seq + s) * width;
@@ -103,8 +132,9 @@ pub fn evaluate(
                     let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();
                     let m = factor(&[b, h, i, j]);
                     let ds = p * (m * dot(doi, &v.data[at(j)..at(j) + width]) - delta) * scale;
+                    let part = (j / keys).min(last - j / keys) * q.data.len();
                     for d in 0..width {
-                        dq.data[at(i) + d] += ds * kj[d];
+                        dq.data[part + at(i) + d] += ds * kj[d];
                         dk.data[at(j) + d] += ds * qi[d];
                         dv.data[at(j) + d] += p * m * doi[d];
                     }
@@ -151,8 +181,45 @@ pub fn decompose(
     };
     let (q, k) = (b.widened(q)?, b.widened(operands[1])?);
     let k = rename(b, k, "seq", "kv_seq")?;
-    let dq = b.matmul(ds, k, &["kv_seq"])?;
+    let dq = match chunk(attrs)? {
+        None => {
+            let dq = b.matmul(ds, k, &["kv_seq"])?;
+            b.cast(dq, dtype)?
+        }
+        Some(keys) => in_parts(b, ds, k, keys)?,
+    };
     let dk = b.matmul(ds, q, &["seq"])?;
     let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
-    Ok(Decomposition::Values(vec![b.cast(dq, dtype)?, b.cast(dk, dtype)?, b.cast(dv, dtype)?]))
+    Ok(Decomposition::Values(vec![dq, b.cast(dk, dtype)?, b.cast(dv, dtype)?]))
+}
+
+/// `ds k` by parts of the keys.
+fn in_parts(b: &mut Builder<'_>, ds: ValueId, k: ValueId, keys: usize) -> Result<ValueId, OpError> {
+    let all = b.ty(k).size("kv_seq").unwrap_or(1);
+    let chunks = all.div_ceil(keys);
+    let parts = chunks.div_ceil(2);
+    let dim = |name: &str| Attrs::new().with("dim", Attr::Str(name.into()));
+    let int = |n: usize| Attr::Int(n as i64);
+    let mut sum = None;
+    for chunk in 0..chunks {
+        let first = chunk * keys;
+        let size = keys.min(all - first);
+        let slice = |b: &mut Builder<'_>, x| {
+            let attrs = dim("kv_seq").with("start", int(first)).with("size", int(size));
+            b.one("slice", &[x], attrs)
+        };
+        let (ds, k) = (slice(b, ds)?, slice(b, k)?);
+        let dq = b.matmul(ds, k, &["kv_seq"])?;
+        let mut dims = b.ty(dq).dims.clone();
+        dims.insert(0, Dim::new("part", 1));
+        let dq = b.reshape(dq, &dims)?;
+        let part = chunk.min(chunks - 1 - chunk);
+        let attrs = dim("part").with("before", int(part)).with("after", int(parts - 1 - part));
+        let dq = b.one("pad", &[dq], attrs)?;
+        sum = Some(match sum {
+            None => dq,
+            Some(sum) => b.add(sum, dq)?,
+        });
+    }
+    sum.ok_or_else(|| OpError::new("has no keys"))
 }

@@ -127,5 +127,6 @@ pub fn drop(
 ) -> Result<ValueId, OpError> {
     let mut attrs = attrs.clone();
     attrs.0.remove("scale");
+    attrs.0.remove("keys");
     b.one("dropout", &[&[p], ids].concat(), attrs)
 }

@@ -30,7 +30,7 @@ impl OpDef for DropoutAttentionGrad {
                 ("head", Arity::One),
             ],
             results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: &ATTRS,
+            attrs: const { &[ATTRS[0], ATTRS[1], ATTRS[2], ATTRS[3], attention_grad::KEYS] },
         }
     }
     fn class(&self) -> Class {
@@ -44,7 +44,7 @@ impl OpDef for DropoutAttentionGrad {
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[6..], &cx.operands[0], cx.attrs)?;
-        attention_grad::result_types(&cx.operands[..6])
+        attention_grad::result_types(&cx.operands[..6], cx.attrs)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("second derivatives are not needed for training"))

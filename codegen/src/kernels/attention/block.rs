@@ -25,6 +25,8 @@ pub struct Sizes {
     pub width: usize,
     pub lanes: usize,
     pub scale: f64,
+    /// Keys of a chunk of those that the gradient's tasks share: all of them, if there is nothing to share.
+    pub keys: usize,
 }
 
 impl Sizes {
@@ -32,14 +34,32 @@ impl Sizes {
         let q = f.ty(op.operands[0]);
         let size = |n| q.size(n).ok_or_else(|| CodegenError::kernel(&f.name, format!("no `{n}`")));
         let scale = op.attrs.float("scale");
+        let seq = size("seq")?;
+        let keys = op.attrs.int("keys").and_then(|n| usize::try_from(n).ok());
         Ok(Sizes {
             batch: size("batch")?,
             heads: size("heads")?,
-            seq: size("seq")?,
+            seq,
+            keys: keys.unwrap_or(seq).min(seq).max(1),
             width: size("head_dim")?,
             lanes,
             scale: scale.ok_or_else(|| CodegenError::kernel(&f.name, "has no `scale`"))?,
         })
+    }
+
+    /// Chunks of the keys of a head.
+    pub fn chunks(&self) -> usize {
+        self.seq.div_ceil(self.keys)
+    }
+
+    /// Tasks that share a head's keys.
+    pub fn parts(&self) -> usize {
+        self.chunks().div_ceil(2)
+    }
+
+    /// Whether keys, and queries from a chunk's first key on, come in wholes of so many.
+    pub fn whole(&self, tile: usize) -> bool {
+        self.seq.is_multiple_of(tile) && (self.keys.is_multiple_of(tile) || self.chunks() == 1)
     }
 
     /// The scale of scores whose exponential is to the base 2.
@@ -89,9 +109,9 @@ impl Sizes {
         (1..=most).rev().find(|n| 4 * floats(*n) <= l2).unwrap_or(1)
     }
 
-    /// Vectors along head_dim in parts, with the rows of their register tile: as many accumulators as hide the
+    /// Vectors along head_dim in stretches, with the rows of their register tile: as many accumulators as hide the
     /// latency of a multiply-add and fit the registers.
-    pub fn parts(&self) -> Vec<(std::ops::Range<usize>, usize)> {
+    pub fn stretches(&self) -> Vec<(std::ops::Range<usize>, usize)> {
         let all = self.vectors();
         let most = if self.lanes == 16 { 4 } else { 2 };
         let each = all.div_ceil(all.div_ceil(most));
@@ -287,7 +307,7 @@ pub fn store_queries(
                         k.store_masked(v, to, mask);
                     }
                 };
-                if s.seq.is_multiple_of(s.lanes) {
+                if s.whole(s.lanes) {
                     store(k);
                 } else {
                     let inside = k.cmp("slt", row, queries);

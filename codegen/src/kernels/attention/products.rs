@@ -57,7 +57,7 @@ pub fn scores(
                     .map(|i| {
                         let i = k.int(i as i64);
                         let mut row = k.add(r, i);
-                        if !s.seq.is_multiple_of(tile) {
+                        if !s.whole(tile) {
                             row = k.min(row, last);
                         }
                         rows.at(k, row)
@@ -203,7 +203,7 @@ pub fn add_to_keys(
     target: Rows,
 ) {
     let (zero, one) = (k.int(0), k.int(1));
-    for (part, tile) in s.parts() {
+    for (part, tile) in s.stretches() {
         k.loop_(zero, count, tile, |k, r| {
             let from = k.add(first, r);
             let from = k.max(from, zero);
@@ -211,7 +211,7 @@ pub fn add_to_keys(
             let row = weights.at(k, r);
             // Rows beyond the last repeat it, and are not stored.
             let last = k.sub(count, one);
-            let ragged = !s.seq.is_multiple_of(tile);
+            let ragged = !s.whole(tile);
             let rows: Vec<(Val, Val)> = (0..tile)
                 .map(|i| {
                     let i = k.int(i as i64);
