@@ -1,4 +1,5 @@
-//! Attention on all cores beside PyTorch's `scaled_dot_product_attention`, in turn.
+//! Attention on all cores beside PyTorch's `scaled_dot_product_attention`, in turn. Both passes are the kernels that a
+//! plan has for them.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -9,8 +10,9 @@ use neoxc_codegen::kernels::{self, Choice};
 use neoxc_codegen::x86::Cpu;
 use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Module};
+use neoxc_passes::{PassCx, fuse_kernels, split_sums};
 
-use crate::{Aligned, Entry, Error, Loaded, Size, attention};
+use crate::{Aligned, Case, Entry, Error, Loaded, Size, attention};
 
 /// A python with torch that answers questions.
 struct Peer {
@@ -57,13 +59,71 @@ impl Drop for Peer {
     }
 }
 
+/// Kernels one behind the other, each with the numbers of its buffers.
+struct Program {
+    calls: Vec<(Loaded, Vec<usize>)>,
+}
+
+impl Program {
+    /// What a plan has for the op of `case`: parameters and results are the buffers `given` and those behind it in
+    /// `buffers`, where what else is needed is added.
+    fn of(
+        case: &Case,
+        cpu: Cpu,
+        given: &[usize],
+        buffers: &mut Vec<Aligned>,
+    ) -> Result<Program, Error> {
+        let mut f = case.f.clone();
+        f.attrs.0.remove("neox.kernel");
+        let name = f.name.clone();
+        let mut m = Module::new();
+        m.insert(f);
+        let cx = PassCx::new(Target::X86Native);
+        for pass in [split_sums::PASS, fuse_kernels::PASS] {
+            (pass.run)(&mut m, &cx)?;
+        }
+        let f = m.function(&name).ok_or("the passes lost the function")?;
+        let mut place = vec![None; f.values.len()];
+        for (v, at) in f.params.iter().zip(given) {
+            place[v.index()] = Some(*at);
+        }
+        for (v, at) in f.results.iter().zip(&given[f.params.len()..]) {
+            place[v.index()] = Some(*at);
+        }
+        let mut calls = vec![];
+        for op in &f.ops {
+            let callee = op.attrs.symbol("callee").and_then(|name| m.function(name));
+            let kernel = callee.ok_or("an op that is no kernel")?;
+            let k = kernels::build_for(&m, kernel, Target::X86Native, cpu, Choice::Model)?;
+            let mut args = vec![];
+            for v in op.operands.iter().chain(&op.results) {
+                let at = *place[v.index()].get_or_insert_with(|| {
+                    buffers.push(Aligned::new(f.ty(*v).elements()));
+                    buffers.len() - 1
+                });
+                args.push(at);
+            }
+            calls.push((Loaded::new(&k, vec![])?, args));
+        }
+        Ok(Program { calls })
+    }
+
+    /// Floats of scratch that a thread needs.
+    fn scratch(&self) -> usize {
+        self.calls.iter().map(|(k, _)| k.scratch.0.len()).max().unwrap_or(0)
+    }
+
+    fn launch(&self, buffers: &mut [Aligned], scratch: &mut [Aligned]) -> Result<(), Error> {
+        for (kernel, args) in &self.calls {
+            let pointers = args.iter().map(|at| buffers[*at].pointer() as usize).collect();
+            launch(kernel, pointers, scratch)?;
+        }
+        Ok(())
+    }
+}
+
 /// Runs all tasks on all of `scratch`'s threads, as the runtime shares them out.
-fn launch(
-    kernel: &Loaded,
-    buffers: &mut [&mut Aligned],
-    scratch: &mut [Aligned],
-) -> Result<(), Error> {
-    let pointers: Vec<usize> = buffers.iter_mut().map(|b| b.pointer() as usize).collect();
+fn launch(kernel: &Loaded, pointers: Vec<usize>, scratch: &mut [Aligned]) -> Result<(), Error> {
     // SAFETY: the symbol has the kernel ABI.
     let entry: libloading::Symbol<Entry> = unsafe { kernel.library.get(kernel.symbol.as_bytes())? };
     let next = AtomicI64::new(0);
@@ -133,27 +193,19 @@ fn times(
 ) -> Result<[[f64; 2]; 2], Error> {
     let cases = attention(size, dtype)?;
     let [forward, backward] = &cases[..] else { return Err("two kernels".into()) };
-    let mut loaded = vec![];
-    let mut scratch = 0;
-    for case in [forward, backward] {
-        let k = kernels::build_for(&Module::new(), &case.f, Target::X86Native, cpu, Choice::Model)?;
-        scratch = scratch.max(k.scratch_bytes as usize / 4 + 16);
-        loaded.push(Loaded::new(&k, vec![])?);
-    }
-    let mut scratch: Vec<Aligned> = (0..threads).map(|_| Aligned::new(scratch)).collect();
-    let new = |f: &neoxc_ir::Function, v| Aligned::new(f.ty(v).elements());
-    let mut given: Vec<Aligned> = backward.f.params.iter().map(|v| new(&backward.f, *v)).collect();
-    let mut made: Vec<Aligned> = backward.f.results.iter().map(|v| new(&backward.f, *v)).collect();
+    let new = |v: &neoxc_ir::ValueId| Aligned::new(backward.f.ty(*v).elements());
+    let mut buffers: Vec<Aligned> =
+        backward.f.params.iter().chain(&backward.f.results).map(new).collect();
+    // q, k and v to out and the log-sum-exp; these and dout to three gradients.
+    let forward = Program::of(forward, cpu, &[0, 1, 2, 3, 4], &mut buffers)?;
+    let backward = Program::of(backward, cpu, &[0, 1, 2, 3, 4, 5, 6, 7, 8], &mut buffers)?;
+    let floats = forward.scratch().max(backward.scratch());
+    let mut scratch: Vec<Aligned> = (0..threads).map(|_| Aligned::new(floats)).collect();
     let mut ours = |both: bool| -> Result<f64, Error> {
         let start = Instant::now();
-        {
-            // q, k and v to out and the log-sum-exp.
-            let mut all: Vec<&mut Aligned> = given[..5].iter_mut().collect();
-            launch(&loaded[0], &mut all, &mut scratch)?;
-        }
+        forward.launch(&mut buffers, &mut scratch)?;
         if both {
-            let mut all: Vec<&mut Aligned> = given.iter_mut().chain(&mut made).collect();
-            launch(&loaded[1], &mut all, &mut scratch)?;
+            backward.launch(&mut buffers, &mut scratch)?;
         }
         Ok(start.elapsed().as_secs_f64())
     };

@@ -3,6 +3,7 @@
 //! score, so memory does not grow with the sequence.
 
 pub mod block;
+pub mod head;
 pub mod pairs;
 pub mod products;
 
