@@ -83,8 +83,12 @@ pub struct Emit {
     depth: usize,
     space: &'static str,
     loc: String,
-    /// Whether the target rounds to bfloat16 in one instruction.
-    rounds_bf16: bool,
+    /// Whether the target has AVX-512, its instructions for bfloat16, and AMX. Without them others make the same.
+    avx512: bool,
+    avx512_bf16: bool,
+    amx: bool,
+    /// Where tile registers are in memory, for targets without them.
+    tiles: Option<Val>,
     /// Of values that were rounded to bfloat16: what a store of them writes.
     rounded: HashMap<usize, Val>,
     /// Whether asking for cache lines ahead pays: GPUs hide latency by other threads.
@@ -100,15 +104,18 @@ impl Emit {
             depth: 2,
             space,
             loc: String::new(),
-            rounds_bf16: false,
+            avx512: false,
+            avx512_bf16: false,
+            amx: false,
+            tiles: None,
             rounded: HashMap::new(),
             prefetches: false,
         }
     }
 
-    /// Says that the target has an instruction that rounds to bfloat16.
-    pub fn with_bf16_rounding(mut self, has: bool) -> Self {
-        self.rounds_bf16 = has;
+    /// Says whether the target has AVX-512, its instructions that round to bfloat16 and multiply it, and AMX.
+    pub fn with_avx512(mut self, has: bool, bf16: bool, amx: bool) -> Self {
+        (self.avx512, self.avx512_bf16, self.amx) = (has, bf16, amx);
         self
     }
 

@@ -30,7 +30,7 @@ use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
-use crate::x86::Cpu;
+use crate::x86::{Bf16, Cpu};
 
 pub use matmul::Cut;
 pub use tuned::{Choice, Ties, Tuned};
@@ -265,7 +265,8 @@ pub fn build_for(
     let args = k.argument(Ty::Ptr);
     let (begin, end) = (k.argument(Ty::I64), k.argument(Ty::I64));
     let scratch = k.argument(Ty::Ptr);
-    k = k.with_bf16_rounding(crate::x86::rounds_bf16(target));
+    let amx = target == Target::X86Native && Cpu::of(target).bf16 == Bf16::Tiles;
+    k = k.with_avx512(crate::x86::lanes(target) == 16, crate::x86::has_avx512_bf16(target), amx);
     k.at(&location(f));
     let pointers = pointer_types(&simple)?
         .into_iter()

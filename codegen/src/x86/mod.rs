@@ -58,8 +58,8 @@ pub fn lanes(target: Target) -> usize {
     }
 }
 
-/// Whether a target rounds f32 to bfloat16 in one instruction.
-pub(crate) fn rounds_bf16(target: Target) -> bool {
+/// Whether a target has AVX-512's instructions for bfloat16.
+pub(crate) fn has_avx512_bf16(target: Target) -> bool {
     target == Target::X86Native && std::arch::is_x86_feature_detected!("avx512bf16")
 }
 
