@@ -316,9 +316,9 @@ fn attention_and_its_gradient() {
                 })
             };
             let g = gradient("attend_grad", attrs.clone());
-            // Chunks of whole blocks of queries, and of others.
-            let chunks = attrs.with("keys", Attr::Int(if seq > 130 { 128 } else { 40 }));
-            let in_parts = gradient("attend_parts", chunks);
+            // Runs of whole blocks of queries, and of others.
+            let runs = attrs.with("keys", Attr::Int(if seq > 130 { 128 } else { 40 }));
+            let in_parts = gradient("attend_parts", runs);
             // The gradient reads what the forward pass made.
             let mut x = common::inputs(&g, 1 << 20, &mut r);
             let given = [&x[..3], &x[6..]].concat();

@@ -268,7 +268,7 @@ fn attention_forward_and_backward() {
         let lse = [("batch", b), ("heads", h), ("seq", s)];
         let six =
             [(&q[..], F), (&q[..], F), (&q[..], F), (&out[..], F), (&lse[..], F), (&out[..], F)];
-        // Whole, and in chunks of keys: whole tiles, parts of them, more than there are.
+        // Whole, and in runs of keys: whole tiles, parts of them, more than there are.
         for keys in [None, Some([1, 5, 32, 50, 96, 96, 96, 61][i]), Some(s + 1)] {
             let name = format!("attention_grad{i}_{}", keys.unwrap_or(0));
             let attrs = match keys {

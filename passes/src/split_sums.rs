@@ -32,9 +32,10 @@ const RUNS: usize = 64;
 const RUN_ROWS: usize = 8;
 /// Tasks that attention's backward should have.
 const TASKS: usize = 32;
-/// Keys of a chunk at least, and what it is a multiple of: whole blocks of what kernels multiply at once. Every task
-/// prepares queries anew, which a chunk must outweigh; halves are multiplied faster, and take more preparing.
-fn chunk_sizes(dtype: DType) -> (usize, usize) {
+/// About how many keys a run has at least (three quarters of it, where the sequence is just long enough for one more
+/// task), and what it is a multiple of: whole blocks of what kernels multiply at once. Every task prepares queries anew,
+/// which its runs must outweigh; halves are multiplied faster, and take more preparing.
+fn run_sizes(dtype: DType) -> (usize, usize) {
     match dtype {
         DType::Bf16 => (1024, 128),
         _ => (384, 96),
@@ -50,7 +51,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         if f.ops.iter().any(is_whole_norm) {
             norms += split_norms(f)?;
         }
-        if f.ops.iter().any(|op| chunk_of(f, op).is_some()) {
+        if f.ops.iter().any(|op| run_of(f, op).is_some()) {
             heads += split_heads(f)?;
         }
     }
@@ -60,14 +61,14 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(PassReport { notes: vec![note] })
 }
 
-/// The keys of a chunk, where `op` is an attention's backward whose heads are few and long.
-fn chunk_of(f: &Function, op: &Op) -> Option<usize> {
+/// The keys of a run, where `op` is an attention's backward whose heads are few and long.
+fn run_of(f: &Function, op: &Op) -> Option<usize> {
     let whole = ["attention_grad", "dropout_attention_grad"].iter().any(|kind| op.kind.is(kind))
         && op.attrs.get("keys").is_none();
     let q = f.ty(*op.operands.first().filter(|_| whole)?);
     let (heads, seq) = (q.size("batch")? * q.size("heads")?, q.size("seq")?);
-    let (least, step) = chunk_sizes(q.dtype);
-    // A task has two chunks.
+    let (least, step) = run_sizes(q.dtype);
+    // A task has two runs.
     let most = (seq / least).div_ceil(2);
     let parts = TASKS.div_ceil(heads.max(1)).min(most);
     (parts > 1).then(|| seq.div_ceil(2 * parts).next_multiple_of(step))
@@ -76,7 +77,7 @@ fn chunk_of(f: &Function, op: &Op) -> Option<usize> {
 fn split_heads(f: &mut Function) -> Result<usize, PassError> {
     let mut count = 0;
     for op in std::mem::take(&mut f.ops) {
-        let Some(keys) = chunk_of(f, &op) else {
+        let Some(keys) = run_of(f, &op) else {
             f.ops.push(op);
             continue;
         };
@@ -224,7 +225,7 @@ mod tests {
 
     #[test]
     fn tasks_share_heads_that_are_few_and_long() {
-        // Two tasks a head, and the last chunk is short; more heads than tasks; short ones.
+        // Two tasks a head, and the last run is short; more heads than tasks; short ones.
         let cases = [
             (DType::F32, 1, 2, 1200, Some(384)),
             (DType::F32, 4, 8, 1200, None),

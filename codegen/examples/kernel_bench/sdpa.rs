@@ -65,14 +65,9 @@ struct Program {
 }
 
 impl Program {
-    /// What a plan has for the op of `case`: parameters and results are the buffers `given` and those behind it in
-    /// `buffers`, where what else is needed is added.
-    fn of(
-        case: &Case,
-        cpu: Cpu,
-        given: &[usize],
-        buffers: &mut Vec<Aligned>,
-    ) -> Result<Program, Error> {
+    /// What a plan has for the op of `case`: parameters, then results, are the first of `buffers`, where what else is needed
+    /// is added.
+    fn of(case: &Case, cpu: Cpu, buffers: &mut Vec<Aligned>) -> Result<Program, Error> {
         let mut f = case.f.clone();
         f.attrs.0.remove("neox.kernel");
         let name = f.name.clone();
@@ -84,11 +79,8 @@ impl Program {
         }
         let f = m.function(&name).ok_or("the passes lost the function")?;
         let mut place = vec![None; f.values.len()];
-        for (v, at) in f.params.iter().zip(given) {
-            place[v.index()] = Some(*at);
-        }
-        for (v, at) in f.results.iter().zip(&given[f.params.len()..]) {
-            place[v.index()] = Some(*at);
+        for (at, v) in f.params.iter().chain(&f.results).enumerate() {
+            place[v.index()] = Some(at);
         }
         let mut calls = vec![];
         for op in &f.ops {
@@ -196,9 +188,9 @@ fn times(
     let new = |v: &neoxc_ir::ValueId| Aligned::new(backward.f.ty(*v).elements());
     let mut buffers: Vec<Aligned> =
         backward.f.params.iter().chain(&backward.f.results).map(new).collect();
-    // q, k and v to out and the log-sum-exp; these and dout to three gradients.
-    let forward = Program::of(forward, cpu, &[0, 1, 2, 3, 4], &mut buffers)?;
-    let backward = Program::of(backward, cpu, &[0, 1, 2, 3, 4, 5, 6, 7, 8], &mut buffers)?;
+    // Forward makes what backward reads behind q, k and v: out and the log-sum-exp.
+    let forward = Program::of(forward, cpu, &mut buffers)?;
+    let backward = Program::of(backward, cpu, &mut buffers)?;
     let floats = forward.scratch().max(backward.scratch());
     let mut scratch: Vec<Aligned> = (0..threads).map(|_| Aligned::new(floats)).collect();
     let mut ours = |both: bool| -> Result<f64, Error> {

@@ -54,7 +54,7 @@ impl Emit {
     /// Both as one vector of bfloat16; what it is typed here says only how many bits it has.
     fn round_both(&mut self, first: Val, second: Val) -> Val {
         let (n, t) = (first.ty.lanes(), self.ty(first.ty));
-        if !self.avx512_bf16 {
+        if !self.has.avx512_bf16 {
             let [a, b] = [first, second].map(|v| self.narrow_bf16(v));
             let items: Vec<String> = (0..2 * n).map(|i| i.to_string()).collect();
             let (th, ty) = (self.ty(a.ty), Ty::VecI16(2 * n));
@@ -92,7 +92,7 @@ impl Emit {
 
     /// `c + a·b` where a and b are words: both products of each pair are added.
     pub fn dot(&mut self, a: Val, b: Val, c: Val) -> Val {
-        if !self.avx512_bf16 {
+        if !self.has.avx512_bf16 {
             return self.dot_in_two(a, b, c);
         }
         let n = c.ty.lanes();
@@ -122,7 +122,7 @@ impl Emit {
 
     /// Shapes all tile registers 16 × 64 bytes; `room` is a cache line for the description. Outside of all loops.
     pub fn tile_config(&mut self, room: Val) {
-        if !self.amx {
+        if !self.has.amx {
             let (floats, t) = (self.int((REGISTERS * REGISTER) as i64), self.ty(Ty::Ptr));
             let alloca =
                 format!("llvm.alloca {floats} x f32 {{alignment = 64 : i64}} : (i64) -> {t}");
@@ -145,7 +145,7 @@ impl Emit {
 
     /// Gives the tile registers back: the system need not save them any more.
     pub fn tile_release(&mut self) {
-        if self.tiles.is_none() {
+        if self.has.amx {
             self.line("llvm.call_intrinsic \"llvm.x86.tilerelease\"() : () -> ()");
         }
     }

@@ -61,7 +61,7 @@ impl Emit {
     pub(super) fn narrow_bf16(&mut self, v: Val) -> Val {
         let to = half(v.ty);
         let (ti, t, th) = (self.ty(v.ty.int()), self.ty(v.ty), self.ty(to));
-        if self.avx512_bf16 {
+        if self.has.avx512_bf16 {
             let tb = th.replace("i16", "bf16");
             let b = self.def(to, &format!("arith.truncf {v} : {t} to {tb}"));
             return self.def(to, &format!("arith.bitcast {b} : {tb} to {th}"));

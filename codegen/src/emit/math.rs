@@ -68,7 +68,7 @@ pub fn exp2_negative(k: &mut Emit, x: Val) -> Val {
     let under = k.cmp("olt", x, low);
     let x = k.select(under, low, x);
     // Vectors of AVX-512 have instructions for both ends of this, and may shift in one unit only. The bits are the same.
-    if x.ty == Ty::Vec(16) && k.avx512 {
+    if x.ty == Ty::Vec(16) && k.has.avx512 {
         let r = k.less_nearest(x);
         let n = k.sub(x, r);
         let y = horner(k, r, &POLYNOMIAL);

@@ -76,6 +76,17 @@ pub struct Val {
     pub ty: Ty,
 }
 
+/// Instructions that not every target has. Without them others make the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Instructions {
+    /// AVX-512 on 16 floats.
+    pub avx512: bool,
+    /// Its instructions that round to bfloat16 and multiply it.
+    pub avx512_bf16: bool,
+    /// Tile registers.
+    pub amx: bool,
+}
+
 /// Builds the body of one kernel.
 pub struct Emit {
     out: String,
@@ -83,10 +94,7 @@ pub struct Emit {
     depth: usize,
     space: &'static str,
     loc: String,
-    /// Whether the target has AVX-512, its instructions for bfloat16, and AMX. Without them others make the same.
-    avx512: bool,
-    avx512_bf16: bool,
-    amx: bool,
+    has: Instructions,
     /// Where tile registers are in memory, for targets without them.
     tiles: Option<Val>,
     /// Of values that were rounded to bfloat16: what a store of them writes.
@@ -104,19 +112,22 @@ impl Emit {
             depth: 2,
             space,
             loc: String::new(),
-            avx512: false,
-            avx512_bf16: false,
-            amx: false,
+            has: Instructions::default(),
             tiles: None,
             rounded: HashMap::new(),
             prefetches: false,
         }
     }
 
-    /// Says whether the target has AVX-512, its instructions that round to bfloat16 and multiply it, and AMX.
-    pub fn with_avx512(mut self, has: bool, bf16: bool, amx: bool) -> Self {
-        (self.avx512, self.avx512_bf16, self.amx) = (has, bf16, amx);
+    /// Says what the target has.
+    pub fn with(mut self, has: Instructions) -> Self {
+        self.has = has;
         self
+    }
+
+    /// Whether tile registers are memory.
+    pub fn tiles_in_memory(&self) -> bool {
+        self.tiles.is_some()
     }
 
     /// Sets the location that the ops that follow carry, as MLIR text inside `loc(…)`.

@@ -2,9 +2,8 @@
 //! of keys by chunk of keys for one block of queries after the other, in a fixed order. A block is several groups of
 //! queries: what a chunk reads and adds to comes from memory once for all of them.
 //!
-//! Where heads are few, tasks share a head's keys. Early keys are seen by more queries than late ones: a task has some
-//! from the start and as many from the end, which makes tasks alike. Gradients of queries then are sums in parts, which
-//! another kernel adds up.
+//! Where heads are few, tasks share a head's keys, a part each. Gradients of queries then are sums in parts, which another
+//! kernel adds up.
 
 use super::attention::block::{
     QUERIES, Rows, Sizes, clear, each_key, group, load_wide, of_group, pack_queries, store_queries,
@@ -44,8 +43,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let (block, row) = (groups * QUERIES, row(groups));
     // Rows of a register tile of keys begin with the groups of queries; where they do not, a tile has keys that only
     // the next group sees, and this one needs zeros for them.
-    let aligned = s.chunks() == 1 || s.keys.is_multiple_of(QUERIES);
-    let keys_of_group = if aligned { QUERIES } else { 2 * QUERIES };
+    let keys_of_group = if s.runs.begin_at(QUERIES) { QUERIES } else { 2 * QUERIES };
     let parts = [
         groups * s.packed(),
         groups * s.packed(),
@@ -97,7 +95,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             (0..s.vectors()).for_each(|j| store_wide(k, s, none, row, j));
         });
         let (keys, values) = (in_room(key, key_room), in_room(value, value_room));
-        head.each_chunk(k, s, |k, first, end| {
+        head.each_run(k, s, |k, first, end| {
             k.loop_(first, end, 1, |k, r| {
                 let (a, b) = (dk.at(k, r), dv.at(k, r));
                 for j in 0..s.vectors() {
@@ -130,7 +128,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             });
             let floats = k.int((groups * s.sums()) as i64);
             clear(k, s, sums, floats);
-            head.each_chunk(k, s, |k, first, end| {
+            head.each_run(k, s, |k, first, end| {
                 let seen = k.min(end, q1);
                 k.loop_(first, seen, KEYS, |k, n| {
                     let step = k.int(KEYS as i64);
@@ -184,13 +182,13 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         });
         for (from, to) in [(dk, dk_out), (dv, dv_out)] {
             if to.base.ty != Ty::Ptr {
-                head.each_chunk(k, s, |k, first, end| copy(k, s, (first, end), from, to));
+                head.each_run(k, s, |k, first, end| copy(k, s, (first, end), from, to));
             }
         }
         Ok(())
     })?;
     Ok(Shape {
-        tasks: s.batch * s.heads * s.parts(),
+        tasks: s.batch * s.heads * s.runs.parts(),
         scratch_floats: parts.iter().sum(),
         tiles: false,
     })

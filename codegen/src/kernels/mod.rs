@@ -30,7 +30,7 @@ use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
-use crate::x86::{Bf16, Cpu};
+use crate::x86::Cpu;
 
 pub use matmul::Cut;
 pub use tuned::{Choice, Ties, Tuned};
@@ -221,6 +221,7 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
 /// A kernel from its signature and finished body.
 fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kernel {
     let (ties, unrolled) = (body.ties, body.unrolled);
+    let tiles = shape.tiles && !body.k.tiles_in_memory();
     // For `neoxc explain`; a comment to MLIR.
     let note = ties.as_ref().map_or(String::new(), |t| {
         let measured =
@@ -229,7 +230,7 @@ fn finish(f: &Function, signature: &str, body: Body<'_>, shape: &Shape) -> Kerne
     });
     let text = body.k.finish();
     // The runtime asks the system for the tile registers where a library has this symbol.
-    let mark = match shape.tiles {
+    let mark = match tiles {
         true => format!("  llvm.func weak @{USES_TILES}() {{\n    llvm.return\n  }}\n"),
         false => String::new(),
     };
@@ -265,8 +266,7 @@ pub fn build_for(
     let args = k.argument(Ty::Ptr);
     let (begin, end) = (k.argument(Ty::I64), k.argument(Ty::I64));
     let scratch = k.argument(Ty::Ptr);
-    let amx = target == Target::X86Native && Cpu::of(target).bf16 == Bf16::Tiles;
-    k = k.with_avx512(crate::x86::lanes(target) == 16, crate::x86::has_avx512_bf16(target), amx);
+    k = k.with(crate::x86::instructions(target));
     k.at(&location(f));
     let pointers = pointer_types(&simple)?
         .into_iter()

@@ -48,7 +48,7 @@ impl Cpu {
 }
 
 /// What this machine has: AMX only where the system saves its registers.
-fn native_bf16() -> Bf16 {
+pub(super) fn native_bf16() -> Bf16 {
     let (name, features) = super::cpu(Target::X86Native);
     let has = |name| features.split(',').any(|f| f == name);
     if has("+amx-tile") && has("+amx-bf16") && has("+avx512bf16") {

@@ -21,6 +21,7 @@ use neoxc_ir::target::Target;
 use rayon::prelude::*;
 
 use crate::CodegenError;
+use crate::emit::Instructions;
 use crate::kernels::Kernel;
 use crate::lower::with_llvm;
 
@@ -58,9 +59,14 @@ pub fn lanes(target: Target) -> usize {
     }
 }
 
-/// Whether a target has AVX-512's instructions for bfloat16.
-pub(crate) fn has_avx512_bf16(target: Target) -> bool {
-    target == Target::X86Native && std::arch::is_x86_feature_detected!("avx512bf16")
+/// What a target has that others have not.
+pub(crate) fn instructions(target: Target) -> Instructions {
+    let native = target == Target::X86Native;
+    Instructions {
+        avx512: lanes(target) == 16,
+        avx512_bf16: native && std::arch::is_x86_feature_detected!("avx512bf16"),
+        amx: native && cpu::native_bf16() == Bf16::Tiles,
+    }
 }
 
 /// CPU name and features for LLVM.

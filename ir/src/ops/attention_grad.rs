@@ -8,8 +8,49 @@ pub const KEYS: AttrSpec = AttrSpec {
     name: "keys",
     kind: AttrKind::Int,
     required: false,
-    doc: "keys of a chunk; `dq` gets a leading dim `part`, of which part i is what chunk i and the i-th from the end add",
+    doc: "keys of a run; `dq` gets a leading dim `part`, of which part i is what run i and the i-th from the end add",
 };
+
+/// How a head's keys are divided. Early keys are seen by more queries than late ones: a part is a run from the start
+/// and one from the end, so that parts are alike; the one in the middle may be a part of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Runs {
+    /// Keys of a run, of which the last may have fewer.
+    pub keys: usize,
+    /// Number of runs.
+    pub count: usize,
+}
+
+impl Runs {
+    /// How `attrs` divides `seq` keys; all of them are one run if it does not.
+    pub fn of(attrs: &Attrs, seq: usize) -> Result<Runs, OpError> {
+        let keys = match attrs.int(KEYS.name) {
+            None => seq,
+            Some(n) => usize::try_from(n)
+                .ok()
+                .filter(|n| *n > 0)
+                .ok_or_else(|| OpError::new("`keys` must be at least 1"))?
+                .min(seq),
+        };
+        let keys = keys.max(1);
+        Ok(Runs { keys, count: seq.div_ceil(keys).max(1) })
+    }
+
+    /// Number of parts.
+    pub fn parts(self) -> usize {
+        self.count.div_ceil(2)
+    }
+
+    /// The part that has run `run`.
+    pub fn part(self, run: usize) -> usize {
+        run.min(self.count - 1 - run)
+    }
+
+    /// Whether every run begins at a multiple of `n` keys.
+    pub fn begin_at(self, n: usize) -> bool {
+        self.count == 1 || self.keys.is_multiple_of(n)
+    }
+}
 
 /// The op of this file.
 pub struct AttentionGrad;
@@ -81,24 +122,13 @@ pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<Tensor
     {
         return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
     }
-    let Some(keys) = chunk(attrs)? else {
-        return Ok(vec![q.clone(), q.clone(), q.clone()]);
-    };
-    let mut parts = q.with_dtype(q.dtype.wide());
-    let chunks = q.size("seq").unwrap_or(1).div_ceil(keys);
-    parts.dims.insert(0, Dim::new("part", chunks.div_ceil(2)));
-    Ok(vec![parts, q.clone(), q.clone()])
-}
-
-/// The keys of a chunk, where dq is in parts.
-fn chunk(attrs: &Attrs) -> Result<Option<usize>, OpError> {
-    match attrs.int("keys") {
-        None => Ok(None),
-        Some(n) => match usize::try_from(n) {
-            Ok(n) if n > 0 => Ok(Some(n)),
-            _ => Err(OpError::new(format!("`keys` must be positive, not {n}"))),
-        },
+    let runs = Runs::of(attrs, q.size("seq").unwrap_or(1))?;
+    let mut dq = q.clone();
+    if attrs.get(KEYS.name).is_some() {
+        dq = q.with_dtype(q.dtype.wide());
+        dq.dims.insert(0, Dim::new("part", runs.parts()));
     }
+    Ok(vec![dq, q.clone(), q.clone()])
 }
 
 /// The gradient where the weight of (batch, head, query, key) was multiplied by `factor`.
@@ -115,8 +145,7 @@ pub fn evaluate(
     let zero = Tensor::fill(q.ty.clone(), 0.0);
     let (mut dk, mut dv) = (zero.clone(), zero);
     let mut dq = Tensor::fill(cx.rule.results[0].clone(), 0.0);
-    let keys = chunk(cx.rule.attrs)?.unwrap_or(seq).max(1);
-    let last = seq.div_ceil(keys).max(1) - 1;
+    let runs = Runs::of(cx.rule.attrs, seq)?;
     for b in 0..batch {
         for h in 0..heads {
             let at = |s: usize| ((b * heads + h) * seq + s) * width;
@@ -132,7 +161,7 @@ pub fn evaluate(
                     let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();
                     let m = factor(&[b, h, i, j]);
                     let ds = p * (m * dot(doi, &v.data[at(j)..at(j) + width]) - delta) * scale;
-                    let part = (j / keys).min(last - j / keys) * q.data.len();
+                    let part = runs.part(j / runs.keys) * q.data.len();
                     for d in 0..width {
                         dq.data[part + at(i) + d] += ds * kj[d];
                         dk.data[at(j) + d] += ds * qi[d];
@@ -181,12 +210,12 @@ pub fn decompose(
     };
     let (q, k) = (b.widened(q)?, b.widened(operands[1])?);
     let k = rename(b, k, "seq", "kv_seq")?;
-    let dq = match chunk(attrs)? {
+    let dq = match attrs.get(KEYS.name) {
         None => {
             let dq = b.matmul(ds, k, &["kv_seq"])?;
             b.cast(dq, dtype)?
         }
-        Some(keys) => in_parts(b, ds, k, keys)?,
+        Some(_) => in_parts(b, ds, k, attrs)?,
     };
     let dk = b.matmul(ds, q, &["seq"])?;
     let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
@@ -194,16 +223,20 @@ pub fn decompose(
 }
 
 /// `ds k` by parts of the keys.
-fn in_parts(b: &mut Builder<'_>, ds: ValueId, k: ValueId, keys: usize) -> Result<ValueId, OpError> {
+fn in_parts(
+    b: &mut Builder<'_>,
+    ds: ValueId,
+    k: ValueId,
+    attrs: &Attrs,
+) -> Result<ValueId, OpError> {
     let all = b.ty(k).size("kv_seq").unwrap_or(1);
-    let chunks = all.div_ceil(keys);
-    let parts = chunks.div_ceil(2);
+    let runs = Runs::of(attrs, all)?;
     let dim = |name: &str| Attrs::new().with("dim", Attr::Str(name.into()));
     let int = |n: usize| Attr::Int(n as i64);
     let mut sum = None;
-    for chunk in 0..chunks {
-        let first = chunk * keys;
-        let size = keys.min(all - first);
+    for run in 0..runs.count {
+        let first = run * runs.keys;
+        let size = runs.keys.min(all - first);
         let slice = |b: &mut Builder<'_>, x| {
             let attrs = dim("kv_seq").with("start", int(first)).with("size", int(size));
             b.one("slice", &[x], attrs)
@@ -213,8 +246,9 @@ fn in_parts(b: &mut Builder<'_>, ds: ValueId, k: ValueId, keys: usize) -> Result
         let mut dims = b.ty(dq).dims.clone();
         dims.insert(0, Dim::new("part", 1));
         let dq = b.reshape(dq, &dims)?;
-        let part = chunk.min(chunks - 1 - chunk);
-        let attrs = dim("part").with("before", int(part)).with("after", int(parts - 1 - part));
+        let part = runs.part(run);
+        let after = runs.parts() - 1 - part;
+        let attrs = dim("part").with("before", int(part)).with("after", int(after));
         let dq = b.one("pad", &[dq], attrs)?;
         sum = Some(match sum {
             None => dq,

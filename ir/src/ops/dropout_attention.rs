@@ -1,6 +1,7 @@
 //! `neox.dropout_attention`: causal attention whose weights are dropped after the softmax.
 
 use super::attention::{self, weigh};
+use super::attention_grad;
 use super::dropout::{ATTRS as DROP, Mask, check_ids};
 use super::prelude::*;
 
@@ -127,6 +128,6 @@ pub fn drop(
 ) -> Result<ValueId, OpError> {
     let mut attrs = attrs.clone();
     attrs.0.remove("scale");
-    attrs.0.remove("keys");
+    attrs.0.remove(attention_grad::KEYS.name);
     b.one("dropout", &[&[p], ids].concat(), attrs)
 }

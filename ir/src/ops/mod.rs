@@ -20,7 +20,7 @@ mod all_gather;
 mod all_reduce;
 mod all_to_all;
 pub mod attention;
-mod attention_grad;
+pub mod attention_grad;
 mod aux_loss;
 mod cached_attention;
 pub mod call;

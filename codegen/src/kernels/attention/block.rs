@@ -5,6 +5,7 @@
 //! vector operations, and nothing is ever reduced across lanes. What is summed for queries stands transposed too, until
 //! it is stored.
 
+use neoxc_ir::ops::attention_grad::Runs;
 use neoxc_ir::{Function, Op};
 
 use crate::CodegenError;
@@ -25,8 +26,8 @@ pub struct Sizes {
     pub width: usize,
     pub lanes: usize,
     pub scale: f64,
-    /// Keys of a chunk of those that the gradient's tasks share: all of them, if there is nothing to share.
-    pub keys: usize,
+    /// How the gradient's tasks share a head's keys.
+    pub runs: Runs,
 }
 
 impl Sizes {
@@ -35,31 +36,21 @@ impl Sizes {
         let size = |n| q.size(n).ok_or_else(|| CodegenError::kernel(&f.name, format!("no `{n}`")));
         let scale = op.attrs.float("scale");
         let seq = size("seq")?;
-        let keys = op.attrs.int("keys").and_then(|n| usize::try_from(n).ok());
+        let runs = Runs::of(&op.attrs, seq);
         Ok(Sizes {
             batch: size("batch")?,
             heads: size("heads")?,
             seq,
-            keys: keys.unwrap_or(seq).min(seq).max(1),
+            runs: runs.map_err(|e| CodegenError::kernel(&f.name, e.to_string()))?,
             width: size("head_dim")?,
             lanes,
             scale: scale.ok_or_else(|| CodegenError::kernel(&f.name, "has no `scale`"))?,
         })
     }
 
-    /// Chunks of the keys of a head.
-    pub fn chunks(&self) -> usize {
-        self.seq.div_ceil(self.keys)
-    }
-
-    /// Tasks that share a head's keys.
-    pub fn parts(&self) -> usize {
-        self.chunks().div_ceil(2)
-    }
-
-    /// Whether keys, and queries from a chunk's first key on, come in wholes of so many.
+    /// Whether keys, and queries from a run's first key on, come in wholes of so many.
     pub fn whole(&self, tile: usize) -> bool {
-        self.seq.is_multiple_of(tile) && (self.keys.is_multiple_of(tile) || self.chunks() == 1)
+        self.seq.is_multiple_of(tile) && self.runs.begin_at(tile)
     }
 
     /// The scale of scores whose exponential is to the base 2.

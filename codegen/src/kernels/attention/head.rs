@@ -26,14 +26,14 @@ pub struct Head {
 impl Head {
     /// What task `task` has of q, k, v, out, lse and dout, and of dq, dk and dv.
     pub fn of(k: &mut Emit, s: Sizes, task: Val, inputs: [Val; 6], results: [Val; 3]) -> Head {
-        let (part, head) = match s.parts() {
+        let (part, head) = match s.runs.parts() {
             1 => (k.int(0), task),
             _ => {
                 let all = k.int((s.batch * s.heads) as i64);
                 (k.div(task, all), k.rem(task, all))
             }
         };
-        let first = k.scale(part, s.keys);
+        let first = k.scale(part, s.runs.keys);
         let at = k.scale(head, s.seq * s.width);
         let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
         let [q, key, value, out, lse, dout] = inputs;
@@ -54,17 +54,16 @@ impl Head {
         Head { inputs, outputs, lse, results, token, number, part, first }
     }
 
-    /// The task's chunks of keys, one from the start and one from the end, which may be the same: `body` gets the first
-    /// key of each and the one behind its last.
-    pub fn each_chunk(&self, k: &mut Emit, s: Sizes, body: impl FnOnce(&mut Emit, Val, Val)) {
-        let (one, last) = (k.int(1), k.int(s.chunks() as i64 - 1));
+    /// The runs of the task's part: `body` gets the first key of each and the one behind its last.
+    pub fn each_run(&self, k: &mut Emit, s: Sizes, body: impl FnOnce(&mut Emit, Val, Val)) {
+        let (one, last) = (k.int(1), k.int(s.runs.count as i64 - 1));
         let other = k.sub(last, self.part);
         let step = k.sub(other, self.part);
         let step = k.max(step, one);
         let end = k.add(other, one);
-        k.for_(self.part, end, step, &[], |k, chunk, _| {
-            let (keys, all) = (k.int(s.keys as i64), k.int(s.seq as i64));
-            let first = k.scale(chunk, s.keys);
+        k.for_(self.part, end, step, &[], |k, run, _| {
+            let (keys, all) = (k.int(s.runs.keys as i64), k.int(s.seq as i64));
+            let first = k.scale(run, s.runs.keys);
             let end = k.add(first, keys);
             let end = k.min(end, all);
             body(k, first, end);

@@ -1,5 +1,5 @@
-//! Gradient of attention by pairs: a task is one head, or has some of its keys. A panel of keys stays in cache, with its gradients, while all
-//! queries that see it pass, block by block; each block meets the panel's keys chunk by chunk.
+//! Gradient of attention by pairs: a task is one head, or has some of its keys. A panel of keys stays in cache, with its
+//! gradients, while all queries that see it pass, block by block; each block meets the panel's keys chunk by chunk.
 //!
 //! Queries and gradients of outputs are packed once, both along head_dim and along the sequence. Gradients of queries
 //! grow in scratch, in f32, over the panels; the order of every sum is that of keys or queries.
@@ -25,7 +25,7 @@ fn panel(at: Pairs, l2: usize) -> usize {
     // Keys, values and transposed keys as bfloat16, two gradients as f32.
     let each = 14 * at.wide();
     let most = (l2 / 2 / each / KEYS).max(1) * KEYS;
-    most.min(at.s.keys.next_multiple_of(KEYS))
+    most.min(at.s.runs.keys.next_multiple_of(KEYS))
 }
 
 /// Emits the kernel of `inputs` q, k, v, out, lse and dout, and `results` dq, dk and dv.
@@ -94,14 +94,14 @@ pub fn emit(
         let (lse, token, h) = (head.lse, head.token, head.number);
 
         let (zero, seq, all) = (k.int(0), k.int(s.seq as i64), k.int(rows as i64));
-        // Chunks are whole blocks, but for the last, which has zeros behind it.
+        // Runs are whole blocks, but for the last, which has zeros behind it.
         let rows_to = |k: &mut Emit, end: Val| {
             let (side, less) = (k.int(SIDE as i64), k.int(SIDE as i64 - 1));
             let end = k.add(end, less);
             let groups = k.div(end, side);
             k.scale(groups, SIDE)
         };
-        head.each_chunk(k, s, |k, first, end| {
+        head.each_run(k, s, |k, first, end| {
             let end = rows_to(k, end);
             at.copy(k, key, (first, end), key_room, first);
             at.copy(k, value, (first, end), value_room, first);
@@ -142,7 +142,7 @@ pub fn emit(
             });
         }
 
-        head.each_chunk(k, s, |k, first, end| {
+        head.each_run(k, s, |k, first, end| {
             let end = rows_to(k, end);
             k.loop_(first, end, panel, |k, n0| {
                 let step = k.int(panel as i64);
@@ -259,7 +259,11 @@ pub fn emit(
     if tiles {
         b.k.tile_release();
     }
-    Ok(Shape { tasks: s.batch * s.heads * s.parts(), scratch_floats: parts.iter().sum(), tiles })
+    Ok(Shape {
+        tasks: s.batch * s.heads * s.runs.parts(),
+        scratch_floats: parts.iter().sum(),
+        tiles,
+    })
 }
 
 /// Zeros to `count` floats, whole vectors.

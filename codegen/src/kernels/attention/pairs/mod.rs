@@ -71,11 +71,10 @@ impl Lines {
 }
 
 impl Pairs {
-    /// Where the operands are bfloat16 and the core multiplies pairs. Chunks of keys begin where blocks of queries do.
+    /// Where the operands are bfloat16 and the core multiplies pairs. Runs of keys begin where blocks of queries do.
     pub fn of(b: &Body<'_>, s: Sizes, operand: Val) -> Option<Pairs> {
-        let whole = s.chunks() == 1 || s.keys.is_multiple_of(QUERIES);
-        (operand.ty == Ty::PtrBf16 && b.cpu.bf16 != Bf16::Widen && whole)
-            .then_some(Pairs { s, unit: b.cpu.bf16 })
+        let fits = operand.ty == Ty::PtrBf16 && s.runs.begin_at(QUERIES);
+        (fits && b.cpu.bf16 != Bf16::Widen).then_some(Pairs { s, unit: b.cpu.bf16 })
     }
 
     /// Elements along head_dim with the zeros behind.
