@@ -14,6 +14,7 @@ Exits with 1 when a command fails, not when a goal is missed.
 import argparse
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -56,11 +57,10 @@ def shares(cell):
     return [float(part.strip().rstrip("%")) for part in cell.split(",")] if cell else []
 
 
-def example(package, name, words, **environment):
-    """What an example prints, shown as it comes; it knows of a peer what `environment` says."""
-    subprocess.run(["cargo", "build", "--quiet", "--release", "-p", package, "--example", name], cwd=ROOT, check=True)
+def benchmark(package, name, words, **environment):
+    """The table that a benchmark prints, shown as it comes; it knows of a peer only what `environment` says."""
     environment = {key: value for key, value in os.environ.items() if key != "PEER_PYTHON"} | environment
-    command = [ROOT / "target/release/examples" / name, *words]
+    command = ["cargo", "bench", "--quiet", "-p", package, "--bench", name, "--", *words]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     lines = []
     for line in child.stdout:
@@ -93,7 +93,7 @@ def products(args, _work):
     rows = []
     for dtype in args.dtypes:
         words = dtype if args.all else f"m14 {dtype}"
-        table = example("neoxc-driver", "matmul_bench", [words], ROUNDS=str(3 * args.rounds))
+        table = benchmark("neoxc-driver", "matmul_bench", [words], ROUNDS=str(3 * args.rounds))
         found = [f for f in (shares(row[5]) for row in cells(table)) if f]
         if not found:
             print(f"goals: this processor has no products of pairs of {dtype} to measure a peak of")
@@ -110,7 +110,9 @@ def attention(args, _work):
     rows = []
     for dtype in args.dtypes:
         words = dtype if args.all else f"{dtype} 4 × 8 × 512"
-        table = example("neoxc-codegen", "kernel_bench", ["sdpa", words], PEER_PYTHON=args.peer)
+        # Cargo starts a benchmark in the folder of its package, where a relative path would not be found.
+        peer = os.path.abspath(shutil.which(args.peer) or args.peer)
+        table = benchmark("neoxc-codegen", "kernel_bench", ["sdpa", words], PEER_PYTHON=peer)
         ratios = [float(row[-1]) for row in cells(table)]
         rows.append(goal(f"{dtype} attention with backward", "PyTorch's", ATTENTION, ratios))
     return rows

@@ -1,6 +1,6 @@
 //! Matrix products of the compiler beside the processor's peak, and beside those of others, in turn.
 //!
-//! `[PEER_PYTHON=PYTHON] cargo run --release -p neoxc-driver --example matmul_bench [FILTER]` prints a line of a table
+//! `[PEER_PYTHON=PYTHON] cargo bench -p neoxc-driver --bench matmul_bench [-- FILTER]` prints a line of a table
 //! for each product whose name has all words of FILTER: squares, and forward, data gradient and weight gradient of every
 //! layer of the 14M, 70M and 160M models, in f32 and bfloat16, on one core and on all. ROUNDS=N sets how often;
 //! PEERS=torch,numpy with whom: numpy has OpenBLAS, no bfloat16, and needs threadpoolctl.
@@ -251,7 +251,8 @@ fn measure(c: &Case, threads: usize, rounds: usize, peers: &mut [Peer]) -> Resul
 }
 
 fn main() -> Result<(), Error> {
-    let filter = std::env::args().nth(1).unwrap_or_default();
+    // `cargo bench` adds `--bench` to what was asked.
+    let filter = std::env::args().skip(1).find(|a| a != "--bench").unwrap_or_default();
     let rounds = std::env::var("ROUNDS").map_or(Ok(9), |n| n.parse())?;
     let mut peers = vec![];
     if let Ok(python) = std::env::var("PEER_PYTHON") {

@@ -1,14 +1,14 @@
 //! Speed of single kernels on one core, beside the core's measured FMA peak.
 //!
-//! `cargo run --release -p neoxc-codegen --example kernel_bench [FILTER]` prints, for each kernel whose
+//! `cargo bench -p neoxc-codegen --bench kernel_bench [-- FILTER]` prints, for each kernel whose
 //! name contains FILTER, the time of one call over all tasks (of each stretch of tasks the best of several),
-//! GFLOP/s, the share of the peak, and what building and compiling it cost. With KEEP=FOLDER in the
+//! GFLOP/s, the share of the peak, and what building and compiling it cost. With KEEP=FOLDER (an absolute path) in the
 //! environment, the MLIR and the shared object of each kernel are left there. Kernels whose names end in `_bf16`
 //! have bfloat16 operands and results, and the peak of what multiplies those; BF16=dot or BF16=widen takes a slower
 //! way than the machine's best.
 //!
 //! `kernel_bench sdpa [FILTER]` times attention on all cores, and PyTorch's on as many, in turn; PEER_PYTHON names a
-//! python with torch. FILTER is part of `DTYPE BATCH × HEADS × SEQUENCE × WIDTH`.
+//! python with torch, by its absolute path. FILTER is part of `DTYPE BATCH × HEADS × SEQUENCE × WIDTH`.
 
 mod sdpa;
 
@@ -344,7 +344,8 @@ fn measure(kernel: &mut Loaded, peak: &mut Loaded) -> Result<Measured, Error> {
 }
 
 fn main() -> Result<(), Error> {
-    let mut arguments = std::env::args().skip(1);
+    // `cargo bench` adds `--bench` to what was asked.
+    let mut arguments = std::env::args().skip(1).filter(|a| a != "--bench");
     let filter = arguments.next().unwrap_or_default();
     let mut cpu = Cpu::of(Target::X86Native);
     match std::env::var("BF16").as_deref() {

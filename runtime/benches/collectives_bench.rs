@@ -1,5 +1,8 @@
-//! What an all-reduce costs, and how much of it is hidden behind compute: under mpirun between processes,
-//! otherwise between threads (the number of ranks is the argument, 2 if not given).
+//! The time of an all-reduce, and the share of it that is hidden beside compute: under mpirun between processes,
+//! otherwise between threads.
+//!
+//! `cargo bench -p neoxc-runtime --bench collectives_bench [-- RANKS]` measures threads, 2 if no number is given. For processes,
+//! the command with `--no-run` builds the program and prints its path, which mpirun can start.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -85,7 +88,15 @@ fn measure(side: &dyn Collectives, speaks: bool) {
 }
 
 fn main() {
-    let ranks = std::env::args().nth(1).and_then(|n| n.parse().ok()).unwrap_or(2);
+    // `cargo bench` adds `--bench` to what was asked.
+    let ranks = std::env::args().skip(1).find(|a| a != "--bench");
+    let ranks = match ranks.as_deref().unwrap_or("2").parse() {
+        Ok(n) => n,
+        Err(e) => {
+            eprintln!("the argument is the number of ranks: {e}");
+            std::process::exit(2);
+        }
+    };
     let plan = plan(ranks);
     match Job::join(&plan, [Duration::from_secs(job::TIMEOUT); 2]) {
         Err(e) => {
