@@ -56,6 +56,8 @@ pub enum Command {
     /// Convert checkpoints to and from Hugging Face's GPTNeoXForCausalLM.
     #[command(subcommand)]
     Convert(Convert),
+    /// Print a script that completes neoxc's commands, flags and values in a shell.
+    Completions(Completions),
     /// Look into checkpoints.
     #[command(subcommand)]
     Inspect(Inspect),
@@ -81,6 +83,17 @@ pub struct Tune {
     /// Print one JSON object on stdout.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `neoxc completions`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "For bash: neoxc completions bash > ~/.local/share/bash-completion/completions/neoxc"
+)]
+pub struct Completions {
+    /// The shell.
+    #[arg(value_enum, value_name = "SHELL")]
+    pub shell: clap_complete::Shell,
 }
 
 /// `neoxc profile`.

@@ -45,6 +45,7 @@ fn main() -> ExitCode {
     }
     let done = match cli.command {
         Command::Compile(a) => commands::compile::run(a),
+        Command::Completions(a) => commands::completions::run(&a),
         Command::Run(a) => commands::run::run(&a),
         Command::Check(a) => commands::check::run(&a),
         Command::Dump(a) => commands::dump::run(&a),

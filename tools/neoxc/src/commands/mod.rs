@@ -4,6 +4,7 @@ pub mod check;
 pub mod checkpoint;
 pub mod cluster;
 pub mod compile;
+pub mod completions;
 pub mod convert;
 pub mod dump;
 pub mod explain;
