@@ -194,6 +194,7 @@ fn rows_columns_and_movements() {
         let w = [("embed", width)];
         let norm = Attrs::new().with("dim", Attr::Str("embed".into()));
         let eps = norm.clone().with("eps", Attr::Float(1e-5));
+        let (rms, rms_eps) = (norm.clone().with("rows", Attr::Int(3)), eps.clone());
         cases.push((
             kernel(&format!("norm{i}"), "rowwise", &[(&x, H), (&w, H), (&w, F)], |b, p| {
                 let (x, w) = (wide(b, p[0]), wide(b, p[1]));
@@ -209,6 +210,23 @@ fn rows_columns_and_movements() {
                 let norm = norm.with("rows", Attr::Int(3));
                 let y = b.named("layer_norm_grad", &[x, w, p[2], p[3], dy], norm).unwrap();
                 vec![cast(b, y[0]), y[1], y[2]]
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("rms_norm{i}"), "rowwise", &[(&x, H), (&w, H)], |b, p| {
+                let (x, w) = (wide(b, p[0]), wide(b, p[1]));
+                let y = b.named("rms_norm", &[x, w], rms_eps).unwrap();
+                vec![cast(b, y[0]), y[1]]
+            }),
+            1,
+        ));
+        let grad = [(&x[..], H), (&w[..], H), (&row[..], F), (&x[..], H)];
+        cases.push((
+            kernel(&format!("rms_norm_grad{i}"), "rowwise", &grad, |b, p| {
+                let (x, w, dy) = (wide(b, p[0]), wide(b, p[1]), wide(b, p[3]));
+                let y = b.named("rms_norm_grad", &[x, w, p[2], dy], rms).unwrap();
+                vec![cast(b, y[0]), y[1]]
             }),
             1,
         ));

@@ -137,9 +137,16 @@ fn rows_and_columns() {
         let w = [("embed", width)];
         let norm = Attrs::new().with("dim", Attr::Str("embed".into()));
         let attrs = norm.clone().with("eps", Attr::Float(1e-5));
+        let eps = attrs.clone();
         cases.push((
             kernel(&format!("norm{i}"), "rowwise", &[(&x, F), (&w, F), (&w, F)], |k, p| {
                 k.named("layer_norm", p, attrs).unwrap()
+            }),
+            1,
+        ));
+        cases.push((
+            kernel(&format!("rms_norm{i}"), "rowwise", &[(&x, F), (&w, F)], |k, p| {
+                k.named("rms_norm", p, eps).unwrap()
             }),
             1,
         ));
@@ -147,6 +154,7 @@ fn rows_and_columns() {
         // Runs of one row, and such of which the last is shorter; with a residual that joins, and the sums alone.
         for run in [1, 2, 4] {
             let norm = norm.clone().with("rows", Attr::Int(run));
+            let runs = norm.clone();
             let added = [&grad[..], &[(&x[..], F)]].concat();
             cases.push((
                 kernel(&format!("norm_grad{i}_{run}"), "rowwise", &added, |k, p| {
@@ -158,6 +166,14 @@ fn rows_and_columns() {
             cases.push((
                 kernel(&format!("norm_sums{i}_{run}"), "rowwise", &grad, |k, p| {
                     k.named("layer_norm_grad", p, norm).unwrap()[1..].to_vec()
+                }),
+                1,
+            ));
+            let rms = [(&x[..], F), (&w[..], F), (&row[..], F), (&x[..], F), (&x[..], F)];
+            cases.push((
+                kernel(&format!("rms_norm_grad{i}_{run}"), "rowwise", &rms, |k, p| {
+                    let y = k.named("rms_norm_grad", &p[..4], runs).unwrap();
+                    vec![k.add(p[4], y[0]).unwrap(), y[1]]
                 }),
                 1,
             ));

@@ -137,12 +137,17 @@ fn cases(r: &mut Random) -> Vec<Case> {
     out.push(case("layer_norm", vec![x.clone(), w.clone(), w.clone()], norm.clone()));
     out.push(case("layer_norm", vec![x.clone(), w.clone()], norm));
     let operands = vec![x.clone(), w.clone(), row.clone(), row.clone(), x.clone()];
+    let rms = none().with("dim", s("embed")).with("eps", Attr::Float(1e-5));
+    out.push(case("rms_norm", vec![x.clone(), w.clone()], rms));
+    let rms = vec![x.clone(), w.clone(), row.clone(), x.clone()];
     let norm = none().with("dim", s("embed"));
     out.push(case("layer_norm_grad", operands.clone(), norm.clone()));
+    out.push(case("rms_norm_grad", rms.clone(), norm.clone()));
     // Runs that end within the rows of one sequence, and one that is longer than all.
     for rows in [2, 100] {
         let runs = norm.clone().with("rows", Attr::Int(rows));
         out.push(case("layer_norm_grad", operands.clone(), runs.clone()));
+        out.push(case("rms_norm_grad", rms.clone(), runs.clone()));
         out.push(case("sum_runs", vec![x.clone()], runs));
     }
     let table_attrs = none().with("seq_size", Attr::Int(5)).with("rot", Attr::Int(4));
@@ -372,6 +377,7 @@ fn gradients_match_central_differences() {
         // Statistics that only serve the backward pass get no cotangent.
         let secondary = [
             "layer_norm",
+            "rms_norm",
             "attention",
             "dropout_attention",
             "cross_entropy",

@@ -9,8 +9,11 @@
 //! Rows are work for all threads, where one sum is for one; and how rows are shared does not change any sum. What is
 //! summed over rows is summed while a norm's backward has the row at hand, so that nothing reads it again. Attention's
 //! backward has a task for each head, which are few in long sequences; tasks that share one have some of its keys each.
+//! Which ops can do so they say by an attribute that they take: [`ROWS`] or [`KEYS`].
 //! All of this depends on shapes alone: a model trains to the same bits however many threads there are.
 
+use neoxc_ir::ops::attention_grad::KEYS;
+use neoxc_ir::ops::sum_runs::{ROWS, can_sum_runs};
 use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -61,13 +64,12 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(PassReport { notes: vec![note] })
 }
 
-/// The keys of a run, where `op` is an attention's backward whose heads are few and long.
+/// The keys of a run, where `op` is an attention's backward whose heads of keys are few and long.
 fn run_of(f: &Function, op: &Op) -> Option<usize> {
-    let whole = ["attention_grad", "dropout_attention_grad"].iter().any(|kind| op.kind.is(kind))
-        && op.attrs.get("keys").is_none();
-    let q = f.ty(*op.operands.first().filter(|_| whole)?);
-    let (heads, seq) = (q.size("batch")? * q.size("heads")?, q.size("seq")?);
-    let (least, step) = run_sizes(q.dtype);
+    let whole = op.kind.0.signature().attrs.contains(&KEYS) && op.attrs.get(KEYS.name).is_none();
+    let k = f.ty(*op.operands.get(1).filter(|_| whole)?);
+    let (heads, seq) = (k.size("batch")? * k.size("heads")?, k.size("seq")?);
+    let (least, step) = run_sizes(k.dtype);
     // A task has two runs.
     let most = (seq / least).div_ceil(2);
     let parts = TASKS.div_ceil(heads.max(1)).min(most);
@@ -83,7 +85,7 @@ fn split_heads(f: &mut Function) -> Result<usize, PassError> {
         };
         count += 1;
         let dtype = f.ty(op.operands[0]).dtype;
-        let attrs = op.attrs.clone().with("keys", Attr::Int(keys as i64));
+        let attrs = op.attrs.clone().with(KEYS.name, Attr::Int(keys as i64));
         let at = f.ops.len();
         let b = &mut Builder::new(f);
         b.at(&op.loc);
@@ -100,9 +102,9 @@ fn split_heads(f: &mut Function) -> Result<usize, PassError> {
     Ok(count)
 }
 
-/// Whether the op is a norm's backward whose sums are over all rows.
+/// Whether the op sums over all rows, and could sum runs of them.
 fn is_whole_norm(op: &Op) -> bool {
-    op.kind.is("layer_norm_grad") && op.attrs.get("rows").is_none()
+    can_sum_runs(op.kind) && op.attrs.get(ROWS.name).is_none()
 }
 
 fn split_norms(f: &mut Function) -> Result<usize, PassError> {
@@ -113,18 +115,25 @@ fn split_norms(f: &mut Function) -> Result<usize, PassError> {
             continue;
         }
         count += 1;
-        let rows = f.ty(op.operands[2]).elements();
+        let x = f.ty(op.operands[0]);
+        let width = op.attrs.str("dim").and_then(|dim| x.size(dim)).unwrap_or(1);
+        let rows = x.elements() / width.max(1);
         let rows = rows.div_ceil(RUNS).max(RUN_ROWS).min(rows.max(1));
-        let attrs = op.attrs.clone().with("rows", Attr::Int(rows as i64));
+        let attrs = op.attrs.clone().with(ROWS.name, Attr::Int(rows as i64));
         let b = &mut Builder::new(f);
         b.at(&op.loc);
         let made = b.op(op.kind, &op.operands, attrs)?;
-        b.reduce_sum(made[1], &["run"])?;
-        b.reduce_sum(made[2], &["run"])?;
-        // The values are the ones they were.
-        let at = f.ops.len() - 3;
-        for (new, result) in f.ops[at..].iter_mut().zip(op.results) {
-            new.results[0] = result;
+        // The values are the ones they were: what is no sum as it is made, sums of runs once they are added up.
+        let maker = b.function.ops.len() - 1;
+        for (i, (made, result)) in made.into_iter().zip(op.results).enumerate() {
+            if b.ty(made).has("run") {
+                b.reduce_sum(made, &["run"])?;
+                if let Some(sum) = b.function.ops.last_mut() {
+                    sum.results[0] = result;
+                }
+            } else {
+                b.function.ops[maker].results[i] = result;
+            }
         }
     }
     f.renumber();
@@ -198,27 +207,33 @@ mod tests {
 
     #[test]
     fn sums_of_runs_are_the_sums_of_all_rows() {
-        for (batch, seq) in [(1, 1), (3, 5), (2, 130)] {
+        let sizes = [(1, 1), (3, 5), (2, 130)];
+        let norms = [("layer_norm_grad", 2), ("rms_norm_grad", 1)];
+        for ((batch, seq), (norm, statistics)) in
+            sizes.into_iter().flat_map(|size| norms.map(|norm| (size, norm)))
+        {
             let mut f = Function::new("f");
             let x = [("batch", batch), ("seq", seq), ("embed", 7)];
-            let dims = [&x[..], &x[2..], &x[..2], &x[..2], &x[..]];
-            let types = dims.map(TensorType::f32);
+            let mut dims = vec![&x[..], &x[2..]];
+            dims.extend(vec![&x[..2]; statistics]);
+            dims.push(&x[..]);
+            let types: Vec<TensorType> = dims.into_iter().map(TensorType::f32).collect();
             let p: Vec<ValueId> =
                 types.iter().map(|ty| f.add_param("", ty.clone(), Attrs::new())).collect();
             let attrs = Attrs::new().with("dim", Attr::Str("embed".into()));
-            f.results = Builder::new(&mut f).named("layer_norm_grad", &p, attrs).unwrap();
+            f.results = Builder::new(&mut f).named(norm, &p, attrs).unwrap();
             let mut m = Module::new();
             m.insert(f);
-            let x = types
-                .map(|ty| Tensor::from_fn(ty, |i| (i.iter().sum::<usize>() % 17) as f64 - 8.0));
+            let value = |i: &[usize]| (i.iter().sum::<usize>() % 17) as f64 - 8.0;
+            let x: Vec<Tensor> = types.into_iter().map(|ty| Tensor::from_fn(ty, value)).collect();
             let want = evaluate(&m, "f", &x).unwrap();
             run(&mut m, &PassCx::new(Target::X86V4)).unwrap();
             verify(&m).unwrap();
             let kinds: Vec<_> = m.functions[0].ops.iter().map(|op| op.kind.name()).collect();
-            assert_eq!(kinds, ["layer_norm_grad", "reduce_sum", "reduce_sum"]);
+            assert_eq!(kinds, [&[norm][..], &vec!["reduce_sum"; statistics]].concat());
             let got = evaluate(&m, "f", &x).unwrap();
             for (a, b) in want.iter().zip(&got) {
-                assert_eq!((&a.ty, &a.data), (&b.ty, &b.data), "{batch} x {seq}");
+                assert_eq!((&a.ty, &a.data), (&b.ty, &b.data), "{norm}: {batch} x {seq}");
             }
         }
     }

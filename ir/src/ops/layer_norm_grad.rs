@@ -2,7 +2,7 @@
 
 use super::prelude::*;
 use super::rows::rows;
-use super::sum_runs::run_type;
+use super::sum_runs::{ROWS, run_type, sums};
 
 /// The op of this file.
 pub struct LayerNormGrad;
@@ -24,17 +24,7 @@ impl OpDef for LayerNormGrad {
                 ("dy", Arity::One),
             ],
             results: &[("dx", Arity::One), ("dweight", Arity::One), ("dbias", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "the dim that was normalised"),
-                    AttrSpec {
-                        name: "rows",
-                        kind: AttrKind::Int,
-                        required: false,
-                        doc: "rows of a run",
-                    },
-                ]
-            },
+            attrs: const { &[required("dim", AttrKind::Str, "the dim that was normalised"), ROWS] },
         }
     }
     fn class(&self) -> Class {
@@ -59,8 +49,8 @@ impl OpDef for LayerNormGrad {
         if x != dy || *w != weight || *mean != row || *rstd != row {
             return Err(OpError::new(format!("operands do not fit {x} normalised over `{dim}`")));
         }
-        let sum = match cx.attrs.get("rows") {
-            Some(_) => run_type(x, dim, cx.size("rows")?)?,
+        let sum = match cx.attrs.get(ROWS.name) {
+            Some(_) => run_type(x, dim, cx.size(ROWS.name)?)?,
             None => weight,
         };
         Ok(vec![x.clone(), sum.clone(), sum])
@@ -71,7 +61,7 @@ impl OpDef for LayerNormGrad {
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();
         // Runs are counted over all rows.
-        let runs = cx.attrs.get("rows").is_some();
+        let runs = cx.attrs.get(ROWS.name).is_some();
         ShardRule::by_dim(cx, |dim| match runs || dim == along {
             true => ShardEffect::Whole,
             false => ShardEffect::Parallel,
@@ -89,8 +79,8 @@ impl OpDef for LayerNormGrad {
         let mut dx = x.clone();
         let sum = &cx.rule.results[1];
         let (mut dw, mut db) = (Tensor::fill(sum.clone(), 0.0), Tensor::fill(sum.clone(), 0.0));
-        let run = match cx.rule.attrs.get("rows") {
-            Some(_) => cx.rule.size("rows")?,
+        let run = match cx.rule.attrs.get(ROWS.name) {
+            Some(_) => cx.rule.size(ROWS.name)?,
             None => bases.len().max(1),
         };
         for (row, base) in bases.into_iter().enumerate() {
@@ -133,16 +123,8 @@ impl OpDef for LayerNormGrad {
         let d = b.sub(d, part)?;
         let dx = b.mul(d, rstd)?;
         let part = b.mul(dy, normal)?;
-        let sum = |b: &mut Builder<'_>, v| match attrs.int("rows") {
-            Some(rows) => {
-                let runs = Attrs::new().with("dim", Attr::Str(dim.into()));
-                b.one("sum_runs", &[v], runs.with("rows", Attr::Int(rows)))
-            }
-            None => {
-                let ty = b.ty(weight).clone();
-                b.sum_to(v, &ty)
-            }
-        };
-        Ok(Decomposition::Values(vec![dx, sum(b, part)?, sum(b, dy)?]))
+        let dw = sums(b, part, weight, attrs)?;
+        let db = sums(b, dy, weight, attrs)?;
+        Ok(Decomposition::Values(vec![dx, dw, db]))
     }
 }

@@ -71,6 +71,8 @@ mod reduce_sum;
 mod rename;
 pub mod repeat;
 mod reshape;
+mod rms_norm;
+mod rms_norm_grad;
 mod rotary;
 mod rotary_table;
 mod route_dot;
@@ -83,7 +85,7 @@ mod sqrt;
 mod step;
 mod sub;
 mod sum_rows;
-mod sum_runs;
+pub mod sum_runs;
 mod sum_squares;
 mod take_choices;
 mod take_part;
@@ -151,6 +153,8 @@ pub static ALL: &[&dyn OpDef] = &[
     &rename::Rename,
     &repeat::Repeat,
     &reshape::Reshape,
+    &rms_norm::RmsNorm,
+    &rms_norm_grad::RmsNormGrad,
     &rotary::Rotary,
     &rotary_table::RotaryTable,
     &route_dot::RouteDot,

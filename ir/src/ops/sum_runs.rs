@@ -6,6 +6,36 @@ use super::rows::rows;
 /// The op of this file.
 pub struct SumRuns;
 
+/// The attribute of an op that can sum rows in runs: with it, each result that is a sum over all rows becomes the sums of
+/// runs of so many rows, with the leading dim `run`.
+pub const ROWS: AttrSpec =
+    AttrSpec { name: "rows", kind: AttrKind::Int, required: false, doc: "rows of a run" };
+
+/// Whether `op`, given [`ROWS`], sums rows in runs.
+pub fn can_sum_runs(op: OpKind) -> bool {
+    op.0.signature().attrs.contains(&ROWS)
+}
+
+/// What becomes of `x` summed over rows: sums of all rows, ordered as `like`, or of runs where `attrs` has [`ROWS`].
+pub(super) fn sums(
+    b: &mut Builder<'_>,
+    x: ValueId,
+    like: ValueId,
+    attrs: &Attrs,
+) -> Result<ValueId, OpError> {
+    match attrs.int(ROWS.name) {
+        Some(rows) => {
+            let dim = attrs.str("dim").unwrap_or_default();
+            let runs = Attrs::new().with("dim", Attr::Str(dim.into()));
+            b.one("sum_runs", &[x], runs.with(ROWS.name, Attr::Int(rows)))
+        }
+        None => {
+            let ty = b.ty(like).clone();
+            b.sum_to(x, &ty)
+        }
+    }
+}
+
 /// The sums of runs of `rows` rows along `dim` of `x`: the last run may be shorter.
 pub(super) fn run_type(x: &TensorType, dim: &str, rows: usize) -> Result<TensorType, OpError> {
     let Some(width) = x.size(dim) else {

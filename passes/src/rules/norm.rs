@@ -1,4 +1,4 @@
-//! Layer norm, found in means, squares and a reciprocal root.
+//! Layer norm and RMS norm, found in means, squares and a reciprocal root.
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, Builder, ValueId};
@@ -68,6 +68,28 @@ pub static RULES: &[Rule] = &[
             let dims = i.dims(&["seq", "embed"]);
             let (x, w) = (i.param("x", &dims), i.param("w", &dims[1..]));
             plain(&mut i.b(), x, w, dims[1].size)
+        },
+    },
+    Rule {
+        name: "rms-norm",
+        numerics: Numerics::Reassociating,
+        left: "(mul (mul ?x (rsqrt (add (mul (reduce_sum (mul ?x ?x ?e1) ?over) (fill ?inverse) ?e2) \
+               (fill ?eps) ?e3) ?e4) ?e5) ?w ?e6)",
+        right: "(r0 (rms_norm ?x ?w ?new))",
+        attrs,
+        instance: |i: &mut Instance<'_>| {
+            let dims = i.dims(&["batch", "seq", "embed"]);
+            let (x, w) = (i.param("x", &dims), i.param("w", &dims[2..]));
+            let b = &mut i.b();
+            let inverse = b.scalar(1.0 / dims[2].size as f64)?;
+            let square = b.mul(x, x)?;
+            let sum = b.reduce_sum(square, &["embed"])?;
+            let mean = b.mul(sum, inverse)?;
+            let eps = b.scalar(1e-3)?;
+            let shifted = b.add(mean, eps)?;
+            let rstd = b.unary("rsqrt", shifted)?;
+            let normal = b.mul(x, rstd)?;
+            b.mul(normal, w)
         },
     },
 ];

@@ -1,0 +1,104 @@
+//! `neox.rms_norm` (Zhang & Sennrich 2019, arXiv:1910.07467).
+
+use super::prelude::*;
+use super::rows::rows;
+
+/// The op of this file.
+pub struct RmsNorm;
+
+impl OpDef for RmsNorm {
+    fn name(&self) -> &'static str {
+        "rms_norm"
+    }
+    fn doc(&self) -> &'static str {
+        "`x·rstd·weight` over `dim`, rstd = 1/√(mean(x²) + eps); also gives rstd, which lacks `dim`."
+    }
+    fn signature(&self) -> Signature {
+        Signature {
+            operands: &[("x", Arity::One), ("weight", Arity::One)],
+            results: &[("y", Arity::One), ("rstd", Arity::One)],
+            attrs: const {
+                &[
+                    required("dim", AttrKind::Str, "the dim that is normalised"),
+                    required("eps", AttrKind::Float, "added to the mean square"),
+                ]
+            },
+        }
+    }
+    fn class(&self) -> Class {
+        Class::Special
+    }
+    fn precision(&self) -> Precision {
+        Precision { operands: &[Held::Free], results: &[Held::Free, Held::Exact] }
+    }
+    fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        let dim = cx.str("dim")?;
+        let x = &cx.operands[0];
+        let Some(size) = x.size(dim) else {
+            return Err(OpError::new(format!("{x} has no dim `{dim}`")));
+        };
+        let want = TensorType::new(x.dtype, vec![Dim::new(dim, size)]);
+        if cx.operands[1] != want {
+            return Err(OpError::new(format!("weight must be {want}")));
+        }
+        Ok(vec![x.clone(), x.without(dim)])
+    }
+    fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+        if cx.cotangents[1].is_some() {
+            return Ok(Gradient::None("rstd is only for the backward pass"));
+        }
+        let dy = cx.dy()?;
+        let (x, weight, rstd) = (cx.operand(0), cx.operand(1), cx.result(1));
+        let dim = Attrs::new()
+            .with("dim", Attr::Str(cx.op.attrs.str("dim").unwrap_or_default().to_string()));
+        let out = cx.b.named("rms_norm_grad", &[x, weight, rstd, dy], dim)?;
+        grads(&out)
+    }
+    fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
+        let along = cx.attrs.str("dim").unwrap_or_default();
+        ShardRule::by_dim(cx, |dim| match dim == along {
+            true => ShardEffect::Whole,
+            false => ShardEffect::Parallel,
+        })
+    }
+    fn cost(&self, cx: &RuleCx<'_>) -> Cost {
+        Cost::streaming(cx, 4.0 * cx.operands[0].elements() as f64)
+    }
+    fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
+        let (x, weight) = (cx.operands[0], cx.operands[1]);
+        let eps = cx.rule.float("eps")?;
+        let (bases, at) = rows(&x.ty, cx.rule.str("dim")?)?;
+        let n = at.len() as f64;
+        let mut y = x.clone();
+        let mut rstds = vec![];
+        for base in bases {
+            let square = at.iter().map(|o| x.data[base + o].powi(2)).sum::<f64>() / n;
+            let rstd = 1.0 / (square + eps).sqrt();
+            for (i, o) in at.iter().enumerate() {
+                y.data[base + o] = x.data[base + o] * rstd * weight.data[i];
+            }
+            rstds.push(rstd);
+        }
+        Ok(vec![y, Tensor::new(cx.rule.results[1].clone(), rstds)])
+    }
+    fn decompose(
+        &self,
+        b: &mut Builder<'_>,
+        operands: &[ValueId],
+        attrs: &Attrs,
+    ) -> Result<Decomposition, OpError> {
+        let dim = attrs.str("dim").unwrap_or_default();
+        let x = operands[0];
+        let n = b.ty(x).size(dim).unwrap_or(1);
+        let inverse = b.scalar(1.0 / n as f64)?;
+        let square = b.mul(x, x)?;
+        let sum = b.reduce_sum(square, &[dim])?;
+        let mean = b.mul(sum, inverse)?;
+        let eps = b.scalar(attrs.float("eps").unwrap_or(0.0))?;
+        let shifted = b.add(mean, eps)?;
+        let rstd = b.unary("rsqrt", shifted)?;
+        let normal = b.mul(x, rstd)?;
+        let y = b.mul(normal, operands[1])?;
+        Ok(Decomposition::Values(vec![y, rstd]))
+    }
+}
