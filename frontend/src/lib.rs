@@ -7,7 +7,6 @@ pub mod arguments;
 pub mod check;
 pub mod cluster;
 pub mod config;
-pub mod diagnostics;
 pub mod merge;
 mod moe;
 mod ranks;
@@ -15,10 +14,11 @@ pub mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use neoxc_ir::diag::{Diagnostic, Severity, Sources};
+use neoxc_base::codes::{file, missing_key, syntax};
+use neoxc_base::diag::{Diagnostic, Severity, Sources};
 
 pub use config::Config;
-use diagnostics::{file, missing_key, syntax};
+pub use neoxc_base::codes as diagnostics;
 
 /// What loading gave.
 #[derive(Debug)]

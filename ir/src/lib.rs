@@ -1,5 +1,5 @@
 //! The tensor IR of neoxc: types, the op registry, text, the verifier, the reference evaluator,
-//! and the vocabulary that every compiler crate shares (spans, diagnostics, targets).
+//! and again the vocabulary of `neoxc-base` (diagnostics, targets, clusters).
 //!
 //! A [`Module`] is a list of functions; a [`Function`] is a straight line of ops over SSA values;
 //! loops and calls are ops that name another function. Each op is one file in [`ops`] which holds
@@ -21,18 +21,17 @@
 
 pub mod attrs;
 pub mod build;
-pub mod cluster;
-pub mod diag;
 pub mod dialect;
 pub mod eval;
 pub mod eval_ranks;
 pub mod module;
 pub mod op;
 pub mod ops;
-pub mod target;
 pub mod text;
 pub mod types;
 pub mod verifier;
+
+pub use neoxc_base::{cluster, diag, target};
 
 pub use attrs::{Attr, Attrs};
 pub use build::Builder;

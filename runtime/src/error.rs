@@ -1,15 +1,17 @@
 //! What can go wrong at run time. Every kind has a stable code, names the file or tensor it is
 //! about, and maps to a documented exit code.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
+use neoxc_base::codes;
+use neoxc_base::diag::Diagnostic;
 use neoxc_plan::PlanError;
 
 /// A failure of the runtime.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum RuntimeError {
     /// A file cannot be read or written.
-    #[error("cannot {action} {path}: {source}")]
     Io {
         /// What was tried: `read`, `write`, `rename`, ….
         action: &'static str,
@@ -19,7 +21,6 @@ pub enum RuntimeError {
         source: std::io::Error,
     },
     /// A data set is damaged.
-    #[error("{path}: {message}")]
     Data {
         /// The file.
         path: PathBuf,
@@ -27,13 +28,10 @@ pub enum RuntimeError {
         message: String,
     },
     /// A file would be overwritten.
-    #[error("{0} exists already")]
     Exists(PathBuf),
     /// The plan was refused.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
+    Plan(PlanError),
     /// A checkpoint is damaged or belongs to another model.
-    #[error("{path}: {message}")]
     Checkpoint {
         /// The file or folder.
         path: PathBuf,
@@ -41,7 +39,6 @@ pub enum RuntimeError {
         message: String,
     },
     /// A run would go on with other samples or dropout than the one that wrote the checkpoint.
-    #[error("{path}: the run that wrote this drew other samples or dropout: {what}")]
     Draws {
         /// The checkpoint.
         path: PathBuf,
@@ -49,10 +46,8 @@ pub enum RuntimeError {
         what: String,
     },
     /// Kernels cannot be loaded.
-    #[error("kernels: {0}")]
     Kernels(String),
     /// The machine has less memory than the plan takes.
-    #[error("the plan takes {needs} bytes of memory, {available} are available ({limit})")]
     Memory {
         /// What the plan says, for this number of threads.
         needs: u64,
@@ -62,10 +57,8 @@ pub enum RuntimeError {
         limit: String,
     },
     /// Settings that the run needs are missing or make no sense.
-    #[error("{0}")]
     Settings(String),
     /// A number that is not finite.
-    #[error("step {step}: {what} is {value}; first tensor that is not finite: {tensor}")]
     NotFinite {
         /// Optimizer step.
         step: u64,
@@ -77,13 +70,10 @@ pub enum RuntimeError {
         tensor: String,
     },
     /// Ranks cannot talk to each other.
-    #[error("{0}")]
     Link(String),
     /// The processes of a job do not belong together.
-    #[error("{0}")]
     Job(String),
     /// Another rank is lost, and with it the job.
-    #[error("rank {lost} {what}; rank {rank} {}", waiting(waited, at))]
     Lost {
         /// The rank that tells it.
         rank: u64,
@@ -97,7 +87,6 @@ pub enum RuntimeError {
         at: Option<String>,
     },
     /// A tokenizer is damaged or does not fit.
-    #[error("{path}: {message}")]
     Text {
         /// The file.
         path: PathBuf,
@@ -106,17 +95,25 @@ pub enum RuntimeError {
     },
 }
 
-/// What a rank did when it learned of a loss.
-fn waiting(waited: &[u64], at: &Option<String>) -> String {
-    let numbers: Vec<String> = waited.iter().map(u64::to_string).collect();
-    let plural = if waited.len() == 1 { "" } else { "s" };
-    let whom = match waited {
-        [] => String::new(),
-        _ => format!(" for rank{plural} {}", numbers.join(", ")),
-    };
-    match at {
-        Some(at) => format!("waited{whom} in {at}"),
-        None => format!("waited{whom} between programs"),
+impl fmt::Display for RuntimeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.diagnostic().message)
+    }
+}
+
+impl std::error::Error for RuntimeError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            RuntimeError::Io { source, .. } => Some(source),
+            RuntimeError::Plan(e) => Some(e),
+            _ => None,
+        }
+    }
+}
+
+impl From<PlanError> for RuntimeError {
+    fn from(e: PlanError) -> Self {
+        RuntimeError::Plan(e)
     }
 }
 
@@ -153,51 +150,46 @@ impl RuntimeError {
         Self::Text { path: path.to_path_buf(), message: message.into() }
     }
 
-    /// Stable code.
-    pub fn code(&self) -> &'static str {
+    /// What it says to the user: code, sentence and hint.
+    pub fn diagnostic(&self) -> Diagnostic {
         match self {
-            RuntimeError::Io { .. } | RuntimeError::Plan(PlanError::Io { .. }) => "NXR0001",
-            RuntimeError::Exists(_) => "NXR0002",
-            RuntimeError::Data { .. } => "NXR0101",
-            RuntimeError::Plan(_) => "NXR0201",
-            RuntimeError::Checkpoint { .. } => "NXR0301",
-            RuntimeError::Draws { .. } => "NXR0302",
-            RuntimeError::Kernels(_) => "NXR0401",
-            RuntimeError::Memory { .. } => "NXR0404",
-            RuntimeError::Settings(_) => "NXR0402",
-            RuntimeError::NotFinite { .. } => "NXR0403",
-            RuntimeError::Text { .. } => "NXR0501",
-            RuntimeError::Link(_) => "NXR0601",
-            RuntimeError::Job(_) => "NXR0602",
-            RuntimeError::Lost { .. } => "NXR0603",
+            RuntimeError::Io { action, path, source } => {
+                codes::io::io(action, &path.display(), source, "")
+            }
+            RuntimeError::Plan(e) => plan(e),
+            RuntimeError::Exists(path) => codes::exists::exists(&path.display()),
+            RuntimeError::Data { path, message } => codes::data::data(&path.display(), message),
+            RuntimeError::Checkpoint { path, message } => {
+                codes::checkpoint::checkpoint(&path.display(), message)
+            }
+            RuntimeError::Draws { path, what } => codes::draws::draws(&path.display(), what),
+            RuntimeError::Kernels(why) => codes::kernels::kernels(why),
+            RuntimeError::Memory { needs, available, limit } => {
+                codes::memory::memory(*needs, *available, limit)
+            }
+            RuntimeError::Settings(message) => codes::settings::settings(message),
+            RuntimeError::NotFinite { step, what, value, tensor } => {
+                codes::not_finite::not_finite(*step, what, *value, tensor)
+            }
+            RuntimeError::Text { path, message } => {
+                codes::tokenizer::tokenizer(&path.display(), message)
+            }
+            RuntimeError::Link(message) => codes::link::link(message),
+            RuntimeError::Job(message) => codes::job::job(message),
+            RuntimeError::Lost { rank, lost, what, waited, at } => {
+                codes::lost::lost(*rank, *lost, what, waited, at.as_deref())
+            }
         }
     }
 
+    /// Stable code.
+    pub fn code(&self) -> &'static str {
+        self.diagnostic().kind.code
+    }
+
     /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            RuntimeError::Exists(_) => "give --force to replace it, or another name",
-            RuntimeError::Plan(PlanError::Io { action: "read", .. }) => {
-                "`neoxc compile` makes a plan"
-            }
-            RuntimeError::Plan(PlanError::Io { .. }) => return None,
-            RuntimeError::Plan(PlanError::NotAPlan(_)) => "name another folder",
-            RuntimeError::Plan(_) => "compile the plan again",
-            RuntimeError::Checkpoint { .. } => {
-                "to go on from an older checkpoint, write its folder's name into the file `latest`"
-            }
-            RuntimeError::Draws { .. } => {
-                "resume with the configuration that wrote it, or give --allow-changes to go on with other samples"
-            }
-            RuntimeError::Memory { .. } => {
-                "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` \
-                 prints what takes how much"
-            }
-            RuntimeError::Job(_) => "start all ranks with the same plan, options and program",
-            RuntimeError::Lost { .. } => "go on with --resume from the last checkpoint",
-            RuntimeError::NotFinite { .. } => "lower the learning rate; nothing was saved",
-            _ => return None,
-        })
+    pub fn hint(&self) -> Option<String> {
+        self.diagnostic().hint
     }
 
     /// Whether every rank of a job has this very error, so that one of them is enough to tell it.
@@ -208,22 +200,24 @@ impl RuntimeError {
 
     /// The whole message: code, what happened, and the hint.
     pub fn message(&self) -> String {
-        let hint = self.hint().map(|h| format!("\n  = hint: {h}")).unwrap_or_default();
-        format!("error[{}]: {self}{hint}", self.code())
+        self.diagnostic().to_string()
     }
 
     /// Exit code, as `neoxc --help` documents it.
     pub fn exit_code(&self) -> u8 {
-        match self {
-            RuntimeError::Io { .. } | RuntimeError::Exists(_) => 5,
-            RuntimeError::Plan(PlanError::Io { .. }) => 5,
-            RuntimeError::Kernels(_)
-            | RuntimeError::Memory { .. }
-            | RuntimeError::Link(_)
-            | RuntimeError::NotFinite { .. } => 4,
-            RuntimeError::Lost { .. } => 7,
-            _ => 3,
+        self.diagnostic().kind.exit
+    }
+}
+
+/// A plan that cannot be read, written or trusted.
+fn plan(e: &PlanError) -> Diagnostic {
+    match e {
+        PlanError::Io { action, path, source } => {
+            let hint = if *action == "read" { "`neoxc compile` makes a plan" } else { "" };
+            codes::io::io(action, &path.display(), source, hint)
         }
+        PlanError::NotAPlan(_) => codes::plan::plan(&e.to_string(), "name another folder"),
+        _ => codes::plan::plan(&e.to_string(), "compile the plan again"),
     }
 }
 
@@ -232,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_is_explained() {
+    fn every_code_of_a_run_is_one_of_these_errors() {
         let path = || PathBuf::from("f");
         let io = || std::io::Error::other("x");
         let plan = PlanError::Invalid("m".into());
@@ -252,11 +246,9 @@ mod tests {
             RuntimeError::Job("m".into()),
             crate::health::Loss { rank: 1, how: crate::health::How::Gone }.error(0, vec![1]),
         ];
-        let codes: Vec<&str> = all.iter().map(RuntimeError::code).collect();
-        for c in crate::codes::CODES {
-            assert!(codes.contains(&c.code) && c.explanation.len() > 80, "{}", c.code);
-        }
-        assert!(codes.iter().all(|c| crate::codes::find(c).is_some()));
-        assert_eq!(codes.len(), crate::codes::CODES.len());
+        let mut told: Vec<&str> = all.iter().map(RuntimeError::code).collect();
+        told.sort_unstable();
+        let known = codes::ALL.iter().map(|k| k.code).filter(|c| c.starts_with("NXR"));
+        assert_eq!(told, known.collect::<Vec<_>>());
     }
 }

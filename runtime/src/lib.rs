@@ -5,7 +5,6 @@
 //! - [`text`]: tokenizers and preprocessing.
 //! - [`train`]: start values, learning rate, the training loop.
 //! - [`checkpoint`]: parameters and optimizer state by logical name.
-//! - [`codes`]: what each error code means.
 //! - [`ranks`], [`collectives`]: several ranks in one process.
 //! - [`job`], [`heartbeat`], [`health`]: ranks as processes, and whether they are all there.
 //! - [`command`]: what `neoxc run` and `neoxc-run` do.
@@ -15,7 +14,6 @@
 
 mod backoff;
 pub mod checkpoint;
-pub mod codes;
 pub mod collectives;
 pub mod command;
 pub mod data;

@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 
 /// Crate folder → the crates of ours that it may depend on, outside tests.
 const ARROWS: &[(&str, &[&str])] = &[
-    ("ir", &[]),
-    ("frontend", &["neoxc-ir"]),
+    ("base", &[]),
+    ("ir", &["neoxc-base"]),
+    ("frontend", &["neoxc-base", "neoxc-ir"]),
     ("stdlib-models", &["neoxc-ir", "neoxc-frontend"]),
     ("passes", &["neoxc-ir"]),
     ("codegen", &["neoxc-ir", "neoxc-plan"]),
     ("runtime/plan", &[]),
-    ("runtime", &["neoxc-plan"]),
+    ("runtime", &["neoxc-base", "neoxc-plan"]),
     (
         "tools/driver",
         &[
@@ -24,7 +25,17 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     ("fuzz", &["neoxc-plan", "neoxc-runtime"]),
-    ("tools/neoxc", &["neoxc-driver", "neoxc-runtime", "neoxc-ir", "neoxc-frontend", "neoxc-plan"]),
+    (
+        "tools/neoxc",
+        &[
+            "neoxc-base",
+            "neoxc-driver",
+            "neoxc-runtime",
+            "neoxc-ir",
+            "neoxc-frontend",
+            "neoxc-plan",
+        ],
+    ),
 ];
 
 fn root() -> PathBuf {

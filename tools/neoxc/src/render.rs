@@ -12,7 +12,7 @@
 
 use std::fmt::Write;
 
-use neoxc_ir::diag::{Diagnostic, Severity, Sources};
+use neoxc_base::diag::{Diagnostic, Severity, Sources};
 
 /// The text of one diagnostic.
 pub fn diagnostic(d: &Diagnostic, sources: &Sources) -> String {
@@ -65,9 +65,15 @@ pub fn report(diagnostics: &[Diagnostic], sources: &Sources) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use neoxc_ir::diag::{Kind, Span};
+    use neoxc_base::diag::{Example, Kind, Span};
 
-    static KIND: Kind = Kind { code: "NX9999", title: "t", explanation: "e" };
+    static KIND: Kind = Kind {
+        code: "NX9999",
+        title: "t",
+        explanation: "e",
+        example: Example::Session(""),
+        exit: 3,
+    };
 
     #[test]
     fn both_sides_of_a_conflict_are_shown() {

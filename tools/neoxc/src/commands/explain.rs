@@ -16,22 +16,15 @@ pub fn run(a: &Explain) -> Result<(), Failure> {
 }
 
 fn code(code: &str) -> Result<(), Failure> {
-    if let Some(c) = neoxc_runtime::codes::find(code) {
-        println!("{}: {}\n\n{}", c.code, c.title, c.explanation);
-        return Ok(());
-    }
-    let kinds = neoxc_frontend::diagnostics::ALL;
-    match kinds.iter().find(|k| k.code.eq_ignore_ascii_case(code)) {
-        Some(k) => {
-            println!("{}: {}\n\n{}", k.code, k.title, k.explanation);
-            Ok(())
-        }
-        None => {
-            let mut all: Vec<&str> = kinds.iter().map(|k| k.code).collect();
-            all.extend(neoxc_runtime::codes::CODES.iter().map(|c| c.code));
-            Err(Failure::new(2, format!("error: no code `{code}`; codes are {}", all.join(", "))))
-        }
-    }
+    let Some(k) = neoxc_base::codes::find(code) else {
+        let all: Vec<&str> = neoxc_base::codes::ALL.iter().map(|k| k.code).collect();
+        return Err(Failure::new(
+            2,
+            format!("error: no code `{code}`; codes are {}", all.join(", ")),
+        ));
+    };
+    print!("{}: {}\n\n{}\n\n{}", k.code, k.title, k.explanation, k.example);
+    Ok(())
 }
 
 /// Tells of `%12`, `@function%12` or `@kernel`: what makes it, from which line, where it lives.

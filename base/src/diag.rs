@@ -1,20 +1,50 @@
 //! Diagnostics as data: a code, a message, a labelled span for each side of a conflict, a hint.
 //!
-//! Nothing here draws: only the command line renders. A diagnostic *kind* is one [`Kind`]
-//! constant in a file of its own, so that `neoxc explain CODE` and the docs read the same text.
+//! Nothing here draws: only the command line renders. A diagnostic *kind* is one file of [`crate::codes`],
+//! so that `neoxc explain CODE`, the message and its hint are read and written in one place.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// A diagnostic kind: stable code and the long text that `neoxc explain CODE` prints.
+/// A diagnostic kind: what `neoxc explain CODE` prints.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
     /// Stable code such as `NX0101`; never reused.
     pub code: &'static str,
     /// One line: what is wrong, without names.
     pub title: &'static str,
-    /// Paragraphs: cause, example, remedy.
+    /// Paragraphs: cause and remedy.
     pub explanation: &'static str,
+    /// An instance of it.
+    pub example: Example,
+    /// Exit code of a command that ends with it, as `neoxc --help` documents them.
+    pub exit: u8,
+}
+
+/// An instance of a diagnostic. Tests hold the examples to be what they say.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Example {
+    /// Keys of a configuration: those of `wrong` give the diagnostic, those of `right` do not.
+    Config {
+        /// Lines of YAML that give it.
+        wrong: &'static str,
+        /// What may be meant.
+        right: &'static str,
+    },
+    /// What a command prints.
+    Session(&'static str),
+}
+
+impl fmt::Display for Example {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let indent = |text: &str| text.lines().map(|l| format!("  {l}\n")).collect::<String>();
+        match self {
+            Example::Config { wrong, right } => {
+                write!(f, "Wrong:\n{}Right:\n{}", indent(wrong), indent(right))
+            }
+            Example::Session(text) => write!(f, "Example:\n{}", indent(text)),
+        }
+    }
 }
 
 /// How bad a diagnostic is.
@@ -93,11 +123,29 @@ impl Diagnostic {
         self
     }
 
-    /// Sets the hint.
+    /// Sets the hint; an empty one is none.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(hint.into()).filter(|h| !h.is_empty());
         self
+    }
+}
+
+/// Without source lines: code and message, each place with its label, and the hint.
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}[{}]: {}", self.kind.code, self.message)?;
+        for label in &self.labels {
+            write!(f, "\n  --> {}: {}", label.span, label.text)?;
+        }
+        match &self.hint {
+            Some(hint) => write!(f, "\n  = hint: {hint}"),
+            None => Ok(()),
+        }
     }
 }
 
