@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_ir::diag::{Diagnostic, Kind as DiagKind, Span};
+use neoxc_ir::nearest::nearest;
 
 use crate::arguments::{ARGUMENTS, Kind, Neutral, Status, find};
 use crate::config::{Config, Model, Optimizer, Parallel, Precision, Run};
@@ -47,22 +48,6 @@ pub(crate) fn number(v: &Value) -> Option<f64> {
     }
 }
 
-/// Edits between two words.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let change = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = change.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
-}
-
 impl Reader<'_> {
     pub(crate) fn error(
         &mut self,
@@ -83,9 +68,8 @@ impl Reader<'_> {
         let mut idle: Vec<(&Key, &str)> = vec![];
         for (key, node) in self.keys {
             let Some(arg) = find(&key.name) else {
-                let near = ARGUMENTS.iter().min_by_key(|a| distance(a.name, &key.name));
-                let near = near.filter(|a| distance(a.name, &key.name) <= 3);
-                let hint = near.map(|a| format!("did you mean `{}`?", a.name)).unwrap_or_default();
+                let near = nearest(&key.name, ARGUMENTS.iter().map(|a| a.name));
+                let hint = near.map(|a| format!("did you mean `{a}`?")).unwrap_or_default();
                 let message = format!("unknown key `{}`", key.name);
                 self.error(
                     &unknown_key::KIND,

@@ -3,16 +3,17 @@
 //! It re-infers every result type from the op's own rule, so a pass cannot leave a type that the
 //! registry would not give.
 
-use crate::attrs::{Attr, Attrs};
+use crate::attrs::Attrs;
+use crate::keys::{self, On};
 use crate::module::{Function, Module};
-use crate::op::{Arity, AttrKind, OpError, OpKind, RuleCx};
+use crate::op::{Arity, OpError, OpKind, RuleCx};
 use crate::types::TensorType;
 
 /// A broken invariant, with the function and op it was found in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("@{function}{}: {message}", op.as_ref().map(|(i, n, l)| format!(" op {i} ({n}, {l})")).unwrap_or_default())]
+#[error("{}{}: {message}", within(function), op.as_ref().map(|(i, n, l)| format!(" op {i} ({n}, {l})")).unwrap_or_default())]
 pub struct VerifyError {
-    /// Function.
+    /// Function; empty for what is wrong with the module itself.
     pub function: String,
     /// Index, name and location of the op.
     pub op: Option<(usize, String, String)>,
@@ -20,8 +21,18 @@ pub struct VerifyError {
     pub message: String,
 }
 
+/// Where an error is, for its message.
+fn within(function: &str) -> String {
+    if function.is_empty() { "the module".into() } else { format!("@{function}") }
+}
+
 /// Checks a whole module.
 pub fn verify(module: &Module) -> Result<(), VerifyError> {
+    keys::check(&module.attrs, On::Module).map_err(|message| VerifyError {
+        function: String::new(),
+        op: None,
+        message,
+    })?;
     for (i, f) in module.functions.iter().enumerate() {
         if module.functions[..i].iter().any(|g| g.name == f.name) {
             return Err(error(f, None, "is defined twice"));
@@ -42,6 +53,10 @@ fn verify_function(module: &Module, f: &Function) -> Result<(), VerifyError> {
     }
     if f.param_attrs.len() != f.params.len() {
         return Err(error(f, None, "has parameter attributes for another number of parameters"));
+    }
+    keys::check(&f.attrs, On::Function).map_err(|m| error(f, None, m))?;
+    for attrs in &f.param_attrs {
+        keys::check(attrs, On::Parameter).map_err(|m| error(f, None, m))?;
     }
     let mut defined = vec![false; f.values.len()];
     for p in &f.params {
@@ -130,7 +145,7 @@ fn check_attrs(kind: OpKind, attrs: &Attrs) -> Result<(), OpError> {
                 return Err(OpError::new(format!("needs the attribute `{}`", spec.name)));
             }
             None => {}
-            Some(value) if matches_kind(value, spec.kind) => {}
+            Some(value) if keys::fits(value, spec.kind) => {}
             Some(value) => {
                 return Err(OpError::new(format!(
                     "attribute `{}` is {value}, not a {:?}",
@@ -139,26 +154,14 @@ fn check_attrs(kind: OpKind, attrs: &Attrs) -> Result<(), OpError> {
             }
         }
     }
-    // Attributes of later phases (`neox.place`, …) carry the dialect's prefix; others must be declared.
+    // Attributes of later phases (`neox.place`, …) carry the dialect's prefix; others the op itself declares.
+    keys::check(attrs, On::Op).map_err(OpError)?;
     for name in attrs.0.keys() {
         if !name.starts_with("neox.") && !specs.iter().any(|s| s.name == name) {
             return Err(OpError::new(format!("has no attribute `{name}`")));
         }
     }
     Ok(())
-}
-
-fn matches_kind(value: &Attr, kind: AttrKind) -> bool {
-    match (value, kind) {
-        (Attr::Bool(_) | Attr::Unit, AttrKind::Bool)
-        | (Attr::Int(_), AttrKind::Int)
-        | (Attr::Float(_), AttrKind::Float)
-        | (Attr::Str(_), AttrKind::Str)
-        | (Attr::Symbol(_), AttrKind::Symbol) => true,
-        (Attr::Array(items), AttrKind::Strs) => items.iter().all(|i| matches!(i, Attr::Str(_))),
-        (Attr::Array(items), AttrKind::Ints) => items.iter().all(|i| matches!(i, Attr::Int(_))),
-        _ => false,
-    }
 }
 
 /// A call graph with a cycle has no plan: loops are `neox.repeat`.

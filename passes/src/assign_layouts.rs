@@ -14,7 +14,7 @@
 
 use std::collections::BTreeSet;
 
-use neoxc_ir::{Attr, Dim, Function, Module, TensorType};
+use neoxc_ir::{Attr, Dim, Function, Module, TensorType, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
@@ -76,16 +76,15 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     let update = class_of(&f.name).0 == "train_finish";
     for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
         let ty = &f.values[p.index()].ty;
-        let role = attrs.str("neox.role").unwrap_or_default().to_string();
+        let role = attrs.str(keys::ROLE).unwrap_or_default().to_string();
         let adam = role.starts_with("adam");
-        let state = attrs.get("neox.param").is_some() || adam || role == "grad";
+        let state = attrs.get(keys::PARAM).is_some() || adam || role == "grad";
         // Generation has one sequence, which all have.
         let splits =
             |ty: &TensorType, dim: &str| ty.size(dim).is_some_and(|n| n.is_multiple_of(d.expert));
         let whole: Vec<String> =
-            attrs.strs("neox.whole").unwrap_or_default().into_iter().map(str::to_string).collect();
-        let name =
-            attrs.str("neox.param").or(attrs.str("neox.name")).unwrap_or_default().to_string();
+            attrs.strs(keys::WHOLE).unwrap_or_default().into_iter().map(str::to_string).collect();
+        let name = attrs.str(keys::PARAM).or(attrs.str(keys::NAME)).unwrap_or_default().to_string();
         let axis = |dim: &Dim| match (state, role.as_str(), &*dim.name) {
             (.., dim) if whole.iter().any(|w| w == dim) => "",
             (true, ..) if !of_state(&name, ty, dim, cx).is_empty() => of_state(&name, ty, dim, cx),
@@ -108,18 +107,18 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         }
         divides(ty, &layout, d)?;
         if layout.iter().any(|a| !a.is_empty()) {
-            attrs.set("neox.layout", Attr::strs(&layout));
+            attrs.set(keys::LAYOUT, Attr::strs(&layout));
         }
         if update && matches!(role.as_str(), "grad" | "losses") {
             // Every data rank has its part of the sum; so has every stage of the losses.
             let mut sums = if role == "grad" { vec!["data"] } else { vec!["data", "pipe"] };
             sums.retain(|axis| d.of(axis) > 1 && !layout.contains(axis));
-            attrs.set("neox.partial", Attr::strs(&sums));
+            attrs.set(keys::PARTIAL, Attr::strs(&sums));
         }
     }
     // What the first program of a step makes is laid out as what the others add to it.
     if class_of(&f.name).0 == "train_start" {
-        let names = f.attrs.strs("neox.results").unwrap_or_default();
+        let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
         let mut layouts = vec![];
         for (n, r) in f.results.iter().enumerate() {
             let ty = f.ty(*r);
@@ -129,7 +128,7 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
             divides(ty, &layout, d)?;
             layouts.push(layout.join(","));
         }
-        f.attrs.set("neox.layouts", Attr::strs(&layouts));
+        f.attrs.set(keys::LAYOUTS, Attr::strs(&layouts));
     }
     Ok(())
 }

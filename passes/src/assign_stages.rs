@@ -6,7 +6,7 @@
 
 use neoxc_ir::op::RuleCx;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Function, Module, Op, TensorType};
+use neoxc_ir::{Function, Module, Op, TensorType, keys};
 
 use crate::pass::PassError;
 
@@ -189,7 +189,7 @@ pub fn assign(
 fn of_parameters(step: &Function, parts: &[i8], layers: usize) -> Weights {
     let mut w = Weights { before: 0.0, layer: 0.0, behind: 0.0 };
     for (p, attrs) in step.params.iter().zip(&step.param_attrs) {
-        if attrs.get("neox.param").is_none() {
+        if attrs.get(keys::PARAM).is_none() {
             continue;
         }
         let elements = step.ty(*p).elements() as f64;

@@ -7,7 +7,7 @@
 //! Batch inputs gain a leading dim `micro`. Clipping scales by min(1, clip / (norm + 1e-6)) as
 //! torch.nn.utils.clip_grad_norm_ does.
 
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -23,8 +23,8 @@ pub const PASS: Pass = Pass {
 
 fn input(f: &mut Function, role: &str, name: &str, ty: TensorType) -> ValueId {
     let attrs = Attrs::new()
-        .with("neox.role", Attr::Str(role.into()))
-        .with("neox.name", Attr::Str(name.into()));
+        .with(keys::ROLE, Attr::Str(role.into()))
+        .with(keys::NAME, Attr::Str(name.into()));
     f.add_param(name, ty, attrs)
 }
 
@@ -37,16 +37,15 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
             .float(name)
             .ok_or_else(|| PassError::Unsupported(format!("@loss has no `{name}`")))
     };
-    let (beta1, beta2, eps) =
-        (setting("neox.beta1")?, setting("neox.beta2")?, setting("neox.eps")?);
-    let (decay, clip) = (setting("neox.weight_decay")?, setting("neox.clip")?);
-    let count = eval.attrs.int("neox.grad_accum").unwrap_or(1).max(1) as usize;
+    let (beta1, beta2, eps) = (setting(keys::BETA1)?, setting(keys::BETA2)?, setting(keys::EPS)?);
+    let (decay, clip) = (setting(keys::WEIGHT_DECAY)?, setting(keys::CLIP)?);
+    let count = eval.attrs.int(keys::GRAD_ACCUM).unwrap_or(1).max(1) as usize;
 
     let mut f = Function::new("train_step");
     let of = |f: &Function, role: &str| -> Vec<(ValueId, Attrs)> {
-        let named = |a: &Attrs| match a.get("neox.param") {
+        let named = |a: &Attrs| match a.get(keys::PARAM) {
             Some(_) => Some("param".to_string()),
-            None => a.str("neox.role").map(str::to_string),
+            None => a.str(keys::ROLE).map(str::to_string),
         };
         let pairs = f.params.iter().copied().zip(f.param_attrs.clone());
         pairs.filter(|(_, a)| named(a).as_deref() == Some(role)).collect()
@@ -60,10 +59,10 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         of(&step, "param")
             .into_iter()
             .map(|(v, a)| {
-                let which = a.str("neox.param").unwrap_or_default().to_string();
+                let which = a.str(keys::PARAM).unwrap_or_default().to_string();
                 let id = input(f, role, &format!("{role}_{}", name(v)), step.ty(v).clone());
                 if let Some(last) = f.param_attrs.last_mut() {
-                    last.set("neox.name", Attr::Str(which));
+                    last.set(keys::NAME, Attr::Str(which));
                 }
                 id
             })
@@ -75,8 +74,8 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         .into_iter()
         .map(|(v, a)| {
             let id = input(&mut f, "batch", &name(v), step.ty(v).stacked(micro.clone()));
-            if let (Some(whole), Some(last)) = (a.get("neox.whole"), f.param_attrs.last_mut()) {
-                last.set("neox.whole", whole.clone());
+            if let (Some(whole), Some(last)) = (a.get(keys::WHOLE), f.param_attrs.last_mut()) {
+                last.set(keys::WHOLE, whole.clone());
             }
             id
         })
@@ -135,7 +134,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     };
     let (mut p_out, mut m_out, mut v_out) = (vec![], vec![], vec![]);
     for (i, (p, attrs)) in params.iter().enumerate() {
-        let decays = attrs.flag("neox.decay");
+        let decays = attrs.flag(keys::DECAY);
         let rates = Attrs::new()
             .with("beta1", Attr::Float(beta1))
             .with("beta2", Attr::Float(beta2))

@@ -19,7 +19,7 @@ mod split_backward;
 
 use std::collections::{HashMap, HashSet};
 
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::assign_stages::{Class, assign};
 use crate::facts::Fact;
@@ -117,27 +117,27 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     });
     m.functions.extend(made);
     let texts = |s: &Schedule| Attr::strs(&(0..stages).map(|n| s.text(n)).collect::<Vec<_>>());
-    m.attrs.set("neox.schedule_train", texts(&schedule));
-    m.attrs.set("neox.schedule_forward", texts(&Schedule::evaluate(stages, chunks)));
+    m.attrs.set(keys::SCHEDULE_TRAIN, texts(&schedule));
+    m.attrs.set(keys::SCHEDULE_FORWARD, texts(&Schedule::evaluate(stages, chunks)));
     let slots: Vec<i64> = schedule.slots.iter().flatten().map(|n| *n as i64).collect();
-    m.attrs.set("neox.slots", Attr::ints(&slots));
-    m.attrs.set("neox.chunks", Attr::Int(chunks as i64));
-    m.attrs.set("neox.micro", Attr::Int(micro as i64));
+    m.attrs.set(keys::SLOTS, Attr::ints(&slots));
+    m.attrs.set(keys::CHUNKS, Attr::Int(chunks as i64));
+    m.attrs.set(keys::MICRO, Attr::Int(micro as i64));
     let runs = |stage: usize| {
         let runs = all.runs(stage).into_iter().map(|(first, n)| format!("{first}+{n}"));
         runs.collect::<Vec<_>>().join(" ")
     };
-    m.attrs.set("neox.stage_layers", Attr::strs(&(0..stages).map(runs).collect::<Vec<_>>()));
+    m.attrs.set(keys::STAGE_LAYERS, Attr::strs(&(0..stages).map(runs).collect::<Vec<_>>()));
     let words = |c: &Class| {
         let ends = [(c.first, "first"), (c.last, "last")].into_iter().filter(|(is, _)| *is);
         let ends: String = ends.map(|(_, name)| format!(" {name}")).collect();
         format!("{} layers{ends}", c.layers * chunks)
     };
-    m.attrs.set("neox.classes", Attr::strs(&classes.iter().map(words).collect::<Vec<_>>()));
+    m.attrs.set(keys::CLASSES, Attr::strs(&classes.iter().map(words).collect::<Vec<_>>()));
     let of: Vec<i64> = of.into_iter().map(|n| n as i64).collect();
-    m.attrs.set("neox.stage_class", Attr::ints(&of));
-    let names: Vec<&str> = step.param_attrs.iter().filter_map(|a| a.str("neox.param")).collect();
-    m.attrs.set("neox.parameters", Attr::strs(&names));
+    m.attrs.set(keys::STAGE_CLASS, Attr::ints(&of));
+    let names: Vec<&str> = step.param_attrs.iter().filter_map(|a| a.str(keys::PARAM)).collect();
+    m.attrs.set(keys::PARAMETERS, Attr::strs(&names));
     let note = format!(
         "{stages} stages of {:?} layers in {chunks} chunks, {micro} micro-batches, {slots:?} slots, a bubble of {:.1} %",
         all.layers,
@@ -175,12 +175,12 @@ fn owned(f: &Function, class: &Class) -> Result<Vec<bool>, PassError> {
         })
     };
     // Tables are small, and the same on all stages.
-    let table = |a: &Attrs| a.str("neox.role") == Some("const");
+    let table = |a: &Attrs| a.str(keys::ROLE) == Some("const");
     Ok(f.params.iter().zip(&f.param_attrs).map(|(p, a)| table(a) || uses(p)).collect())
 }
 
 fn named(role: &str, name: &str) -> Attrs {
-    Attrs::new().with("neox.role", Attr::Str(role.into())).with("neox.name", Attr::Str(name.into()))
+    Attrs::new().with(keys::ROLE, Attr::Str(role.into())).with(keys::NAME, Attr::Str(name.into()))
 }
 
 fn label(f: &Function, v: ValueId) -> String {
@@ -189,14 +189,14 @@ fn label(f: &Function, v: ValueId) -> String {
 
 /// The parameter of the model that gradient `n` belongs to.
 fn parameter(step: &Function, n: usize) -> &str {
-    let mut names = step.param_attrs.iter().filter_map(|a| a.str("neox.param"));
+    let mut names = step.param_attrs.iter().filter_map(|a| a.str(keys::PARAM));
     names.nth(n).unwrap_or_default()
 }
 
 /// Names of the parameters of the model that are held.
 fn names_of(f: &Function, holds: &[bool]) -> HashSet<String> {
     let held = f.param_attrs.iter().zip(holds).filter(|(_, held)| **held);
-    held.filter_map(|(a, _)| a.str("neox.param")).map(str::to_string).collect()
+    held.filter_map(|(a, _)| a.str(keys::PARAM)).map(str::to_string).collect()
 }
 
 /// Zeros for every sum.
@@ -222,14 +222,14 @@ fn start(
     let zero = Builder::new(&mut f).fill(0.0, &ty)?;
     f.results.push(zero);
     results.push("losses".into());
-    f.attrs.set("neox.results", Attr::strs(&results));
+    f.attrs.set(keys::RESULTS, Attr::strs(&results));
     Ok(f)
 }
 
 /// The number among all parameters of the one that gradient `n` belongs to.
 fn carried_parameter(step: &Function, n: usize) -> usize {
     let mut named =
-        (0..step.params.len()).filter(|i| step.param_attrs[*i].get("neox.param").is_some());
+        (0..step.params.len()).filter(|i| step.param_attrs[*i].get(keys::PARAM).is_some());
     named.nth(n).unwrap_or(0)
 }
 
@@ -424,8 +424,8 @@ fn cut(
         let held = all.clone().zip(holds).skip(carried).filter(|(_, holds)| **holds);
         for ((p, attrs), _) in held {
             let mut attrs = attrs.clone();
-            if attrs.get("neox.param").is_none() {
-                attrs.set("neox.name", Attr::Str(label(f, *p)));
+            if attrs.get(keys::PARAM).is_none() {
+                attrs.set(keys::NAME, Attr::Str(label(f, *p)));
             }
             let v = g.add_param(&label(f, *p), with_layers(f.ty(*p), layers), attrs);
             map.insert(*p, v);
@@ -475,7 +475,7 @@ fn cut(
             }
         }
         let texts: Vec<&str> = results.iter().map(|(name, _)| name.as_str()).collect();
-        g.attrs.set("neox.results", Attr::strs(&texts));
+        g.attrs.set(keys::RESULTS, Attr::strs(&texts));
         g.results = results.into_iter().map(|(_, v)| v).collect();
         made.push(g);
     }

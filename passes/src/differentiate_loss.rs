@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::{GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -69,14 +69,14 @@ type Cotangents = HashMap<ValueId, ValueId>;
 impl Differentiator<'_> {
     fn micro_step(&mut self, loss: &Function) -> Result<Function, PassError> {
         let (mut f, twins) = self.with_forward_twins(loss, "micro_step")?;
-        let accum = loss.attrs.int("neox.grad_accum").unwrap_or(1).max(1);
+        let accum = loss.attrs.int(keys::GRAD_ACCUM).unwrap_or(1).max(1);
         let forward = f.ops.len();
         let mut cotangents = Cotangents::new();
         let mut carried = vec![];
         let params: Vec<(ValueId, Attrs)> =
             f.params.iter().copied().zip(f.param_attrs.clone()).collect();
         for (p, attrs) in &params {
-            if attrs.get("neox.param").is_some() {
+            if attrs.get(keys::PARAM).is_some() {
                 let name = format!("grad_{}", f.values[p.index()].name.as_deref().unwrap_or("p"));
                 let g = f.add_param(&name, f.ty(*p).clone(), Attrs::new());
                 cotangents.insert(*p, g);
@@ -90,7 +90,7 @@ impl Differentiator<'_> {
         cotangents.insert(result, seed);
         self.reverse(&mut f, forward, &twins, &mut cotangents)?;
         // Carried first, then what each micro-batch slices, then what all share.
-        let role = |a: &Attrs| a.str("neox.role").unwrap_or("param").to_string();
+        let role = |a: &Attrs| a.str(keys::ROLE).unwrap_or("param").to_string();
         let of = |want: &str| -> Vec<(ValueId, Attrs)> {
             params.iter().filter(|(_, a)| role(a) == want).cloned().collect()
         };
@@ -129,7 +129,7 @@ impl Differentiator<'_> {
                 out.ops[i].results.push(v);
             }
             out.ops[i].attrs.set("callee", Attr::Symbol(twin.forward.clone()));
-            out.ops[i].attrs.0.remove("neox.checkpoint");
+            out.ops[i].attrs.0.remove(keys::CHECKPOINT);
             twins.insert(i, twin);
         }
         Ok((out, twins))
@@ -156,7 +156,7 @@ impl Differentiator<'_> {
         }
         let (mut joint, inner) = self.with_forward_twins(&body, &format!("{name}.bwd"))?;
         let forward_ops = joint.ops.len();
-        let checkpoint = op.attrs.int("neox.checkpoint").is_some();
+        let checkpoint = op.attrs.int(keys::CHECKPOINT).is_some();
         // A recomputed body runs forward as it is: inner loops keep nothing for later.
         let plain = if checkpoint { body.clone() } else { joint.clone() };
         let forward_fn = Function { name: format!("{name}.fwd"), ..plain };
@@ -205,7 +205,7 @@ impl Differentiator<'_> {
         out.extend(sliced.iter().filter_map(|p| cotangents.get(p)));
 
         let given = [sliced, invariant].concat();
-        let Kept { saved, recomputed } = match op.attrs.int("neox.checkpoint") {
+        let Kept { saved, recomputed } = match op.attrs.int(keys::CHECKPOINT) {
             Some(_) => Kept { saved: carried.to_vec(), recomputed: (0..forward_ops).collect() },
             None => keep::what_backward_needs(&mut joint, forward_ops, carried, &given, &out)?,
         };

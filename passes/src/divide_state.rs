@@ -13,7 +13,7 @@
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::ops::find;
-use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -80,12 +80,12 @@ fn unsupported(message: &str) -> PassError {
 /// For a first moment that is divided over `data`: its parameter and the dim.
 fn moments(f: &Function) -> impl Fn((&ValueId, &Attrs)) -> Option<Divided> + '_ {
     |(v, attrs)| {
-        if attrs.str("neox.role") != Some("adam_m") {
+        if attrs.str(keys::ROLE) != Some("adam_m") {
             return None;
         }
-        let at = attrs.strs("neox.layout")?.iter().position(|a| *a == "data")?;
+        let at = attrs.strs(keys::LAYOUT)?.iter().position(|a| *a == "data")?;
         let dim = f.ty(*v).dims[at].name.to_string();
-        Some(Divided { name: attrs.str("neox.name")?.to_string(), dim })
+        Some(Divided { name: attrs.str(keys::NAME)?.to_string(), dim })
     }
 }
 
@@ -100,7 +100,7 @@ fn set_layout(ty: &TensorType, attrs: &mut Attrs, key: &str, base: &[String], di
 }
 
 fn layout_of(attrs: &Attrs) -> Vec<String> {
-    attrs.strs("neox.layout").unwrap_or_default().into_iter().map(str::to_string).collect()
+    attrs.strs(keys::LAYOUT).unwrap_or_default().into_iter().map(str::to_string).collect()
 }
 
 struct Divide<'m> {
@@ -300,9 +300,9 @@ impl Divide<'_> {
     /// The gradient of one parameter, in a step with a loop over micro-batches.
     fn sums_of_step(&mut self, p: &Divided) -> Result<bool, PassError> {
         let f = self.get("train_step")?;
-        let named = |a: &&Attrs| a.get("neox.param").is_some();
+        let named = |a: &&Attrs| a.get(keys::PARAM).is_some();
         let n =
-            f.param_attrs.iter().filter(named).position(|a| a.str("neox.param") == Some(&p.name));
+            f.param_attrs.iter().filter(named).position(|a| a.str(keys::PARAM) == Some(&p.name));
         let micro = |op: &Op| op.attrs.str("dim") == Some("micro");
         let (Some(n), Some(at)) = (n, f.ops.iter().position(micro)) else { return Ok(false) };
         let sum = f.ops[at].results[n];
@@ -326,9 +326,9 @@ impl Divide<'_> {
         f.ops.insert(at, Op { operands: vec![], results: vec![fresh], attrs, ..fill });
         f.ops[at + 1].operands[n] = fresh;
         for (v, attrs) in f.params.iter().zip(&mut f.param_attrs) {
-            if attrs.str("neox.param") == Some(&p.name) {
+            if attrs.str(keys::PARAM) == Some(&p.name) {
                 let base = layout_of(attrs);
-                set_layout(&f.values[v.index()].ty, attrs, "neox.gradient_layout", &base, &p.dim);
+                set_layout(&f.values[v.index()].ty, attrs, keys::GRADIENT_LAYOUT, &base, &p.dim);
             }
         }
         Ok(true)
@@ -337,7 +337,7 @@ impl Divide<'_> {
     /// The gradient of one parameter, in the programs of a pipeline's stages.
     fn sums_of_stages(&mut self, p: &Divided, class: usize) -> Result<bool, PassError> {
         let is_sum =
-            |a: &Attrs| a.str("neox.role") == Some("grad") && a.str("neox.name") == Some(&p.name);
+            |a: &Attrs| a.str(keys::ROLE) == Some("grad") && a.str(keys::NAME) == Some(&p.name);
         let finish = &name_of("train_finish", class);
         let f = self.get(finish)?;
         let Some(k) = f.param_attrs.iter().position(is_sum) else { return Ok(false) };
@@ -348,7 +348,7 @@ impl Divide<'_> {
         let f = self.get(finish)?;
         let ty = f.ty(sum).clone();
         let base = layout_of(&f.param_attrs[k]);
-        set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
+        set_layout(&ty, &mut f.param_attrs[k], keys::LAYOUT, &base, &p.dim);
         for entry in ["train_head", "train_backward", "train_weights", "train_leave"] {
             let entry = &name_of(entry, class);
             let Some(f) = self.m.function(entry) else { continue };
@@ -363,7 +363,7 @@ impl Divide<'_> {
         let wanted = format!("grad {}", p.name);
         let start = &name_of("train_start", class);
         let f = self.get(start)?;
-        let names = f.attrs.strs("neox.results").unwrap_or_default();
+        let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
         if let Some(at) = names.iter().position(|n| *n == wanted) {
             let v = f.results[at];
             self.shrink(start, v, &p.dim)?;
@@ -383,7 +383,7 @@ impl Divide<'_> {
                 continue;
             }
             let Some(f) = self.m.function(entry) else { continue };
-            let named = |a: &Attrs| a.str("neox.param") == Some(&p.name);
+            let named = |a: &Attrs| a.str(keys::PARAM) == Some(&p.name);
             let Some(k) = f.param_attrs.iter().position(named) else { continue };
             let v = f.params[k];
             self.shrink(entry, v, &p.dim)?;
@@ -391,7 +391,7 @@ impl Divide<'_> {
             let f = self.get(entry)?;
             let ty = f.ty(v).clone();
             let base = layout_of(&f.param_attrs[k]);
-            set_layout(&ty, &mut f.param_attrs[k], "neox.layout", &base, &p.dim);
+            set_layout(&ty, &mut f.param_attrs[k], keys::LAYOUT, &base, &p.dim);
             if entry == update {
                 self.keep_divided(entry, k, &p.dim)?;
             }

@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Module, ValueId};
+use neoxc_ir::{Module, ValueId, keys};
 
 use crate::specialise_calls::entries;
 
@@ -74,16 +74,16 @@ impl Fact {
             None => Err(format!("there is no @{name}")),
         };
         let fail = |found: Option<String>| found.map_or(Ok(()), Err);
-        let plain = || m.functions.iter().filter(|f| f.attrs.get("neox.kernel").is_none());
+        let plain = || m.functions.iter().filter(|f| f.attrs.get(keys::KERNEL).is_none());
         match self {
             Fact::HasLoss => needs("loss"),
             Fact::HasMicroStep => needs("micro_step").and(needs("eval_step")),
             Fact::HasTrainStep => needs("train_step").or(needs("train_finish")),
             Fact::CheckpointsSingle => fail(plain().find_map(|f| {
-                let op = f.ops.iter().find(|o| o.attrs.int("neox.checkpoint") > Some(1))?;
+                let op = f.ops.iter().find(|o| o.attrs.int(keys::CHECKPOINT) > Some(1))?;
                 Some(format!("@{} at {}", f.name, op.loc))
             })),
-            Fact::OneRank => match m.attrs.strs("neox.mesh") {
+            Fact::OneRank => match m.attrs.strs(keys::MESH) {
                 Some(_) => Ok(()),
                 None => Err("the module has no `neox.mesh`".into()),
             },
@@ -95,9 +95,8 @@ impl Fact {
             Fact::OneCallSite => {
                 let mut seen = HashSet::new();
                 let callees = plain().flat_map(|f| &f.ops).filter_map(|o| o.attrs.symbol("callee"));
-                let bodies = callees.filter(|c| {
-                    m.function(c).is_some_and(|g| g.attrs.get("neox.kernel").is_none())
-                });
+                let bodies = callees
+                    .filter(|c| m.function(c).is_some_and(|g| g.attrs.get(keys::KERNEL).is_none()));
                 let mut twice = bodies.filter(|c| !seen.insert(c.to_string()));
                 fail(twice.next().map(|c| format!("@{c} has several")))
             }
@@ -116,8 +115,8 @@ impl Fact {
                 Some(format!("@{} at {}", f.name, op.loc))
             })),
             Fact::Placed => fail(reachable(m).into_iter().find_map(|f| {
-                let params = f.param_attrs.iter().all(|a| a.strs("neox.place").is_some());
-                let ops = f.ops.iter().all(|o| o.attrs.strs("neox.place").is_some());
+                let params = f.param_attrs.iter().all(|a| a.strs(keys::PLACE).is_some());
+                let ops = f.ops.iter().all(|o| o.attrs.strs(keys::PLACE).is_some());
                 (!params || !ops).then(|| format!("@{} has a value without one", f.name))
             })),
         }
@@ -145,7 +144,7 @@ fn reachable(m: &Module) -> Vec<&neoxc_ir::Function> {
     let mut todo: Vec<String> = entries(m);
     while let Some(name) = todo.pop() {
         let Some(f) = m.function(&name) else { continue };
-        if f.attrs.get("neox.kernel").is_some() || out.iter().any(|g| g.name == f.name) {
+        if f.attrs.get(keys::KERNEL).is_some() || out.iter().any(|g| g.name == f.name) {
             continue;
         }
         out.push(f);

@@ -12,7 +12,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Loc, Module, Op, ValueId, text};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Loc, Module, Op, ValueId, keys, text};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -31,7 +31,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let functions = std::mem::take(&mut m.functions);
     let mut fused = vec![];
     for f in functions {
-        if f.name == "setup" || f.attrs.get("neox.kernel").is_some() {
+        if f.name == "setup" || f.attrs.get(keys::KERNEL).is_some() {
             fused.push(f);
         } else {
             fused.push(fuse(&f, &mut kernels)?);
@@ -63,8 +63,7 @@ impl Kernels {
         if let Some(name) = self.by_text.get(&key) {
             return name.clone();
         }
-        let number =
-            self.list.iter().filter(|k| k.attrs.str("neox.kernel") == Some(family)).count();
+        let number = self.list.iter().filter(|k| k.attrs.str(keys::KERNEL) == Some(family)).count();
         let name = format!("{family}_{number}");
         f.name.clone_from(&name);
         self.by_text.insert(key, name.clone());
@@ -577,10 +576,10 @@ fn emit(
         inner.extend(op.results.iter().copied().zip(r));
     }
     k.results = results.iter().map(|r| inner[r]).collect();
-    k.attrs.set("neox.kernel", Attr::Str(group.family.into()));
+    k.attrs.set(keys::KERNEL, Attr::Str(group.family.into()));
     let pairs = in_place(&k, group.family);
     if !pairs.is_empty() {
-        k.attrs.set("neox.inplace", Attr::ints(&pairs));
+        k.attrs.set(keys::INPLACE, Attr::ints(&pairs));
     }
     let loc = Loc::fuse(k.ops.iter().map(|op| &op.loc));
     let name = kernels.name_of(k, group.family);

@@ -12,7 +12,7 @@
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::ops::find;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -33,7 +33,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let mut report = PassReport::default();
     for at in 0..m.functions.len() {
         let f = m.functions[at].clone();
-        let grouped = |op: &Op| op.attrs.int("neox.checkpoint").is_some_and(|k| k > 1);
+        let grouped = |op: &Op| op.attrs.int(keys::CHECKPOINT).is_some_and(|k| k > 1);
         if !f.ops.iter().any(grouped) {
             continue;
         }
@@ -42,7 +42,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         for op in &f.ops {
             if grouped(op) {
                 group(m, &mut out, op)?;
-                let (k, n) = (op.attrs.int("neox.checkpoint"), op.attrs.int("count"));
+                let (k, n) = (op.attrs.int(keys::CHECKPOINT), op.attrs.int("count"));
                 report.notes.push(format!(
                     "@{}: {} layers recomputed in groups of {}",
                     f.name,
@@ -70,7 +70,7 @@ fn regrouped(ty: &TensorType, k: usize) -> TensorType {
 fn group(m: &mut Module, f: &mut Function, op: &Op) -> Result<(), PassError> {
     let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
     let (count, carried, sliced, k) =
-        (at("count"), at("carried"), at("sliced"), at("neox.checkpoint"));
+        (at("count"), at("carried"), at("sliced"), at(keys::CHECKPOINT));
     if k == 0 || !count.is_multiple_of(k) {
         return Err(OpError::new(format!("groups of {k} do not divide {count} layers")).into());
     }
@@ -98,7 +98,7 @@ fn group(m: &mut Module, f: &mut Function, op: &Op) -> Result<(), PassError> {
         params.push(g.add_param(name, ty, Attrs::new()));
     }
     let mut inner = op.attrs.clone();
-    inner.0.remove("neox.checkpoint");
+    inner.0.remove(keys::CHECKPOINT);
     inner.set("count", Attr::Int(k as i64));
     let mut b = Builder::with_module(&mut g, m);
     b.at(&op.loc);
@@ -118,7 +118,7 @@ fn group(m: &mut Module, f: &mut Function, op: &Op) -> Result<(), PassError> {
     attrs.set("callee", Attr::Symbol(name));
     attrs.set("count", Attr::Int((count / k) as i64));
     attrs.set("dim", Attr::Str(GROUPS.into()));
-    attrs.set("neox.checkpoint", Attr::Int(1));
+    attrs.set(keys::CHECKPOINT, Attr::Int(1));
     let kind = find("repeat").ok_or_else(|| OpError::new("there is no repeat"))?;
     let results = op.results.clone();
     f.ops.push(Op { kind, operands, results, attrs, loc: op.loc.clone() });

@@ -12,7 +12,7 @@
 //!
 //! A weight of which each data rank updates a part is whole only after an exchange, and is rounded in every run as before.
 
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -82,7 +82,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 /// The weights among an entry's parameters, which all entries have in the same order.
 fn weights(f: &Function) -> Vec<ValueId> {
     let all = f.params.iter().zip(&f.param_attrs);
-    all.filter(|(_, a)| a.get("neox.param").is_some()).map(|(p, _)| *p).collect()
+    all.filter(|(_, a)| a.get(keys::PARAM).is_some()).map(|(p, _)| *p).collect()
 }
 
 /// The op that rounds weight number `at` in `f`.
@@ -100,7 +100,7 @@ fn read(f: &mut Function, kept: &[Weight]) {
         f.ops.retain(|op| !op.results.contains(&v));
         f.params.push(v);
         // Without a name: nobody else fills it.
-        f.param_attrs.push(Attrs::new().with("neox.role", Attr::Str(ROLE.into())));
+        f.param_attrs.push(Attrs::new().with(keys::ROLE, Attr::Str(ROLE.into())));
     }
 }
 
@@ -122,7 +122,7 @@ fn maker(update: &Function, kept: &[Weight]) -> Result<Function, PassError> {
     let mut f = Function::new(MAKER);
     let all = update.params.iter().zip(&update.param_attrs);
     let mut params = vec![];
-    for (p, attrs) in all.filter(|(_, a)| a.get("neox.param").is_some()) {
+    for (p, attrs) in all.filter(|(_, a)| a.get(keys::PARAM).is_some()) {
         let name = update.values[p.index()].name.clone().unwrap_or_default();
         params.push(f.add_param(&name, update.ty(*p).clone(), attrs.clone()));
     }

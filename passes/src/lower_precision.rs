@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::{Class, Held, RuleCx};
-use neoxc_ir::{Attr, Attrs, DType, Function, Loc, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, DType, Function, Loc, Module, Op, TensorType, ValueId, keys};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -27,7 +27,7 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    let half = match m.attrs.str("neox.precision") {
+    let half = match m.attrs.str(keys::PRECISION) {
         None | Some("f32") => return Ok(PassReport::default()),
         Some("bf16") => DType::Bf16,
         Some(other) => {
@@ -62,7 +62,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 
 /// Functions that stay as they are.
 fn skipped(f: &Function) -> bool {
-    f.name == "setup" || f.attrs.get("neox.kernel").is_some()
+    f.name == "setup" || f.attrs.get(keys::KERNEL).is_some()
 }
 
 /// The values of all functions in classes that have one dtype.
@@ -147,11 +147,11 @@ impl<'a> Values<'a> {
             if called.contains(&f.name.as_str()) || skipped(f) {
                 continue;
             }
-            let names = f.attrs.strs("neox.results").unwrap_or_default();
-            let role = |a: &Attrs| a.str("neox.role").unwrap_or_default().to_string();
+            let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
+            let role = |a: &Attrs| a.str(keys::ROLE).unwrap_or_default().to_string();
             // Behind its first result an entry gives what it adds to each of its caches.
             let caches = f.param_attrs.iter().filter(|a| role(a) == "cache");
-            let caches: Vec<&str> = caches.filter_map(|a| a.str("neox.name")).collect();
+            let caches: Vec<&str> = caches.filter_map(|a| a.str(keys::NAME)).collect();
             let slot_of_result = |n: usize| match names.get(n) {
                 Some(name) => name.strip_prefix("slot "),
                 None => caches.get(n.checked_sub(1)?).copied(),
@@ -159,7 +159,7 @@ impl<'a> Values<'a> {
             let results = f.results.iter().enumerate().map(|(n, v)| (*v, slot_of_result(n), false));
             let params = f.params.iter().zip(&f.param_attrs).map(|(v, a)| {
                 let slot = ["slot", "cache"].contains(&&*role(a));
-                (*v, a.str("neox.name").filter(|_| slot), a.get("neox.param").is_some())
+                (*v, a.str(keys::NAME).filter(|_| slot), a.get(keys::PARAM).is_some())
             });
             let all: Vec<(ValueId, Option<&str>, bool)> = params.chain(results).collect();
             for (v, slot, master) in all {

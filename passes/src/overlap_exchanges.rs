@@ -22,7 +22,7 @@
 mod order;
 mod times;
 
-use neoxc_ir::{Function, Module, ValueId};
+use neoxc_ir::{Function, Module, ValueId, keys};
 
 use self::order::Order;
 pub use self::times::Times;
@@ -122,7 +122,7 @@ fn reorder(
 ) -> Result<f64, PassError> {
     for op in f.ops.iter().filter(|op| op.kind.is("repeat") || op.kind.is("call")) {
         let callee = op.attrs.symbol("callee").and_then(|c| m.function(c)).cloned();
-        let Some(g) = callee.filter(|g| g.attrs.get("neox.kernel").is_none()) else { continue };
+        let Some(g) = callee.filter(|g| g.attrs.get(keys::KERNEL).is_none()) else { continue };
         let carried = op.attrs.int("carried").filter(|_| op.kind.is("repeat"));
         let seconds = reorder(m, &g, carried.map(|n| n as usize), ahead, times)?;
         times.learn(&g.name, seconds);

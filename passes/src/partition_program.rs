@@ -34,7 +34,7 @@ mod route;
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType, ValueId, keys};
 
 use self::layout::{Axes, Layout, ranks};
 use crate::facts::Fact;
@@ -52,7 +52,7 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
-    m.attrs.set("neox.mesh", Attr::strs(&cx.degrees.text()));
+    m.attrs.set(keys::MESH, Attr::strs(&cx.degrees.text()));
     if cx.degrees.ranks() == 1 {
         return Ok(PassReport::default());
     }
@@ -78,7 +78,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let Some(f) = p.source.function(entry) else { continue };
         let class = class_of(entry).1;
         let layout = |(v, a): (&ValueId, &Attrs)| {
-            let slot = a.str("neox.name").filter(|_| a.str("neox.role") == Some("slot"));
+            let slot = a.str(keys::NAME).filter(|_| a.str(keys::ROLE) == Some("slot"));
             let left = slot.and_then(|n| slots.get(&(class, n.to_string()))).cloned();
             // What comes from another stage.
             let handed = slot.filter(|n| ["x", "dy"].contains(n)).is_some();
@@ -86,7 +86,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
             Some(left.or(handed).unwrap_or_else(|| Layout::of_attr(f.ty(*v), a)))
         };
         let layouts = f.params.iter().zip(&f.param_attrs).map(layout).collect();
-        let Some(results) = f.attrs.strs("neox.results") else {
+        let Some(results) = f.attrs.strs(keys::RESULTS) else {
             p.function(f, entry, layouts, Ends::Whole)?;
             continue;
         };
@@ -245,21 +245,21 @@ impl Partition<'_> {
                 },
                 Ends::Carried(_) => None,
                 Ends::Named => {
-                    let names = f.attrs.strs("neox.results").unwrap_or_default();
+                    let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
                     let name = names.get(i).copied().unwrap_or_default();
                     let handed = ["slot x", "slot y", "slot dy", "slot dx"].contains(&name);
                     let divided = self.stream.layout(f.ty(*r)).filter(|_| handed);
                     let whole = divided.unwrap_or_else(|| Layout::whole(f.ty(*r)));
                     let sum = name.strip_prefix("grad ").and_then(|name| {
                         let same = |a: &Attrs| {
-                            let named = a.str("neox.name") == Some(name);
-                            a.str("neox.role") == Some("grad") && named
+                            let named = a.str(keys::NAME) == Some(name);
+                            a.str(keys::ROLE) == Some("grad") && named
                         };
                         b.params[f.param_attrs.iter().position(same)?].clone()
                     });
                     let kept = b.layout(*r).filter(|_| name.starts_with("slot saved"));
                     let kept = kept.map(|l| Layout { partial: Default::default(), ..l });
-                    let layouts = f.attrs.strs("neox.layouts").unwrap_or_default();
+                    let layouts = f.attrs.strs(keys::LAYOUTS).unwrap_or_default();
                     let given = layouts.get(i).map(|text| Layout::parse(text));
                     Some(sum.or(kept).or(given).unwrap_or(whole))
                 }

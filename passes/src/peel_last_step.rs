@@ -17,7 +17,7 @@
 use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::links::Links;
@@ -287,7 +287,7 @@ impl Peel<'_> {
         for base in ["train_backward", "train_weights"] {
             let Some(mut last) = self.m.function(&name_of(base, class)).cloned() else { continue };
             last.name = name_of(&format!("{base}_last"), class);
-            let names = last.attrs.strs("neox.results").unwrap_or_default();
+            let names = last.attrs.strs(keys::RESULTS).unwrap_or_default();
             let mut names: Vec<String> = names.into_iter().map(str::to_string).collect();
             let before = moved;
             for n in 0..names.len() {
@@ -295,7 +295,7 @@ impl Peel<'_> {
                     continue;
                 };
                 let is = |a: &Attrs| {
-                    a.str("neox.role") == Some("grad") && a.str("neox.name") == Some(&name)
+                    a.str(keys::ROLE) == Some("grad") && a.str(keys::NAME) == Some(&name)
                 };
                 let k = f.param_attrs.iter().position(is).ok_or_else(lost)?;
                 let given = f.params[k];
@@ -309,8 +309,8 @@ impl Peel<'_> {
                         last.results.push(part);
                         names.push(format!("sum {name}"));
                         let attrs = Attrs::new()
-                            .with("neox.role", Attr::Str("sum".into()))
-                            .with("neox.name", Attr::Str(name.clone()));
+                            .with(keys::ROLE, Attr::Str("sum".into()))
+                            .with(keys::NAME, Attr::Str(name.clone()));
                         let ty = f.ty(end).clone();
                         f.add_param(&format!("sum{k}"), ty, attrs)
                     }
@@ -322,7 +322,7 @@ impl Peel<'_> {
                 moved += 1;
             }
             if moved > before {
-                last.attrs.set("neox.results", Attr::strs(&names));
+                last.attrs.set(keys::RESULTS, Attr::strs(&names));
                 last.renumber();
                 self.m.insert(last);
             }

@@ -18,7 +18,7 @@ mod shared;
 mod walk;
 
 pub use check::check;
-use neoxc_ir::{Attr, Attrs, Function, Module};
+use neoxc_ir::{Attr, Attrs, Function, Module, keys};
 
 use self::shared::Shared;
 use crate::facts::Fact;
@@ -99,7 +99,7 @@ pub fn aligned(bytes: u64) -> u64 {
 
 /// Whether a parameter is a rounded weight.
 fn is_rounded(attrs: &Attrs) -> bool {
-    attrs.str("neox.role") == Some(keep_weights::ROLE)
+    attrs.str(keys::ROLE) == Some(keep_weights::ROLE)
 }
 
 /// Where an entry has the rounded weights.
@@ -117,7 +117,7 @@ fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
     let rounded = all().filter(|(_, attrs)| is_rounded(attrs));
     next.insert("arena", rounded.map(|(p, _)| aligned(f.ty(*p).bytes() as u64)).sum());
     for (p, attrs) in all() {
-        let segment = match (attrs.get("neox.param"), attrs.str("neox.role")) {
+        let segment = match (attrs.get(keys::PARAM), attrs.str(keys::ROLE)) {
             (Some(_), _) => "params",
             (_, Some("adam_m")) => "adam_m",
             (_, Some("adam_v")) => "adam_v",
@@ -164,12 +164,12 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 pub fn arena(m: &Module) -> Result<(u64, u64), PassError> {
     let mut placed = m.clone();
     place(&mut placed)?;
-    let classes = m.attrs.strs("neox.classes").map_or(0, |c| c.len());
+    let classes = m.attrs.strs(keys::CLASSES).map_or(0, |c| c.len());
     let slot = (0..classes).map(|class| Shared::of(m, class).slot_bytes()).max().unwrap_or(0);
-    let chunks = m.attrs.int("neox.chunks").unwrap_or(1).max(1) as usize;
-    let slots = m.attrs.ints("neox.slots").unwrap_or_default();
+    let chunks = m.attrs.int(keys::CHUNKS).unwrap_or(1).max(1) as usize;
+    let slots = m.attrs.ints(keys::SLOTS).unwrap_or_default();
     let slots = slots.chunks(chunks).map(|n| n.iter().sum::<i64>()).max().unwrap_or(0);
-    let arena = placed.attrs.int("neox.arena").unwrap_or(0).max(0) as u64;
+    let arena = placed.attrs.int(keys::ARENA).unwrap_or(0).max(0) as u64;
     Ok((arena, slot * slots.max(0) as u64))
 }
 
@@ -179,7 +179,7 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
     // By class of stages.
     let mut shared: Vec<Shared> = vec![];
     let mut arenas: Vec<i64> = vec![];
-    if let Some(classes) = m.attrs.strs("neox.classes") {
+    if let Some(classes) = m.attrs.strs(keys::CLASSES) {
         shared = (0..classes.len()).map(|class| Shared::of(m, class)).collect();
         arenas = vec![0; classes.len()];
     }
@@ -228,19 +228,19 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         arena = arena.max(placed.arena);
         saved = saved.max(placed.saved);
         if *entry == keep_weights::UPDATE {
-            m.attrs.set("neox.grads", Attr::Int(kept as i64));
+            m.attrs.set(keys::GRADS, Attr::Int(kept as i64));
         }
     }
-    m.attrs.set("neox.arena", Attr::Int(arena as i64));
+    m.attrs.set(keys::ARENA, Attr::Int(arena as i64));
     if !arenas.is_empty() {
-        m.attrs.set("neox.arenas", Attr::ints(&arenas));
+        m.attrs.set(keys::ARENAS, Attr::ints(&arenas));
     }
-    m.attrs.set("neox.saved", Attr::Int(saved as i64));
+    m.attrs.set(keys::SAVED, Attr::Int(saved as i64));
     Ok(report)
 }
 
 /// Records a value's place on the op or parameter that makes it.
 fn note(attrs: &mut Attrs, places: &[Place]) {
     let text: Vec<String> = places.iter().map(Place::to_string).collect();
-    attrs.set("neox.place", Attr::strs(&text));
+    attrs.set(keys::PLACE, Attr::strs(&text));
 }

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex};
 
 use egg::{Id, Pattern, Rewrite, Runner, StopReason, Symbol, SymbolLang};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Function, Loc, Module, Op, ValueId};
+use neoxc_ir::{Attr, Function, Loc, Module, Op, ValueId, keys};
 
 use self::apply::Apply;
 use self::extract::Costs;
@@ -108,7 +108,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         report.notes.extend(o.choices.iter().map(|c| format!("@{}: {c}", f.name)));
         if !o.choices.is_empty() {
             let texts: Vec<String> = o.choices.iter().map(Choice::to_string).collect();
-            f.attrs.set("neox.choices", Attr::strs(&texts));
+            f.attrs.set(keys::CHOICES, Attr::strs(&texts));
         }
     }
     Ok(report)

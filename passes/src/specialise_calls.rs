@@ -6,7 +6,7 @@
 //! ```
 //! Nothing is unrolled: the number of copies is that of call sites in the text.
 
-use neoxc_ir::{Attr, Function, Module};
+use neoxc_ir::{Attr, Function, Module, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -60,7 +60,7 @@ pub fn class_of(name: &str) -> (&str, usize) {
 
 /// The entries that a module has, in the order of [`ENTRIES`], of each class in turn.
 pub fn entries(m: &Module) -> Vec<String> {
-    let classes = m.attrs.strs("neox.classes").map_or(1, |c| c.len());
+    let classes = m.attrs.strs(keys::CLASSES).map_or(1, |c| c.len());
     let named = |base: &'static str| (0..classes).map(move |class| name_of(base, class));
     ENTRIES.into_iter().flat_map(named).filter(|name| m.function(name).is_some()).collect()
 }

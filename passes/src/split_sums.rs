@@ -14,7 +14,7 @@
 
 use neoxc_ir::ops::attention_grad::KEYS;
 use neoxc_ir::ops::sum_runs::{ROWS, can_sum_runs};
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, keys};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -141,7 +141,7 @@ fn split_norms(f: &mut Function) -> Result<usize, PassError> {
 }
 
 fn is_large(f: &Function, op: &Op) -> bool {
-    let sums = op.kind.is("sum_squares") && f.attrs.get("neox.kernel").is_none();
+    let sums = op.kind.is("sum_squares") && f.attrs.get(keys::KERNEL).is_none();
     sums && f.ty(op.operands[0]).dims.len() > 1 && f.ty(op.operands[0]).elements() >= LARGE
 }
 

@@ -5,7 +5,7 @@
 //! `layers` are divided over stages as layers are, columns, keys and heads are constants.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, TensorType, ValueId, keys};
 
 use crate::arch::Arch;
 
@@ -66,8 +66,8 @@ impl Names {
         let ids = |dims: Vec<Dim>| TensorType::new(DType::I32, dims);
         let role = |role: &str, name: &str| match layers {
             Some(_) => Attrs::new()
-                .with("neox.role", Attr::Str(role.into()))
-                .with("neox.name", Attr::Str(name.into())),
+                .with(keys::ROLE, Attr::Str(role.into()))
+                .with(keys::NAME, Attr::Str(name.into())),
             None => Attrs::new(),
         };
         // A layer's function has its slice in front of what all layers share.
@@ -79,7 +79,7 @@ impl Names {
         if layers.is_some() && a.attention_dropout > 0.0 {
             // Attention needs the numbers of the whole sequence, and ranks that divide it take theirs
             // elsewhere without asking.
-            attrs.set("neox.whole", Attr::strs(&["seq"]));
+            attrs.set(keys::WHOLE, Attr::strs(&["seq"]));
         }
         let places = f.add_param("places", tokens, attrs);
         let constants = constants(a)

@@ -8,7 +8,7 @@
 mod params;
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId, keys};
 
 use crate::arch::{Arch, Moe, Positions};
 use crate::dropout::{self, Names, Site};
@@ -239,7 +239,7 @@ fn trunk(
         .with("sliced", Attr::Int(slices.len() as i64))
         .with("dim", Attr::Str("layer".into()));
     if let Some(group) = a.checkpoint {
-        attrs.set("neox.checkpoint", Attr::Int((group / a.interval()).max(1) as i64));
+        attrs.set(keys::CHECKPOINT, Attr::Int((group / a.interval()).max(1) as i64));
     }
     b.one("repeat", &operands, attrs)
 }
@@ -272,8 +272,8 @@ fn declare(a: &Arch, f: &mut Function) -> (Values, Vec<ValueId>) {
 
 fn batch_param(f: &mut Function, name: &str, ty: TensorType) -> ValueId {
     let attrs = Attrs::new()
-        .with("neox.role", Attr::Str("batch".into()))
-        .with("neox.name", Attr::Str(name.into()));
+        .with(keys::ROLE, Attr::Str("batch".into()))
+        .with(keys::NAME, Attr::Str(name.into()));
     f.add_param(name, ty, attrs)
 }
 
@@ -282,8 +282,8 @@ fn declare_tables(a: &Arch, f: &mut Function) -> Vec<ValueId> {
         .into_iter()
         .map(|(name, ty)| {
             let attrs = Attrs::new()
-                .with("neox.role", Attr::Str("const".into()))
-                .with("neox.name", Attr::Str(name.into()));
+                .with(keys::ROLE, Attr::Str("const".into()))
+                .with(keys::NAME, Attr::Str(name.into()));
             f.add_param(name, ty, attrs)
         })
         .collect()
@@ -307,15 +307,15 @@ fn head(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId) -> Result<ValueId
 fn loss(a: &Arch, module: &Module, name: &str, layer: &str, trains: bool) -> Result<Function> {
     let mut f = Function::new(name);
     for (name, value) in [
-        ("neox.beta1", a.beta1),
-        ("neox.beta2", a.beta2),
-        ("neox.eps", a.adam_eps),
-        ("neox.weight_decay", a.weight_decay),
-        ("neox.clip", a.clip),
+        (keys::BETA1, a.beta1),
+        (keys::BETA2, a.beta2),
+        (keys::EPS, a.adam_eps),
+        (keys::WEIGHT_DECAY, a.weight_decay),
+        (keys::CLIP, a.clip),
     ] {
         f.attrs.set(name, Attr::Float(value));
     }
-    f.attrs.set("neox.grad_accum", Attr::Int(a.grad_accum as i64));
+    f.attrs.set(keys::GRAD_ACCUM, Attr::Int(a.grad_accum as i64));
     let (p, stacked) = declare(a, &mut f);
     let dims = vec![Dim::new("batch", a.batch), Dim::new("seq", a.seq)];
     let ids = TensorType::new(DType::I32, dims.clone());
@@ -392,8 +392,8 @@ fn decode(a: &Arch, module: &Module) -> Result<Function> {
     let count = batch_param(&mut f, "count", ids(place));
     let cache = |name: &str, f: &mut Function| {
         let attrs = Attrs::new()
-            .with("neox.role", Attr::Str("cache".into()))
-            .with("neox.name", Attr::Str(name.into()));
+            .with(keys::ROLE, Attr::Str("cache".into()))
+            .with(keys::NAME, Attr::Str(name.into()));
         f.add_param(name, kept(a).stacked(Dim::new("layer", a.layers)), attrs)
     };
     let (keys, values) = (cache("keys", &mut f), cache("values", &mut f));
@@ -457,7 +457,7 @@ pub fn build(a: &Arch) -> Result<Module> {
     }
     let mut module = Module::new();
     if a.precision != DType::F32 {
-        module.attrs.set("neox.precision", Attr::Str(a.precision.name().into()));
+        module.attrs.set(keys::PRECISION, Attr::Str(a.precision.name().into()));
     }
     module.insert(block(a, "block", Use::Train)?);
     module.insert(block(a, "logits.block", Use::Generate)?);

@@ -86,3 +86,18 @@ fn files_are_short_and_say_what_they_are_for() {
         assert!(text.starts_with("//!"), "{} does not open with its purpose", path.display());
     }
 }
+
+/// A key is a constant of `ir/src/keys.rs`: written out a second time it could be misspelt.
+#[test]
+fn attribute_keys_are_written_once() {
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    let is_product = |p: &PathBuf| p.components().any(|c| c.as_os_str() == "src");
+    for path in files.iter().filter(|p| is_product(p) && !p.ends_with("ir/src/keys.rs")) {
+        let text = std::fs::read_to_string(path).unwrap();
+        for key in neoxc_ir::keys::ALL {
+            let literal = format!("{:?}", key.name);
+            assert!(!text.contains(&literal), "{} writes {literal} out", path.display());
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use neoxc_ir::eval;
 use neoxc_ir::op::{Class, Cost, RuleCx};
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId};
+use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId, keys};
 use neoxc_plan::{
     Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, ROUND_WEIGHTS,
     Schedule, Segment, Stride, Tables, name_of,
@@ -36,7 +36,7 @@ pub const ENTRIES: [&str; 5] = ["train_step", "eval_step", "logits", "decode", R
 
 /// Kernel functions of a module that its entries launch.
 pub fn kernel_functions(m: &Module) -> Vec<&Function> {
-    m.functions.iter().filter(|f| f.attrs.get("neox.kernel").is_some()).collect()
+    m.functions.iter().filter(|f| f.attrs.get(keys::KERNEL).is_some()).collect()
 }
 
 struct Emitter<'a> {
@@ -74,7 +74,7 @@ impl Emitter<'_> {
     }
 
     fn places(attrs: &neoxc_ir::Attrs) -> Result<Vec<String>, CodegenError> {
-        let list = attrs.strs("neox.place").ok_or_else(|| bad("a value has no place"))?;
+        let list = attrs.strs(keys::PLACE).ok_or_else(|| bad("a value has no place"))?;
         Ok(list.into_iter().map(str::to_string).collect())
     }
 
@@ -283,7 +283,7 @@ fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
 /// Offsets of the gradients' sums: the totals of the loop over micro-batches, or what the update of a
 /// pipeline's stage is given.
 fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
-    let sum = |a: &&Attrs| a.str("neox.role") == Some("grad");
+    let sum = |a: &&Attrs| a.str(keys::ROLE) == Some("grad");
     let given: Vec<&Attrs> = f.param_attrs.iter().filter(sum).collect();
     if !given.is_empty() {
         let offset = |a: &&Attrs| {
@@ -312,8 +312,8 @@ fn parameters(
     let mut out = vec![];
     let mut grads = gradient_offsets(f)?.into_iter();
     for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
-        let Some(name) = attrs.str("neox.param") else { continue };
-        let init = match attrs.str("neox.init").unwrap_or_default() {
+        let Some(name) = attrs.str(keys::PARAM) else { continue };
+        let init = match attrs.str(keys::INIT).unwrap_or_default() {
             "zeros" => Init::Zeros,
             "ones" => Init::Ones,
             other => {
@@ -340,7 +340,7 @@ fn parameters(
             })
         };
         let of_role =
-            |a: &&Attrs| a.str("neox.role") == Some("adam_m") && a.str("neox.name") == Some(name);
+            |a: &&Attrs| a.str(keys::ROLE) == Some("adam_m") && a.str(keys::NAME) == Some(name);
         let moments = f.param_attrs.iter().find(of_role);
         let weights = held(attrs)?;
         let skip = |axes: Vec<&str>| -> Vec<String> {
@@ -349,11 +349,11 @@ fn parameters(
         let own = f
             .param_attrs
             .iter()
-            .find(|a| a.str("neox.role") == Some("grad") && a.str("neox.name") == Some(name));
+            .find(|a| a.str(keys::ROLE) == Some("grad") && a.str(keys::NAME) == Some(name));
         let gradient = match own {
-            Some(a) => skip(a.strs("neox.layout").unwrap_or_default()),
+            Some(a) => skip(a.strs(keys::LAYOUT).unwrap_or_default()),
             // As the weights, but whole on every data rank unless it says otherwise.
-            None => match attrs.strs("neox.gradient_layout") {
+            None => match attrs.strs(keys::GRADIENT_LAYOUT) {
                 Some(axes) => skip(axes),
                 None => weights.axes.iter().map(|a| a.replace("data", "")).collect(),
             },
@@ -376,7 +376,7 @@ fn parameters(
 
 /// The mesh axis of each dim of a parameter; empty if it is not divided.
 fn axes_of(attrs: &Attrs) -> Vec<String> {
-    attrs.strs("neox.layout").unwrap_or_default().into_iter().map(str::to_string).collect()
+    attrs.strs(keys::LAYOUT).unwrap_or_default().into_iter().map(str::to_string).collect()
 }
 
 /// The place of a value that an op makes.
@@ -430,8 +430,8 @@ pub struct Extras {
 
 /// Transcribes a scheduled module.
 pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, CodegenError> {
-    let staged = m.attrs.get("neox.slots").is_some();
-    let classes = m.attrs.strs("neox.classes").map_or(1, |c| c.len());
+    let staged = m.attrs.get(keys::SLOTS).is_some();
+    let classes = m.attrs.strs(keys::CLASSES).map_or(1, |c| c.len());
     let symbols: HashMap<&str, usize> =
         kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect();
     let emitter = || Emitter { m, kernels: symbols.clone(), bytes: [0; 8], events: vec![] };
@@ -468,8 +468,8 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
             let given =
-                matches!(attrs.str("neox.role"), Some("batch" | "layers" | "scalar" | "cache"));
-            if let Some(name) = attrs.str("neox.name").filter(|_| given) {
+                matches!(attrs.str(keys::ROLE), Some("batch" | "layers" | "scalar" | "cache"));
+            if let Some(name) = attrs.str(keys::NAME).filter(|_| given) {
                 program.inputs.push(port(name, f.ty(*p), &place, attrs)?);
             }
         }
@@ -488,25 +488,25 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         }
         programs.push(program);
     }
-    let arena = m.attrs.int("neox.arena").unwrap_or(0).max(0) as u64;
-    let saved = m.attrs.int("neox.saved").unwrap_or(0).max(0) as u64;
+    let arena = m.attrs.int(keys::ARENA).unwrap_or(0).max(0) as u64;
+    let saved = m.attrs.int(keys::SAVED).unwrap_or(0).max(0) as u64;
     if !staged {
         bytes.push(e.bytes);
     }
-    let arenas = m.attrs.ints("neox.arenas").unwrap_or_default();
+    let arenas = m.attrs.ints(keys::ARENAS).unwrap_or_default();
     for (class, bytes) in bytes.iter_mut().enumerate() {
         *bytes = bytes.map(|b| b.div_ceil(64) * 64);
         bytes[ARENA] = bytes[ARENA].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
     }
     // Where gradients are a part of the arena.
-    let grads = m.attrs.int("neox.grads").map(|at| (ARENA, at.max(0) as u64));
+    let grads = m.attrs.int(keys::GRADS).map(|at| (ARENA, at.max(0) as u64));
     let mut consts = vec![0u8; bytes[0][5] as usize];
     if m.function("setup").is_some() {
         let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
         let name = if staged { "train_forward" } else { "train_step" };
         let train = m.function(name).ok_or_else(|| bad(format!("there is no @{name}")))?;
         let roles = train.params.iter().zip(&train.param_attrs);
-        let tables = roles.filter(|(_, a)| a.str("neox.role") == Some("const"));
+        let tables = roles.filter(|(_, a)| a.str(keys::ROLE) == Some("const"));
         for ((_, attrs), value) in tables.zip(&values) {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             let at: usize = place.split_once('+').and_then(|(_, o)| o.parse().ok()).unwrap_or(0);
@@ -535,18 +535,18 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let class_memory: Vec<Memory> = bytes.iter().map(memory).collect();
     let mesh: Vec<(String, u64)> = m
         .attrs
-        .strs("neox.mesh")
+        .strs(keys::MESH)
         .unwrap_or_default()
         .into_iter()
         .filter_map(|a| a.split_once('='))
         .filter_map(|(n, size)| Some((n.to_string(), size.parse().ok()?)))
         .collect();
     let parameters = all_parameters(m, &mesh, staged, classes)?;
-    let stage_layers = match m.attrs.strs("neox.stage_layers") {
+    let stage_layers = match m.attrs.strs(keys::STAGE_LAYERS) {
         Some(texts) => texts.into_iter().map(stages::layers).collect::<Result<_, _>>()?,
         None => vec![],
     };
-    let stage_class = m.attrs.ints("neox.stage_class").unwrap_or_default();
+    let stage_class = m.attrs.ints(keys::STAGE_CLASS).unwrap_or_default();
     let stage_class = stage_class.iter().map(|n| (*n).max(0) as usize).collect();
     let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
     let parameter_count = parameters.iter().map(count).sum();
@@ -569,7 +569,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             let work = work(m, f);
             neoxc_plan::Kernel {
                 name: k.symbol.clone(),
-                family: f.attrs.str("neox.kernel").unwrap_or_default().to_string(),
+                family: f.attrs.str(keys::KERNEL).unwrap_or_default().to_string(),
                 tasks: k.tasks,
                 scratch: k.scratch_bytes,
                 args: f.params.iter().chain(&f.results).map(size).collect(),
@@ -634,11 +634,11 @@ fn all_parameters(
     let by_class: Vec<Vec<Parameter>> = (0..classes)
         .map(|class| parameters(get(name_of("train_finish", class))?, mesh, true))
         .collect::<Result<_, _>>()?;
-    let stages = m.attrs.strs("neox.stage_layers").unwrap_or_default();
+    let stages = m.attrs.strs(keys::STAGE_LAYERS).unwrap_or_default();
     let runs: Vec<Vec<(u64, u64)>> =
         stages.into_iter().map(stages::layers).collect::<Result<_, _>>()?;
     let layers = runs.iter().flatten().map(|(_, n)| n).sum();
-    let names = m.attrs.strs("neox.parameters").ok_or_else(|| bad("there are no parameters"))?;
+    let names = m.attrs.strs(keys::PARAMETERS).ok_or_else(|| bad("there are no parameters"))?;
     let mut out = vec![];
     for name in names {
         let here: Vec<Option<&Parameter>> =

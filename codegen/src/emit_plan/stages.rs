@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_ir::{Attrs, Dim, Function};
+use neoxc_ir::{Attrs, Dim, Function, keys};
 use neoxc_plan::{Handed, Instr, Program, Schedule, SlotPlaces, name_of};
 
 use super::{Emitter, bad, place_of, port};
@@ -44,13 +44,13 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
     let mut out = Staged { programs: vec![], schedules: BTreeMap::new() };
     for (whole, prefix, outputs) in WHOLES {
         let train = prefix == "train";
-        let chunks = int("neox.chunks");
-        let all = m.attrs.ints("neox.slots").ok_or_else(|| bad("there are no slots"))?;
+        let chunks = int(keys::CHUNKS);
+        let all = m.attrs.ints(keys::SLOTS).ok_or_else(|| bad("there are no slots"))?;
         let of_chunk = |n: &i64| if train { (*n).max(1) as u64 } else { 1 };
         let by_stage: Vec<Vec<u64>> =
             all.chunks(chunks.max(1) as usize).map(|n| n.iter().map(of_chunk).collect()).collect();
         let slots = by_stage.iter().map(|n| n.iter().sum()).max().unwrap_or(1);
-        let micro = if train { int("neox.micro") } else { 1 };
+        let micro = if train { int(keys::MICRO) } else { 1 };
         let mut program = Program { name: name_of(whole, class), ..Program::default() };
         let mut places = SlotPlaces::default();
         let mut schedule =
@@ -70,8 +70,8 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
             for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
                 let place = Emitter::places(attrs)?.pop().unwrap_or_default();
                 e.address(&place, &vars, f.ty(*p).bytes() as u64, &counts)?;
-                let name = attrs.str("neox.name").unwrap_or_default().to_string();
-                let role = attrs.str("neox.role");
+                let name = attrs.str(keys::NAME).unwrap_or_default().to_string();
+                let role = attrs.str(keys::ROLE);
                 if role == Some("slot") {
                     handed.push((name, place, f.ty(*p).bytes() / 4));
                 } else if matches!(role, Some("batch" | "layers" | "scalar"))
@@ -80,7 +80,7 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
                     program.inputs.push(input(m, f, *p, attrs, &place, &name, micro)?);
                 }
             }
-            let names = f.attrs.strs("neox.results").unwrap_or_default();
+            let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
             for (name, r) in names.iter().zip(&f.results) {
                 let Some(name) = name.strip_prefix("slot ") else { continue };
                 let place = place_of(f, *r).ok_or_else(|| bad("a slot has no place"))?;
@@ -98,7 +98,7 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
         for (name, part) in outputs {
             // The head, and what comes out of it, is on the last stage.
             let Some(f) = m.function(&name_of(part, class)) else { continue };
-            let at = match f.attrs.strs("neox.results") {
+            let at = match f.attrs.strs(keys::RESULTS) {
                 Some(names) => names.iter().position(|n| n == name),
                 // The update: state, loss, gradient norm.
                 None => f.results.len().checked_sub(if *name == "loss" { 2 } else { 1 }),
@@ -107,7 +107,7 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
             let place = place_of(f, r).ok_or_else(|| bad("an output has no place"))?;
             program.outputs.push(port(name, f.ty(r), &place, &Attrs::new())?);
         }
-        let key = if train { "neox.schedule_train" } else { "neox.schedule_forward" };
+        let key = if train { keys::SCHEDULE_TRAIN } else { keys::SCHEDULE_FORWARD };
         let texts = m.attrs.strs(key).ok_or_else(|| bad("there is no schedule"))?;
         schedule.stages = texts.into_iter().map(str::to_string).collect();
         out.schedules.insert(whole.to_string(), schedule);
@@ -143,12 +143,12 @@ fn input(
         if many { f.ty(p).stacked(Dim::new("micro", micro as usize)) } else { f.ty(p).clone() };
     // The numbers of the layers, of all chunks.
     if place.contains("+stage_chunk*") {
-        let chunks = m.attrs.int("neox.chunks").unwrap_or(1).max(1) as usize;
+        let chunks = m.attrs.int(keys::CHUNKS).unwrap_or(1).max(1) as usize;
         ty.dims.iter_mut().take(1).for_each(|d| d.size *= chunks);
     }
     let mut made = port(name, &ty, base, attrs)?;
     if many {
-        let mesh = m.attrs.strs("neox.mesh").unwrap_or_default();
+        let mesh = m.attrs.strs(keys::MESH).unwrap_or_default();
         let data = mesh.iter().any(|a| a.starts_with("data=") && *a != "data=1");
         made.axes.insert(0, if data { "data".into() } else { String::new() });
     }

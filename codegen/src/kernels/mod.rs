@@ -26,7 +26,7 @@ mod space;
 mod tuned;
 
 use neoxc_ir::target::Target;
-use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId};
+use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId, keys};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
@@ -170,7 +170,7 @@ impl Body<'_> {
 fn start(module: &Module, f: &Function) -> Result<(String, Function, Emit), CodegenError> {
     let family = f
         .attrs
-        .str("neox.kernel")
+        .str(keys::KERNEL)
         .ok_or_else(|| CodegenError::kernel(&f.name, "is not a kernel function"))?
         .to_string();
     let keep: &[&str] = match family.as_str() {

@@ -6,6 +6,7 @@ use super::call::{body_cost, callee};
 use crate::attrs::{Attr, Attrs};
 use crate::build::Builder;
 use crate::eval::Tensor;
+use crate::keys;
 use crate::module::{Op, ValueId};
 use crate::op::*;
 use crate::types::{Dim, TensorType};
@@ -71,7 +72,7 @@ impl Shape {
 }
 
 /// Attribute of a loop: numbers of the results that are its totals, where they are not the carried ones.
-const TOTALS: &str = "neox.totals";
+const TOTALS: &str = keys::TOTALS;
 
 /// Numbers of a loop's results that are totals over its iterations, in the order of what they are totals of: the
 /// carried ones, unless there is one iteration whose results are totals without having been carried.

@@ -10,7 +10,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use neoxc_ir::{Attr, Attrs, Builder, Function, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Function, ValueId, keys};
 
 use super::{copy, label, named, parameter, shrink, with_layers};
 use crate::assign_stages::Class;
@@ -41,10 +41,10 @@ pub fn cut(
     let mut map: HashMap<ValueId, ValueId> = HashMap::new();
     // What is on other stages.
     let mut gone: HashSet<ValueId> = HashSet::new();
-    let batch = |a: &Attrs| matches!(a.str("neox.role"), Some("batch" | "layers" | "const"));
+    let batch = |a: &Attrs| matches!(a.str(keys::ROLE), Some("batch" | "layers" | "const"));
     for (v, attrs) in train.params.iter().zip(&train.param_attrs).filter(|(_, a)| !batch(a)) {
-        let adam = attrs.str("neox.role").is_some_and(|r| r.starts_with("adam"));
-        let of = attrs.str("neox.param").or(attrs.str("neox.name").filter(|_| adam));
+        let adam = attrs.str(keys::ROLE).is_some_and(|r| r.starts_with("adam"));
+        let of = attrs.str(keys::PARAM).or(attrs.str(keys::NAME).filter(|_| adam));
         if of.is_some_and(|name| !p.held.contains(name)) {
             gone.insert(*v);
             continue;

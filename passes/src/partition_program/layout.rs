@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use neoxc_ir::{Attrs, Dim, TensorType};
+use neoxc_ir::{Attrs, Dim, TensorType, keys};
 
 use crate::pass::Degrees;
 
@@ -40,11 +40,11 @@ impl Layout {
     /// As `neox.layout` of a parameter says.
     pub fn of_attr(ty: &TensorType, attrs: &Attrs) -> Layout {
         let mut layout = Layout::whole(ty);
-        let names = attrs.strs("neox.layout").unwrap_or_default();
+        let names = attrs.strs(keys::LAYOUT).unwrap_or_default();
         for (slot, name) in layout.dims.iter_mut().zip(names) {
             *slot = parse(name);
         }
-        let partial = attrs.strs("neox.partial").unwrap_or_default();
+        let partial = attrs.strs(keys::PARTIAL).unwrap_or_default();
         layout.partial = partial.into_iter().map(Axis::from).collect();
         layout
     }

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attrs, Function, Module, ValueId};
+use neoxc_ir::{Attrs, Function, Module, ValueId, keys};
 
 use super::{GRADS, Place, is_rounded, next_of};
 use crate::keep_weights;
@@ -102,7 +102,7 @@ pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
         let (lo, hi) = c.range(&place, f.ty(*p).bytes());
         c.memory.write(&place.segment, lo, hi);
         let image = c.memory.read(&place.segment, lo, hi);
-        let stays = attrs.str("neox.role") == Some("cache")
+        let stays = attrs.str(keys::ROLE) == Some("cache")
             || is_rounded(attrs) && entry != keep_weights::UPDATE;
         if stays {
             kept.push((place, (lo, hi), image.clone()));
@@ -125,10 +125,10 @@ fn function<'m>(m: &'m Module, name: &str) -> Result<&'m Function, PassError> {
 
 /// Where a value lies, by the segment that has the bytes.
 fn place_of(m: &Module, attrs: &Attrs, i: usize, who: &str) -> Result<Place, PassError> {
-    let place = attrs.strs("neox.place").and_then(|p| Place::parse(p.get(i)?));
+    let place = attrs.strs(keys::PLACE).and_then(|p| Place::parse(p.get(i)?));
     let mut place =
         place.ok_or_else(|| PassError::Unsupported(format!("@{who}: a value has no place")))?;
-    if let (GRADS, Some(at)) = (&*place.segment, m.attrs.int("neox.grads")) {
+    if let (GRADS, Some(at)) = (&*place.segment, m.attrs.int(keys::GRADS)) {
         (place.segment, place.offset) = ("arena".into(), place.offset + at.max(0) as u64);
     }
     Ok(place)
@@ -203,7 +203,7 @@ impl Check<'_> {
                 } else {
                     let callee = op.attrs.symbol("callee").unwrap_or_default();
                     let callee = function(self.module, callee)?;
-                    callee.attrs.ints("neox.inplace").unwrap_or_default().to_vec()
+                    callee.attrs.ints(keys::INPLACE).unwrap_or_default().to_vec()
                 };
                 for (i, r) in op.results.iter().enumerate() {
                     let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());

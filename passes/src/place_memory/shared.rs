@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_ir::{Attrs, Function, Module, ValueId};
+use neoxc_ir::{Attrs, Function, Module, ValueId, keys};
 
 use super::{Place, aligned};
 use crate::pass::PassError;
@@ -21,7 +21,7 @@ impl Shared {
     /// Gives every name of every entry of a class of stages a place; the largest use counts.
     pub fn of(m: &Module, class: usize) -> Shared {
         let int = |name: &str| m.attrs.int(name).unwrap_or(1);
-        let (micro, chunks) = (int("neox.micro") as u64, int("neox.chunks"));
+        let (micro, chunks) = (int(keys::MICRO) as u64, int(keys::CHUNKS));
         let mut s = Shared { micro, chunks, ..Self::default() };
         let mut sizes: Vec<((&'static str, String), u64)> = vec![];
         let mut want = |key: (&'static str, String), bytes: u64| match sizes
@@ -40,7 +40,7 @@ impl Shared {
                 let each = f.ty(*p).bytes() as u64;
                 let Some((segment, name)) = shared_name(entry, attrs) else { continue };
                 let many = stride_of(attrs) == Some("micro") && entry.starts_with("train");
-                let times = match attrs.str("neox.role") {
+                let times = match attrs.str(keys::ROLE) {
                     _ if many => s.micro,
                     Some("layers") => s.chunks as u64,
                     _ => 1,
@@ -136,7 +136,7 @@ fn summed(name: &str) -> String {
 
 /// The loop variable of a program's caller that a parameter moves with.
 fn stride_of(attrs: &Attrs) -> Option<&'static str> {
-    match attrs.str("neox.role") {
+    match attrs.str(keys::ROLE) {
         Some("slot") => Some("slot"),
         Some("batch") => Some("micro"),
         _ => None,
@@ -145,12 +145,12 @@ fn stride_of(attrs: &Attrs) -> Option<&'static str> {
 
 /// Segment and name of a parameter that the programs of a stage share.
 fn shared_name(entry: &str, attrs: &Attrs) -> Option<(&'static str, String)> {
-    let name = attrs.str("neox.name").unwrap_or_default().to_string();
+    let name = attrs.str(keys::NAME).unwrap_or_default().to_string();
     let (kind, _) = entry.split_once('_').unwrap_or((entry, ""));
-    if let Some(name) = attrs.str("neox.param") {
+    if let Some(name) = attrs.str(keys::PARAM) {
         return Some(("params", name.to_string()));
     }
-    Some(match attrs.str("neox.role")? {
+    Some(match attrs.str(keys::ROLE)? {
         "adam_m" => ("adam_m", name),
         "adam_v" => ("adam_v", name),
         "grad" => ("grads", name),
@@ -165,7 +165,7 @@ fn shared_name(entry: &str, attrs: &Attrs) -> Option<(&'static str, String)> {
 
 /// What each result of a stage's program is; the update gives back the state that it was given.
 fn result_names(f: &Function) -> Vec<String> {
-    if let Some(names) = f.attrs.strs("neox.results") {
+    if let Some(names) = f.attrs.strs(keys::RESULTS) {
         return names.into_iter().map(str::to_string).collect();
     }
     let state = f.results.len().saturating_sub(2);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, ops};
+use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, keys, ops};
 
 use super::intervals::{Buffer, assign};
 use super::{GRADS, Place, aligned, next_of, note};
@@ -317,7 +317,7 @@ impl Walk<'_> {
         let Some(callee) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
             return false;
         };
-        let pairs = callee.attrs.ints("neox.inplace").unwrap_or_default();
+        let pairs = callee.attrs.ints(keys::INPLACE).unwrap_or_default();
         pairs.chunks(2).any(|p| p == [result as i64, operand as i64])
     }
 
@@ -334,7 +334,7 @@ impl Walk<'_> {
             let mut k = Function::new(&name);
             let p = k.add_param("p0", ty.clone(), Attrs::new());
             k.results = vec![p];
-            k.attrs.set("neox.kernel", Attr::Str("rowwise".into()));
+            k.attrs.set(keys::KERNEL, Attr::Str("rowwise".into()));
             self.module.functions.insert(0, k);
         }
         let out = f.add_value(ty);

@@ -1,7 +1,7 @@
 //! The parameters of a GPT-NeoX model: names as in published checkpoints, dims, start values.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, DType, Dim, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, DType, Dim, TensorType, ValueId, keys};
 
 use super::Result;
 use crate::arch::{Arch, Moe, Positions};
@@ -49,9 +49,9 @@ impl Param {
             Init::OutputWeight => format!("normal:{:?}", a.output_init_std),
         };
         Attrs::new()
-            .with("neox.param", Attr::Str(full_name.to_string()))
-            .with("neox.init", Attr::Str(init))
-            .with("neox.decay", Attr::Bool(self.decays()))
+            .with(keys::PARAM, Attr::Str(full_name.to_string()))
+            .with(keys::INIT, Attr::Str(init))
+            .with(keys::DECAY, Attr::Bool(self.decays()))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The weights that a configuration's model has, without compiling it.
 
 use neoxc_frontend::Config;
+use neoxc_ir::keys;
 use neoxc_plan::names;
 
 use crate::{CompileError, lower_config};
@@ -36,7 +37,7 @@ pub fn weights(config: &Config) -> Result<Vec<Weight>, CompileError> {
         .map_err(|e| CompileError::Model(e.to_string()))?;
     let f = module.function("loss").ok_or_else(|| wrong("the model has no loss"))?;
     let named = f.params.iter().zip(&f.param_attrs);
-    let named = named.filter_map(|(p, attrs)| Some((attrs.str("neox.param")?, f.ty(*p))));
+    let named = named.filter_map(|(p, attrs)| Some((attrs.str(keys::PARAM)?, f.ty(*p))));
     let weight = |(name, ty): (&str, &neoxc_ir::TensorType)| {
         let mut dims = ty.dims.iter().map(|d| d.size as u64);
         let layers = if names::is_stacked(name) { dims.next().unwrap_or(1) } else { 1 };

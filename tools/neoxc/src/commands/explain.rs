@@ -2,6 +2,7 @@
 
 use neoxc_driver::Phase;
 use neoxc_ir::Function;
+use neoxc_ir::keys;
 use neoxc_plan::Plan;
 
 use crate::Failure;
@@ -60,11 +61,11 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
         .get(number)
         .ok_or_else(|| Failure::new(3, format!("error: @{name} has no value %{number}")))?;
     println!("%{number} of @{name}: {} at {}", op.kind.full_name(), op.loc);
-    for (r, place) in op.results.iter().zip(op.attrs.strs("neox.place").unwrap_or_default()) {
+    for (r, place) in op.results.iter().zip(op.attrs.strs(keys::PLACE).unwrap_or_default()) {
         println!("  {}, {} bytes at {place}", f.ty(*r), f.ty(*r).bytes());
     }
     if let Some(callee) = op.attrs.symbol("callee").and_then(|c| module.function(c)) {
-        match callee.attrs.str("neox.kernel") {
+        match callee.attrs.str(keys::KERNEL) {
             Some(family) => println!("made by the {family} kernel @{}:", callee.name),
             None => println!("made by the loop body @{}:", callee.name),
         }
@@ -88,7 +89,7 @@ fn cut(plan: &Plan, kernel: &str) {
 /// Tells which fused forms rewriting chose in `f`, and what each was faster than; with `kernel`, only
 /// those that it computes, or the gradients of.
 fn choices(f: &Function, kernel: Option<&Function>) {
-    for text in f.attrs.strs("neox.choices").unwrap_or_default() {
+    for text in f.attrs.strs(keys::CHOICES).unwrap_or_default() {
         let op = text.split(' ').next().unwrap_or_default();
         let made = |k: &Function| k.ops.iter().any(|o| o.kind.name().starts_with(op));
         if kernel.is_none_or(made) {
