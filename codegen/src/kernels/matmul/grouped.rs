@@ -11,6 +11,7 @@ use neoxc_ir::{Function, Op};
 use super::tile::Rows;
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
+use crate::kernels::Body;
 
 /// Ranges of rows by expert.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +52,23 @@ pub fn roles(f: &Function, op: &Op) -> Result<Roles, CodegenError> {
 }
 
 impl Ranges {
+    /// The ranges that the grouped matmul `op` reads, of `rows` rows in all.
+    pub fn of(b: &Body<'_>, op: &Op, rows: usize) -> Result<Ranges, CodegenError> {
+        let lost = || b.fail("which rows experts have is not a parameter");
+        let f = b.f;
+        let (starts, counts) = (op.operands[2], op.operands[3]);
+        let weights = f.ty(op.operands[1]);
+        let (k, n) = sides(weights, &op.attrs).map_err(|e| b.fail(e.0))?;
+        Ok(Ranges {
+            starts: b.param(starts).ok_or_else(lost)?,
+            counts: b.param(counts).ok_or_else(lost)?,
+            groups: f.ty(op.operands[0]).dims[1].size,
+            local: f.ty(starts).dims.last().map_or(1, |d| d.size),
+            rows,
+            matrix: weights.dims[n].size * weights.dims[k].size,
+        })
+    }
+
     /// Number of independent products at most.
     pub fn products(&self, bins: usize) -> usize {
         bins * (self.local + 1)

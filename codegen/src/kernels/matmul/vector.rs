@@ -6,10 +6,10 @@
 
 use super::epilogue::Epilogue;
 use super::schedule::Problem;
-use super::{Plan, pack};
+use super::Plan;
 use crate::CodegenError;
 use crate::emit::{Emit, LINE, Ty, Val};
-use crate::kernels::{Body, Shape};
+use crate::kernels::{Body, Shape, pack};
 
 /// How far ahead weights are asked for, in bytes.
 const AHEAD: usize = 1024;
