@@ -16,40 +16,75 @@ impl Reader<'_> {
         let each = tensor * context * pipe * expert;
         let world = self.int("world_size", 1, 1 << 20).unwrap_or(each);
         if !world.is_multiple_of(each) {
-            let hint = "world_size = pipe_parallel_size × context_parallel_size × model_parallel_size \
-                        × data-parallel size, which moe_expert_parallel_size divides";
-            let (key, what) = match world.is_multiple_of(tensor) {
-                false => ("model_parallel_size", format!("{tensor} tensor ranks")),
-                true if world.is_multiple_of(tensor * pipe * context) => {
-                    let others = tensor * pipe * context;
-                    let what = format!("{expert} expert ranks × {others} others");
-                    ("moe_expert_parallel_size", what)
-                }
-                true if world.is_multiple_of(tensor * pipe) => {
-                    let others = tensor * pipe;
-                    ("context_parallel_size", format!("{context} context ranks × {others} others"))
-                }
-                true => ("pipe_parallel_size", format!("{pipe} stages × {tensor} tensor ranks")),
-            };
-            let message = format!("{world} ranks are not a multiple of {what}");
-            self.both(message, "world_size", key, hint);
+            self.uneven_world(world, [tensor, pipe, context, expert]);
             return Parallel::default();
         }
-        // Layers with and without experts take turns; a stage has whole turns.
-        let interval = model.map_or(1, |m| m.moe.map_or(1, |e| e.interval));
-        if let Some(m) = model.filter(|m| m.num_layers < pipe) {
+        let sequence_parallel = self.bool("sequence_parallel", false);
+        if let Some(m) = model {
+            self.stages_of_layers(m, pipe);
+            self.shards_of_sequence(m, tensor, context, sequence_parallel);
+        }
+        let (schedule, chunks) = self.schedule(pipe, model);
+        let partition = self.partition(pipe, chunks, model);
+        if let Some(m) = model {
+            self.tensor_shards(m, tensor);
+            self.context_shards(m, tensor, context);
+            self.expert_shards(m, expert);
+        }
+        Parallel {
+            pipe,
+            schedule,
+            chunks,
+            partition,
+            data: world / each,
+            expert,
+            expert_tensor,
+            context,
+            tensor,
+            sequence_parallel,
+            zero_stage: self.zero_stage(),
+        }
+    }
+
+    /// Names the degree that `world` ranks are not a multiple of.
+    fn uneven_world(&mut self, world: usize, [tensor, pipe, context, expert]: [usize; 4]) {
+        let hint = "world_size = pipe_parallel_size × context_parallel_size × model_parallel_size \
+                    × data-parallel size, which moe_expert_parallel_size divides";
+        let (key, what) = match world.is_multiple_of(tensor) {
+            false => ("model_parallel_size", format!("{tensor} tensor ranks")),
+            true if world.is_multiple_of(tensor * pipe * context) => {
+                let others = tensor * pipe * context;
+                let what = format!("{expert} expert ranks × {others} others");
+                ("moe_expert_parallel_size", what)
+            }
+            true if world.is_multiple_of(tensor * pipe) => {
+                let others = tensor * pipe;
+                ("context_parallel_size", format!("{context} context ranks × {others} others"))
+            }
+            true => ("pipe_parallel_size", format!("{pipe} stages × {tensor} tensor ranks")),
+        };
+        let message = format!("{world} ranks are not a multiple of {what}");
+        self.both(message, "world_size", key, hint);
+    }
+
+    /// Every stage of a pipeline has a period of layers, and recomputes one at a time.
+    fn stages_of_layers(&mut self, m: &Model, pipe: usize) {
+        // Layers with and without experts alternate; a stage has whole periods.
+        let interval = m.moe.map_or(1, |e| e.interval);
+        let periods = m.num_layers / interval;
+        if m.num_layers < pipe {
             let message = format!("{pipe} stages of {} layers", m.num_layers);
             let hint = "every stage has at least one layer";
             self.both(message, "pipe_parallel_size", "num_layers", hint);
-        } else if let Some(m) = model.filter(|m| m.num_layers / interval < pipe) {
-            let turns = m.num_layers / interval;
-            let message =
-                format!("{pipe} stages of {turns} turns of {interval} layers, one with experts");
-            let hint = "every stage has at least one turn";
+        } else if periods < pipe {
+            let message = format!(
+                "{pipe} stages of {periods} periods of {interval} layers, one with experts"
+            );
+            let hint = "every stage has at least one period";
             self.both(message, "pipe_parallel_size", "moe_expert_interval", hint);
         }
-        let single = model.map_or(1, |m| m.moe.map_or(1, |e| e.interval));
-        if let Some(m) = model.filter(|m| pipe > 1 && m.checkpoint > Some(single))
+        if pipe > 1
+            && m.checkpoint > Some(interval)
             && let Some((_, node)) = self.find("checkpoint_num_layers").cloned()
         {
             let n = m.checkpoint.unwrap_or(1);
@@ -58,11 +93,12 @@ impl Reader<'_> {
             let hint = "`--set checkpoint_num_layers=1`";
             self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
         }
-        let sequence_parallel = self.bool("sequence_parallel", false);
-        let finer = |m: &&Model| sequence_parallel && m.seq_length.is_multiple_of(context);
-        if let Some(m) =
-            model.filter(|m| finer(m) && !m.seq_length.is_multiple_of(context * tensor))
-        {
+    }
+
+    /// `sequence_parallel` has tensor ranks divide what each context rank has of a sequence.
+    fn shards_of_sequence(&mut self, m: &Model, tensor: usize, context: usize, parallel: bool) {
+        let finer = parallel && m.seq_length.is_multiple_of(context);
+        if finer && !m.seq_length.is_multiple_of(context * tensor) {
             let which = if context > 1 {
                 format!("{tensor} tensor × {context} context ranks")
             } else {
@@ -72,22 +108,21 @@ impl Reader<'_> {
             let hint = "or `--set sequence_parallel=false`";
             self.both(message, "model_parallel_size", "seq_length", hint);
         }
-        let (schedule, chunks) = self.schedule(pipe, model);
-        let partition = self.partition(pipe, chunks, model);
-        if let Some(m) = model {
-            for (key, size, what) in [
-                ("num_attention_heads", m.num_attention_heads, "attention heads"),
-                ("intermediate_size", m.intermediate_size, "columns of the MLP"),
-            ] {
-                if !size.is_multiple_of(tensor) {
-                    let message = format!("{tensor} tensor ranks do not divide {size} {what}");
-                    let hint = "choose a divisor";
-                    self.both(message, "model_parallel_size", key, hint);
-                }
+    }
+
+    /// Tensor ranks divide heads and the MLP; they need not divide the vocabulary.
+    fn tensor_shards(&mut self, m: &Model, tensor: usize) {
+        for (key, size, what) in [
+            ("num_attention_heads", m.num_attention_heads, "attention heads"),
+            ("intermediate_size", m.intermediate_size, "columns of the MLP"),
+        ] {
+            if !size.is_multiple_of(tensor) {
+                let message = format!("{tensor} tensor ranks do not divide {size} {what}");
+                self.both(message, "model_parallel_size", key, "choose a divisor");
             }
         }
         // Parameters do not depend on the layout: the vocabulary is not padded further for the ranks.
-        if let Some(m) = model.filter(|m| !m.padded_vocab_size.is_multiple_of(tensor)) {
+        if !m.padded_vocab_size.is_multiple_of(tensor) {
             let message = format!(
                 "{tensor} tensor ranks do not divide a vocabulary of {}: each has all of embedding and head",
                 m.padded_vocab_size
@@ -101,12 +136,16 @@ impl Reader<'_> {
                 "pad the vocabulary to a multiple of the ranks; the embedding then has more rows";
             self.adjusted(message, &labels, hint);
         }
-        if let Some(m) = model.filter(|m| !m.seq_length.is_multiple_of(context)) {
+    }
+
+    /// Context ranks divide the sequence, and in attention the heads that a tensor rank has.
+    fn context_shards(&mut self, m: &Model, tensor: usize, context: usize) {
+        if !m.seq_length.is_multiple_of(context) {
             let message = format!("{context} context ranks do not divide {} tokens", m.seq_length);
             self.both(message, "context_parallel_size", "seq_length", "choose a divisor");
         }
-        let heads = |m: &&Model, ranks| m.num_attention_heads.is_multiple_of(ranks);
-        if let Some(m) = model.filter(|m| heads(m, tensor) && !heads(m, tensor * context)) {
+        let heads = |ranks| m.num_attention_heads.is_multiple_of(ranks);
+        if heads(tensor) && !heads(tensor * context) {
             let n = m.num_attention_heads / tensor;
             let whose =
                 if tensor > 1 { "attention heads of a tensor rank" } else { "attention heads" };
@@ -114,38 +153,24 @@ impl Reader<'_> {
             let hint = "they divide the heads in attention: choose a divisor";
             self.both(message, "context_parallel_size", "num_attention_heads", hint);
         }
-        match model.and_then(|m| m.moe) {
-            Some(moe) if !moe.experts.is_multiple_of(expert) => {
-                let message =
-                    format!("{expert} expert ranks do not divide {} experts", moe.experts);
-                self.both(
-                    message,
-                    "moe_expert_parallel_size",
-                    "moe_num_experts",
-                    "choose a divisor",
-                );
-            }
-            None if model.is_some() && expert > 1 => {
-                let message = format!("{expert} expert ranks, and no experts to divide");
-                let hint = "`--set moe_expert_parallel_size=1`, or `--set moe_num_experts=…`";
-                self.both(message, "moe_expert_parallel_size", "num_layers", hint);
-            }
-            _ => {}
-        }
-        let data = world / each;
-        Parallel {
-            pipe,
-            schedule,
-            chunks,
-            partition,
-            data,
-            expert,
-            expert_tensor,
-            context,
-            tensor,
-            sequence_parallel,
-            zero_stage: self.zero_stage(),
-        }
+    }
+
+    /// Expert ranks divide the experts.
+    fn expert_shards(&mut self, m: &Model, expert: usize) {
+        let (message, key, hint) = match m.moe {
+            Some(moe) if !moe.experts.is_multiple_of(expert) => (
+                format!("{expert} expert ranks do not divide {} experts", moe.experts),
+                "moe_num_experts",
+                "choose a divisor",
+            ),
+            None if expert > 1 => (
+                format!("{expert} expert ranks, and no experts to divide"),
+                "num_layers",
+                "`--set moe_expert_parallel_size=1`, or `--set moe_num_experts=…`",
+            ),
+            _ => return,
+        };
+        self.both(message, "moe_expert_parallel_size", key, hint);
     }
 
     /// The order of micro-batches, and the chunks of layers that an interleaved one has on each stage.

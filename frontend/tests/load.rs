@@ -212,7 +212,7 @@ fn experts_have_their_rules() {
         (&["moe_num_experts=2", "moe_jitter_eps=0.1"], "`moe_jitter_eps`: not supported"),
         (
             &["moe_num_experts=2", "moe_expert_interval=2", "world_size=2", "pipe_parallel_size=2"],
-            "2 stages of 1 turns of 2 layers, one with experts",
+            "2 stages of 1 periods of 2 layers, one with experts",
         ),
         (
             &[

@@ -4,9 +4,9 @@
 //! one stream, as what fetches ahead in hardware expects it (two streams in a page read a third less on a Zen 3). Each row
 //! has vectors of sums, whose lanes are added at the end. The order of a sum is fixed by the depth.
 
+use super::Plan;
 use super::epilogue::Epilogue;
 use super::schedule::Problem;
-use super::Plan;
 use crate::CodegenError;
 use crate::emit::{Emit, LINE, Ty, Val};
 use crate::kernels::{Body, Shape, pack};
