@@ -50,7 +50,7 @@ impl OpDef for AllToAll {
         Ok(made)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("exchanges are inserted after differentiation"))
+        Ok(Gradient::None("collectives are inserted after differentiation"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let names = ["dim", "from"].map(|name| cx.attrs.str(name).unwrap_or_default());

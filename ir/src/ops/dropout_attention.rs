@@ -58,7 +58,7 @@ impl OpDef for DropoutAttention {
         "dropout_attention"
     }
     fn doc(&self) -> &'static str {
-        "`neox.attention` whose weights go through `neox.dropout` between softmax and the product with v: place [batch, seq] is of the query, column [kv_seq] of the key. The log-sum-exp is of all scores."
+        "`neox.attention` whose weights go through `neox.dropout` between softmax and the matmul with v: place [batch, seq] is of the query, column [kv_seq] of the key. The log-sum-exp is of all scores."
     }
     fn signature(&self) -> Signature {
         Signature {

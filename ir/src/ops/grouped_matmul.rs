@@ -21,7 +21,7 @@ impl OpDef for GroupedMatmul {
         "grouped_matmul"
     }
     fn doc(&self) -> &'static str {
-        "Each row of x [owner, group, row, contract] times the matrix of the expert that has it, `w` [owner, local, two dims], summed over `contract`; zeros in rows that no expert has; halves give f32. Expert e has `counts` rows from `starts` on [owner, group, local]; ranges do not overlap and stand one behind the other from row 0 on."
+        "Each row of x [owner, group, row, contract] times the matrix of the expert that has it, `w` [owner, local, two dims], summed over `contract`; zeros in rows that no expert has; 16-bit operands give f32. Expert e has `counts` rows from `starts` on [owner, group, local]; ranges do not overlap and follow one after the other from row 0 on."
     }
     fn signature(&self) -> Signature {
         Signature {

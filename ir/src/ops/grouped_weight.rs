@@ -12,7 +12,7 @@ impl OpDef for GroupedWeight {
         "grouped_weight"
     }
     fn doc(&self) -> &'static str {
-        "Σ over groups and the rows that an expert has of a[row, m] · b[row, n]: [owner, group, row, m] and [owner, group, row, n] give [owner, local, m, n]. Ranges are as in `grouped_matmul`. Halves give f32."
+        "Σ over groups and the rows that an expert has of a[row, m] · b[row, n]: [owner, group, row, m] and [owner, group, row, n] give [owner, local, m, n]. Ranges are as in `grouped_matmul`. 16-bit operands give f32."
     }
     fn signature(&self) -> Signature {
         Signature {

@@ -14,7 +14,7 @@ impl OpDef for LinearCrossEntropyTrain {
         "linear_cross_entropy_train"
     }
     fn doc(&self) -> &'static str {
-        "linear_cross_entropy and its gradient at once, for a `dloss` that is known beforehand: three products instead of four. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets loss and lse, that part of dw and its share of dx."
+        "linear_cross_entropy and its gradient at once, for a `dloss` that is known beforehand: three matmuls instead of four. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets loss and lse, that part of dw and its share of dx."
     }
     fn signature(&self) -> Signature {
         Signature {

@@ -69,7 +69,7 @@ impl OpDef for Matmul {
     fn doc(&self) -> &'static str {
         "Contraction over the comma-separated dims `contract`. Dims that both operands have and that \
          are not contracted are batch dims; the result has batch dims, then the free dims of `a`, \
-         then those of `b`. Halves (bf16, f16) give f32, the precision of the sum."
+         then those of `b`. 16-bit operands give f32, the precision of the sum."
     }
 
     fn signature(&self) -> Signature {

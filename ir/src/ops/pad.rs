@@ -10,7 +10,7 @@ impl OpDef for Pad {
         "pad"
     }
     fn doc(&self) -> &'static str {
-        "`x` with `before` zeros in front and `after` zeros behind along `dim`."
+        "`x` with `before` zeros in front and `after` zeros at the end along `dim`."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -20,7 +20,7 @@ impl OpDef for Pad {
                 &[
                     required("dim", AttrKind::Str, "the dim"),
                     required("before", AttrKind::Int, "zeros in front"),
-                    required("after", AttrKind::Int, "zeros behind"),
+                    required("after", AttrKind::Int, "zeros at the end"),
                 ]
             },
         }

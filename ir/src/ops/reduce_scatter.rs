@@ -31,7 +31,7 @@ impl OpDef for ReduceScatter {
         exchange::smaller(cx)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("exchanges are inserted after differentiation"))
+        Ok(Gradient::None("collectives are inserted after differentiation"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();

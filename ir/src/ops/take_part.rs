@@ -11,7 +11,7 @@ impl OpDef for TakePart {
         "take_part"
     }
     fn doc(&self) -> &'static str {
-        "Of `x`, which all `ranks` ranks along `axis` have, the rank's own part along `dim`. Nothing is exchanged."
+        "Of `x`, which all `ranks` ranks along `axis` have, the rank's own part along `dim`. Nothing is sent."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -30,7 +30,7 @@ impl OpDef for TakePart {
         exchange::smaller(cx)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("exchanges are inserted after differentiation"))
+        Ok(Gradient::None("collectives are inserted after differentiation"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();

@@ -10,7 +10,7 @@ impl OpDef for Wait {
         "wait"
     }
     fn doc(&self) -> &'static str {
-        "`x`, which an exchange of the same function makes, once it is there. The exchange goes on beside the ops between the two, which may not use `x`."
+        "The value of `x`, once it is there: `x` is the result of a collective of the same function, which goes on beside the ops between the two. These may not use `x`."
     }
     fn signature(&self) -> Signature {
         Signature { operands: &[("x", Arity::One)], results: &[("y", Arity::One)], attrs: &[] }
@@ -25,7 +25,7 @@ impl OpDef for Wait {
         Ok(vec![cx.operands[0].clone()])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("exchanges are inserted after differentiation"))
+        Ok(Gradient::None("collectives are inserted after differentiation"))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::parallel(cx)

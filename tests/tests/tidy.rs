@@ -1,0 +1,180 @@
+//! The documents and the tree agree: links resolve, files that a document names exist, and words that the glossary
+//! avoids do not come back.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
+}
+
+/// Every file of the tree that is ours, by its path from the root.
+fn tree() -> BTreeSet<PathBuf> {
+    fn walk(dir: &Path, out: &mut BTreeSet<PathBuf>) {
+        for e in std::fs::read_dir(dir).unwrap().flatten() {
+            let (path, name) = (e.path(), e.file_name().to_string_lossy().into_owned());
+            let skipped = ["target", "out"].contains(&name.as_str()) || name.starts_with(".venv");
+            if skipped || name == ".git" {
+                continue;
+            }
+            out.insert(path.strip_prefix(root()).unwrap().to_path_buf());
+            if path.is_dir() && !path.is_symlink() {
+                walk(&path, out);
+            }
+        }
+    }
+    let mut out = BTreeSet::new();
+    walk(&root(), &mut out);
+    out
+}
+
+/// The Markdown files of the tree and their text.
+fn documents(tree: &BTreeSet<PathBuf>) -> Vec<(PathBuf, String)> {
+    let documents = tree.iter().filter(|p| p.extension().is_some_and(|e| e == "md"));
+    documents.map(|p| (p.clone(), std::fs::read_to_string(root().join(p)).unwrap())).collect()
+}
+
+/// `a/b/../c` as `a/c`.
+fn plain(path: &Path) -> PathBuf {
+    let mut out = PathBuf::new();
+    for part in path.components() {
+        match part.as_os_str().to_str() {
+            Some("..") => drop(out.pop()),
+            Some(".") => {}
+            _ => out.push(part),
+        }
+    }
+    out
+}
+
+/// The lines outside fenced code, with their numbers from 1.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter_map(move |(n, line)| {
+        let fence = line.trim_start().starts_with("```");
+        fenced ^= fence;
+        (!fenced && !fence).then_some((n + 1, line))
+    })
+}
+
+/// The anchor that Markdown renderers make of a heading.
+fn anchor(heading: &str) -> String {
+    let kept = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || "-_ ".contains(*c));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+/// What stands between `open` and `close`, each time in the line.
+fn between<'a>(line: &'a str, open: &'a str, close: char) -> impl Iterator<Item = &'a str> {
+    line.split(open).skip(1).filter_map(move |rest| rest.split_once(close).map(|(inner, _)| inner))
+}
+
+/// Fails with all problems at once.
+fn none(problems: &[String]) {
+    assert!(problems.is_empty(), "\n{}", problems.join("\n"));
+}
+
+#[test]
+fn every_relative_link_of_a_document_leads_to_a_file_and_a_heading() {
+    let tree = tree();
+    let documents = documents(&tree);
+    let (mut count, mut problems) = (0, vec![]);
+    for (path, text) in &documents {
+        for (n, line) in prose(text) {
+            for link in between(line, "](", ')').filter(|l| !l.contains("://")) {
+                count += 1;
+                let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+                let target = match file {
+                    "" => path.clone(),
+                    _ => plain(&path.parent().unwrap().join(file)),
+                };
+                let place = format!("{}:{n}", path.display());
+                if !tree.contains(&target) {
+                    problems.push(format!("{place}: no file `{link}`"));
+                } else if !heading.is_empty() {
+                    let (_, text) = documents.iter().find(|(p, _)| *p == target).unwrap();
+                    let mut headings = prose(text).filter(|(_, l)| l.starts_with('#'));
+                    if !headings.any(|(_, l)| anchor(l) == heading) {
+                        problems.push(format!("{place}: no heading `{link}`"));
+                    }
+                }
+            }
+        }
+    }
+    none(&problems);
+    assert!(count > 50, "the walk found {count} links");
+}
+
+/// Whether a word in backticks is the name of a file of this project: it has one of our endings and no placeholder.
+fn names_a_file(word: &str) -> bool {
+    let ours = [".rs", ".md", ".py", ".sh", ".toml"];
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
+    let letters = word.rsplit('/').next().is_some_and(|n| n.len() > 4 && !n.starts_with('.'));
+    ours.iter().any(|e| word.ends_with(e)) && word.chars().all(plain) && letters
+}
+
+#[test]
+fn a_file_that_a_document_names_exists() {
+    let tree = tree();
+    let (mut count, mut problems) = (0, vec![]);
+    // The changes name files that are gone.
+    let documents = documents(&tree).into_iter().filter(|(p, _)| !p.ends_with("CHANGELOG.md"));
+    for (path, text) in documents {
+        for (n, line) in prose(&text) {
+            let words = line.split('`').skip(1).step_by(2).filter(|w| names_a_file(w));
+            for word in words {
+                count += 1;
+                // A path from the root or from the document's folder; a name alone, or the end of a path, of any file.
+                let near = plain(&path.parent().unwrap().join(word));
+                let found = tree.contains(&near) || tree.iter().any(|p| p.ends_with(word));
+                if !found {
+                    problems.push(format!("{}:{n}: no file `{word}`", path.display()));
+                }
+            }
+        }
+    }
+    none(&problems);
+    assert!(count > 40, "the walk found {count} names of files");
+}
+
+/// Words that the glossary avoids and what to write instead. They are kept out of the documents, where a new reader meets
+/// a word first; their reasons are in `docs/glossary.md`.
+const AVOIDED: &[(&str, &str)] = &[
+    ("exchange", "`collective`, or `send` and `receive`: the words of MPI and NCCL"),
+    ("gift", "`send`: the word of MPI and NCCL"),
+    ("halves", "`bf16`: half precision is IEEE f16"),
+    ("look-up", "`embedding` or `gather`: the op is called gather_rows"),
+    ("product", "`matmul`: the op and its kernels are called so"),
+];
+
+/// Terms of the field that contain an avoided word.
+const TERMS: &[&str] = &["dot product", "element-wise product"];
+
+#[test]
+fn words_that_the_glossary_avoids_stay_out_of_the_documents() {
+    let mut problems = vec![];
+    for (path, text) in documents(&tree()) {
+        if path.ends_with("docs/glossary.md") {
+            continue;
+        }
+        for (n, line) in prose(&text) {
+            // What stands in backticks is a name in the code.
+            let line: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
+            let mut line = line.to_lowercase();
+            for term in TERMS {
+                line = line.replace(term, "");
+            }
+            let words = line.split(|c: char| !c.is_alphanumeric() && c != '-');
+            for word in words {
+                for (avoided, instead) in AVOIDED {
+                    if word == *avoided || word.strip_suffix('s') == Some(avoided) {
+                        let place = format!("{}:{n}", path.display());
+                        problems.push(format!("{place}: `{word}`; write {instead}"));
+                    }
+                }
+            }
+        }
+    }
+    none(&problems);
+}
