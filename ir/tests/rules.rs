@@ -159,6 +159,7 @@ fn cases(r: &mut Random) -> Vec<Case> {
     }
     let fused = f(&[("batch", b), ("seq", q), ("heads", h), ("qkv", 3), ("head_dim", e)]);
     out.push(case("qkv_split", vec![fused], none()));
+    grouped_cases(r, &mut out);
     let part = f(&[("batch", b), ("heads", h), ("seq", q), ("head_dim", e)]);
     let three = vec![part.clone(), part.clone(), part.clone()];
     out.push(case("qkv_merge", three.clone(), none()));
@@ -219,6 +220,53 @@ fn cases(r: &mut Random) -> Vec<Case> {
     out.push(Case { shift: 2.0, ..case("adamw", adam, rates) });
     routing_cases(r, &mut out);
     out
+}
+
+/// Attention whose query heads share heads of keys and values.
+fn grouped_cases(r: &mut Random, out: &mut Vec<Case>) {
+    let mut below = |n: usize| 1 + r.size() % n;
+    let (b, q, e, h, n) = (below(2), 1 + below(3), below(3), below(2), 1 + below(2));
+    let f = TensorType::f32;
+    let none = Attrs::new;
+    let fused = f(&[("batch", b), ("seq", q), ("heads", h), ("qkv", n + 2), ("head_dim", e)]);
+    out.push(case("qkv_split", vec![fused], none()));
+    let part = f(&[("batch", b), ("heads", h), ("seq", q), ("head_dim", e)]);
+    let queries = f(&[("batch", b), ("heads", h), ("queries", n), ("seq", q), ("head_dim", e)]);
+    let three = vec![queries.clone(), part.clone(), part];
+    out.push(case("qkv_merge", three.clone(), none()));
+    let scale = none().with("scale", Attr::Float(0.6));
+    out.push(case("attention", three.clone(), scale.clone()));
+    let y = f(&[("batch", b), ("seq", q), ("heads", h), ("queries", n), ("head_dim", e)]);
+    let made = vec![y.clone(), queries.without("head_dim"), y];
+    let six = [three.clone(), made].concat();
+    let parts = |attrs: &Attrs| attrs.clone().with("keys", Attr::Int((q as i64 / 3).max(1)));
+    out.push(case("attention_grad", six.clone(), scale.clone()));
+    out.push(case("attention_grad", six.clone(), parts(&scale)));
+    let token = [
+        f(&[("batch", b), ("heads", h), ("queries", n), ("seq", 1), ("head_dim", e)]),
+        f(&[("batch", b), ("heads", h), ("seq", 1), ("head_dim", e)]),
+    ];
+    let past = f(&[("batch", b), ("heads", h), ("past", q), ("head_dim", e)]);
+    for count in [0, q] {
+        let mut operands = vec![token[0].clone(), token[1].clone(), token[1].clone()];
+        operands.extend([past.clone(), past.clone(), i32s(&[("seq", 1)])]);
+        let count = Tensor::new(i32s(&[("seq", 1)]), vec![count as f64]);
+        let given = vec![(5, count)];
+        out.push(Case { given, ..case("cached_attention", operands, scale.clone()) });
+    }
+    let ids = [
+        i32s(&[("batch", b), ("seq", q)]),
+        i32s(&[]),
+        i32s(&[("kv_seq", q)]),
+        i32s(&[("heads", h), ("queries", n)]),
+    ];
+    let drop = scale.with("rate", Attr::Float(0.4)).with("seed", Attr::Int(-7));
+    let drop = drop.with("site", Attr::Int(2));
+    let dropped = [&three[..], &ids].concat();
+    out.push(Case { ids: 1000, ..case("dropout_attention", dropped, drop.clone()) });
+    let dropped = [&six[..], &ids].concat();
+    out.push(Case { ids: 1000, ..case("dropout_attention_grad", dropped.clone(), parts(&drop)) });
+    out.push(Case { ids: 1000, ..case("dropout_attention_grad", dropped, drop) });
 }
 
 /// Ops of mixture-of-experts layers; what routes tokens fits together.

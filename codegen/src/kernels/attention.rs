@@ -57,9 +57,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let (head, number) = (k.rem(t, n), k.div(t, n));
         let number = k.sub(last, number);
         let q0 = k.scale(number, block);
-        let at = k.scale(head, s.seq * s.width);
-        let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
-        let (q, key, value) = (rows(k, q), rows(k, key), rows(k, value));
+        let shared = s.shared(k, head);
+        let rows = |k: &mut Emit, p, head| {
+            let at = k.scale(head, s.seq * s.width);
+            Rows { base: k.element(p, at), stride: s.width }
+        };
+        let (q, key, value) = (rows(k, q, head), rows(k, key, shared), rows(k, value, shared));
         let (zero, all, step) = (k.int(0), k.int(s.seq as i64), k.int(block as i64));
         let q1 = k.add(q0, step);
         let q1 = k.min(q1, all);

@@ -1,6 +1,7 @@
-//! Causal attention backward: a task is one head of one sequence. Weights are recomputed from the log-sum-exp, chunk
-//! of keys by chunk of keys for one block of queries after the other, in a fixed order. A block is several groups of
-//! queries: what a chunk reads and adds to comes from memory once for all of them.
+//! Causal attention backward: a task is one head of keys and values of one sequence, with all heads of queries that share
+//! it. Weights are recomputed from the log-sum-exp, chunk of keys by chunk of keys for one block of queries after the
+//! other, in a fixed order. A block is several groups of queries: what a chunk reads and adds to comes from memory once
+//! for all of them.
 //!
 //! Where heads are few, tasks share a head's keys, a part each. Gradients of queries then are sums in parts, which another
 //! kernel adds up.
@@ -78,8 +79,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     b.tasks(|b, task| {
         let k = &mut b.k;
         let head = Head::of(k, s, task, inputs, results);
-        let ([q, key, value], [out, dout], lse) = (head.inputs, head.outputs, head.lse);
-        let [dq, dk_out, dv_out] = head.results;
+        let ([key, value], [dk_out, dv_out]) = (head.inputs, head.results);
         // Rows as f32: themselves, or what is in scratch.
         let in_room = |rows: Rows, room: Val| match rows.base.ty {
             Ty::Ptr => rows,
@@ -89,11 +89,6 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
 
         let (zero, all) = (k.int(0), k.int(s.seq as i64));
         let none = k.float(0.0, Ty::Vec(s.lanes));
-        // Queries before all of the task's keys see none.
-        k.loop_(zero, head.first, 1, |k, r| {
-            let row = dq.at(k, r);
-            (0..s.vectors()).for_each(|j| store_wide(k, s, none, row, j));
-        });
         let (keys, values) = (in_room(key, key_room), in_room(value, value_room));
         head.each_run(k, s, |k, first, end| {
             k.loop_(first, end, 1, |k, r| {
@@ -108,76 +103,87 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
                 rows.widened(k, s, first, end, room);
             }
         });
-        k.loop_(head.first, all, block, |k, q0| {
-            let step = k.int(block as i64);
-            let q1 = k.add(q0, step);
-            let q1 = k.min(q1, all);
-            let queries = k.sub(q1, q0);
-            let of_q = q.widened(k, s, q0, q1, q_room);
-            let (out, lse) = (out.from(k, q0), k.element(lse, q0));
-            // Rows of the output's gradient lie far apart, where few of them fit the cache.
-            let of_d = dout.copied(k, s, q0, q1, d_room);
-            statistics(k, s, queries, out, of_d, lse, (minus_lse, delta));
-            k.loop_(q0, q1, QUERIES, |k, first| {
-                let local = k.sub(first, q0);
-                let number = group(k, local);
-                let to = of_group(k, number, packed_q, s.packed());
-                pack_queries(k, s, q, first, to);
-                let to = of_group(k, number, packed_d, s.packed());
-                pack_queries(k, s, dout, first, to);
+        head.each_queries(k, s, |k, shared| {
+            let (q, [out, dout], lse) = (shared.rows, shared.outputs, shared.lse);
+            let dq = shared.result;
+            // Queries before all of the task's keys see none.
+            k.loop_(zero, head.first, 1, |k, r| {
+                let row = dq.at(k, r);
+                (0..s.vectors()).for_each(|j| store_wide(k, s, none, row, j));
             });
-            let floats = k.int((groups * s.sums()) as i64);
-            clear(k, s, sums, floats);
-            head.each_run(k, s, |k, first, end| {
-                let seen = k.min(end, q1);
-                k.loop_(first, seen, KEYS, |k, n| {
-                    let step = k.int(KEYS as i64);
-                    let end = k.add(n, step);
-                    let end = k.min(end, seen);
-                    let count = k.sub(end, n);
-                    let (keys, values) = (keys.from(k, n), values.from(k, n));
-                    let (dk, dv) = (dk.from(k, n), dv.from(k, n));
-                    let ahead = k.sub(n, q0);
-                    let ahead = k.max(ahead, zero);
-                    let from = group(k, ahead);
-                    let from = k.scale(from, QUERIES);
-                    let from = k.add(q0, from);
-                    k.loop_(from, q1, QUERIES, |k, query| {
-                        let local = k.sub(query, q0);
-                        let (number, size) = (group(k, local), k.int(keys_of_group as i64));
-                        let after = k.add(query, size);
-                        let last = k.min(end, after);
-                        let (count, first) = (k.sub(last, n), k.sub(n, query));
-                        let [p, ds] = [p, ds].map(|p| Rows { base: k.element(p.base, local), ..p });
-                        let packed_q = of_group(k, number, packed_q, s.packed());
-                        let packed_d = of_group(k, number, packed_d, s.packed());
-                        let sums = of_group(k, number, sums, s.sums());
-                        let token = k.add(head.token, query);
-                        let left = k.sub(q1, query);
-                        let drop = drop
-                            .map(|w| (w, w.rows(k, token, left, head.number, QUERIES, s.lanes)));
-                        let known = Known::of(k, s, [minus_lse, delta], local);
-                        scores(k, s, first, count, keys, packed_q, p, Some(dk));
-                        scores(k, s, first, count, values, packed_d, ds, Some(dv));
-                        weights(k, s, first, count, n, (p, ds), &known, &drop);
-                        add_to_queries(k, s, first, count, ds, keys, sums, None);
-                    });
-                    // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
-                    let first = k.sub(n, q0);
-                    for (weights, source, target) in [(p, of_d, dv), (ds, of_q, dk)] {
-                        add_to_keys(k, s, first, (queries, count), weights, source, target);
-                    }
+            k.loop_(head.first, all, block, |k, q0| {
+                let step = k.int(block as i64);
+                let q1 = k.add(q0, step);
+                let q1 = k.min(q1, all);
+                let queries = k.sub(q1, q0);
+                let of_q = q.widened(k, s, q0, q1, q_room);
+                let (out, lse) = (out.from(k, q0), k.element(lse, q0));
+                // Rows of the output's gradient lie far apart, where few of them fit the cache.
+                let of_d = dout.copied(k, s, q0, q1, d_room);
+                statistics(k, s, queries, out, of_d, lse, (minus_lse, delta));
+                k.loop_(q0, q1, QUERIES, |k, first| {
+                    let local = k.sub(first, q0);
+                    let number = group(k, local);
+                    let to = of_group(k, number, packed_q, s.packed());
+                    pack_queries(k, s, q, first, to);
+                    let to = of_group(k, number, packed_d, s.packed());
+                    pack_queries(k, s, dout, first, to);
                 });
-            });
-            k.loop_(q0, q1, QUERIES, |k, first| {
-                let local = k.sub(first, q0);
-                let (number, n) = (group(k, local), k.int(QUERIES as i64));
-                let sums = of_group(k, number, sums, s.sums());
-                let left = k.sub(q1, first);
-                let queries = k.min(left, n);
-                let to = dq.from(k, first);
-                let one = k.float(1.0, Ty::Vec(s.lanes));
-                store_queries(k, s, sums, queries, |_, _| one, to);
+                let floats = k.int((groups * s.sums()) as i64);
+                clear(k, s, sums, floats);
+                head.each_run(k, s, |k, first, end| {
+                    let seen = k.min(end, q1);
+                    k.loop_(first, seen, KEYS, |k, n| {
+                        let step = k.int(KEYS as i64);
+                        let end = k.add(n, step);
+                        let end = k.min(end, seen);
+                        let count = k.sub(end, n);
+                        let (keys, values) = (keys.from(k, n), values.from(k, n));
+                        let (dk, dv) = (dk.from(k, n), dv.from(k, n));
+                        let ahead = k.sub(n, q0);
+                        let ahead = k.max(ahead, zero);
+                        let from = group(k, ahead);
+                        let from = k.scale(from, QUERIES);
+                        let from = k.add(q0, from);
+                        k.loop_(from, q1, QUERIES, |k, query| {
+                            let local = k.sub(query, q0);
+                            let (number, size) = (group(k, local), k.int(keys_of_group as i64));
+                            let after = k.add(query, size);
+                            let last = k.min(end, after);
+                            let (count, first) = (k.sub(last, n), k.sub(n, query));
+                            let [p, ds] =
+                                [p, ds].map(|p| Rows { base: k.element(p.base, local), ..p });
+                            let packed_q = of_group(k, number, packed_q, s.packed());
+                            let packed_d = of_group(k, number, packed_d, s.packed());
+                            let sums = of_group(k, number, sums, s.sums());
+                            let token = k.add(shared.token, query);
+                            let left = k.sub(q1, query);
+                            let drop = drop.map(|w| {
+                                (w, w.rows(k, token, left, shared.number, QUERIES, s.lanes))
+                            });
+                            let known = Known::of(k, s, [minus_lse, delta], local);
+                            scores(k, s, first, count, keys, packed_q, p, Some(dk));
+                            scores(k, s, first, count, values, packed_d, ds, Some(dv));
+                            weights(k, s, first, count, n, (p, ds), &known, &drop);
+                            add_to_queries(k, s, first, count, ds, keys, sums, None);
+                        });
+                        // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
+                        let first = k.sub(n, q0);
+                        for (weights, source, target) in [(p, of_d, dv), (ds, of_q, dk)] {
+                            add_to_keys(k, s, first, (queries, count), weights, source, target);
+                        }
+                    });
+                });
+                k.loop_(q0, q1, QUERIES, |k, first| {
+                    let local = k.sub(first, q0);
+                    let (number, n) = (group(k, local), k.int(QUERIES as i64));
+                    let sums = of_group(k, number, sums, s.sums());
+                    let left = k.sub(q1, first);
+                    let queries = k.min(left, n);
+                    let to = dq.from(k, first);
+                    let one = k.float(1.0, Ty::Vec(s.lanes));
+                    store_queries(k, s, sums, queries, |_, _| one, to);
+                });
             });
         });
         for (from, to) in [(dk, dk_out), (dv, dv_out)] {
@@ -188,7 +194,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         Ok(())
     })?;
     Ok(Shape {
-        tasks: s.batch * s.heads * s.runs.parts(),
+        tasks: s.key_heads() * s.runs.parts(),
         scratch_floats: parts.iter().sum(),
         tiles: false,
     })

@@ -1,5 +1,5 @@
-//! Attention of one token to those before it: a task is one head. Scores live in scratch; keys and values are
-//! read once.
+//! Attention of one token to those before it: a task is one head of queries. Scores live in scratch; keys and values are
+//! read once by each of the heads that share them, which are neighbours.
 
 use super::attention::block::{Sizes, load_wide, store_wide};
 use super::{Body, Shape};
@@ -18,9 +18,12 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let vectors = s.width.div_ceil(s.lanes);
     b.tasks(|b, head| {
         let k = &mut b.k;
+        let shared = s.shared(k, head);
         let at = k.scale(head, s.width);
-        let [q, key, value, out] = [q, key, value, out].map(|p| k.element(p, at));
-        let at = k.scale(head, past * s.width);
+        let [q, out] = [q, out].map(|p| k.element(p, at));
+        let at = k.scale(shared, s.width);
+        let [key, value] = [key, value].map(|p| k.element(p, at));
+        let at = k.scale(shared, past * s.width);
         let (keys, values) = (k.element(keys, at), k.element(values, at));
         let count = k.load(Ty::I32, count);
         let count = k.widen(count);

@@ -4,6 +4,7 @@
 //! token are split by the product that makes them.
 
 use neoxc_ir::ValueId;
+use neoxc_ir::ops::qkv_split::sharing;
 
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -13,7 +14,10 @@ use crate::emit::{Emit, Ty, Val};
 #[derive(Clone, Copy)]
 pub(super) struct Sizes {
     pub seq: usize,
+    /// Heads of keys and values.
     pub heads: usize,
+    /// Heads of queries that share one.
+    pub sharing: usize,
     pub width: usize,
     pub tokens: usize,
 }
@@ -75,11 +79,19 @@ pub(super) fn part(
     }
 }
 
-/// Walks token × head, giving offsets of the fused part 0 and of the separate row.
+impl Sizes {
+    /// Rows of a head of keys and values in the projection: its queries, its key and its value.
+    pub fn rows(&self) -> usize {
+        self.sharing + 2
+    }
+}
+
+/// Walks token × head × part, giving the part's number, the offsets of its row in the projection and alone, and the
+/// position.
 fn walk(
     b: &mut Body<'_>,
     s: &Sizes,
-    body: impl Fn(&mut Emit, Val, Val, Val),
+    body: impl Fn(&mut Emit, usize, Val, Val, Val),
 ) -> Result<Shape, CodegenError> {
     b.tasks(|b, token| {
         let k = &mut b.k;
@@ -88,26 +100,47 @@ fn walk(
         k.count(s.heads, |k, head| {
             let at = k.scale(token, s.heads);
             let at = k.add(at, head);
-            let fused = k.scale(at, 3 * s.width);
+            let fused = k.scale(at, s.rows() * s.width);
             let at = k.scale(batch, s.heads);
-            let at = k.add(at, head);
-            let at = k.scale(at, s.seq);
-            let at = k.add(at, position);
-            let single = k.scale(at, s.width);
-            body(k, fused, single, position);
+            let head = k.add(at, head);
+            let single = |k: &mut Emit, head: Val| {
+                let at = k.scale(head, s.seq);
+                let at = k.add(at, position);
+                k.scale(at, s.width)
+            };
+            if s.sharing == 1 {
+                let single = single(k, head);
+                body(k, 0, fused, single, position);
+            } else {
+                k.count(s.sharing, |k, member| {
+                    let first = k.scale(head, s.sharing);
+                    let head = k.add(first, member);
+                    let single = single(k, head);
+                    let at = k.scale(member, s.width);
+                    let fused = k.add(fused, at);
+                    body(k, 0, fused, single, position);
+                });
+            }
+            let single = single(k, head);
+            for part in [1, 2] {
+                let at = k.int(((s.sharing + part - 1) * s.width) as i64);
+                let fused = k.add(fused, at);
+                body(k, part, fused, single, position);
+            }
         });
         Ok(())
     })?;
     Ok(Shape { tasks: s.tokens, scratch_floats: 0, tiles: false })
 }
 
-/// The sizes of the projection that has `part`.
-pub(super) fn sizes(b: &Body<'_>, part: ValueId) -> Result<Sizes, CodegenError> {
-    let ty = b.f.ty(part);
+/// The sizes of the projection that has the queries `q`.
+pub(super) fn sizes(b: &Body<'_>, q: ValueId) -> Result<Sizes, CodegenError> {
+    let ty = b.f.ty(q);
     let size = |n| ty.size(n).ok_or_else(|| b.fail(format!("no `{n}`")));
     Ok(Sizes {
         seq: size("seq")?,
         heads: size("heads")?,
+        sharing: sharing(ty),
         width: size("head_dim")?,
         tokens: size("batch")? * size("seq")?,
     })
@@ -154,13 +187,10 @@ pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let from = b.param(op.operands[0]).ok_or_else(|| b.fail("lost an operand"))?;
     let parts = stored_parts(b, &op)?;
     let lanes = b.lanes;
-    walk(b, &s, |k, fused, single, position| {
-        for (i, (to, how)) in parts.iter().enumerate() {
-            let source = k.element(from, fused);
-            let source = k.element_at(source, i * s.width);
-            let to = k.element(*to, single);
-            part(k, source, to, s.width, position, *how, lanes);
-        }
+    walk(b, &s, |k, i, fused, single, position| {
+        let (to, how) = parts[i];
+        let (from, to) = (k.element(from, fused), k.element(to, single));
+        part(k, from, to, s.width, position, how, lanes);
     })
 }
 
@@ -180,12 +210,9 @@ pub(super) fn merge(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     }
     let to = b.result(0);
     let lanes = b.lanes;
-    walk(b, &s, |k, fused, single, position| {
-        for (i, (from, how)) in parts.iter().enumerate() {
-            let from = k.element(*from, single);
-            let target = k.element(to, fused);
-            let target = k.element_at(target, i * s.width);
-            part(k, from, target, s.width, position, *how, lanes);
-        }
+    walk(b, &s, |k, i, fused, single, position| {
+        let (from, how) = parts[i];
+        let (from, to) = (k.element(from, single), k.element(to, fused));
+        part(k, from, to, s.width, position, how, lanes);
     })
 }

@@ -2,20 +2,31 @@
 //! arXiv:2205.14135, for the streaming form that kernels use).
 
 use super::prelude::*;
-use super::qkv_split::PART;
+use super::qkv_split::{FORMS, QUERIES, attends, sharing};
 
 /// What later keys' scores become in the decomposition.
 pub const MASKED: f64 = -1e30;
 
 /// Checks q, k and v; gives the types of the output and the log-sum-exp.
 pub fn result_types(qkv: &[TensorType]) -> Result<Vec<TensorType>, OpError> {
-    let q = &qkv[0];
-    if !q.dims.iter().map(|d| &*d.name).eq(PART) || qkv.iter().any(|t| t != q) {
-        return Err(OpError::new("q, k and v must be [batch, heads, seq, head_dim] alike"));
+    let [q, k, v] = qkv else { return Err(OpError::new("takes q, k and v")) };
+    if !attends(q, k) || v != k {
+        return Err(OpError::new(FORMS));
     }
-    let d = &q.dims;
-    let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
-    Ok(vec![TensorType::new(q.dtype, out), q.without("head_dim").with_dtype(q.dtype.wide())])
+    Ok(vec![output(q), q.without("head_dim").with_dtype(q.dtype.wide())])
+}
+
+/// The output of queries `q`: [batch, seq, heads, head_dim], with `queries` behind `heads` where q has them.
+pub fn output(q: &TensorType) -> TensorType {
+    let mut out = q.clone();
+    let seq = out.dims.remove(q.dims.len() - 2);
+    out.dims.insert(1, seq);
+    out
+}
+
+/// The names of its dims.
+pub(super) fn names(ty: &TensorType) -> Vec<String> {
+    ty.dims.iter().map(|d| d.name.to_string()).collect()
 }
 
 /// The op of this file.
@@ -26,7 +37,7 @@ impl OpDef for Attention {
         "attention"
     }
     fn doc(&self) -> &'static str {
-        "Causal `softmax(q kᵀ·scale) v`; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least."
+        "Causal `softmax(q kᵀ·scale) v`; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least. With q [batch, heads, queries, seq, head_dim] so many query heads share each head of k and v: the results have `queries` behind `heads`."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -73,7 +84,7 @@ impl OpDef for Attention {
     }
 }
 
-/// Sequences and heads are independent of each other.
+/// Sequences and heads of keys and values are independent of each other.
 pub fn sharding(cx: &RuleCx<'_>) -> ShardRule {
     ShardRule::by_dim(cx, |dim| match dim {
         "batch" | "heads" => ShardEffect::Parallel,
@@ -90,31 +101,45 @@ pub fn cost(cx: &RuleCx<'_>, per_score: f64, per_weight: f64) -> Cost {
     Cost::streaming(cx, per_score * scores + per_weight * weights)
 }
 
-/// Attention whose weight of (batch, head, query, key) is multiplied by `factor`.
-pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize; 4]) -> f64) -> Result<Vec<Tensor>, OpError> {
+/// The place of a weight, (batch, head, query, key), among the dims that queries of type `q` and their keys have.
+pub(super) fn place(q: &TensorType, [b, h, i, j]: [usize; 4]) -> Vec<usize> {
+    match q.size(QUERIES) {
+        None => vec![b, h, i, j],
+        Some(queries) => vec![b, h / queries, h % queries, i, j],
+    }
+}
+
+/// Attention whose weight at a [`place`] is multiplied by `factor`.
+pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, ..] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
     let scale = cx.rule.float("scale")?;
     let size = |n| q.ty.size(n).unwrap_or(1);
-    let (batch, heads, seq, width) = (size("batch"), size("heads"), size("seq"), size("head_dim"));
+    let queries = sharing(&q.ty);
+    let (batch, seq, width) = (size("batch"), size("seq"), size("head_dim"));
+    let heads = size("heads") * queries;
     let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
     let mut lse = Tensor::fill(cx.rule.results[1].clone(), 0.0);
     for b in 0..batch {
         for h in 0..heads {
             for i in 0..seq {
-                let row = |t: &Tensor, s: usize, d: usize| {
-                    t.data[((b * heads + h) * seq + s) * width + d]
+                let own = (b * heads + h) * seq;
+                let shared = (b * heads + h) / queries * seq;
+                let score = |j: usize| -> f64 {
+                    let (q, k) = (&q.data[(own + i) * width..], &k.data[(shared + j) * width..]);
+                    scale * q.iter().zip(k).take(width).map(|(q, k)| q * k).sum::<f64>()
                 };
-                let scores: Vec<f64> = (0..=i)
-                    .map(|j| scale * (0..width).map(|d| row(q, i, d) * row(k, j, d)).sum::<f64>())
-                    .collect();
+                let scores: Vec<f64> = (0..=i).map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
-                lse.data[(b * heads + h) * seq + i] = max + sum.ln();
+                lse.data[own + i] = max + sum.ln();
                 for d in 0..width {
                     let mixed: f64 = scores
                         .iter()
                         .enumerate()
-                        .map(|(j, s)| (s - max).exp() * factor(&[b, h, i, j]) * row(v, j, d))
+                        .map(|(j, s)| {
+                            let weight = (s - max).exp() * factor(&place(&q.ty, [b, h, i, j]));
+                            weight * v.data[(shared + j) * width + d]
+                        })
                         .sum();
                     out.data[((b * seq + i) * heads + h) * width + d] = mixed / sum;
                 }
@@ -133,6 +158,8 @@ pub fn decompose(
 ) -> Result<Decomposition, OpError> {
     let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
     let dtype = b.ty(operands[0]).dtype;
+    let order = names(&output(b.ty(operands[0])));
+    let order: Vec<&str> = order.iter().map(String::as_str).collect();
     let (scores, v) = scores(b, operands, scale)?;
     let max = b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
     let centred = b.sub(scores, max)?;
@@ -141,14 +168,14 @@ pub fn decompose(
     let p = b.div(e, sum)?;
     let p = change(b, p)?;
     let mixed = b.matmul(p, v, &["kv_seq"])?;
-    let out = b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])?;
+    let out = b.transpose_to(mixed, &order)?;
     let out = b.cast(out, dtype)?;
     let log = b.unary("log", sum)?;
     let lse = b.add(max, log)?;
     Ok(Decomposition::Values(vec![out, lse]))
 }
 
-/// Masked scores [batch, heads, seq, kv_seq], and the values with their sequence renamed; widened.
+/// Masked scores, q's dims with kv_seq in the place of head_dim, and the values with their sequence renamed; widened.
 pub fn scores(
     b: &mut Builder<'_>,
     qkv: &[ValueId],

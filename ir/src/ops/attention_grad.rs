@@ -1,7 +1,8 @@
 //! `neox.attention_grad`: gradient of attention, recomputing the weights from the log-sum-exp.
 
-use super::attention::{self, scores};
+use super::attention::{self, names, place, scores};
 use super::prelude::*;
+use super::qkv_split::{QUERIES, sharing};
 
 /// The attribute that divides the keys.
 pub const KEYS: AttrSpec = AttrSpec {
@@ -60,7 +61,7 @@ impl OpDef for AttentionGrad {
         "attention_grad"
     }
     fn doc(&self) -> &'static str {
-        "With p = exp(q kᵀ·scale - lse), δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`."
+        "With p = exp(q kᵀ·scale - lse), δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`; dk and dv are sums over the query heads that share a head of k and v."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -113,7 +114,7 @@ impl OpDef for AttentionGrad {
 /// Checks q, k, v, out, lse and dout; gives the types of dq, dk and dv. Parts of dq are sums still to be added, and
 /// so in f32 at least.
 pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<TensorType>, OpError> {
-    let q = &operands[0];
+    let (q, k) = (&operands[0], &operands[1]);
     let want = attention::result_types(&operands[..3])?;
     let have = &operands[3..];
     if !have[0].same_tensor(&want[0])
@@ -128,27 +129,27 @@ pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<Tensor
         dq = q.with_dtype(q.dtype.wide());
         dq.dims.insert(0, Dim::new("part", runs.parts()));
     }
-    Ok(vec![dq, q.clone(), q.clone()])
+    Ok(vec![dq, k.clone(), k.clone()])
 }
 
-/// The gradient where the weight of (batch, head, query, key) was multiplied by `factor`.
-pub fn evaluate(
-    cx: &EvalCx<'_>,
-    factor: &dyn Fn(&[usize; 4]) -> f64,
-) -> Result<Vec<Tensor>, OpError> {
+/// The gradient where the weight at a place was multiplied by `factor`.
+pub fn evaluate(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, out, lse, dout, ..] = cx.operands[..] else {
         return Err(OpError::new("takes six operands"));
     };
     let scale = cx.rule.float("scale")?;
     let size = |n| q.ty.size(n).unwrap_or(1);
-    let (batch, heads, seq, width) = (size("batch"), size("heads"), size("seq"), size("head_dim"));
-    let zero = Tensor::fill(q.ty.clone(), 0.0);
+    let queries = sharing(&q.ty);
+    let (batch, seq, width) = (size("batch"), size("seq"), size("head_dim"));
+    let heads = size("heads") * queries;
+    let zero = Tensor::fill(k.ty.clone(), 0.0);
     let (mut dk, mut dv) = (zero.clone(), zero);
     let mut dq = Tensor::fill(cx.rule.results[0].clone(), 0.0);
     let runs = Runs::of(cx.rule.attrs, seq)?;
     for b in 0..batch {
         for h in 0..heads {
             let at = |s: usize| ((b * heads + h) * seq + s) * width;
+            let shared = |s: usize| ((b * heads + h) / queries * seq + s) * width;
             let at_out = |s: usize| ((b * seq + s) * heads + h) * width;
             for i in 0..seq {
                 let delta: f64 =
@@ -156,16 +157,17 @@ pub fn evaluate(
                 for j in 0..=i {
                     let dot =
                         |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(a, b)| a * b).sum() };
-                    let (qi, kj) = (&q.data[at(i)..at(i) + width], &k.data[at(j)..at(j) + width]);
+                    let (qi, vj) = (&q.data[at(i)..at(i) + width], &v.data[shared(j)..]);
+                    let kj = &k.data[shared(j)..shared(j) + width];
                     let doi = &dout.data[at_out(i)..at_out(i) + width];
                     let p = (scale * dot(qi, kj) - lse.data[(b * heads + h) * seq + i]).exp();
-                    let m = factor(&[b, h, i, j]);
-                    let ds = p * (m * dot(doi, &v.data[at(j)..at(j) + width]) - delta) * scale;
+                    let m = factor(&place(&q.ty, [b, h, i, j]));
+                    let ds = p * (m * dot(doi, &vj[..width]) - delta) * scale;
                     let part = runs.part(j / runs.keys) * q.data.len();
                     for d in 0..width {
                         dq.data[part + at(i) + d] += ds * kj[d];
-                        dk.data[at(j) + d] += ds * qi[d];
-                        dv.data[at(j) + d] += p * m * doi[d];
+                        dk.data[shared(j) + d] += ds * qi[d];
+                        dv.data[shared(j) + d] += p * m * doi[d];
                     }
                 }
             }
@@ -186,7 +188,10 @@ pub fn decompose(
     let [q, _, _, out, lse, dout, ..] = operands[..] else {
         return Err(OpError::new("takes six operands"));
     };
-    let order = ["batch", "heads", "seq", "head_dim"];
+    let order = names(b.ty(q));
+    let order: Vec<&str> = order.iter().map(String::as_str).collect();
+    // What is summed for keys and values.
+    let over: &[&str] = if b.ty(q).has(QUERIES) { &[QUERIES, "seq"] } else { &["seq"] };
     let dtype = b.ty(q).dtype;
     let (out, dout) = (b.widened(out)?, b.widened(dout)?);
     let (s, v) = scores(b, operands, scale)?;
@@ -196,7 +201,7 @@ pub fn decompose(
     let product = b.mul(out, dout)?;
     let delta = b.reduce_sum(product, &["head_dim"])?;
     let changed = change(b, p)?;
-    let dv = b.matmul(changed, dout, &["seq"])?;
+    let dv = b.matmul(changed, dout, over)?;
     let dp = b.matmul(dout, v, &["head_dim"])?;
     let dp = change(b, dp)?;
     let centred = b.sub(dp, delta)?;
@@ -217,7 +222,7 @@ pub fn decompose(
         }
         Some(_) => in_parts(b, ds, k, attrs)?,
     };
-    let dk = b.matmul(ds, q, &["seq"])?;
+    let dk = b.matmul(ds, q, over)?;
     let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
     Ok(Decomposition::Values(vec![dq, b.cast(dk, dtype)?, b.cast(dv, dtype)?]))
 }

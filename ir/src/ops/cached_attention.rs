@@ -1,7 +1,8 @@
 //! `neox.cached_attention`: attention of one token to those before it, whose keys and values are kept.
 
+use super::attention::output;
 use super::prelude::*;
-use super::qkv_split::PART;
+use super::qkv_split::{FORMS, attends, sharing};
 
 /// The op of this file.
 pub struct CachedAttention;
@@ -11,7 +12,7 @@ impl OpDef for CachedAttention {
         "cached_attention"
     }
     fn doc(&self) -> &'static str {
-        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]."
+        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]. As in `neox.attention`, q may have `queries`."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -37,12 +38,11 @@ impl OpDef for CachedAttention {
         let [q, k, v, keys, values, count] = cx.operands else {
             return Err(OpError::new("takes q, k, v, keys, values and count"));
         };
-        if !q.dims.iter().map(|d| &*d.name).eq(PART) || k != q || v != q || q.size("seq") != Some(1)
-        {
-            return Err(OpError::new("q, k and v must be [batch, heads, seq = 1, head_dim] alike"));
+        if !attends(q, k) || v != k || q.size("seq") != Some(1) {
+            return Err(OpError::new(format!("{FORMS}, and seq 1")));
         }
         let kept = |ty: &TensorType| {
-            let mut dims = q.dims.clone();
+            let mut dims = k.dims.clone();
             dims[2] = Dim::new("past", ty.size("past").unwrap_or(0));
             ty.dims == dims && ty.dtype == q.dtype
         };
@@ -54,9 +54,7 @@ impl OpDef for CachedAttention {
         if count.dtype != DType::I32 || count.elements() != 1 {
             return Err(OpError::new("count must be one i32"));
         }
-        let d = &q.dims;
-        let out = vec![d[0].clone(), d[2].clone(), d[1].clone(), d[3].clone()];
-        Ok(vec![TensorType::new(q.dtype, out)])
+        Ok(vec![output(q)])
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("tokens are made one by one after training"))
@@ -69,7 +67,8 @@ impl OpDef for CachedAttention {
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         // Of the worst case: as if all that is kept counted.
-        Cost::streaming(cx, 4.0 * cx.operands[3].elements() as f64)
+        let queries = sharing(&cx.operands[0]) as f64;
+        Cost::streaming(cx, 4.0 * queries * cx.operands[3].elements() as f64)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
         let [q, k, v, keys, values, count] = cx.operands[..] else {
@@ -78,6 +77,7 @@ impl OpDef for CachedAttention {
         let scale = cx.rule.float("scale")?;
         let past = keys.ty.size("past").unwrap_or(0);
         let width = q.ty.size("head_dim").unwrap_or(1);
+        let queries = sharing(&q.ty);
         let count = count.data[0];
         if !(0.0..=past as f64).contains(&count) {
             return Err(OpError::new(format!("{count} of {past} rows")));
@@ -86,9 +86,10 @@ impl OpDef for CachedAttention {
         let mut out = Tensor::fill(cx.rule.results[0].clone(), 0.0);
         for head in 0..q.data.len() / width {
             // The token's own row comes last.
+            let shared = head / queries;
             let row = |kept: &'_ Tensor, own: &'_ Tensor, j: usize, d: usize| match j < count {
-                true => kept.data[(head * past + j) * width + d],
-                false => own.data[head * width + d],
+                true => kept.data[(shared * past + j) * width + d],
+                false => own.data[shared * width + d],
             };
             let score = |j: usize| -> f64 {
                 scale

@@ -4,6 +4,7 @@ use super::attention::{self, weigh};
 use super::attention_grad;
 use super::dropout::{ATTRS as DROP, Mask, check_ids};
 use super::prelude::*;
+use super::qkv_split::QUERIES;
 
 /// The shared attribute list of the op and its gradient.
 pub const ATTRS: [AttrSpec; 4] =
@@ -22,29 +23,31 @@ pub fn check(ids: &[TensorType], q: &TensorType, attrs: &Attrs) -> Result<(), Op
     Mask::of(attrs)?;
     let scores = square(q);
     check_ids(ids, &scores)?;
-    let dims = |t: &TensorType| t.dims.iter().map(|d| d.name.to_string()).collect::<Vec<_>>();
-    let want = [vec!["batch", "seq"], vec![], vec!["kv_seq"], vec!["heads"]];
-    if ids.iter().map(dims).ne(want.map(|w| w.into_iter().map(str::to_string).collect::<Vec<_>>()))
-    {
-        return Err(OpError::new(
-            "place, layer, column and head must be [batch, seq], [], [kv_seq] and [heads]",
-        ));
+    let heads: &[&str] = if q.has(QUERIES) { &["heads", QUERIES] } else { &["heads"] };
+    let want: [&[&str]; 4] = [&["batch", "seq"], &[], &["kv_seq"], heads];
+    let named =
+        |t: &TensorType, dims: &[&str]| t.dims.iter().map(|d| &*d.name).eq(dims.iter().copied());
+    if ids.len() != want.len() || ids.iter().zip(want).any(|(t, dims)| !named(t, dims)) {
+        return Err(OpError::new(format!(
+            "place, layer, column and head must be [batch, seq], [], [kv_seq] and [{}]",
+            heads.join(", ")
+        )));
     }
     Ok(())
 }
 
-/// The factor of the weight of each (batch, head, query, key).
+/// The factor of the weight at each place.
 pub fn factors<'a>(
     ids: &'a [&'a Tensor],
     q: &TensorType,
     attrs: &Attrs,
-) -> Result<impl Fn(&[usize; 4]) -> f64 + 'a, OpError> {
+) -> Result<impl Fn(&[usize]) -> f64 + 'a, OpError> {
     let mask = Mask::of(attrs)?;
     let like = square(q);
     let [place, layer, column, head] = ids[..] else {
         return Err(OpError::new("takes place, layer, column and head"));
     };
-    Ok(move |index: &[usize; 4]| {
+    Ok(move |index: &[usize]| {
         let row = [place, layer, head].map(|t| t.at_named(&like, index));
         mask.factor(&row, column.at_named(&like, index))
     })
@@ -119,7 +122,7 @@ impl OpDef for DropoutAttention {
     }
 }
 
-/// Drops weights [batch, heads, seq, kv_seq], or their gradients.
+/// Drops weights, which have a name for each of their dims, or their gradients.
 pub fn drop(
     b: &mut Builder<'_>,
     p: ValueId,

@@ -1,7 +1,7 @@
 //! Causal attention, found in two products around a softmax, with dropout or without; and what leads there.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, DType, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, TensorType, ValueId};
 
 use super::{Instance, Match, Numerics, Rule, scalar};
 
@@ -10,6 +10,12 @@ macro_rules! weights {
     () => {
         "(softmax (causal_mask (mul (matmul ?q (rename ?k ?rename) ?scores) (fill ?scale) ?e1) ?mask) ?over)"
     };
+}
+
+/// Whether an output has these dims: heads of their own keys, or several that share them.
+fn is_output(dims: &[&str]) -> bool {
+    dims == ["batch", "seq", "heads", "head_dim"]
+        || dims == ["batch", "seq", "heads", "queries", "head_dim"]
 }
 
 /// The attributes of attention, where everything around the weights is as it must be.
@@ -24,7 +30,7 @@ fn attrs(m: &dyn Match) -> Option<Attrs> {
         && m.attrs("?mask")?.float("value")? <= -1e30
         && is("?over", "dim", "kv_seq")
         && is("?mix", "contract", "kv_seq")
-        && m.attrs("?order")?.strs("dims")? == ["batch", "seq", "heads", "head_dim"];
+        && is_output(&m.attrs("?order")?.strs("dims")?);
     fits.then_some(())?;
     Some(Attrs::new().with("scale", Attr::Float(scalar(&m.attrs("?scale")?)?)))
 }
@@ -35,7 +41,14 @@ fn plain(
     drop: impl FnOnce(&mut Instance<'_>, ValueId) -> Result<ValueId, OpError>,
 ) -> Result<ValueId, OpError> {
     let dims = i.dims(&["batch", "heads", "seq", "head_dim"]);
-    let [q, k, v] = ["q", "k", "v"].map(|n| i.param(n, &dims));
+    let mut of_q = dims.clone();
+    let mut order = vec!["batch", "seq", "heads", "head_dim"];
+    if (i.random)(2) == 1 {
+        of_q.insert(2, Dim::new("queries", 2 + (i.random)(3)));
+        order.insert(3, "queries");
+    }
+    let q = i.param("q", &of_q);
+    let [k, v] = ["k", "v"].map(|n| i.param(n, &dims));
     let text = |s: &str| Attr::Str(s.into());
     let to_kv = Attrs::new().with("from", text("seq")).with("to", text("kv_seq"));
     let b = &mut i.b();
@@ -53,7 +66,7 @@ fn plain(
     let weights = drop(i, weights)?;
     let b: &mut Builder<'_> = &mut i.b();
     let mixed = b.matmul(weights, v, &["kv_seq"])?;
-    b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"])
+    b.transpose_to(mixed, &order)
 }
 
 /// The rules of this file.
@@ -82,17 +95,17 @@ pub static RULES: &[Rule] = &[
         },
         instance: |i: &mut Instance<'_>| {
             plain(i, |i, weights| {
-                let dims = i.b().ty(weights).dims.clone();
-                let mut ids = |name: &str, of: &[usize]| {
-                    let dims = of.iter().map(|d| dims[*d].clone()).collect();
+                let all = i.b().ty(weights).dims.clone();
+                let mut ids = |name: &str, of: &[&str]| {
+                    let dims = all.iter().filter(|d| of.contains(&&*d.name)).cloned().collect();
                     i.f.add_param(name, TensorType::new(DType::I32, dims), Attrs::new())
                 };
                 let operands = [
                     weights,
-                    ids("place", &[0, 2]),
+                    ids("place", &["batch", "seq"]),
                     ids("layer", &[]),
-                    ids("column", &[3]),
-                    ids("head", &[1]),
+                    ids("column", &["kv_seq"]),
+                    ids("head", &["heads", "queries"]),
                 ];
                 let attrs = Attrs::new()
                     .with("rate", Attr::Float(0.3))

@@ -6,6 +6,7 @@
 //! it is stored.
 
 use neoxc_ir::ops::attention_grad::Runs;
+use neoxc_ir::ops::qkv_split::sharing;
 use neoxc_ir::{Function, Op};
 
 use crate::CodegenError;
@@ -21,7 +22,10 @@ const GROUPS: usize = 4;
 #[derive(Debug, Clone, Copy)]
 pub struct Sizes {
     pub batch: usize,
+    /// Heads of queries.
     pub heads: usize,
+    /// How many of them share one head of keys and values: neighbours.
+    pub sharing: usize,
     pub seq: usize,
     pub width: usize,
     pub lanes: usize,
@@ -39,13 +43,28 @@ impl Sizes {
         let runs = Runs::of(&op.attrs, seq);
         Ok(Sizes {
             batch: size("batch")?,
-            heads: size("heads")?,
+            heads: size("heads")? * sharing(q),
+            sharing: sharing(q),
             seq,
             runs: runs.map_err(|e| CodegenError::kernel(&f.name, e.to_string()))?,
             width: size("head_dim")?,
             lanes,
             scale: scale.ok_or_else(|| CodegenError::kernel(&f.name, "has no `scale`"))?,
         })
+    }
+
+    /// The head of keys and values of a head of queries, both counted over all sequences.
+    pub fn shared(&self, k: &mut Emit, head: Val) -> Val {
+        if self.sharing == 1 {
+            return head;
+        }
+        let sharing = k.int(self.sharing as i64);
+        k.div(head, sharing)
+    }
+
+    /// Heads of keys and values of all sequences.
+    pub fn key_heads(&self) -> usize {
+        self.batch * self.heads / self.sharing
     }
 
     /// Whether keys, and queries from a run's first key on, come in wholes of so many.

@@ -1,26 +1,62 @@
-//! What a task of attention's backward has of a head: all of it, or some of its keys.
+//! What a task of attention's backward has of a head of keys and values: all of it, or some of its keys. The heads of
+//! queries that share it come one after the other, so that what is summed over them has one order.
 
 use super::block::{Rows, Sizes};
 use crate::emit::{Emit, Val};
 
-/// What a task has of one head.
+/// What a task has of one head of keys and values.
 pub struct Head {
-    /// Rows of q, k and v.
-    pub inputs: [Rows; 3],
-    /// Rows of the output and of its gradient.
-    pub outputs: [Rows; 2],
-    /// The log-sum-exp of each query.
-    pub lse: Val,
-    /// Rows of dq, dk and dv.
-    pub results: [Rows; 3],
-    /// Number of the sequence's first token.
-    pub token: Val,
-    /// Number of the head in its sequence.
-    pub number: Val,
+    /// Rows of k and v.
+    pub inputs: [Rows; 2],
+    /// Rows of dk and dv.
+    pub results: [Rows; 2],
+    /// Number of the head among all sequences'.
+    number: Val,
+    /// Pointers of q, out, lse, dout and dq.
+    queries: [Val; 5],
     /// Which of the tasks that share the head this is.
     part: Val,
     /// The first key of the task.
     pub first: Val,
+}
+
+/// What a task has of one of the heads of queries that share its keys.
+pub struct Queries {
+    /// Rows of q.
+    pub rows: Rows,
+    /// Rows of the output and of its gradient.
+    pub outputs: [Rows; 2],
+    /// The log-sum-exp of each query.
+    pub lse: Val,
+    /// Rows of dq.
+    pub result: Rows,
+    /// Number of the sequence's first token.
+    pub token: Val,
+    /// Number of the head in its sequence.
+    pub number: Val,
+    /// Which of the heads it is that share the keys.
+    member: Val,
+}
+
+impl Queries {
+    /// Runs `body` where these are the first queries that meet their keys.
+    pub fn if_first(&self, k: &mut Emit, s: Sizes, body: impl FnOnce(&mut Emit)) {
+        self.if_member(k, s, 0, body);
+    }
+
+    /// Runs `body` where these are the last.
+    pub fn if_last(&self, k: &mut Emit, s: Sizes, body: impl FnOnce(&mut Emit)) {
+        self.if_member(k, s, s.sharing - 1, body);
+    }
+
+    fn if_member(&self, k: &mut Emit, s: Sizes, member: usize, body: impl FnOnce(&mut Emit)) {
+        if s.sharing == 1 {
+            return body(k);
+        }
+        let member = k.int(member as i64);
+        let here = k.cmp("eq", self.member, member);
+        k.if_(here, body);
+    }
 }
 
 impl Head {
@@ -29,7 +65,7 @@ impl Head {
         let (part, head) = match s.runs.parts() {
             1 => (k.int(0), task),
             _ => {
-                let all = k.int((s.batch * s.heads) as i64);
+                let all = k.int(s.key_heads() as i64);
                 (k.div(task, all), k.rem(task, all))
             }
         };
@@ -37,10 +73,35 @@ impl Head {
         let at = k.scale(head, s.seq * s.width);
         let rows = |k: &mut Emit, p| Rows { base: k.element(p, at), stride: s.width };
         let [q, key, value, out, lse, dout] = inputs;
-        let inputs = [q, key, value].map(|p| rows(k, p));
-        let [dq, dk, dv] = results.map(|p| rows(k, p));
-        let at = k.scale(part, s.batch * s.heads * s.seq);
-        let results = [dq.from(k, at), dk, dv];
+        let inputs = [key, value].map(|p| rows(k, p));
+        let [dq, dk, dv] = results;
+        let results = [dk, dv].map(|p| rows(k, p));
+        Head { inputs, results, number: head, queries: [q, out, lse, dout, dq], part, first }
+    }
+
+    /// The heads of queries that share the keys, in their order.
+    pub fn each_queries(&self, k: &mut Emit, s: Sizes, body: impl FnOnce(&mut Emit, Queries)) {
+        let zero = k.int(0);
+        if s.sharing == 1 {
+            let queries = self.queries(k, s, self.number, zero);
+            return body(k, queries);
+        }
+        let sharing = k.int(s.sharing as i64);
+        k.loop_(zero, sharing, 1, |k, member| {
+            let first = k.scale(self.number, s.sharing);
+            let head = k.add(first, member);
+            let queries = self.queries(k, s, head, member);
+            body(k, queries);
+        });
+    }
+
+    /// Of head `head` of all sequences' heads of queries.
+    fn queries(&self, k: &mut Emit, s: Sizes, head: Val, member: Val) -> Queries {
+        let [q, out, lse, dout, dq] = self.queries;
+        let at = k.scale(head, s.seq * s.width);
+        let [rows, dq] = [q, dq].map(|p| Rows { base: k.element(p, at), stride: s.width });
+        let at = k.scale(self.part, s.batch * s.heads * s.seq);
+        let result = dq.from(k, at);
         let heads = k.int(s.heads as i64);
         let (batch, number) = (k.div(head, heads), k.rem(head, heads));
         let row = s.heads * s.width;
@@ -51,7 +112,7 @@ impl Head {
         let at = k.scale(head, s.seq);
         let lse = k.element(lse, at);
         let token = k.scale(batch, s.seq);
-        Head { inputs, outputs, lse, results, token, number, part, first }
+        Queries { rows, outputs, lse, result, token, number, member }
     }
 
     /// The runs of the task's part: `body` gets the first key of each and the one behind its last.

@@ -1,5 +1,6 @@
 //! Where the sums of a fused projection go: queries, keys and values, each `[batch, heads, seq, head_dim]`, of columns
-//! `[heads, 3, head_dim]`; and their rotary embedding.
+//! `[heads, 3, head_dim]`, or with queries that share keys and values `[heads, queries + 2, head_dim]`; and their rotary
+//! embedding.
 //!
 //! A row's vectors are stored as they are made. The halves that a rotation takes may be in two tiles, so what is to be
 //! rotated is rotated in place as soon as all columns of some rows are there, and still in the caches.
@@ -81,13 +82,25 @@ impl Parts {
         }
     }
 
-    /// Of the columns `unit` of a row, one part of one head: which part, and where they begin in it.
+    /// Of the columns `unit` of a row, one head of queries, a key or a value: which part that is, and where they begin in it.
     fn unit(&self, k: &mut Emit, row: Val, unit: Val) -> (Val, Val) {
-        let (seq, three) = (k.int(self.sizes.seq as i64), k.int(3));
+        let (seq, all) = (k.int(self.sizes.seq as i64), k.int(self.sizes.rows() as i64));
         let (batch, position) = (k.div(row, seq), k.rem(row, seq));
-        let (head, which) = (k.div(unit, three), k.rem(unit, three));
+        let (head, member) = (k.div(unit, all), k.rem(unit, all));
         let at = k.scale(batch, self.sizes.heads);
-        let at = k.add(at, head);
+        let head = k.add(at, head);
+        let (which, at) = match self.sizes.sharing {
+            1 => (member, head),
+            sharing => {
+                let (zero, sharing) = (k.int(0), k.int(sharing as i64));
+                let first = k.mul(head, sharing);
+                let of_queries = k.add(first, member);
+                let query = k.cmp("slt", member, sharing);
+                let (one, other) = (k.int(1), k.sub(member, sharing));
+                let other = k.add(other, one);
+                (k.select(query, zero, other), k.select(query, of_queries, head))
+            }
+        };
         let at = k.scale(at, self.sizes.seq);
         let at = k.add(at, position);
         (which, k.scale(at, self.sizes.width))

@@ -1,12 +1,12 @@
 //! Attention forward by pairs: a task is a block of queries of one head, which goes in groups through chunks of keys.
 //!
-//! Values are packed along the sequence. They wait in scratch for the next block of the same head, which packs only
-//! its own; the first task of a call packs all that it sees.
+//! Values are packed along the sequence. They wait in scratch for the other heads of queries that share them, and for the
+//! next block, which packs only its own; the first task of a call packs all that it sees.
 
 use super::{Lines, Pairs, QUERIES, SIDE, VECTORS, each_key, named, sees};
 use crate::CodegenError;
 use crate::emit::{Emit, TILE, Ty, Val, math};
-use crate::kernels::attention::block::Rows;
+use crate::kernels::attention::block::{Rows, Sizes};
 use crate::kernels::attention::{larger, log_sum};
 use crate::kernels::dropout::{Row, Weights};
 use crate::kernels::{Body, Shape};
@@ -16,6 +16,29 @@ use crate::x86::Bf16;
 const KEYS: usize = 2 * QUERIES;
 /// A vector of f32.
 const V: Ty = Ty::Vec(TILE);
+
+/// What a task is: a block of queries of one of the heads that share a head of keys and values. Those come one after the
+/// other, then the next block.
+struct Task {
+    shared: Val,
+    number: Val,
+    /// None where heads share nothing.
+    member: Option<Val>,
+}
+
+impl Task {
+    /// Task `t` of heads with `blocks` blocks.
+    fn of(k: &mut Emit, s: Sizes, t: Val, blocks: Val) -> Task {
+        let (at, member) = match s.sharing {
+            1 => (t, None),
+            sharing => {
+                let sharing = k.int(sharing as i64);
+                (k.div(t, sharing), Some(k.rem(t, sharing)))
+            }
+        };
+        Task { shared: k.div(at, blocks), number: k.rem(at, blocks), member }
+    }
+}
 
 /// Emits the kernel of q, k and v at `[q, key, value]`, with the output and the log-sum-exp at `out` and `lse`.
 pub fn emit(
@@ -49,20 +72,37 @@ pub fn emit(
     b.tasks(|b, t| {
         let k = &mut b.k;
         let n = k.int(blocks as i64);
-        let (head, number) = (k.div(t, n), k.rem(t, n));
+        let Task { shared, number, member } = Task::of(k, s, t, n);
+        let head = match member {
+            None => shared,
+            Some(member) => {
+                let first = k.scale(shared, s.sharing);
+                k.add(first, member)
+            }
+        };
         let q0 = k.scale(number, QUERIES);
         let (zero, all, step) = (k.int(0), k.int(rows as i64), k.int(QUERIES as i64));
         let q1 = k.add(q0, step);
         let q1 = k.min(q1, all);
-        let place = k.scale(head, s.seq * s.width);
-        let [q, key, value] =
-            [q, key, value].map(|p| Rows { base: k.element(p, place), stride: s.width });
+        let rows = |k: &mut Emit, p, head| {
+            let place = k.scale(head, s.seq * s.width);
+            Rows { base: k.element(p, place), stride: s.width }
+        };
+        let (q, key, value) = (rows(k, q, head), rows(k, key, shared), rows(k, value, shared));
         let heads = k.int(s.heads as i64);
         let (batch, h) = (k.div(head, heads), k.rem(head, heads));
         let token = k.scale(batch, s.seq);
 
         let first = k.cmp("eq", t, begin);
-        let new = k.select(first, zero, q0);
+        let new = match member {
+            None => k.select(first, zero, q0),
+            // The first of those that share the keys has packed this block's.
+            Some(member) => {
+                let here = k.cmp("eq", member, zero);
+                let new = k.select(here, q0, q1);
+                k.select(first, zero, new)
+            }
+        };
         at.copy(k, key, (new, q1), key_room, new);
         at.copy(k, value, (new, q1), value_room, new);
         let keys = at.plain(k, key, key_room);
