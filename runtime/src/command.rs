@@ -102,7 +102,11 @@ fn tell_end(plan: &Plan, s: &Summary) {
         println!("validation loss {loss:.4} nats per token");
     }
     if let Some(entropy) = s.unigram_entropy {
-        println!("unigram entropy of the training tokens {entropy:.4} nats per token");
+        let which = entropy.sample.map_or(String::new(), |n| format!("{n} of "));
+        println!(
+            "unigram entropy of {which}the training tokens {:.4} nats per token",
+            entropy.nats
+        );
     }
     if let Some(seconds) = s.median_seconds {
         let tokens = plan.tables.tokens_per_step as f64;

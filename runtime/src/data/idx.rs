@@ -4,6 +4,10 @@
 //! `.idx`: `MMIDIDX\0\0`, u64 version 1, u8 dtype code, u64 sequences, u64 documents + 1, i32 sizes[],
 //! i64 byte pointers[], i64 document starts[]; little-endian. Everything is checked against the
 //! files' sizes when they are opened, so that reading a token cannot fail later.
+//!
+//! GPT-NeoX counts, splits and shuffles *sequences* and never reads the document starts: other writers put several
+//! sequences into a document, and tools that merge files leave the list at its first entry. So do we; what the rest
+//! of the program calls a document of a data set is a sequence of this file.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -18,13 +22,21 @@ use crate::files;
 const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
 const HEADER: usize = 9 + 8 + 1 + 8 + 8;
 
-/// Token dtypes that are read and written.
+/// Token dtypes that are read: Megatron's, but for the floats of reward sets. The first two are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenType {
     /// For vocabularies below 65,500.
     U16,
     /// For larger ones.
     I32,
+    /// Unsigned bytes.
+    U8,
+    /// Signed bytes.
+    I8,
+    /// Signed 16-bit integers.
+    I16,
+    /// 64-bit integers.
+    I64,
 }
 
 impl TokenType {
@@ -35,15 +47,31 @@ impl TokenType {
 
     fn code(self) -> u8 {
         match self {
-            TokenType::U16 => 8,
+            TokenType::U8 => 1,
+            TokenType::I8 => 2,
+            TokenType::I16 => 3,
             TokenType::I32 => 4,
+            TokenType::I64 => 5,
+            TokenType::U16 => 8,
         }
+    }
+
+    /// The dtype of an index's code, or why its elements are no token ids.
+    fn of_code(code: u8) -> Result<TokenType, String> {
+        let all = [Self::U8, Self::I8, Self::I16, Self::I32, Self::I64, Self::U16];
+        let known = all.into_iter().find(|t| t.code() == code);
+        known.ok_or_else(|| match code {
+            6 | 7 => format!("holds floats (dtype {code}), which are no token ids"),
+            _ => format!("has the unknown token dtype {code}"),
+        })
     }
 
     fn bytes(self) -> usize {
         match self {
-            TokenType::U16 => 2,
+            TokenType::U8 | TokenType::I8 => 1,
+            TokenType::U16 | TokenType::I16 => 2,
             TokenType::I32 => 4,
+            TokenType::I64 => 8,
         }
     }
 }
@@ -82,13 +110,7 @@ impl IndexedFile {
         if u64_at(9) != 1 {
             return Err(bad(format!("has version {}, not 1", u64_at(9))));
         }
-        let dtype = match idx[17] {
-            8 => TokenType::U16,
-            4 => TokenType::I32,
-            other => {
-                return Err(bad(format!("has token dtype {other}; u16 (8) and i32 (4) are read")));
-            }
-        };
+        let dtype = TokenType::of_code(idx[17]).map_err(bad)?;
         let (sequences, documents) = (u64_at(18), u64_at(26));
         let want = sequences
             .checked_mul(12)
@@ -123,7 +145,7 @@ impl IndexedFile {
             }
         }
         let ordered = documents.windows(2).all(|w| w[0] <= w[1]);
-        if !ordered || documents.last().is_some_and(|d| *d != sequences) {
+        if !ordered || documents.last().is_some_and(|d| *d > sequences) {
             return Err(bad("has document boundaries out of order".into()));
         }
         Ok(IndexedFile { bin, bin_path, dtype, sizes, pointers, documents })
@@ -134,9 +156,9 @@ impl IndexedFile {
         &self.sizes
     }
 
-    /// Number of documents.
+    /// Number of sequences: what GPT-NeoX counts as documents.
     pub fn documents(&self) -> usize {
-        self.documents.len().saturating_sub(1)
+        self.sizes.len()
     }
 
     /// A hash of the whole index and of pages spread over the tokens, which may be too many to read them all.
@@ -160,13 +182,17 @@ impl IndexedFile {
     }
 
     /// Token `at` of sequence `sequence`; both must exist.
-    pub fn token(&self, sequence: usize, at: usize) -> i32 {
+    pub fn token(&self, sequence: usize, at: usize) -> i64 {
         let p = self.pointers[sequence] as usize + at * self.dtype.bytes();
+        // Little-endian, at the start of eight bytes.
+        let mut raw = [0; 8];
+        raw[..self.dtype.bytes()].copy_from_slice(&self.bin[p..p + self.dtype.bytes()]);
+        let bits = i64::from_le_bytes(raw);
         match self.dtype {
-            TokenType::U16 => i32::from(u16::from_le_bytes([self.bin[p], self.bin[p + 1]])),
-            TokenType::I32 => {
-                i32::from_le_bytes([self.bin[p], self.bin[p + 1], self.bin[p + 2], self.bin[p + 3]])
-            }
+            TokenType::U8 | TokenType::U16 | TokenType::I64 => bits,
+            TokenType::I8 => i64::from(bits as i8),
+            TokenType::I16 => i64::from(bits as i16),
+            TokenType::I32 => i64::from(bits as i32),
         }
     }
 }
@@ -218,10 +244,7 @@ impl IndexedWriter {
     pub fn document(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
         let write = |w: &mut BufWriter<File>| -> std::io::Result<()> {
             for t in tokens {
-                match self.dtype {
-                    TokenType::U16 => w.write_all(&(*t as u16).to_le_bytes())?,
-                    TokenType::I32 => w.write_all(&(*t as i32).to_le_bytes())?,
-                }
+                w.write_all(&u64::from(*t).to_le_bytes()[..self.dtype.bytes()])?;
             }
             Ok(())
         };
@@ -288,6 +311,67 @@ mod tests {
             IndexedWriter::create(&prefix, TokenType::U16, false),
             Err(RuntimeError::Exists(_))
         ));
+    }
+
+    /// An index as any writer of the format may leave it.
+    fn index(code: u8, sizes: &[i32], width: u64, documents: &[u64]) -> Vec<u8> {
+        let mut idx = b"MMIDIDX\0\0\x01\0\0\0\0\0\0\0".to_vec();
+        idx.push(code);
+        idx.extend((sizes.len() as u64).to_le_bytes());
+        idx.extend((documents.len() as u64).to_le_bytes());
+        sizes.iter().for_each(|s| idx.extend(s.to_le_bytes()));
+        let mut at = 0u64;
+        for s in sizes {
+            idx.extend(at.to_le_bytes());
+            at += *s as u64 * width;
+        }
+        documents.iter().for_each(|d| idx.extend(d.to_le_bytes()));
+        idx
+    }
+
+    /// GPT-NeoX counts `sizes` and never reads the list of documents.
+    #[test]
+    fn sequences_count_whatever_the_documents_are() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("s");
+        std::fs::write(with_suffix(&prefix, ".bin"), [1, 0, 2, 0, 3, 0, 4, 0, 5, 0, 6, 0]).unwrap();
+        for documents in [&[0, 3][..], &[0, 2, 3], &[0, 1, 2, 3], &[0], &[]] {
+            let idx = index(8, &[1, 2, 3], 2, documents);
+            std::fs::write(with_suffix(&prefix, ".idx"), idx).unwrap();
+            let f = IndexedFile::open(&prefix).unwrap();
+            assert_eq!((f.documents(), f.sizes(), f.token(2, 2)), (3, &[1, 2, 3][..], 6));
+        }
+        for documents in [&[0, 4][..], &[2, 1]] {
+            let idx = index(8, &[1, 2, 3], 2, documents);
+            std::fs::write(with_suffix(&prefix, ".idx"), idx).unwrap();
+            assert!(IndexedFile::open(&prefix).is_err());
+        }
+    }
+
+    /// Codes and widths are those of Megatron's and GPT-NeoX's `indexed_dataset.py`.
+    #[test]
+    fn every_dtype_of_ids_is_read_and_floats_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("t");
+        for (code, bytes, want) in [
+            (1, &[200u8][..], 200),
+            (2, &[0xfe], -2),
+            (3, &[0xff, 0x7f], 32767),
+            (4, &[0, 0, 1, 0], 65536),
+            (5, &[0, 0, 0, 0, 1, 0, 0, 0], 1 << 32),
+            (8, &[0xff, 0xff], 65535),
+        ] {
+            let idx = index(code, &[1], bytes.len() as u64, &[0, 1]);
+            std::fs::write(with_suffix(&prefix, ".idx"), idx).unwrap();
+            std::fs::write(with_suffix(&prefix, ".bin"), bytes).unwrap();
+            assert_eq!(IndexedFile::open(&prefix).unwrap().token(0, 0), want, "{code}");
+        }
+        for (code, told) in [(6, "floats"), (7, "floats"), (9, "unknown token dtype 9")] {
+            std::fs::write(with_suffix(&prefix, ".idx"), index(code, &[1], 8, &[0, 1])).unwrap();
+            std::fs::write(with_suffix(&prefix, ".bin"), [0; 8]).unwrap();
+            let e = IndexedFile::open(&prefix).err().unwrap().to_string();
+            assert!(e.contains(told), "{e}");
+        }
     }
 
     #[test]

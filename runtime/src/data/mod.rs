@@ -5,5 +5,5 @@ pub mod idx;
 pub mod mt19937;
 pub mod order;
 
-pub use dataset::{TokenDataset, unigram_entropy};
+pub use dataset::{Entropy, TokenDataset, unigram_entropy};
 pub use idx::{IndexedFile, IndexedWriter};

@@ -18,8 +18,8 @@ use super::saver::Saver;
 use super::settings::Settings;
 use crate::RuntimeError;
 use crate::checkpoint;
-use crate::data::TokenDataset;
-use crate::data::dataset::{Demand, Splits, open_separate, open_split, unigram_entropy};
+use crate::data::dataset::{Demand, Splits, open_separate, open_split};
+use crate::data::{Entropy, TokenDataset, unigram_entropy};
 use crate::job::Job;
 use crate::ranks::Ranks;
 use crate::text::TextTokenizer;
@@ -107,7 +107,7 @@ pub struct Summary {
     /// Last validation loss.
     pub valid_loss: Option<f64>,
     /// Entropy of single training tokens.
-    pub unigram_entropy: Option<f64>,
+    pub unigram_entropy: Option<Entropy>,
     /// Median seconds per step.
     pub median_seconds: Option<f64>,
     /// Whether it ended early because it was asked to.
