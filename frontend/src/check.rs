@@ -9,10 +9,11 @@ use neoxc_ir::nearest::nearest;
 use crate::arguments::{ARGUMENTS, Kind, Neutral, Status, find};
 use crate::config::{Config, Model, Optimizer, Parallel, Precision, Run};
 use crate::diagnostics::{
-    adjusted_value, conflict, file, impossible_value, missing_key, not_supported, unknown_key,
+    adjusted_value, conflict, impossible_value, missing_key, not_supported, unknown_key,
     without_effect, wrong_type,
 };
 use crate::merge::Merged;
+use crate::tokenizer::KINDS;
 use crate::yaml::{Key, Node, Value};
 
 /// Reads typed values and collects what is wrong.
@@ -38,6 +39,38 @@ pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config>
         .map(|(k, _)| (k.name.clone(), (k.span.file.to_string(), k.span.line, k.span.column)))
         .collect::<BTreeMap<_, _>>();
     Some(Config { model: model?, optimizer: optimizer?, run: run?, parallel, places })
+}
+
+/// The numbers that a key may be given.
+#[derive(Debug, Clone, Copy)]
+enum Range {
+    /// Finite numbers from here on.
+    From(f64),
+    /// From 0 on, below this.
+    Below(f64),
+}
+
+/// Rates, epsilons, decays.
+const POSITIVE: Range = Range::From(0.0);
+/// What is left of a whole that is never taken away altogether.
+const PART: Range = Range::Below(1.0);
+
+impl Range {
+    fn has(self, value: f64) -> bool {
+        match self {
+            Range::From(low) => value.is_finite() && value >= low,
+            Range::Below(high) => (0.0..high).contains(&value),
+        }
+    }
+}
+
+impl std::fmt::Display for Range {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Range::From(low) => write!(f, "a finite number from {low} on"),
+            Range::Below(high) => write!(f, "from 0 to below {high}"),
+        }
+    }
 }
 
 pub(crate) fn number(v: &Value) -> Option<f64> {
@@ -187,17 +220,24 @@ impl Reader<'_> {
 
     /// The part of something that is dropped: what is left must be scaled up, so not all of it.
     fn rate(&mut self, name: &str) -> f64 {
-        let value = match self.find(name) {
-            Some((_, node)) => number(&node.value).map(|x| (x, node.span.clone())),
-            None => None,
-        };
-        let Some((value, span)) = value else { return 0.0 };
-        if !(0.0..1.0).contains(&value) {
-            let message = format!("`{name}` is {value}; it must be from 0 to below 1");
-            self.error(&impossible_value::KIND, message, &span, "out of range", "");
-            return 0.0;
+        self.within(name, PART).unwrap_or(0.0)
+    }
+
+    /// The number of a key, if it is in its range.
+    fn within(&mut self, name: &str, range: Range) -> Option<f64> {
+        let (_, node) = self.find(name)?.clone();
+        self.number_within(name, &node, range)
+    }
+
+    /// The number in `node`, which is what `name` is given, if it is in its range.
+    fn number_within(&mut self, name: &str, node: &Node, range: Range) -> Option<f64> {
+        let value = number(&node.value)?;
+        if range.has(value) {
+            return Some(value);
         }
-        value
+        let message = format!("`{name}` is {value}; it must be {range}");
+        self.error(&impossible_value::KIND, message, &node.span, "out of range", "");
+        None
     }
 
     pub(crate) fn bool(&self, name: &str, default: bool) -> bool {
@@ -262,6 +302,7 @@ impl Reader<'_> {
         let std = self.float("init_method_std", 0.02, 0.0, 100.0);
         let intermediate = self.int("intermediate_size", 1, 1 << 22);
         let factor = self.float("expansion_factor", 4.0, 0.01, 1000.0);
+        let multiple = self.int("mlp_multiple_of", 1, 1 << 20).unwrap_or(1);
         let padded = self.int("padded_vocab_size", 1, 1 << 26);
         let divisor = self.int("make_vocab_size_divisible_by", 1, 1 << 20).unwrap_or(128);
         let vocab = self.vocabulary(padded);
@@ -317,7 +358,9 @@ impl Reader<'_> {
             num_layers: layers,
             hidden_size: hidden,
             num_attention_heads: heads,
-            intermediate_size: intermediate.unwrap_or((hidden as f64 * factor) as usize),
+            intermediate_size: intermediate
+                .unwrap_or((hidden as f64 * factor) as usize)
+                .next_multiple_of(multiple),
             seq_length: seq,
             max_position_embeddings: positions.unwrap_or(seq),
             vocab_size: vocab,
@@ -455,41 +498,8 @@ impl Reader<'_> {
         }
     }
 
-    /// Ids of the tokenizer, read off its file.
-    fn vocabulary(&mut self, padded: Option<usize>) -> Option<usize> {
-        let kind = self.text("tokenizer_type").unwrap_or_else(|| "GPT2BPETokenizer".into());
-        if kind == "CharLevelTokenizer" {
-            return Some(512);
-        }
-        let Some((_, node)) = self.find("vocab_file") else {
-            if padded.is_none() {
-                let message = "the size of the vocabulary is not known".to_string();
-                let d = Diagnostic::error(&missing_key::KIND, message);
-                self.diagnostics
-                    .push(d.hint("give `vocab_file`, or `--set padded_vocab_size=50304`"));
-            }
-            return None;
-        };
-        let (span, path) = (node.span.clone(), self.text("vocab_file")?);
-        match count_ids(&path) {
-            Ok(n) => Some(n),
-            Err(_) if padded.is_some() => None,
-            Err(e) => {
-                let message = format!("cannot count the ids of {path}: {e}");
-                self.error(
-                    &file::KIND,
-                    message,
-                    &span,
-                    "tokenizer file",
-                    "`--set padded_vocab_size=50304` does without it",
-                );
-                None
-            }
-        }
-    }
-
     fn optimizer(&mut self) -> Option<Optimizer> {
-        let mut lr = self.find("lr").and_then(|(_, n)| number(&n.value));
+        let mut lr = self.within("lr", POSITIVE);
         let (mut betas, mut eps) = ((0.9, 0.999), 1e-8);
         let mut decay = self.float("weight_decay", 0.1, 0.0, 100.0);
         if let Some((_, node)) = self.find("optimizer").cloned()
@@ -512,17 +522,25 @@ impl Reader<'_> {
                     ("params", Value::Map(params)) => {
                         for (key, value) in params {
                             match (key.name.as_str(), &value.value) {
-                                ("lr", v) if number(v).is_some() => lr = number(v),
-                                ("eps", v) if number(v).is_some() => eps = number(v).unwrap_or(eps),
-                                ("weight_decay", v) if number(v).is_some() => {
-                                    decay = number(v).unwrap_or(decay);
+                                ("lr", v) if number(v).is_some() => {
+                                    // A rate out of range is told as such, not as one that is missing.
+                                    lr = self.number_within("lr", value, POSITIVE).or(Some(0.0));
                                 }
-                                ("betas", Value::List(l)) if l.len() == 2 => {
-                                    if let (Some(a), Some(b)) =
-                                        (number(&l[0].value), number(&l[1].value))
-                                    {
-                                        betas = (a, b);
-                                    }
+                                ("eps", v) if number(v).is_some() => {
+                                    eps = self.number_within("eps", value, POSITIVE).unwrap_or(eps);
+                                }
+                                ("weight_decay", v) if number(v).is_some() => {
+                                    let given = self.number_within("weight_decay", value, POSITIVE);
+                                    decay = given.unwrap_or(decay);
+                                }
+                                ("betas", Value::List(l))
+                                    if l.len() == 2
+                                        && l.iter().all(|b| number(&b.value).is_some()) =>
+                                {
+                                    let [a, b] = [0, 1].map(|i| {
+                                        self.number_within("betas", &l[i], PART).unwrap_or(0.0)
+                                    });
+                                    betas = (a, b);
                                 }
                                 (name, v) => {
                                     let message =
@@ -558,11 +576,11 @@ impl Reader<'_> {
                 .push(d.hint("`\"optimizer\": {\"type\": \"Adam\", \"params\": {\"lr\": 0.001}}`"));
             return None;
         };
-        let iters = self.int("train_iters", 0, i64::MAX / 2).unwrap_or(0) as u64;
+        let iters = self.given("train_iters").unwrap_or(0.0).max(0.0);
         let fraction = self.float("lr_decay_fraction", 1.0, 0.0, 1.0);
         let decay_iters = self
             .int("lr_decay_iters", 1, i64::MAX / 2)
-            .map_or((iters as f64 * fraction) as u64, |n| n as u64);
+            .map_or((iters * fraction) as u64, |n| n as u64);
         let clip = self.float("clip_grad", 1.0, 0.0, 1e9);
         let clip = self.float("gradient_clipping", clip, 0.0, 1e9);
         Some(Optimizer {
@@ -585,6 +603,7 @@ impl Reader<'_> {
     fn run(&mut self, parallel: Parallel) -> Option<Run> {
         let data = parallel.copies();
         let big = i64::MAX / 2;
+        let train_iters = self.required("train_iters", 0, big);
         let micro = self.int("train_micro_batch_size_per_gpu", 1, 1 << 20);
         let micro = micro.or_else(|| self.int("batch_size", 1, 1 << 20));
         let accum = self.int("gradient_accumulation_steps", 1, 1 << 20);
@@ -599,42 +618,91 @@ impl Reader<'_> {
             self.diagnostics.push(d.hint("`--set train_micro_batch_size_per_gpu=4`"));
             return None;
         };
-        let saves = match self.find("extra_save_iters").map(|(_, n)| n.value.clone()) {
-            Some(Value::List(l)) => {
-                l.iter().filter_map(|n| number(&n.value)).map(|x| x.max(0.0) as u64).collect()
-            }
-            _ => vec![],
-        };
+        let saves = self.extra_saves();
         let train = self.single_path("train_data_paths");
         let valid = self.single_path("valid_data_paths");
-        self.single_path("test_data_paths");
-        let scale = self.choice("checkpoint_scale", "linear", &["linear", "log"]);
-        let factor = self.find("checkpoint_factor").and_then(|(_, n)| number(&n.value));
+        let log = self.choice("checkpoint_scale", "linear", &["linear", "log"]) == "log";
+        let factor = self.checkpoint_factor(log);
+        let (iteration, finetune) = self.start();
         Some(Run {
             micro_batch: micro,
             grad_accum: accum,
-            train_iters: self.int("train_iters", 0, big).unwrap_or(0) as u64,
+            train_iters: train_iters? as u64,
             seed: self.int("seed", 0, i64::from(u32::MAX)).unwrap_or(1234) as u32,
             eval_interval: self.int("eval_interval", 1, big).unwrap_or(1000) as u64,
             eval_iters: self.int("eval_iters", 0, big).unwrap_or(100) as u64,
             log_interval: self.int("log_interval", 1, big).unwrap_or(100) as u64,
             save: self.text("save"),
             load: self.text("load"),
-            checkpoint_factor: factor.filter(|f| *f > 0.0),
-            checkpoint_log: scale == "log",
+            iteration,
+            finetune,
+            checkpoint_factor: factor,
+            checkpoint_log: log,
             extra_save_iters: saves,
             keep_last: self.int("keep_last_n_checkpoints", 1, big),
             data_path: self.text("data_path"),
             train_data: train,
             valid_data: valid,
             split: self.text("split").unwrap_or_else(|| "969, 30, 1".into()),
-            tokenizer_type: self
-                .text("tokenizer_type")
-                .unwrap_or_else(|| "GPT2BPETokenizer".into()),
-            vocab_file: self.text("vocab_file"),
-            merge_file: self.text("merge_file"),
+            tokenizer_type: self.text("tokenizer_type").unwrap_or_else(|| KINDS[0].into()),
+            vocab_file: self.beside("vocab_file"),
+            merge_file: self.beside("merge_file"),
             eod_mask_loss: self.bool("eod_mask_loss", false),
         })
+    }
+
+    /// Steps between checkpoints, or the factor by which they grow; GPT-NeoX asserts the same of both.
+    fn checkpoint_factor(&mut self, log: bool) -> Option<f64> {
+        let (_, node) = self.find("checkpoint_factor")?.clone();
+        let Some(factor) = number(&node.value) else {
+            let message = format!("`checkpoint_factor` is {}, not a number", node.value.describe());
+            let hint = "write it without quotes";
+            self.error(&wrong_type::KIND, message, &node.span, "expected a number", hint);
+            return None;
+        };
+        let (fits, want) = match log {
+            true => (factor > 1.0 && factor.is_finite(), "above 1 where checkpoint_scale is log"),
+            false => (factor >= 1.0 && factor.fract() == 0.0, "a whole number from 1 on"),
+        };
+        if !fits {
+            let message = format!("`checkpoint_factor` is {factor}; it must be {want}");
+            self.error(&impossible_value::KIND, message, &node.span, "out of range", "");
+        }
+        Some(factor)
+    }
+
+    /// Further steps to save at.
+    fn extra_saves(&mut self) -> Vec<u64> {
+        let Some((_, node)) = self.find("extra_save_iters").cloned() else { return vec![] };
+        let Value::List(list) = node.value else { return vec![] };
+        let mut steps = vec![];
+        for n in list {
+            match number(&n.value).filter(|x| *x >= 0.0 && x.fract() == 0.0) {
+                Some(step) => steps.push(step as u64),
+                None => {
+                    let message = format!("a step to save at is {}", n.value.describe());
+                    let hint = "whole numbers from 0 on";
+                    self.error(&impossible_value::KIND, message, &n.span, "no step", hint);
+                }
+            }
+        }
+        steps
+    }
+
+    /// Which of the checkpoints that `load` names a run goes on from, and whether it takes the weights only.
+    fn start(&mut self) -> (Option<u64>, bool) {
+        let iteration = self.int("iteration", 0, i64::MAX / 2).map(|n| n as u64);
+        let finetune = self.bool("finetune", false);
+        if self.find("load").is_none() {
+            for (key, asks) in [("iteration", iteration.is_some()), ("finetune", finetune)] {
+                if asks {
+                    let message =
+                        format!("`{key}` is about what `load` names, and it names nothing");
+                    self.both(message, key, "load", "add `load`, or remove it");
+                }
+            }
+        }
+        (iteration, finetune)
     }
 
     fn single_path(&mut self, name: &str) -> Option<String> {
@@ -677,20 +745,4 @@ fn with_dot(x: f64) -> String {
         Some((m, e)) if !e.starts_with('-') => format!("{m}e+{e}"),
         _ => text,
     }
-}
-
-/// Ids in a tokenizer.json, or in GPT-2's vocab.json.
-fn count_ids(path: &str) -> Result<usize, String> {
-    let text = std::fs::read(path).map_err(|e| e.to_string())?;
-    let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
-    let object = |v: &serde_json::Value| v.as_object().map(serde_json::Map::len);
-    let Some(model) = json.get("model") else {
-        return object(&json).ok_or_else(|| "is not a vocabulary".into());
-    };
-    let ids = |v: &serde_json::Value| v.as_u64().unwrap_or(0) as usize + 1;
-    let vocab = model.get("vocab").and_then(|v| v.as_object()).ok_or("has no model.vocab")?;
-    let most = vocab.values().map(ids).max().unwrap_or(0);
-    let added = json.get("added_tokens").and_then(|a| a.as_array());
-    let extra = added.into_iter().flatten().filter_map(|t| t.get("id")).map(ids).max().unwrap_or(0);
-    Ok(most.max(extra))
 }

@@ -284,8 +284,14 @@ pub struct Run {
     pub log_interval: u64,
     /// Folder of checkpoints.
     pub save: Option<String>,
-    /// Folder that a run resumes from.
+    /// Folder of checkpoints that a run goes on from.
     pub load: Option<String>,
+    /// Which of them, if not the newest.
+    #[serde(default)]
+    pub iteration: Option<u64>,
+    /// Whether the run takes their weights only, and begins at step 0.
+    #[serde(default)]
+    pub finetune: bool,
     /// Steps between checkpoints (or their growth factor, when `checkpoint_log`).
     pub checkpoint_factor: Option<f64>,
     /// Checkpoints at growing distances.

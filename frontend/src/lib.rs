@@ -10,6 +10,7 @@ pub mod config;
 pub mod merge;
 mod moe;
 mod ranks;
+mod tokenizer;
 pub mod yaml;
 
 use std::path::{Path, PathBuf};

@@ -31,6 +31,7 @@ pub fn merge(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Merged {
     let mut merged: Merged = vec![];
+    let overridden = whole_keys(sets);
     for path in files {
         let path = resolve(path, dir);
         let name = path.display().to_string();
@@ -61,6 +62,7 @@ pub fn merge(
                 };
                 for (key, value) in pairs {
                     match merged.iter().find(|(k, _)| k.name == key.name) {
+                        Some(_) if overridden.contains(&key.name) => {}
                         Some((first, _)) => diagnostics.push(
                             Diagnostic::error(
                                 &duplicate_key::KIND,
@@ -80,6 +82,12 @@ pub fn merge(
         apply(&mut merged, set, sources, diagnostics);
     }
     merged
+}
+
+/// The keys that `--set` gives as a whole: which of several files is right about them does not matter then.
+fn whole_keys(sets: &[String]) -> Vec<String> {
+    let keys = sets.iter().filter_map(|s| s.split_once('='));
+    keys.map(|(key, _)| key.trim().replace('-', "_")).filter(|key| !key.contains('.')).collect()
 }
 
 fn apply(merged: &mut Merged, set: &str, sources: &mut Sources, diagnostics: &mut Vec<Diagnostic>) {

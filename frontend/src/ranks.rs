@@ -259,33 +259,41 @@ impl Reader<'_> {
         }
     }
 
-    /// `train_batch_size` must be what the other numbers make.
+    /// `train_batch_size` must be what the other numbers make, and leave nothing over where it makes them.
     pub(crate) fn batch_arithmetic(&mut self, p: Parallel) {
-        let probe = |n: &str| self.given(n);
-        let (global, micro, accum) = (
-            probe("train_batch_size"),
-            probe("train_micro_batch_size_per_gpu"),
-            probe("gradient_accumulation_steps"),
-        );
-        let data = p.copies() as f64;
-        if let (Some(g), Some(m)) = (global, micro)
-            && m > 0.0
-        {
-            let steps = accum.unwrap_or(g / m / data);
-            if m * steps * data != g || steps.fract() != 0.0 {
-                let ranks = match p.copies() {
-                    1 => "one rank".to_string(),
-                    n => format!("{n} data-parallel ranks"),
-                };
-                let message = format!("{g} sequences are not {m} × {steps} on {ranks}");
-                self.both(
-                    message,
-                    "train_batch_size",
-                    "train_micro_batch_size_per_gpu",
-                    "train_batch_size = micro-batch × accumulation steps × data-parallel size",
-                );
-            }
+        let given = |n: &str| self.given(n).filter(|x| *x > 0.0);
+        let (global, steps) = (given("train_batch_size"), given("gradient_accumulation_steps"));
+        let name = match given("train_micro_batch_size_per_gpu") {
+            Some(_) => "train_micro_batch_size_per_gpu",
+            None => "batch_size",
+        };
+        let (Some(global), micro, data) = (global, given(name), p.copies() as f64) else { return };
+        let fits = match (micro, steps) {
+            (Some(m), Some(s)) => m * s * data == global,
+            (Some(m), None) => global % (m * data) == 0.0,
+            (None, s) => global % (s.unwrap_or(1.0) * data) == 0.0,
+        };
+        if fits {
+            return;
         }
+        let ranks = match p.copies() {
+            1 => "one rank".to_string(),
+            n => format!("{n} data-parallel ranks"),
+        };
+        let parts = [(micro, "sequences"), (steps, "accumulation steps")];
+        let parts: Vec<String> =
+            parts.iter().filter_map(|(n, what)| Some(format!("{} {what}", (*n)?))).collect();
+        let message = match &parts[..] {
+            [] => format!("{global} sequences cannot be divided among {ranks}"),
+            parts => format!("{global} sequences are not {} on {ranks}", parts.join(" × ")),
+        };
+        let other = match (micro, steps) {
+            (Some(_), _) => name,
+            (None, Some(_)) => "gradient_accumulation_steps",
+            (None, None) => "world_size",
+        };
+        let hint = "train_batch_size = micro-batch × accumulation steps × data-parallel size";
+        self.both(message, "train_batch_size", other, hint);
     }
 
     /// The stage of `zero_optimization`; its other keys tune what is planned here anyway.

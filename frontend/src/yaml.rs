@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use neoxc_ir::diag::{Diagnostic, Span};
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle};
+use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
 
 use crate::diagnostics::{duplicate_key, syntax};
 
@@ -93,7 +93,7 @@ struct Reader<'t> {
 /// Nodes (aliases counted as often as they are used) beyond which a file is refused.
 const MAX_NODES: usize = 200_000;
 
-/// Parses one document.
+/// Parses a text of one document; as PyYAML, refuses one of several.
 pub fn parse(file: &Arc<str>, text: &str) -> Result<(Node, Vec<Diagnostic>), Diagnostic> {
     let parser = Parser::new_from_str(text);
     let mut r =
@@ -102,12 +102,18 @@ pub fn parse(file: &Arc<str>, text: &str) -> Result<(Node, Vec<Diagnostic>), Dia
         let (event, span) = r.next()?;
         match event {
             Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
-            Event::StreamEnd | Event::DocumentEnd => {
+            Event::StreamEnd => {
+                let node = Node { span, value: Value::Null };
+                return Ok((node, r.diagnostics));
+            }
+            Event::DocumentEnd => {
+                r.ends()?;
                 let node = Node { span, value: Value::Null };
                 return Ok((node, r.diagnostics));
             }
             other => {
                 let node = r.node(other, span, 0)?;
+                r.ends()?;
                 return Ok((node, r.diagnostics));
             }
         }
@@ -146,17 +152,73 @@ impl<'t> Reader<'t> {
         }
     }
 
+    /// Nothing may follow the document.
+    fn ends(&mut self) -> Result<(), Diagnostic> {
+        loop {
+            match self.next()? {
+                (Event::StreamEnd, _) => return Ok(()),
+                (Event::DocumentStart(_), span) => {
+                    let d = self.fail(&span, "a second document in one file");
+                    return Err(d.hint("give each a file of its own, or remove the `---`"));
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The value of a scalar: what its tag says, or what YAML 1.1 makes of a plain one.
+    fn scalar(
+        &self,
+        text: &str,
+        plain: bool,
+        tag: Option<&Tag>,
+        span: &Span,
+    ) -> Result<Value, Diagnostic> {
+        let Some(tag) = tag else {
+            return Ok(if plain { resolve(text) } else { Value::Str(text.to_string()) });
+        };
+        let digits = || text.replace('_', "").to_lowercase();
+        let value = match (tag.is_yaml_core_schema(), tag.suffix.as_str()) {
+            (true, "str") => Some(Value::Str(text.to_string())),
+            (true, "null") => Some(Value::Null),
+            (true, "bool") => Some(resolve(text)).filter(|v| matches!(v, Value::Bool(_))),
+            (true, "int") => int(text).map(Value::Int),
+            (true, "float") => float(text).or_else(|| digits().parse().ok()).map(Value::Float),
+            _ => return Err(self.foreign(tag, span)),
+        };
+        let what = format!("{text:?} is no !!{}", tag.suffix);
+        value.ok_or_else(|| self.fail(span, &what))
+    }
+
+    /// A list or dictionary may say that it is one.
+    fn collection(&self, tag: Option<&Tag>, name: &str, span: &Span) -> Result<(), Diagnostic> {
+        match tag {
+            Some(t) if !(t.is_yaml_core_schema() && t.suffix == name) => Err(self.foreign(t, span)),
+            _ => Ok(()),
+        }
+    }
+
+    fn foreign(&self, tag: &Tag, span: &Span) -> Diagnostic {
+        let name = match tag.is_yaml_core_schema() {
+            true => format!("!!{}", tag.suffix),
+            false => format!("{}{}", tag.handle, tag.suffix),
+        };
+        self.fail(span, &format!("the tag {name} is not supported"))
+            .hint("!!str, !!int, !!float, !!bool, !!null, !!seq and !!map are; or leave it out")
+    }
+
     fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
         self.nodes += 1;
         if depth > MAX_DEPTH || self.nodes > MAX_NODES {
             return Err(self.fail(&span, "is nested too deeply or too large"));
         }
         let (anchor, value) = match event {
-            Event::Scalar(text, style, anchor, _) => {
+            Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
-                (anchor, if plain { resolve(&text) } else { Value::Str(text.into_owned()) })
+                (anchor, self.scalar(&text, plain, tag.as_deref(), &span)?)
             }
-            Event::SequenceStart(anchor, _) => {
+            Event::SequenceStart(anchor, tag) => {
+                self.collection(tag.as_deref(), "seq", &span)?;
                 let mut items = vec![];
                 loop {
                     let (event, span) = self.next()?;
@@ -167,7 +229,10 @@ impl<'t> Reader<'t> {
                 }
                 (anchor, Value::List(items))
             }
-            Event::MappingStart(anchor, _) => (anchor, self.mapping(depth)?),
+            Event::MappingStart(anchor, tag) => {
+                self.collection(tag.as_deref(), "map", &span)?;
+                (anchor, self.mapping(depth)?)
+            }
             Event::Alias(id) => {
                 let known = self.anchors.iter().find(|(a, _)| *a == id).map(|(_, n)| n.clone());
                 let node = known.ok_or_else(|| self.fail(&span, "an alias without an anchor"))?;
@@ -185,15 +250,27 @@ impl<'t> Reader<'t> {
 
     fn mapping(&mut self, depth: usize) -> Result<Value, Diagnostic> {
         let mut pairs: Vec<(Key, Node)> = vec![];
+        let mut merged: Vec<(Key, Node)> = vec![];
         loop {
             let (event, span) = self.next()?;
-            let name = match event {
-                Event::MappingEnd => return Ok(Value::Map(pairs)),
-                Event::Scalar(text, ..) => text.replace('-', "_"),
+            let (name, merges) = match event {
+                Event::MappingEnd => {
+                    // A key of the dictionary itself goes before one that is merged into it.
+                    merged.retain(|(m, _)| pairs.iter().all(|(k, _)| k.name != m.name));
+                    pairs.append(&mut merged);
+                    return Ok(Value::Map(pairs));
+                }
+                Event::Scalar(text, style, ..) => {
+                    (text.replace('-', "_"), style == ScalarStyle::Plain && text == "<<")
+                }
                 _ => return Err(self.fail(&span, "a key must be text")),
             };
             let (event, at) = self.next()?;
             let node = self.node(event, at, depth + 1)?;
+            if merges {
+                self.merge(node, &mut merged)?;
+                continue;
+            }
             if let Some((first, _)) = pairs.iter().find(|(k, _)| k.name == name) {
                 let d = Diagnostic::error(&duplicate_key::KIND, format!("`{name}` is given twice"))
                     .label(&span, "again here")
@@ -204,6 +281,26 @@ impl<'t> Reader<'t> {
             }
             pairs.push((Key { name, span }, node));
         }
+    }
+}
+
+impl Reader<'_> {
+    /// What a merge key `<<` gives: a dictionary's pairs, or those of several, of which the first goes before.
+    fn merge(&self, node: Node, into: &mut Vec<(Key, Node)>) -> Result<(), Diagnostic> {
+        let maps = match node.value {
+            Value::List(list) => list,
+            value => vec![Node { span: node.span, value }],
+        };
+        for map in maps.into_iter().rev() {
+            let Value::Map(pairs) = map.value else {
+                return Err(self.fail(&map.span, "`<<` merges dictionaries only"));
+            };
+            for pair in pairs {
+                into.retain(|(k, _)| k.name != pair.0.name);
+                into.push(pair);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -242,6 +339,10 @@ fn int(text: &str) -> Option<i64> {
         None => (1, text.strip_prefix('+').unwrap_or(text)),
     };
     let digits = digits.replace('_', "");
+    if digits.contains(':') {
+        let leads = digits.starts_with(|c: char| ('1'..='9').contains(&c));
+        return sixties(&digits).filter(|_| leads).map(|n| sign * n);
+    }
     let parsed = if let Some(hex) = digits.strip_prefix("0x") {
         i64::from_str_radix(hex, 16)
     } else if let Some(bits) = digits.strip_prefix("0b") {
@@ -254,6 +355,18 @@ fn int(text: &str) -> Option<i64> {
         return None;
     };
     parsed.ok().map(|i| sign * i)
+}
+
+/// Whole numbers to base 60, as 1:30 for 90.
+fn sixties(digits: &str) -> Option<i64> {
+    let mut parts = digits.split(':');
+    let lead = parts.next()?;
+    let first: i64 = lead.chars().all(|c| c.is_ascii_digit()).then(|| lead.parse().ok())??;
+    parts.try_fold(first, |sum, p| {
+        let fits = (1..=2).contains(&p.len()) && p.chars().all(|c| c.is_ascii_digit());
+        let digit: i64 = p.parse().ok().filter(|d| fits && *d < 60)?;
+        sum.checked_mul(60)?.checked_add(digit)
+    })
 }
 
 /// A dot is required, and an exponent needs a sign: `1e-4` and `1.0e4` are text.
@@ -272,6 +385,11 @@ fn float(text: &str) -> Option<f64> {
     };
     let digits = |s: &str| s.chars().all(|c| c.is_ascii_digit() || c == '_');
     let (whole, part) = mantissa.split_once('.')?;
+    if whole.contains(':') && exponent.is_none() {
+        let whole = sixties(&whole.replace('_', ""))? as f64;
+        let part: f64 = format!("0.{}", part.replace('_', "")).parse().ok()?;
+        return Some(if text.starts_with('-') { -(whole + part) } else { whole + part });
+    }
     let signed = exponent.is_none_or(|e| {
         e.strip_prefix(['-', '+'])
             .is_some_and(|d| !d.is_empty() && d.chars().all(|c| c.is_ascii_digit()))
@@ -306,8 +424,50 @@ mod tests {
             ("~", Value::Null),
             ("-3", Value::Int(-3)),
             ("y", Value::Str("y".into())),
+            ("1:30", Value::Int(90)),
+            ("-1:30:05", Value::Int(-5405)),
+            ("1:60", Value::Str("1:60".into())),
+            ("1:30.5", Value::Float(90.5)),
+            ("a:1", Value::Str("a:1".into())),
         ] {
             assert_eq!(resolve(text), want, "{text}");
+        }
+    }
+
+    fn read(text: &str) -> Result<serde_json::Value, String> {
+        let parsed = parse(&"f".into(), text);
+        parsed.map(|(node, _)| node.value.json()).map_err(|d| d.message)
+    }
+
+    /// Right: what yaml.safe_load gives.
+    #[test]
+    fn merge_keys_and_tags_are_pyyaml_s() {
+        for (text, want) in [
+            ("{<<: {a: 1, b: 2}, b: 3}", r#"{"a": 1, "b": 3}"#),
+            ("{b: 3, <<: {a: 1, b: 2}}", r#"{"a": 1, "b": 3}"#),
+            ("{<<: [{a: 1}, {a: 2, b: 2}]}", r#"{"a": 1, "b": 2}"#),
+            ("{x: &x {a: 1}, y: {<<: *x, b: 2}}", r#"{"x": {"a": 1}, "y": {"a": 1, "b": 2}}"#),
+            ("{<<: {a: 1}, <<: {a: 2}}", r#"{"a": 2}"#),
+            ("{\"<<\": 1}", r#"{"<<": 1}"#),
+            ("[!!float 1e-3, !!float 2, !!int \"3\", !!str 4]", r#"[0.001, 2.0, 3, "4"]"#),
+            ("[!!bool yes, !!null x, !!seq [], !!map {}]", "[true, null, [], {}]"),
+            ("--- {a: 1}\n...\n", r#"{"a": 1}"#),
+        ] {
+            let want: serde_json::Value = serde_json::from_str(want).unwrap();
+            assert_eq!(read(text), Ok(want), "{text}");
+        }
+        for (text, why) in [
+            ("{<<: 3}", "merges dictionaries only"),
+            ("{<<: [{a: 1}, 3]}", "merges dictionaries only"),
+            ("!!python/tuple [1]", "the tag !!python/tuple is not supported"),
+            ("!own 3", "the tag !own is not supported"),
+            ("!!int x", "\"x\" is no !!int"),
+            ("!!bool 3", "\"3\" is no !!bool"),
+            ("a: 1\n---\nb: 2\n", "a second document"),
+            ("---\n---\nb: 2\n", "a second document"),
+        ] {
+            let told = read(text).unwrap_err();
+            assert!(told.contains(why), "{text}: {told}");
         }
     }
 

@@ -110,8 +110,161 @@ fn every_problem_is_told_at_once() {
 fn conflicts_show_both_sides() {
     let l = from_text(&[GOOD], &["num_attention_heads=3"]);
     assert_eq!(l.diagnostics[0].labels.len(), 2);
-    let l = from_text(&[GOOD], &["train_batch_size=10", "gradient_accumulation_steps=2"]);
-    assert!(told(&l)[0].starts_with("NX0107"), "{:?}", told(&l));
+}
+
+/// The micro-batch is 4 unless it is given as null.
+#[test]
+fn a_batch_is_what_its_parts_make() {
+    let sizes = |sets: &[&str]| {
+        let l = from_text(&[GOOD], sets);
+        let told = told(&l);
+        l.config.map(|c| (c.run.micro_batch, c.run.grad_accum)).ok_or(told)
+    };
+    let alone = "train_micro_batch_size_per_gpu=null";
+    for (sets, want) in [
+        (&["train_batch_size=8"][..], (4, 2)),
+        (&["train_batch_size=8", "gradient_accumulation_steps=2"], (4, 2)),
+        (&["train_batch_size=8", alone], (8, 1)),
+        (&["train_batch_size=8", "gradient_accumulation_steps=4", alone], (2, 4)),
+        (&["train_batch_size=8", "world_size=2"], (4, 1)),
+        (&["train_batch_size=8", "batch_size=2", alone], (2, 4)),
+    ] {
+        assert_eq!(sizes(sets), Ok(want), "{sets:?}");
+    }
+    for (sets, why) in [
+        (&["train_batch_size=10"][..], "10 sequences are not 4 sequences on one rank"),
+        (
+            &["train_batch_size=8", "gradient_accumulation_steps=3"],
+            "8 sequences are not 4 sequences × 3 accumulation steps on one rank",
+        ),
+        (
+            &["train_batch_size=8", "gradient_accumulation_steps=3", alone],
+            "8 sequences are not 3 accumulation steps on one rank",
+        ),
+        (
+            &["train_batch_size=7", "world_size=2", alone],
+            "7 sequences cannot be divided among 2 data-parallel ranks",
+        ),
+        (&["train_batch_size=8", "batch_size=3", alone], "8 sequences are not 3 sequences"),
+    ] {
+        let told = sizes(sets).unwrap_err();
+        assert!(told.len() == 1 && told[0].starts_with("NX0107"), "{told:?}");
+        assert!(told[0].contains(why), "{told:?}");
+    }
+}
+
+#[test]
+fn numbers_out_of_range_are_refused_with_their_place() {
+    for (set, why) in [
+        ("optimizer.params.lr=-0.001", "`lr` is -0.001; it must be a finite number from 0 on"),
+        ("optimizer.params.lr=.nan", "`lr` is NaN"),
+        ("optimizer.params.lr=.inf", "`lr` is inf"),
+        ("lr=-1.0", "`lr` is -1"),
+        ("optimizer.params.betas=[0.9,1.0]", "`betas` is 1; it must be from 0 to below 1"),
+        ("optimizer.params.betas=[-0.1,0.9]", "`betas` is -0.1"),
+        ("optimizer.params.betas=[0.9,.nan]", "`betas` is NaN"),
+        ("optimizer.params.betas=[0.9,x]", "`betas` is a list"),
+        ("optimizer.params.eps=-1.0", "`eps` is -1"),
+        ("optimizer.params.weight_decay=-5.0", "`weight_decay` is -5"),
+        ("weight_decay=.nan", "`weight_decay` is NaN"),
+        ("min_lr=.nan", "`min_lr` is NaN"),
+        ("warmup=1.5", "`warmup` is 1.5"),
+        ("hidden_dropout=.nan", "`hidden_dropout` is NaN"),
+        ("train_iters=-1", "`train_iters` is -1"),
+        ("checkpoint_factor=0", "`checkpoint_factor` is 0; it must be a whole number from 1 on"),
+        ("checkpoint_factor=2.5", "`checkpoint_factor` is 2.5; it must be a whole number"),
+        ("checkpoint_factor=\"5\"", "`checkpoint_factor` is the text \"5\", not a number"),
+        ("checkpoint_factor=abc", "`checkpoint_factor` is the text"),
+        ("extra_save_iters=[1,-2]", "a step to save at is the whole number -2"),
+        ("extra_save_iters=[a]", "a step to save at is the text"),
+    ] {
+        let l = from_text(&[GOOD], &[set]);
+        let told = told(&l);
+        assert!(l.config.is_none() && told.len() == 1 && told[0].contains(why), "{set}: {told:?}");
+        assert_eq!(l.diagnostics[0].labels.len(), 1, "{set}");
+    }
+    let log = |factor: &str| {
+        let factor = format!("checkpoint_factor={factor}");
+        from_text(&[GOOD], &["checkpoint_scale=log", &factor]).config.is_some()
+    };
+    assert!(log("1.5") && log("2") && !log("1") && !log("0.5") && !log(".inf"));
+}
+
+#[test]
+fn the_number_of_steps_must_be_given() {
+    let l = from_text(&[GOOD], &["train_iters=null"]);
+    assert_eq!(told(&l), ["NX0105  `train_iters` is missing"]);
+}
+
+/// Which of two files is right does not matter once `--set` says it; a part of a dictionary does not say it all.
+#[test]
+fn set_decides_between_two_files() {
+    let files = [GOOD, "{seed: 1, optimizer: {}}", "{seed: 2}"];
+    let l = from_text(&files[..1], &["seed=3"]);
+    assert_eq!(l.config.unwrap().run.seed, 3);
+    let l = from_text(&[GOOD, "seed: 1", "seed: 2"], &["seed=3"]);
+    assert_eq!((l.diagnostics.len(), l.config.unwrap().run.seed), (0, 3));
+    let l = from_text(&[GOOD, files[1]], &["optimizer.params.lr=0.5"]);
+    assert!(told(&l)[0].starts_with("NX0103"), "{:?}", told(&l));
+}
+
+#[test]
+fn what_asks_about_a_checkpoint_needs_one() {
+    for set in ["iteration=5", "finetune=true"] {
+        let l = from_text(&[GOOD], &[set]);
+        assert!(told(&l)[0].starts_with("NX0107"), "{:?}", told(&l));
+        let l = from_text(&[GOOD], &[set, "load=out"]);
+        assert!(l.config.is_some(), "{:?}", told(&l));
+    }
+}
+
+/// Beside the file that names it, or from the current folder.
+#[test]
+fn a_tokenizer_is_found_beside_the_file_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let inner = folder.path().join("configs");
+    std::fs::create_dir(&inner).unwrap();
+    let file = inner.join("a.yml");
+    let text = GOOD.replace("\"padded_vocab_size\": 64", "\"vocab_file\": \"t.json\"");
+    std::fs::write(
+        &file,
+        format!("{}, \"tokenizer_type\": \"HFTokenizer\"}}", text.trim_end_matches(",\n}")),
+    )
+    .unwrap();
+    std::fs::write(inner.join("t.json"), "{\"a\": 0, \"b\": 1}").unwrap();
+    let l = load(&[file], None, &[]);
+    assert!(l.diagnostics.is_empty(), "{:?}", told(&l));
+    let c = l.config.unwrap();
+    assert_eq!((c.model.vocab_size, c.model.padded_vocab_size), (Some(2), 128));
+    assert_eq!(c.run.vocab_file, Some(inner.join("t.json").display().to_string()));
+}
+
+/// Documents whose end no token marks have no loss to mask.
+#[test]
+fn masking_ends_of_documents_needs_a_token_that_ends_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.json");
+    let set = format!("vocab_file={}", path.display());
+    let told_with = |vocab: &str, mask: &str| {
+        std::fs::write(&path, vocab).unwrap();
+        told(&from_text(&[GOOD], &[&set, mask, "tokenizer_type=HFTokenizer"]))
+    };
+    let (without, with) = ("{\"a\": 0}", "{\"a\": 0, \"<|endoftext|>\": 1}");
+    let refused = told_with(without, "eod_mask_loss=true");
+    assert!(refused.len() == 1 && refused[0].contains("no <|endoftext|>"), "{refused:?}");
+    assert_eq!(told_with(without, "eod_mask_loss=false"), [""; 0]);
+    assert_eq!(told_with(with, "eod_mask_loss=true"), [""; 0]);
+    let l = from_text(&[GOOD], &["eod_mask_loss=true"]);
+    assert!(told(&l)[0].contains("needs to know which token"), "{:?}", told(&l));
+}
+
+/// Rounded up, where the width does not say it itself.
+#[test]
+fn the_mlp_is_as_wide_as_a_multiple() {
+    let width = |sets: &[&str]| from_text(&[GOOD], sets).config.unwrap().model.intermediate_size;
+    assert_eq!(width(&[]), 32);
+    assert_eq!(width(&["mlp_multiple_of=24"]), 48);
+    assert_eq!(width(&["mlp_multiple_of=24", "intermediate_size=96"]), 96);
 }
 
 fn walk(dir: &Path, out: &mut Vec<PathBuf>) {

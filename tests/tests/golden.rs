@@ -52,6 +52,9 @@ fn plan(case: &Case) -> Plan {
     if !neox.contains_key("optimizer") {
         sets.push("optimizer={type: Adam, params: {lr: 0.001}}".into());
     }
+    if !neox.contains_key("train_iters") {
+        sets.push("train_iters=1".into());
+    }
     let loaded = neoxc_frontend::load(&[], None, &sets);
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
     let options = Options {
