@@ -12,6 +12,7 @@ use crate::job::{self, Job};
 use crate::progress::{TrainProgress, human};
 use crate::signals::{EXIT_STOPPED, stop_flag};
 use crate::train::{Options, Settings, Summary, train};
+use crate::{say, tell};
 
 /// What `run` takes besides the plan.
 #[derive(Debug, Args, Clone)]
@@ -20,7 +21,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "N")]
     pub steps: Option<u64>,
     /// Threads, of all ranks or of this process [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Folder for checkpoints [default: the configuration's `save`].
     #[arg(long, value_name = "DIR")]
@@ -29,10 +30,13 @@ pub struct RunArgs {
     #[arg(long, value_name = "FILE")]
     pub metrics: Option<PathBuf>,
     /// Go on from the latest checkpoint in the save folder.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "force")]
     pub resume: bool,
-    /// With --resume: go on even if seed, data or dropout are not those of the run that wrote the checkpoint.
-    #[arg(long, requires = "resume")]
+    /// Begin anew although the save folder has checkpoints of another run, and replace them.
+    #[arg(long)]
+    pub force: bool,
+    /// Go on from a checkpoint even if seed, data or dropout are not those of the run that wrote it.
+    #[arg(long)]
     pub allow_changes: bool,
     /// Train on made-up tokens: for measuring speed without a data set.
     #[arg(long)]
@@ -43,6 +47,17 @@ pub struct RunArgs {
     /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.
     #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
     pub start_timeout: u64,
+}
+
+/// A number of threads: each is made, with a stack of its own.
+///
+/// # Errors
+/// It is none, or no number.
+pub fn threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(n @ 1..=4096) => Ok(n),
+        _ => Err("it must be a whole number from 1 to 4096".into()),
+    }
 }
 
 /// Trains `plan` and prints what came out. Returns the exit code: 0, or that of a run which a signal stopped.
@@ -59,6 +74,7 @@ pub fn run(plan: &Plan, a: &RunArgs) -> Result<u8, RuntimeError> {
         save: a.save.clone(),
         metrics: a.metrics.clone(),
         resume: a.resume,
+        force: a.force,
         allow_changes: a.allow_changes,
         synthetic: a.synthetic,
         stop: Some(stop),
@@ -83,36 +99,34 @@ pub fn run(plan: &Plan, a: &RunArgs) -> Result<u8, RuntimeError> {
 fn tell_start(plan: &Plan, options: &Options) {
     let memory = human(plan.memory_of_all());
     let each = if options.job.is_some() { " each" } else { "" };
-    eprintln!(
+    tell!(
         "{} parameters, {memory} allocated, {} threads{each}",
-        plan.tables.parameter_count, options.threads
+        plan.tables.parameter_count,
+        options.threads
     );
     if plan.ranks() > 1 {
         let what = if options.job.is_some() { "processes" } else { "threads of this process" };
-        eprintln!("{} ranks as {what}", plan.ranks());
+        tell!("{} ranks as {what}", plan.ranks());
     }
 }
 
 fn tell_end(plan: &Plan, s: &Summary) {
     match s.loss {
-        Some(loss) => println!("step {}: training loss {loss:.4}", s.step),
-        None => println!("step {}: nothing was trained", s.step),
+        Some(loss) => say!("step {}: training loss {loss:.4}", s.step),
+        None => say!("step {}: nothing was trained", s.step),
     }
     if let Some(loss) = s.valid_loss {
-        println!("validation loss {loss:.4} nats per token");
+        say!("validation loss {loss:.4} nats per token");
     }
     if let Some(entropy) = s.unigram_entropy {
         let which = entropy.sample.map_or(String::new(), |n| format!("{n} of "));
-        println!(
-            "unigram entropy of {which}the training tokens {:.4} nats per token",
-            entropy.nats
-        );
+        say!("unigram entropy of {which}the training tokens {:.4} nats per token", entropy.nats);
     }
     if let Some(seconds) = s.median_seconds {
         let tokens = plan.tables.tokens_per_step as f64;
-        println!("median step {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
+        say!("median step {seconds:.3} s, {:.0} tokens/s", tokens / seconds);
     }
     if s.stopped {
-        eprintln!("stopped by a signal after step {}: go on with --resume", s.step);
+        tell!("stopped by a signal after step {}: go on with --resume", s.step);
     }
 }

@@ -17,7 +17,7 @@ impl Deadline {
     pub fn start(what: &'static str, time: Duration) -> Result<Deadline, RuntimeError> {
         Self::watch(time, move || {
             let e = RuntimeError::Link(format!("{what} took more than {} s", time.as_secs()));
-            eprintln!("{}", crate::job::told(&e));
+            crate::tell!("{}", crate::job::told(&e));
             std::process::exit(e.exit_code().into());
         })
     }

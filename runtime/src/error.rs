@@ -8,6 +8,8 @@ use neoxc_base::codes;
 use neoxc_base::diag::Diagnostic;
 use neoxc_plan::PlanError;
 
+use crate::checkpoint;
+
 /// A failure of the runtime.
 #[derive(Debug)]
 pub enum RuntimeError {
@@ -157,6 +159,9 @@ impl RuntimeError {
                 codes::io::io(action, &path.display(), source, "")
             }
             RuntimeError::Plan(e) => plan(e),
+            RuntimeError::Exists(path) if checkpoint::step_of(path).is_some() => {
+                codes::exists::checkpoint(&path.display())
+            }
             RuntimeError::Exists(path) => codes::exists::exists(&path.display()),
             RuntimeError::Data { path, message } => codes::data::data(&path.display(), message),
             RuntimeError::Checkpoint { path, message } => {
@@ -194,8 +199,8 @@ impl RuntimeError {
 
     /// Whether every rank of a job has this very error, so that one of them is enough to tell it.
     pub fn is_everybodys(&self) -> bool {
-        use RuntimeError::{Draws, Job, NotFinite};
-        matches!(self, Job(_) | NotFinite { .. } | Draws { .. })
+        use RuntimeError::{Draws, Exists, Job, NotFinite};
+        matches!(self, Job(_) | NotFinite { .. } | Draws { .. } | Exists(_))
     }
 
     /// The whole message: code, what happened, and the hint.

@@ -201,7 +201,7 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
             && since.elapsed() > timeout
         {
             let e = loss.error(rank, vec![]).at("work that did not end in time");
-            eprintln!("rank {rank}: error[{}]: {e}", e.code());
+            crate::tell!("rank {rank}: error[{}]: {e}", e.code());
             std::process::exit(e.exit_code().into());
         }
         std::thread::sleep(TICK);

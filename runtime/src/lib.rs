@@ -8,9 +8,11 @@
 //! - [`ranks`], [`collectives`]: several ranks in one process.
 //! - [`job`], [`heartbeat`], [`health`]: ranks as processes, and whether they are all there.
 //! - [`command`]: what `neoxc run` and `neoxc-run` do.
-//! - [`progress`]: what a person sees of a run.
+//! - [`progress`]: what a person sees of a run; [`say`]: the one place that prints.
 //! - [`profile`]: what a step's time goes to.
 //! - [`generate`]: samples of text from a trained model.
+
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 mod backoff;
 pub mod checkpoint;
@@ -29,6 +31,7 @@ pub mod job;
 pub mod profile;
 pub mod progress;
 pub mod ranks;
+pub mod say;
 pub mod signals;
 pub mod text;
 pub mod train;

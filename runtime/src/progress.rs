@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::tell;
 use crate::train::{Observer, StepReport};
 
 /// Bytes for people.
@@ -33,8 +34,8 @@ impl TrainProgress {
 
     fn say(&self, line: &str) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{line}")),
-            None => eprintln!("{line}"),
+            Some(bar) => bar.suspend(|| tell!("{line}")),
+            None => tell!("{line}"),
         }
     }
 }
@@ -61,9 +62,12 @@ impl Observer for TrainProgress {
         } else if r.step.is_multiple_of(self.every) || r.step == steps || r.step == self.first + 1 {
             let done = (r.step - self.first) as f64;
             let left = self.start.elapsed().as_secs_f64() / done * (steps - r.step) as f64;
-            eprintln!(
+            tell!(
                 "step {:>6}/{steps}  loss {:.4}  lr {:.2e}  grad norm {:.3}  {speed:.0} tokens/s  {left:.0} s left",
-                r.step, r.loss, r.lr, r.grad_norm
+                r.step,
+                r.loss,
+                r.lr,
+                r.grad_norm
             );
         }
     }

@@ -9,8 +9,8 @@ pub static KIND: Kind = Kind {
     code: "NXR0002",
     title: "a file exists already",
     explanation: "\
-The command would replace a file that it did not make in this run. Nothing was touched. Give --force to
-replace it, or choose another name.",
+The command would replace a file, or a run the checkpoints of another, that it did not make. Nothing was
+touched. Give --force to replace it, or choose another name; a run may go on with --resume.",
     example: Example::Session(
         "\
 $ neoxc data preprocess text.jsonl --vocab-file tokenizer.json -o data/text
@@ -24,4 +24,11 @@ error[NXR0002]: data/text_text_document.bin exists already
 pub fn exists(path: &dyn Display) -> Diagnostic {
     Diagnostic::error(&KIND, format!("{path} exists already"))
         .hint("give --force to replace it, or another name")
+}
+
+/// A run that begins anew would replace the checkpoint at `path`.
+pub fn checkpoint(path: &dyn Display) -> Diagnostic {
+    Diagnostic::error(&KIND, format!("{path} exists already: another run has saved there")).hint(
+        "give --resume to go on from it, --force to begin anew and replace it, or another --save",
+    )
 }

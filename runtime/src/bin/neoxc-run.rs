@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use neoxc_plan::Plan;
 use neoxc_runtime::command::{self, RunArgs};
-use neoxc_runtime::job;
+use neoxc_runtime::{job, say, tell};
 
 /// Train a plan that `neoxc compile` made.
 #[derive(Parser)]
@@ -24,11 +24,12 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let opened = Plan::open(&cli.plan).map_err(Into::into);
     match opened.and_then(|plan| command::run(&plan, &cli.run)) {
+        Ok(0) if say::failed() => ExitCode::from(5),
         Ok(code) => ExitCode::from(code),
         Err(e) => {
             let message = job::told(&e);
             if !message.is_empty() {
-                eprintln!("{message}");
+                tell!("{message}");
             }
             ExitCode::from(e.exit_code())
         }

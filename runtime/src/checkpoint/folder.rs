@@ -11,15 +11,17 @@ fn complete(path: &Path) -> bool {
     path.join("manifest.json").is_file()
 }
 
+/// The step that a checkpoint's folder is called by, if `path` is called as one.
+pub fn step_of(path: &Path) -> Option<u64> {
+    path.file_name()?.to_str()?.strip_prefix("global_step")?.parse().ok()
+}
+
 /// Complete checkpoints under `folder` by step.
 fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RuntimeError> {
     let mut steps: Vec<(u64, PathBuf)> = fs::read_dir(folder)
         .map_err(RuntimeError::io("read", folder))?
         .flatten()
-        .filter_map(|e| {
-            let name = e.file_name().to_string_lossy().into_owned();
-            Some((name.strip_prefix("global_step")?.parse().ok()?, e.path()))
-        })
+        .filter_map(|e| Some((step_of(&e.path())?, e.path())))
         .filter(|(_, path)| complete(path))
         .collect();
     steps.sort();
@@ -34,6 +36,11 @@ pub fn latest(folder: &Path) -> Option<PathBuf> {
         (name.trim().starts_with("global_step") && !name.contains('/')).then_some(path)
     });
     named.filter(|path| complete(path)).or_else(|| Some(steps(folder).ok()?.pop()?.1))
+}
+
+/// The complete checkpoint under `folder` that was written after `step` steps.
+pub fn of_step(folder: &Path, step: u64) -> Option<PathBuf> {
+    steps(folder).ok()?.into_iter().find(|(n, _)| *n == step).map(|(_, path)| path)
 }
 
 /// The process that made something temporary of this name.

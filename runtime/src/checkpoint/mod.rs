@@ -20,7 +20,7 @@ mod writer;
 
 use std::path::Path;
 
-pub use folder::{latest, prune, sweep};
+pub use folder::{latest, of_step, prune, step_of, sweep};
 pub use hash::hash;
 pub use manifest::{Entry, FileEntry, Manifest, Slice};
 use neoxc_plan::{Block, Held, Parameter, Plan};

@@ -207,10 +207,20 @@ fn map(path: &Path) -> Result<Mmap, RuntimeError> {
 const PAGES: usize = 1024;
 const PAGE: usize = 4096;
 
+/// A file that is removed unless it has been given its name by then.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Where it was renamed there is nothing to remove.
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 /// Writes a pair of files; they appear when [`IndexedWriter::finish`] succeeds.
 pub struct IndexedWriter {
     prefix: PathBuf,
-    temporary: PathBuf,
+    temporary: Temporary,
     bin: BufWriter<File>,
     dtype: TokenType,
     sizes: Vec<i32>,
@@ -228,8 +238,8 @@ impl IndexedWriter {
         }
         let folder = files::folder_of(prefix);
         std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
-        let temporary = with_suffix(prefix, &format!(".bin.{}.tmp", std::process::id()));
-        let file = File::create(&temporary).map_err(RuntimeError::io("make", &temporary))?;
+        let temporary = Temporary(with_suffix(prefix, &format!(".bin.{}.tmp", std::process::id())));
+        let file = File::create(&temporary.0).map_err(RuntimeError::io("make", &temporary.0))?;
         Ok(Self {
             prefix: prefix.to_path_buf(),
             temporary,
@@ -248,7 +258,7 @@ impl IndexedWriter {
             }
             Ok(())
         };
-        write(&mut self.bin).map_err(RuntimeError::io("write", &self.temporary))?;
+        write(&mut self.bin).map_err(RuntimeError::io("write", &self.temporary.0))?;
         let size = i32::try_from(tokens.len())
             .map_err(|_| RuntimeError::data(&self.prefix, "a document has over 2^31 tokens"))?;
         self.sizes.push(size);
@@ -262,8 +272,8 @@ impl IndexedWriter {
         let file = self
             .bin
             .into_inner()
-            .map_err(|e| RuntimeError::io("write", &self.temporary)(e.into_error()))?;
-        file.sync_all().map_err(RuntimeError::io("sync", &self.temporary))?;
+            .map_err(|e| RuntimeError::io("write", &self.temporary.0)(e.into_error()))?;
+        file.sync_all().map_err(RuntimeError::io("sync", &self.temporary.0))?;
         let mut pointer = 0u64;
         let mut index = vec![];
         index.extend_from_slice(MAGIC);
@@ -277,7 +287,7 @@ impl IndexedWriter {
             pointer += *s as u64 * self.dtype.bytes() as u64;
         }
         self.documents.iter().for_each(|d| index.extend_from_slice(&d.to_le_bytes()));
-        std::fs::rename(&self.temporary, &bin).map_err(RuntimeError::io("rename", &bin))?;
+        std::fs::rename(&self.temporary.0, &bin).map_err(RuntimeError::io("rename", &bin))?;
         files::write_bytes(&with_suffix(&self.prefix, ".idx"), &index)
     }
 }

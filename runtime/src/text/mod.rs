@@ -1,6 +1,7 @@
 //! Text: tokenizers (the `tokenizers` crate) and preprocessing to `.bin/.idx`.
 
-use std::io::{BufRead, BufReader};
+mod jsonl;
+
 use std::path::{Path, PathBuf};
 
 use tokenizers::decoders::byte_level::ByteLevel;
@@ -13,6 +14,7 @@ use tokenizers::{
 use crate::RuntimeError;
 use crate::data::IndexedWriter;
 use crate::data::idx::{TokenType, with_suffix};
+use jsonl::documents;
 
 /// Marks the end of a document.
 pub const END_OF_TEXT: &str = "<|endoftext|>";
@@ -38,8 +40,11 @@ impl TextTokenizer {
             "HFTokenizer" => {
                 let path = need()?;
                 let bytes = std::fs::read(path).map_err(RuntimeError::io("read", path))?;
-                let t = Tokenizer::from_bytes(&bytes)
+                let mut t = Tokenizer::from_bytes(&bytes)
                     .map_err(|e| RuntimeError::text(path, format!("is not a tokenizer: {e}")))?;
+                // What a file says about lengths is for batches of a server, not for documents.
+                t.with_truncation(None).map_err(|e| RuntimeError::text(path, e.to_string()))?;
+                t.with_padding(None);
                 Ok(Self::HuggingFace(Box::new(t)))
             }
             "GPT2BPETokenizer" => {
@@ -54,7 +59,10 @@ impl TextTokenizer {
                 let mut t = Tokenizer::new(bpe);
                 t.with_pre_tokenizer(Some(ByteLevel::default().add_prefix_space(false)));
                 t.with_decoder(Some(ByteLevel::default()));
-                t.add_special_tokens(&[AddedToken::from(END_OF_TEXT, true)]);
+                // Found in a text it is one token, if the vocabulary has it: none is added to it.
+                if t.token_to_id(END_OF_TEXT).is_some() {
+                    t.add_special_tokens(&[AddedToken::from(END_OF_TEXT, true)]);
+                }
                 Ok(Self::HuggingFace(Box::new(t)))
             }
             "CharLevelTokenizer" => Ok(Self::Bytes),
@@ -64,10 +72,12 @@ impl TextTokenizer {
         }
     }
 
-    /// Number of ids.
+    /// One more than the highest id, as the frontend counts: what a model's vocabulary must have.
     pub fn size(&self) -> usize {
         match self {
-            Self::HuggingFace(t) => t.get_vocab_size(true),
+            Self::HuggingFace(t) => {
+                t.get_vocab(true).values().max().map_or(0, |id| *id as usize + 1)
+            }
             Self::Bytes => 512,
         }
     }
@@ -80,11 +90,12 @@ impl TextTokenizer {
         }
     }
 
-    /// Text → ids.
+    /// Text → ids. As in GPT-NeoX, the text of a special token is that token, and the file's post-processor applies,
+    /// which some files have put a token in front of every text.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, RuntimeError> {
         match self {
             Self::HuggingFace(t) => t
-                .encode_fast(text, false)
+                .encode_fast(text, true)
                 .map(|e| e.get_ids().to_vec())
                 .map_err(|e| RuntimeError::Settings(format!("cannot tokenize: {e}"))),
             Self::Bytes => Ok(text.bytes().map(u32::from).collect()),
@@ -103,28 +114,6 @@ impl TextTokenizer {
             }
         }
     }
-}
-
-/// Calls `each` with the `text` of every line of every file.
-fn documents(
-    inputs: &[PathBuf],
-    mut each: impl FnMut(String) -> Result<(), RuntimeError>,
-) -> Result<(), RuntimeError> {
-    for path in inputs {
-        let file = std::fs::File::open(path).map_err(RuntimeError::io("open", path))?;
-        for (n, line) in BufReader::new(file).lines().enumerate() {
-            let line = line.map_err(RuntimeError::io("read", path))?;
-            if line.trim().is_empty() {
-                continue;
-            }
-            let bad = |m: String| RuntimeError::text(path, format!("line {}: {m}", n + 1));
-            let value: serde_json::Value =
-                serde_json::from_str(&line).map_err(|e| bad(format!("is not JSON: {e}")))?;
-            let text = value["text"].as_str().ok_or_else(|| bad("has no `text` string".into()))?;
-            each(text.to_string())?;
-        }
-    }
-    Ok(())
 }
 
 /// Trains a byte-level BPE tokenizer of `vocab` ids on the text of `inputs`.
@@ -205,6 +194,100 @@ pub fn preprocess(
         }
         Ok(())
     })?;
+    if made.tokens == 0 {
+        let what = "there is nothing to tokenize: no line has text".to_string();
+        return Err(RuntimeError::Settings(what));
+    }
     out.finish()?;
     Ok(made)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Three letters, an id that is left out, and the end of a text; `more` stands in the file beside them.
+    fn file(folder: &Path, more: &str) -> PathBuf {
+        let path = folder.join("t.json");
+        let end = r#"{"id": 4, "content": "<|endoftext|>", "single_word": false, "lstrip": false,
+            "rstrip": false, "normalized": false, "special": true}"#;
+        let text = format!(
+            r#"{{"version": "1.0", {more}, "added_tokens": [{end}], "normalizer": null,
+            "pre_tokenizer": null, "decoder": null, "model": {{"type": "BPE", "dropout": null,
+            "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+            "fuse_unk": false, "byte_fallback": false,
+            "vocab": {{"a": 0, "b": 1, "c": 2, "<|endoftext|>": 4}}, "merges": []}}}}"#
+        );
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    const PLAIN: &str = r#""truncation": null, "padding": null, "post_processor": null"#;
+
+    /// Ids counted by hand.
+    #[test]
+    fn a_file_s_own_lengths_do_not_change_documents() {
+        let folder = tempfile::tempdir().unwrap();
+        let cut =
+            r#"{"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}"#;
+        let pad = r#"{"strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 4, "pad_type_id": 0, "pad_token": "<|endoftext|>"}"#;
+        for more in [
+            PLAIN.to_string(),
+            format!(r#""truncation": {cut}, "padding": {pad}, "post_processor": null"#),
+        ] {
+            let path = file(folder.path(), &more);
+            let t = TextTokenizer::open("HFTokenizer", Some(&path), None).unwrap();
+            assert_eq!(t.encode("abcab").unwrap(), [0, 1, 2, 0, 1]);
+            assert_eq!(t.encode("a<|endoftext|>b").unwrap(), [0, 4, 1]);
+            assert_eq!((t.size(), t.end_of_text()), (5, Some(4)));
+        }
+    }
+
+    #[test]
+    fn a_post_processor_applies() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = r#"{"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "c", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {"c": {"id": "c", "ids": [2], "tokens": ["c"]}}}"#;
+        let more = format!(r#""truncation": null, "padding": null, "post_processor": {first}"#);
+        let path = file(folder.path(), &more);
+        let t = TextTokenizer::open("HFTokenizer", Some(&path), None).unwrap();
+        assert_eq!(t.encode("ab").unwrap(), [2, 0, 1]);
+    }
+
+    /// GPT-2's two files: what they do not have is not added.
+    #[test]
+    fn a_vocabulary_without_an_end_has_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let (vocab, merges) = (folder.path().join("v.json"), folder.path().join("m.txt"));
+        std::fs::write(&merges, "#version: 0.2\n").unwrap();
+        let open = |text: &str| {
+            std::fs::write(&vocab, text).unwrap();
+            TextTokenizer::open("GPT2BPETokenizer", Some(&vocab), Some(&merges)).unwrap()
+        };
+        let t = open(r#"{"a": 0, "b": 1}"#);
+        assert_eq!((t.size(), t.end_of_text()), (2, None));
+        let t = open(r#"{"a": 0, "b": 1, "<|endoftext|>": 2}"#);
+        assert_eq!((t.size(), t.end_of_text()), (3, Some(2)));
+        assert_eq!(t.encode("b<|endoftext|>a").unwrap(), [1, 2, 0]);
+    }
+
+    #[test]
+    fn a_failure_leaves_no_file_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let t =
+            TextTokenizer::open("HFTokenizer", Some(&file(folder.path(), PLAIN)), None).unwrap();
+        let input = folder.path().join("t.jsonl");
+        for (text, why) in
+            [("{\"text\": \"ab\"}\n{\"text\": 3}\n", "line 2"), ("\n\n", "nothing to tokenize")]
+        {
+            std::fs::write(&input, text).unwrap();
+            let prefix = folder.path().join("out/d");
+            let e = preprocess(std::slice::from_ref(&input), &t, false, &prefix, false, |_| {});
+            assert!(e.unwrap_err().to_string().contains(why));
+            assert_eq!(std::fs::read_dir(folder.path().join("out")).unwrap().count(), 0);
+        }
+    }
 }

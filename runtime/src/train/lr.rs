@@ -1,6 +1,6 @@
 //! GPT-NeoX's learning rates, of its main branch in 2026. W = warmup · lr_decay_iters; step s uses
-//! iteration n = max(1, s - 1), so steps 1 and 2 share a value as they do upstream. Up to W the rate is
-//! lr·n/W; then, with E = lr_decay_iters - W and m = n - W:
+//! iteration n = s - 1. Up to W the rate is lr·max(1, n)/W, so steps 1 and 2 of a warm-up share a value as they do
+//! upstream; then, with E = lr_decay_iters - W and m = n - W:
 //!
 //! - linear: lr·(E - m)/E
 //! - cosine: min_lr + (lr - min_lr)/2·(1 + cos(π·m/E))
@@ -14,9 +14,9 @@ use super::settings::Settings;
 /// The learning rate of optimizer step `step` (from 1).
 pub fn learning_rate(s: &Settings, step: u64) -> f64 {
     let warm = s.warmup * s.lr_decay_iters as f64;
-    let n = step.saturating_sub(1).max(1) as f64;
+    let n = step.saturating_sub(1) as f64;
     if warm > 0.0 && n <= warm {
-        return s.lr * n / warm;
+        return s.lr * n.max(1.0) / warm;
     }
     let end = s.lr_decay_iters as f64 - warm;
     // Past the end of the decay the rate stays where it arrived.
@@ -30,4 +30,32 @@ pub fn learning_rate(s: &Settings, step: u64) -> f64 {
         _ => s.lr,
     };
     lr.max(s.min_lr)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::settings::testing;
+
+    /// Worked out by hand from the formulas above.
+    #[test]
+    fn the_first_steps_have_upstream_s_rates() {
+        let rates = |style: &str, warmup: f64| {
+            let lr_decay_style = style.to_string();
+            let s = Settings {
+                lr: 1.0,
+                warmup,
+                lr_decay_iters: 4,
+                lr_decay_style,
+                ..testing::settings()
+            };
+            [1, 2, 3, 4, 5, 9].map(|step| (learning_rate(&s, step) * 1e4).round() / 1e4)
+        };
+        assert_eq!(rates("constant", 0.0), [1.0; 6]);
+        assert_eq!(rates("linear", 0.0), [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);
+        assert_eq!(rates("cosine", 0.0), [1.0, 0.8536, 0.5, 0.1464, 0.0, 0.0]);
+        assert_eq!(rates("exponential", 0.0), [1.0, 0.8409, 0.7072, 0.5947, 0.5001, 0.5001]);
+        assert_eq!(rates("linear", 0.5), [0.5, 0.5, 1.0, 0.5, 0.0, 0.0]);
+        assert_eq!(rates("constant", 0.5), [0.5, 0.5, 1.0, 1.0, 1.0, 1.0]);
+    }
 }

@@ -16,13 +16,14 @@ use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
 use super::settings::Settings;
+use super::start::{Start, start};
 use crate::RuntimeError;
 use crate::checkpoint;
 use crate::data::dataset::{Demand, Splits, open_separate, open_split};
 use crate::data::{Entropy, TokenDataset, unigram_entropy};
 use crate::job::Job;
 use crate::ranks::Ranks;
-use crate::text::TextTokenizer;
+use crate::text::{END_OF_TEXT, TextTokenizer};
 
 /// What the command line says.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +38,8 @@ pub struct Options {
     pub metrics: Option<PathBuf>,
     /// Go on from the latest checkpoint.
     pub resume: bool,
+    /// Begin anew where another run has saved.
+    pub force: bool,
     /// Go on even if seed, data or dropout are not those of the checkpoint's run.
     pub allow_changes: bool,
     /// Start from random tokens when there is no data: for measurements.
@@ -172,29 +175,30 @@ impl<'a> Trainer<'a> {
         }
     }
 
-    /// Loads the latest checkpoint, or makes start values; gives the steps that are made already.
+    /// Loads a checkpoint, or makes start values; gives the steps that are made already.
     fn begin(
         &mut self,
-        o: &Options,
-        save: Option<&Path>,
+        start: &Start,
+        allow_changes: bool,
         draws: &BTreeMap<String, String>,
         watch: &mut dyn Observer,
     ) -> Result<u64, RuntimeError> {
-        if !o.resume {
-            self.start_values();
-            return Ok(0);
-        }
-        let Some(folder) = save.and_then(checkpoint::latest) else {
-            let place = save.map_or("nowhere".into(), |p| p.display().to_string());
-            return Err(RuntimeError::Settings(format!(
-                "--resume: there is no checkpoint in {place}"
-            )));
+        let folder = match start {
+            Start::New => {
+                self.start_values();
+                return Ok(0);
+            }
+            Start::Weights(folder) => {
+                self.ranks.load_model(folder)?;
+                return Ok(0);
+            }
+            Start::At(folder) => folder,
         };
-        let m = checkpoint::manifest(&folder)?;
-        if let Some(warning) = compare(&folder, &m, self.settings.seed, draws, o.allow_changes)? {
+        let m = checkpoint::manifest(folder)?;
+        if let Some(warning) = compare(folder, &m, self.settings.seed, draws, allow_changes)? {
             watch.warn(&warning);
         }
-        let manifest = self.ranks.load(&folder)?;
+        let manifest = self.ranks.load(folder)?;
         self.cursor = manifest.samples;
         Ok(manifest.step)
     }
@@ -298,25 +302,19 @@ impl<'a> Trainer<'a> {
         })
     }
 
-    /// The mean loss of `eval_iters` micro-batches; groups evaluate one each at a time.
+    /// The mean loss of evaluation number `round`, from 0. As in GPT-NeoX it has `eval_iters` times the sequences of a
+    /// step, whatever their division into micro-batches and ranks, from where the evaluation before ended.
     fn evaluate(&mut self, data: &TokenDataset, round: u64) -> Result<f64, RuntimeError> {
-        let (iters, groups) = (self.settings.eval_iters.max(1), self.settings.groups.max(1));
-        let batch = self.settings.micro_batch / groups;
-        let (mut sum, mut i) = (0.0, 0);
-        while i < iters {
-            let at = (round * iters + i) * batch as u64;
-            // What is left of the last round all groups evaluate alike.
-            let each = if iters - i >= groups as u64 { groups } else { 1 };
-            self.read(Some(data), at, batch * each)?;
-            if each == 1 {
-                self.repeat_rows(batch, groups);
-            }
-            self.feed("eval_step", batch * groups)?;
+        let batch = self.settings.micro_batch;
+        let count = self.settings.eval_iters * self.settings.grad_accum as u64;
+        let mut sum = 0.0;
+        for i in 0..count {
+            self.read(Some(data), (round * count + i) * batch as u64, batch)?;
+            self.feed("eval_step", batch)?;
             self.ranks.run("eval_step")?;
-            sum += each as f64 * f64::from(self.ranks.scalar("eval_step", "loss")?);
-            i += each as u64;
+            sum += f64::from(self.ranks.scalar("eval_step", "loss")?);
         }
-        Ok(sum / iters as f64)
+        Ok(sum / count as f64)
     }
 
     /// Whether the run was asked to end; all ranks know it after the same step.
@@ -325,16 +323,6 @@ impl<'a> Trainer<'a> {
         match &self.job {
             Some(job) => Ok(job.largest(u64::from(asked))? > 0),
             None => Ok(asked),
-        }
-    }
-
-    /// Gives every group the first `batch` sequences.
-    fn repeat_rows(&mut self, batch: usize, groups: usize) {
-        let n = batch * self.settings.seq_length;
-        for g in 1..groups {
-            self.tokens.copy_within(..n, g * n);
-            self.labels.copy_within(..n, g * n);
-            self.mask.copy_within(..n, g * n);
         }
     }
 }
@@ -379,11 +367,19 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             "the configuration names no training data (data_path)".into(),
         ));
     }
+    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
+    let mut quiet = Quiet;
+    let watch = if leads { watch } else { &mut quiet };
+    let start = start(o, &settings, save.as_deref(), watch)?;
     let end_of_text = if settings.eod_mask_loss {
         let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
         let (v, m) = (path(&settings.vocab_file), path(&settings.merge_file));
         let t = TextTokenizer::open(&settings.tokenizer_type, v.as_deref(), m.as_deref())?;
-        t.end_of_text().map(|t| t as i32)
+        let end = t.end_of_text().ok_or_else(|| {
+            let what = format!("`eod_mask_loss`: the tokenizer has no {END_OF_TEXT}");
+            RuntimeError::Settings(what)
+        })?;
+        Some(end as i32)
     } else {
         None
     };
@@ -400,12 +396,9 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         ])?;
     }
     let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads, o.job.clone())? };
-    let mut quiet = Quiet;
-    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
-    let watch = if leads { watch } else { &mut quiet };
     let train_data = data.as_ref().map(|d| &d.train);
     let draws = draws(plan, &t.settings, train_data);
-    let done = t.begin(o, save.as_deref(), &draws, watch)?;
+    let done = t.begin(&start, o.allow_changes, &draws, watch)?;
     let mut attempt = checkpoint::attempt();
     if let Some(job) = &o.job {
         job.agree(&[("newest checkpoint", done.to_string())])?;
@@ -447,7 +440,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
                 && t.settings.eval_iters > 0
                 && (step.is_multiple_of(t.settings.eval_interval) || step == steps)
             {
-                let loss = t.evaluate(v, step / t.settings.eval_interval)?;
+                let loss = t.evaluate(v, (step - 1) / t.settings.eval_interval)?;
                 watch.evaluated(step, loss);
                 summary.valid_loss = Some(loss);
             }

@@ -36,12 +36,21 @@ pub struct Settings {
     pub warmup: f64,
     /// Steps between evaluations.
     pub eval_interval: u64,
-    /// Batches per evaluation.
+    /// Batches per evaluation, each of as many sequences as a step.
     pub eval_iters: u64,
     /// Steps between log lines.
     pub log_interval: u64,
     /// Folder of checkpoints.
     pub save: Option<String>,
+    /// Folder of checkpoints to go on from.
+    #[serde(default)]
+    pub load: Option<String>,
+    /// Which of them, if not the newest.
+    #[serde(default)]
+    pub iteration: Option<u64>,
+    /// Whether only their weights are taken, for a run that begins at step 0.
+    #[serde(default)]
+    pub finetune: bool,
     /// Steps between checkpoints, or growth factor.
     pub checkpoint_factor: Option<f64>,
     /// Whether checkpoints lie at growing distances.
@@ -93,14 +102,33 @@ impl Settings {
         if !self.checkpoint_log {
             return step > 0 && (step as f64) % factor == 0.0;
         }
+        // The whole parts of the factor's powers.
         let mut at = 1.0f64;
-        while factor > 1.0 && at <= step as f64 {
-            if at as u64 == step {
-                return true;
-            }
+        while factor > 1.0 && (at as u64) < step {
             at *= factor;
         }
-        false
+        at as u64 == step
+    }
+}
+
+/// Settings for tests of what reads them.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::Settings;
+
+    /// A run of 100 steps at a constant rate.
+    pub(crate) fn settings() -> Settings {
+        let json = serde_json::json!({
+            "seq_length": 1, "padded_vocab_size": 1, "vocab_size": 1, "micro_batch": 1,
+            "grad_accum": 1, "train_iters": 100, "seed": 1, "lr": 1.0, "min_lr": 0.0,
+            "betas": [0.9, 0.95], "lr_decay_style": "constant", "lr_decay_iters": 100,
+            "warmup": 0.0, "eval_interval": 1, "eval_iters": 1, "log_interval": 1,
+            "save": null, "checkpoint_factor": null, "checkpoint_log": false,
+            "extra_save_iters": [], "keep_last": null, "data_path": null,
+            "train_data": null, "valid_data": null, "split": "", "tokenizer_type": "",
+            "vocab_file": null, "merge_file": null, "eod_mask_loss": false,
+        });
+        serde_json::from_value(json).unwrap()
     }
 }
 
@@ -112,23 +140,20 @@ mod tests {
     #[test]
     fn checkpoints_are_due_where_gpt_neox_saves() {
         let due = |log: bool, factor: Option<f64>, extra: &[u64]| {
-            let json = serde_json::json!({
-                "seq_length": 1, "padded_vocab_size": 1, "vocab_size": 1, "micro_batch": 1,
-                "grad_accum": 1, "train_iters": 100, "seed": 1, "lr": 1.0, "min_lr": 0.0,
-                "betas": [0.9, 0.95], "lr_decay_style": "constant", "lr_decay_iters": 100,
-                "warmup": 0.0, "eval_interval": 1, "eval_iters": 1, "log_interval": 1,
-                "save": null, "checkpoint_factor": factor, "checkpoint_log": log,
-                "extra_save_iters": extra, "keep_last": null, "data_path": null,
-                "train_data": null, "valid_data": null, "split": "", "tokenizer_type": "",
-                "vocab_file": null, "merge_file": null, "eod_mask_loss": false,
-            });
-            let s: Settings = serde_json::from_value(json).unwrap();
+            let s = Settings {
+                checkpoint_log: log,
+                checkpoint_factor: factor,
+                extra_save_iters: extra.to_vec(),
+                ..testing::settings()
+            };
             (0..=100).filter(|step| s.saves_at(*step)).collect::<Vec<u64>>()
         };
         assert_eq!(due(false, Some(20.0), &[]), [20, 40, 60, 80, 100]);
         assert_eq!(due(true, Some(2.0), &[]), [1, 2, 4, 8, 16, 32, 64, 100]);
         assert_eq!(due(false, Some(12.5), &[]), [25, 50, 75, 100]);
-        assert_eq!(due(true, Some(1.0), &[]), [100]);
+        assert_eq!(due(true, Some(1.5), &[])[..9], [1, 2, 3, 5, 7, 11, 17, 25, 38]);
+        assert_eq!(due(true, Some(2.5), &[])[..5], [1, 2, 6, 15, 39]);
+        assert_eq!(due(true, Some(1.0), &[]), [1, 100]);
         assert_eq!(due(false, None, &[]), [100]);
         assert_eq!(due(false, Some(1000.0), &[0, 1, 7]), [0, 1, 7, 100]);
     }

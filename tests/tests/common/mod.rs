@@ -83,6 +83,8 @@ pub fn run(plan: &Plan, save: &Path, steps: u64, threads: usize, resume: bool) -
         threads,
         save: Some(save.to_path_buf()),
         resume,
+        // A test's folders are its own: some begin anew in one.
+        force: true,
         ..train::Options::default()
     };
     train(plan, &options, &mut log).unwrap();

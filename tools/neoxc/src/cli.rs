@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use neoxc_runtime::command::RunArgs;
+use neoxc_runtime::command::{RunArgs, threads};
 
 /// Compile and run GPT-NeoX training configurations.
 #[derive(Debug, Parser)]
@@ -27,6 +27,24 @@ Exit codes:
   7  under mpirun: another rank died, was silent for --timeout seconds, or failed
 
 NEOXC_LOG=info prints what each pass found.";
+
+/// A temperature: what divides logits.
+fn temperature(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "not a number".to_string())?;
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(value),
+        false => Err("it must be a finite number from 0 on".into()),
+    }
+}
+
+/// A part of all probability.
+fn probability(text: &str) -> Result<f32, String> {
+    let value: f32 = text.parse().map_err(|_| "not a number".to_string())?;
+    match (0.0..=1.0).contains(&value) {
+        true => Ok(value),
+        false => Err("it must be from 0 to 1".into()),
+    }
+}
 
 /// Subcommands.
 #[derive(Debug, Subcommand)]
@@ -78,7 +96,7 @@ pub struct Tune {
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
     /// Threads [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Print one JSON object on stdout.
     #[arg(long)]
@@ -106,7 +124,7 @@ pub struct Profile {
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
     /// Threads [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
     /// Make N tokens of text instead of steps, each by itself from those before it.
     #[arg(long, value_name = "N", conflicts_with = "steps", value_parser = clap::value_parser!(u32).range(1..))]
@@ -310,13 +328,13 @@ pub struct Generate {
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
     /// 0 takes the likeliest token; higher is more random.
-    #[arg(long, default_value_t = 0.8)]
+    #[arg(long, default_value_t = 0.8, value_parser = temperature)]
     pub temperature: f32,
     /// Only the K likeliest tokens (0: all).
     #[arg(long, default_value_t = 0)]
     pub top_k: usize,
     /// Only the likeliest tokens that together have this probability (0: all).
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, value_parser = probability)]
     pub top_p: f32,
     /// Tokens to sample at most.
     #[arg(long, default_value_t = 64)]
@@ -325,7 +343,7 @@ pub struct Generate {
     #[arg(long, default_value_t = 1234)]
     pub seed: u64,
     /// Threads [default: all cores].
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub threads: Option<usize>,
 }
 

@@ -496,7 +496,7 @@ fn a_stopped_run_goes_on() {
         let end = (step + 2).to_string();
         ok(f, &[&run[..], &["--resume", "--steps", &end]].concat());
         let name = format!("{signal}.whole");
-        let whole = ["run", "--plan", "plan", "--save", "whole", "--metrics", &name];
+        let whole = ["run", "--plan", "plan", "--save", "whole", "--force", "--metrics", &name];
         ok(f, &[&whole[..], &["--steps", &end]].concat());
         assert_eq!(lines(signal), lines(&name));
     }
