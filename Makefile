@@ -5,8 +5,8 @@
 # make fuzz    read a million damaged plans, checkpoints and data sets each (make test: a thousand)
 # make cut-link  cut the network under a running job; needs root, and skips where it cannot
 
-# The environment's RUSTFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
-unexport RUSTFLAGS
+# The environment's RUSTFLAGS and RUSTDOCFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
+unexport RUSTFLAGS RUSTDOCFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
 .PHONY: help train build test layouts faults fuzz cut-link fmt lint docs bench setup clean

@@ -6,6 +6,20 @@
 //! - [`codes`]: every problem that can be told, a file each.
 //! - [`diag`]: what a problem consists of: code, sentence, places, hint.
 //! - [`target`], [`cluster`]: what kernels are compiled for and what they run on.
+//!
+//! # Example
+//! ```
+//! use neoxc_base::codes::{self, missing_key::missing_key};
+//! use neoxc_base::target::Target;
+//!
+//! let target: Target = "sm_90a".parse().expect("a target");
+//! assert_eq!(target.to_string(), "sm_90a");
+//!
+//! let problem = missing_key("`num_layers` is missing", "give the number of layers");
+//! assert!(problem.to_string().ends_with("hint: give the number of layers"));
+//! // What `neoxc explain CODE` prints is with the code.
+//! assert_eq!(codes::find(problem.kind.code), Some(problem.kind));
+//! ```
 
 pub mod cluster;
 pub mod codes;

@@ -2,6 +2,36 @@
 //!
 //! [`load`] reads GPT-NeoX files as GPT-NeoX does, merges them, checks every key and value, and
 //! returns a typed [`Config`] together with *all* problems found, each with its place.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`yaml`] | YAML 1.1 with the position of each value |
+//! | [`merge`] | several files and `--set` into one dictionary |
+//! | [`arguments`] | every argument of GPT-NeoX |
+//! | [`check`], [`config`] | the checks, and the typed configuration that they give |
+//! | [`cluster`] | descriptions of clusters |
+//!
+//! # Example
+//! A key that two files give is a conflict. The diagnostic marks both sides:
+//!
+//! ```
+//! # fn main() -> std::io::Result<()> {
+//! let folder = tempfile::tempdir()?;
+//! let files = [("a.yml", "{\"seed\": 1}"), ("b.yml", "{\"seed\": 2}")].map(|(name, text)| {
+//!     let path = folder.path().join(name);
+//!     std::fs::write(&path, text).map(|()| path)
+//! });
+//! let files = files.into_iter().collect::<std::io::Result<Vec<_>>>()?;
+//!
+//! let loaded = neoxc_frontend::load(&files, None, &["num_layers=two".into()]);
+//! assert!(loaded.config.is_none(), "a configuration with errors is none");
+//! let conflict = loaded.diagnostics.iter().find(|d| d.kind.code == "NX0103").expect("it is found");
+//! assert_eq!(conflict.labels.len(), 2);
+//! // The other problems are reported too: `two` is no number, and keys are missing.
+//! assert!(loaded.diagnostics.len() > 2);
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod arguments;
 pub mod check;

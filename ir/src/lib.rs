@@ -1,10 +1,48 @@
-//! The tensor IR of neoxc: types, the op registry, text, the verifier, the reference evaluator,
-//! and again the vocabulary of `neoxc-base` (diagnostics, targets, clusters).
+//! The tensor IR of neoxc.
 //!
-//! A [`Module`] is a list of functions; a [`Function`] is a straight line of ops over SSA values;
-//! loops and calls are ops that name another function. Each op is one file in [`ops`] which holds
-//! *all* of its rules. The text form is MLIR (see [`text`]) and round-trips exactly.
+//! A [`Module`] is a list of functions; a [`Function`] is a straight line of ops over SSA values. There are no regions: loops
+//! and calls are ops that name another function, so every function can be read from top to bottom. A type is a dtype and *named*
+//! dims ([`TensorType`]); ops speak of dims by name, never by number.
 //!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ops`], [`op`] | one file per op with *all* of its rules: shapes, gradient, sharding, precision, cost, evaluation, decomposition |
+//! | [`module`](mod@module), [`types`], [`attrs`], [`keys`] | functions and values, types, attributes, and every attribute key that there is |
+//! | [`build`] | appends ops to a function, with types inferred |
+//! | [`text`], [`dialect`] | the text form, which is MLIR and round-trips exactly; the dialect as IRDL |
+//! | [`verifier`](mod@verifier) | what every module must satisfy |
+//! | [`eval`], [`eval_ranks`] | the reference evaluator in f64, for one rank and for several in step |
+//!
+//! # Example
+//! A matrix multiplication and a gelu, built, printed, read back and evaluated:
+//!
+//! ```
+//! use neoxc_ir::eval::{Tensor, run};
+//! use neoxc_ir::{Attr, Attrs, Builder, Function, Module, TensorType, text};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut f = Function::new("layer");
+//! let x = f.add_param("x", TensorType::f32(&[("seq", 2), ("embed", 3)]), Attrs::new());
+//! let w = f.add_param("w", TensorType::f32(&[("ffn", 4), ("embed", 3)]), Attrs::new());
+//! let mut b = Builder::new(&mut f);
+//! let y = b.matmul(x, w, &["embed"])?;
+//! let z = b.one("gelu", &[y], Attrs::new().with("approximate", Attr::Str("none".into())))?;
+//! assert_eq!(b.ty(z), &TensorType::f32(&[("seq", 2), ("ffn", 4)]));
+//! f.results = vec![z];
+//!
+//! let module = Module { functions: vec![f], ..Module::default() };
+//! neoxc_ir::verify(&module)?;
+//! assert_eq!(text::parse(&text::print(&module))?, module);
+//!
+//! let f = &module.functions[0];
+//! let ones = f.params.iter().map(|p| Tensor::fill(f.ty(*p).clone(), 1.0)).collect::<Vec<_>>();
+//! let results = run(&module, "layer", &ones)?;
+//! // gelu(3) = 3 Φ(3)
+//! assert!((results[0].at(&[1, 2]) - 2.995_950_305_9).abs() < 1e-9);
+//! # Ok(())
+//! # }
+//! ```
+//! The text form:
 //! ```
 //! use neoxc_ir::text;
 //! let source = r#"module {
@@ -18,6 +56,7 @@
 //! neoxc_ir::verify(&module).unwrap();
 //! assert_eq!(text::print(&module), source);
 //! ```
+//! The tutorial of `neoxc-passes` goes on from here: it rewrites, differentiates and divides such a module.
 
 pub mod attrs;
 pub mod build;

@@ -1,7 +1,18 @@
-//! Passes over the IR. Order lives only in [`pipeline`].
+//! The passes: transformations of the IR, from the model's module to the program of one rank with an address for every value.
 //!
-//! Model → (rewrite) → Rewritten → (gradient, optimizer) → Grad → (layouts) → Sharded →
-//! (kernels) → Fused → (memory) → Scheduled. Each pass is a verb-noun file.
+//! A pass is a file with a verb and a noun for its name. Its documentation opens with the IR before and after. It names the
+//! [`facts`] that it requires and ensures; [`pipeline::run_pass`] checks both, and the verifier, around every run. The order of the
+//! passes is in [`pipeline`] and nowhere else.
+//!
+//! | phase | passes |
+//! |---|---|
+//! | Rewritten | [`rewrite_graph`], with the rules of [`rules`] |
+//! | Grad | [`group_checkpoints`], [`differentiate_loss`], [`build_train_step`], [`merge_loss_gradient`] |
+//! | Sharded | [`select_entries`], [`cut_stages`] (with [`assign_stages`] and [`schedule_pipeline`]), [`assign_layouts`], [`partition_program`], [`divide_state`], [`lower_precision`], [`keep_weights`], [`peel_last_step`] |
+//! | Fused | [`split_cross_entropy`], [`split_sums`], [`specialise_calls`], [`drop_zero_sums`], [`fuse_kernels`] |
+//! | Scheduled | [`prefetch_gathers`], [`overlap_exchanges`], [`place_memory`] |
+//!
+//! The [`tutorial`] builds a small function, rewrites it, differentiates it and divides it over two ranks.
 
 pub mod assign_layouts;
 pub mod assign_stages;
@@ -31,6 +42,7 @@ pub mod select_entries;
 pub mod specialise_calls;
 pub mod split_cross_entropy;
 pub mod split_sums;
+pub mod tutorial;
 
 pub use pass::{PassCx, PassError, PassReport};
 pub use pipeline::Phase;

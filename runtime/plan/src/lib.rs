@@ -1,4 +1,4 @@
-//! The plan: everything the runtime needs, as a folder of verified files. No compiler types.
+//! The plan: everything that the runtime needs, as a folder of verified files. There are no compiler types in it.
 //!
 //! ```text
 //! plan/manifest.json            format version; size and SHA-256 of every other file
@@ -10,6 +10,41 @@
 //! ```
 //! Invariant: a [`Plan`] that [`Plan::open`] returned is whole (every file as it was written) and
 //! valid (every address of every loop iteration lies inside its segment).
+//!
+//! # Example
+//! A program is text with loops, launches and collectives. This one sums a value of four floats over two ranks, once per layer.
+//! A plan whose addresses do not fit its memory is not written.
+//!
+//! ```
+//! use neoxc_plan::{Plan, Program, Segment, parse_program};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let mut plan = Plan::default();
+//! plan.tables.mesh = vec![("tensor".into(), 2)];
+//! plan.tables.segments = vec![Segment { name: "arena".into(), bytes: vec![64], within: None }];
+//! let text = "\
+//! loop layer 4
+//!   all_reduce tensor 1 4 1 arena+0+layer*16 arena+0+layer*16
+//! end
+//! ";
+//! let body = parse_program(text, &["arena".into()], &[])?;
+//! plan.programs.push(Program { name: "eval_step".into(), body, ..Program::default() });
+//!
+//! let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("plan");
+//! plan.write(&path)?;
+//! assert_eq!(Plan::open(&path)?.programs, plan.programs);
+//!
+//! plan.tables.segments[0].bytes = vec![63];
+//! let refused = plan.check().expect_err("the last layer's value ends at byte 64");
+//! println!("{refused}");
+//!
+//! let file = path.join("programs/eval_step.txt");
+//! std::fs::write(&file, std::fs::read_to_string(&file)?.replace("layer 4", "layer 3"))?;
+//! assert!(Plan::open(&path).is_err(), "the hash of the file is in the manifest");
+//! # Ok(())
+//! # }
+//! ```
 
 mod held;
 pub mod names;

@@ -1,7 +1,30 @@
-//! The driver: configuration → plan, phase by phase.
+//! The driver: a configuration becomes a plan, phase by phase.
 //!
 //! Each phase's IR is kept as text (for `dump`, `explain` and replay); kernels of every target are
 //! compiled in parallel and cached by content.
+//!
+//! # Example
+//! What `neoxc compile configs/pythia/14M.yml configs/local/quickstart.yml -o plan` does:
+//!
+//! ```no_run
+//! use neoxc_driver::Options;
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let files = ["configs/pythia/14M.yml".into(), "configs/local/quickstart.yml".into()];
+//! let config = neoxc_frontend::load(&files, None, &[]).config.ok_or("see the diagnostics")?;
+//! let options = Options {
+//!     targets: vec!["x86-64-native".parse()?],
+//!     cache: None,
+//!     threads: 2,
+//!     machine: None,
+//!     overlap: true,
+//! };
+//! let compiled = neoxc_driver::compile(&config, &options)?;
+//! println!("{} bytes", compiled.plan.tables.memory.peak);
+//! compiled.plan.write("plan".as_ref())?;
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod clock;
 pub mod flops;
