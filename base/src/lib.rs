@@ -24,4 +24,5 @@
 pub mod cluster;
 pub mod codes;
 pub mod diag;
+pub mod nearest;
 pub mod target;

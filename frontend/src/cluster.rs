@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use neoxc_ir::cluster::{Cluster, Link};
-use neoxc_ir::diag::{Diagnostic, Severity, Sources, Span};
+use neoxc_base::cluster::{Cluster, Link};
+use neoxc_base::codes::{file, impossible_value, missing_key, syntax, unknown_key, wrong_type};
+use neoxc_base::diag::{Diagnostic, Severity, Sources, Span};
+use neoxc_base::nearest::nearest;
 
-use crate::check::number;
-use crate::diagnostics::{file, impossible_value, missing_key, syntax, unknown_key, wrong_type};
+use crate::arguments::Range;
+use crate::reader::number;
 use crate::yaml::{Key, Node, Value, parse};
 
 /// A cluster and where its keys stand.
@@ -41,8 +43,8 @@ pub fn load_cluster(path: &Path, sources: &mut Sources) -> LoadedCluster {
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) => {
-            let d = Diagnostic::error(&file::KIND, format!("cannot read {name}: {e}"));
-            out.diagnostics.push(d.hint("cluster files are in configs/clusters"));
+            let hint = "cluster files are in configs/clusters";
+            out.diagnostics.push(file::unreadable(&name, &e.to_string(), hint));
             return out;
         }
     };
@@ -57,7 +59,7 @@ pub fn load_cluster(path: &Path, sources: &mut Sources) -> LoadedCluster {
     out.diagnostics.extend(found);
     let Value::Map(pairs) = node.value else {
         let message = format!("{name} holds no keys and values");
-        out.diagnostics.push(Diagnostic::error(&syntax::KIND, message).label(&node.span, "here"));
+        out.diagnostics.push(syntax::syntax(&message, &node.span, "here"));
         return out;
     };
     let mut r = Reader { pairs, found: vec![], name };
@@ -80,10 +82,15 @@ impl Reader {
     fn cluster(&mut self) -> Option<Cluster> {
         for (key, _) in &self.pairs {
             if !KEYS.contains(&key.name.as_str()) {
-                let message = format!("unknown key `{}`", key.name);
-                let d = Diagnostic::error(&unknown_key::KIND, message);
-                let d = d.label(&key.span, "not a key of cluster files");
-                self.found.push(d.hint(format!("one of {}", KEYS.join(", "))));
+                let near = nearest(&key.name, KEYS);
+                let what = "a key of cluster files";
+                let d = unknown_key::unknown_key(&key.name, what, &key.span, near);
+                let d = if near.is_none() {
+                    d.hint(format!("keys are {}", KEYS.join(", ")))
+                } else {
+                    d
+                };
+                self.found.push(d);
             }
         }
         let accelerator = self.text("accelerator");
@@ -138,23 +145,21 @@ impl Reader {
     fn need(&mut self, key: &str) -> Option<Node> {
         let found = self.get(key).cloned();
         if found.is_none() {
-            let message = format!("`{key}` is missing in {}", self.name);
-            self.found.push(Diagnostic::error(&missing_key::KIND, message));
+            let (what, hint) = (format!("`{key}`"), format!("add it to {}", self.name));
+            self.found.push(missing_key::missing_key(&what, &hint));
         }
         found
     }
 
     fn wrong(&mut self, key: &str, message: &str, label: &str) {
         if let Some(span) = self.get(key).map(|n| n.span.clone()) {
-            let d = Diagnostic::error(&impossible_value::KIND, message);
-            self.found.push(d.label(&span, label));
+            self.found.push(impossible_value::impossible_value(message, &span, label, ""));
         }
     }
 
     fn mistyped(&mut self, key: &str, node: &Node, want: &str) {
-        let message = format!("`{key}` is {}, not {want}", node.value.describe());
-        let d = Diagnostic::error(&wrong_type::KIND, message);
-        self.found.push(d.label(&node.span, format!("expected {want}")));
+        let found = node.value.describe();
+        self.found.push(wrong_type::wrong_type(key, &found, want, &node.span, ""));
     }
 
     fn text(&mut self, key: &str) -> Option<String> {
@@ -178,10 +183,10 @@ impl Reader {
             self.mistyped(key, node, "a number");
             return None;
         };
-        if !(low..=high).contains(&x) {
-            let message = format!("`{key}` is {x}; it must be from {low} to {high}");
-            let d = Diagnostic::error(&impossible_value::KIND, message);
-            self.found.push(d.label(&node.span, "out of range"));
+        let range = Range::Between(low, high);
+        if !range.contains(x) {
+            let (found, range) = (x.to_string(), range.to_string());
+            self.found.push(impossible_value::out_of_range(key, &found, &range, &node.span));
             return None;
         }
         Some(x)

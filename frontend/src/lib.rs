@@ -40,6 +40,7 @@ pub mod config;
 pub mod merge;
 mod moe;
 mod ranks;
+mod reader;
 mod tokenizer;
 pub mod yaml;
 

@@ -2,9 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use neoxc_ir::diag::{Diagnostic, Sources, Span};
+use neoxc_base::codes::{duplicate_key, file, syntax};
+use neoxc_base::diag::{Diagnostic, Sources, Span};
 
-use crate::diagnostics::{duplicate_key, file, syntax};
 use crate::yaml::{Key, Node, Value, parse};
 
 /// All keys of all files with their values.
@@ -38,8 +38,8 @@ pub fn merge(
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(e) => {
-                let d = Diagnostic::error(&file::KIND, format!("cannot read {name}: {e}"));
-                diagnostics.push(d.hint("`-d DIR` names the folder of configuration files"));
+                let hint = "`-d DIR` names the folder of configuration files";
+                diagnostics.push(file::unreadable(&name, &e.to_string(), hint));
                 continue;
             }
         };
@@ -54,24 +54,23 @@ pub fn merge(
                     other => {
                         let message =
                             format!("{name} holds {}, not keys and values", other.describe());
-                        diagnostics.push(
-                            Diagnostic::error(&syntax::KIND, message).label(&node.span, "here"),
-                        );
+                        diagnostics.push(syntax::syntax(&message, &node.span, "here"));
                         continue;
                     }
                 };
                 for (key, value) in pairs {
                     match merged.iter().find(|(k, _)| k.name == key.name) {
                         Some(_) if overridden.contains(&key.name) => {}
-                        Some((first, _)) => diagnostics.push(
-                            Diagnostic::error(
-                                &duplicate_key::KIND,
-                                format!("`{}` is given in two files", key.name),
-                            )
-                            .label(&key.span, "again here")
-                            .label(&first.span, "first here")
-                            .hint(format!("keep one, or override with `--set {}=…`", key.name)),
-                        ),
+                        Some((first, _)) => {
+                            let hint = format!("keep one, or override with `--set {}=…`", key.name);
+                            diagnostics.push(duplicate_key::duplicate_key(
+                                &key.name,
+                                "in two files",
+                                &first.span,
+                                &key.span,
+                                &hint,
+                            ));
+                        }
                         None => merged.push((key, value)),
                     }
                 }
@@ -100,8 +99,8 @@ fn apply(merged: &mut Merged, set: &str, sources: &mut Sources, diagnostics: &mu
         length: length.max(1) as u32,
     };
     let Some((key, text)) = set.split_once('=') else {
-        let d = Diagnostic::error(&syntax::KIND, format!("`--set {set}` is not KEY=VALUE"));
-        diagnostics.push(d.label(&span(0, set.len()), "no `=` here"));
+        let message = format!("`--set {set}` is not KEY=VALUE");
+        diagnostics.push(syntax::syntax(&message, &span(0, set.chars().count()), "no `=` here"));
         return;
     };
     let at = key.chars().count() + 1;

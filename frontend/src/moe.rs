@@ -1,10 +1,10 @@
 //! Mixture-of-experts arguments: GPT-NeoX's, and DeepSpeed's for experts of limited capacity.
 
-use crate::check::Reader;
+use neoxc_base::codes::without_effect;
+
 use crate::config::{Capacity, Moe, Router};
-use crate::diagnostics::without_effect;
+use crate::reader::Reader;
 use crate::yaml::Value;
-use neoxc_ir::diag::Diagnostic;
 
 /// Keys that only say something of experts.
 const KEYS: [&str; 8] = [
@@ -21,20 +21,19 @@ const KEYS: [&str; 8] = [
 impl Reader<'_> {
     /// Layers with experts, where there are any.
     pub(crate) fn moe(&mut self, layers: usize) -> Option<Moe> {
-        let experts = self.int("moe_num_experts", 1, 1 << 16).unwrap_or(1);
-        let interval = self.int("moe_expert_interval", 1, 100_000).unwrap_or(1);
-        let top_k = self.int("moe_top_k", 1, 1 << 16).unwrap_or(1);
-        let router =
-            match self.choice("moe_router_type", "sinkhorn", &["sinkhorn", "topk"]).as_str() {
-                "topk" => Router::TopK,
-                _ => Router::Sinkhorn,
-            };
-        let dropping = self.bool("moe_token_dropping", false);
-        let loss_coeff = self.float("moe_loss_coeff", 0.0, 0.0, 1e6);
+        let experts = self.whole("moe_num_experts");
+        let interval = self.whole("moe_expert_interval");
+        let top_k = self.whole("moe_top_k");
+        let router = match self.word("moe_router_type").as_str() {
+            "topk" => Router::TopK,
+            _ => Router::Sinkhorn,
+        };
+        let dropping = self.bool("moe_token_dropping");
+        let loss_coeff = self.float("moe_loss_coeff");
         let capacity = Capacity {
-            train_factor: self.float("moe_train_capacity_factor", 1.0, 1e-6, 1e6),
-            eval_factor: self.float("moe_eval_capacity_factor", 1.0, 1e-6, 1e6),
-            minimum: self.int("moe_min_capacity", 1, 1 << 30).unwrap_or(4),
+            train_factor: self.float("moe_train_capacity_factor"),
+            eval_factor: self.float("moe_eval_capacity_factor"),
+            minimum: self.whole("moe_min_capacity"),
         };
         if experts == 1 {
             self.without_experts();
@@ -77,9 +76,7 @@ impl Reader<'_> {
         let names: Vec<&str> = KEYS.iter().filter(given).copied().collect();
         let Some((key, _)) = names.first().and_then(|n| self.find(n)).cloned() else { return };
         let message = format!("without effect as there is one expert: {}", names.join(", "));
-        let d = Diagnostic::warning(&without_effect::KIND, message)
-            .label(&key.span, "needs experts")
-            .hint("`--set moe_num_experts=8`");
-        self.diagnostics.push(d);
+        let d = without_effect::without_effect(&message, &key.span, "this needs experts");
+        self.tell(d.hint("`--set moe_num_experts=8`"));
     }
 }

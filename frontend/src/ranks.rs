@@ -1,25 +1,26 @@
 //! How many ranks there are along each axis of the mesh, by GPT-NeoX's arguments.
 
-use crate::check::{Reader, number};
+use neoxc_base::codes::{not_supported, unknown_key};
+
 use crate::config::{Model, Parallel, PipePartition, PipeSchedule};
-use crate::diagnostics::{impossible_value, not_supported, unknown_key};
+use crate::reader::Reader;
 use crate::yaml::Value;
 
 impl Reader<'_> {
     /// Degrees of parallelism; what does not divide is a conflict with both sides shown.
     pub(crate) fn parallel(&mut self, model: Option<&Model>) -> Parallel {
-        let tensor = self.int("model_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let pipe = self.int("pipe_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let context = self.int("context_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let expert = self.int("moe_expert_parallel_size", 0, 1 << 16).unwrap_or(1).max(1);
-        let expert_tensor = self.bool("enable_expert_tensor_parallelism", false);
+        let tensor = self.whole("model_parallel_size").max(1);
+        let pipe = self.whole("pipe_parallel_size").max(1);
+        let context = self.whole("context_parallel_size").max(1);
+        let expert = self.whole("moe_expert_parallel_size").max(1);
+        let expert_tensor = self.bool("enable_expert_tensor_parallelism");
         let each = tensor * context * pipe * expert;
-        let world = self.int("world_size", 1, 1 << 20).unwrap_or(each);
+        let world = self.int("world_size").unwrap_or(each);
         if !world.is_multiple_of(each) {
             self.uneven_world(world, [tensor, pipe, context, expert]);
             return Parallel::default();
         }
-        let sequence_parallel = self.bool("sequence_parallel", false);
+        let sequence_parallel = self.bool("sequence_parallel");
         if let Some(m) = model {
             self.stages_of_layers(m, pipe);
             self.shards_of_sequence(m, tensor, context, sequence_parallel);
@@ -88,10 +89,13 @@ impl Reader<'_> {
             && let Some((_, node)) = self.find("checkpoint_num_layers").cloned()
         {
             let n = m.checkpoint.unwrap_or(1);
-            let message =
-                format!("groups of {n} recomputed layers in a pipeline: not supported yet");
-            let hint = "`--set checkpoint_num_layers=1`";
-            self.error(&not_supported::KIND, message, &node.span, "asked for here", hint);
+            let d = not_supported::not_supported(
+                &format!("a pipeline with groups of {n} recomputed layers"),
+                "its stages make each layer again by itself",
+                &node.span,
+                "`--set checkpoint_num_layers=1`",
+            );
+            self.tell(d);
         }
     }
 
@@ -175,14 +179,13 @@ impl Reader<'_> {
 
     /// The order of micro-batches, and the chunks of layers that an interleaved one has on each stage.
     fn schedule(&mut self, pipe: usize, model: Option<&Model>) -> (PipeSchedule, usize) {
-        let names = ["1f1b", "gpipe", "zb-h1", "interleaved"];
-        let schedule = match self.choice("pipe_schedule", "1f1b", &names).as_str() {
+        let schedule = match self.word("pipe_schedule").as_str() {
             "gpipe" => PipeSchedule::GPipe,
             "zb-h1" => PipeSchedule::ZeroBubble,
             "interleaved" => PipeSchedule::Interleaved,
             _ => PipeSchedule::OneForwardOneBackward,
         };
-        let given = self.int("virtual_pipeline_chunks", 1, 1 << 16);
+        let given = self.int("virtual_pipeline_chunks");
         if schedule != PipeSchedule::Interleaved {
             if given > Some(1) {
                 let message = "chunks of layers are for an interleaved schedule".to_string();
@@ -219,8 +222,7 @@ impl Reader<'_> {
 
     /// How stages divide the layers.
     fn partition(&mut self, pipe: usize, chunks: usize, model: Option<&Model>) -> PipePartition {
-        let names = ["type:transformer|mlp", "parameters", "uniform", "balanced"];
-        let partition = match self.choice("pipe_partition_method", names[0], &names).as_str() {
+        let partition = match self.word("pipe_partition_method").as_str() {
             "parameters" => PipePartition::Parameters,
             "uniform" => PipePartition::Uniform,
             "balanced" => PipePartition::Balanced,
@@ -305,25 +307,25 @@ impl Reader<'_> {
             let off = matches!(&value.value, Value::Bool(false) | Value::Null)
                 || matches!(&value.value, Value::Map(m) if m.is_empty());
             let name = key.name.as_str();
-            match number(&value.value) {
-                Some(n) if name == "stage" && n.fract() == 0.0 && (0.0..=3.0).contains(&n) => {
-                    stage = n as u8;
-                }
-                _ if name == "stage" => {
-                    let message = format!("a ZeRO stage of {}", value.value.describe());
-                    let hint = "0, 1, 2 or 3";
-                    self.error(&impossible_value::KIND, message, &value.span, "no stage", hint);
+            match name {
+                "stage" => {
+                    let given = self.nested("zero_optimization.stage", &value);
+                    stage = given.unwrap_or(0.0) as u8;
                 }
                 _ if TUNING.contains(&name) || off => {}
                 _ if OFFLOAD.contains(&name) => {
-                    let message = format!("`zero_optimization.{name}`: not supported yet");
-                    let hint = "remove it: all state stays with the ranks";
-                    self.error(&not_supported::KIND, message, &key.span, "asked for here", hint);
+                    let d = not_supported::not_supported(
+                        &format!("`zero_optimization.{name}`"),
+                        "state stays on the device",
+                        &key.span,
+                        "remove it: more data ranks, or a higher stage, take less memory each",
+                    );
+                    self.tell(d);
                 }
                 _ => {
-                    let message = format!("unknown key `zero_optimization.{name}`");
-                    let label = "not a setting of ZeRO";
-                    self.error(&unknown_key::KIND, message, &key.span, label, "");
+                    let name = format!("zero_optimization.{name}");
+                    let what = "a setting of ZeRO";
+                    self.tell(unknown_key::unknown_key(&name, what, &key.span, None));
                 }
             }
         }

@@ -2,21 +2,10 @@
 
 use std::path::Path;
 
-use neoxc_ir::diag::Diagnostic;
+use neoxc_base::codes::{file, missing_key};
 
-use crate::check::Reader;
-use crate::diagnostics::{file, missing_key};
+use crate::reader::Reader;
 use crate::yaml::Value;
-
-/// GPT-NeoX's kinds of tokenizers.
-pub(crate) const KINDS: [&str; 6] = [
-    "GPT2BPETokenizer",
-    "HFTokenizer",
-    "HFGPT2Tokenizer",
-    "SPMTokenizer",
-    "CharLevelTokenizer",
-    "TiktokenTokenizer",
-];
 
 /// What ends a document, in every vocabulary that has such a token.
 const END_OF_TEXT: &str = "<|endoftext|>";
@@ -31,11 +20,6 @@ struct Ids {
 }
 
 impl Reader<'_> {
-    /// The kind of tokenizer.
-    pub(crate) fn tokenizer_type(&mut self) -> String {
-        self.choice("tokenizer_type", KINDS[0], &KINDS)
-    }
-
     /// A file that a configuration names: beside the configuration's own file, else from the current folder.
     pub(crate) fn beside(&self, name: &str) -> Option<String> {
         let (_, node) = self.find(name)?;
@@ -47,20 +31,18 @@ impl Reader<'_> {
 
     /// Ids of the tokenizer, read off its file.
     pub(crate) fn vocabulary(&mut self, padded: Option<usize>) -> Option<usize> {
-        if self.tokenizer_type() == "CharLevelTokenizer" {
+        if self.word("tokenizer_type") == "CharLevelTokenizer" {
             return Some(512);
         }
-        let masks = self.bool("eod_mask_loss", false);
+        let masks = self.bool("eod_mask_loss");
         let Some((_, node)) = self.find("vocab_file") else {
             if padded.is_none() {
-                let message = "the size of the vocabulary is not known".to_string();
-                let d = Diagnostic::error(&missing_key::KIND, message);
-                self.diagnostics
-                    .push(d.hint("give `vocab_file`, or `--set padded_vocab_size=50304`"));
+                let hint = "give `vocab_file`, or `--set padded_vocab_size=50304`";
+                self.tell(missing_key::missing_key("the size of the vocabulary", hint));
             } else if masks {
-                let message = "`eod_mask_loss` needs to know which token ends documents";
-                let d = Diagnostic::error(&missing_key::KIND, message);
-                self.diagnostics.push(d.hint("give `vocab_file`, or `--set eod_mask_loss=false`"));
+                let what = "the token that ends documents, which `eod_mask_loss` asks for,";
+                let hint = "give `vocab_file`, or `--set eod_mask_loss=false`";
+                self.tell(missing_key::missing_key(what, hint));
             }
             return None;
         };
@@ -76,14 +58,9 @@ impl Reader<'_> {
             }
             Err(_) if padded.is_some() => None,
             Err(e) => {
-                let message = format!("cannot count the ids of {path}: {e}");
-                self.error(
-                    &file::KIND,
-                    message,
-                    &span,
-                    "tokenizer file",
-                    "`--set padded_vocab_size=50304` does without it",
-                );
+                let why = format!("its ids cannot be counted: {e}");
+                let hint = "`--set padded_vocab_size=50304` does without it";
+                self.tell(file::unreadable(&path, &why, hint).label(&span, "tokenizer file"));
                 None
             }
         }

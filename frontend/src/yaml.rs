@@ -4,10 +4,9 @@
 
 use std::sync::Arc;
 
-use neoxc_ir::diag::{Diagnostic, Span};
+use neoxc_base::codes::{duplicate_key, syntax};
+use neoxc_base::diag::{Diagnostic, Span};
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Tag};
-
-use crate::diagnostics::{duplicate_key, syntax};
 
 /// Nesting beyond this is refused.
 const MAX_DEPTH: usize = 40;
@@ -135,7 +134,7 @@ impl<'t> Reader<'t> {
     }
 
     fn fail(&self, span: &Span, message: &str) -> Diagnostic {
-        Diagnostic::error(&syntax::KIND, format!("{}: {message}", self.file)).label(span, "here")
+        syntax::syntax(&format!("{}: {message}", self.file), span, "here")
     }
 
     fn next(&mut self) -> Result<(Event<'t>, Span), Diagnostic> {
@@ -272,10 +271,8 @@ impl<'t> Reader<'t> {
                 continue;
             }
             if let Some((first, _)) = pairs.iter().find(|(k, _)| k.name == name) {
-                let d = Diagnostic::error(&duplicate_key::KIND, format!("`{name}` is given twice"))
-                    .label(&span, "again here")
-                    .label(&first.span, "first here")
-                    .hint("keep one of the two; `-` and `_` are the same in key names");
+                let hint = "keep one of the two; `-` and `_` are the same in key names";
+                let d = duplicate_key::duplicate_key(&name, "twice", &first.span, &span, hint);
                 self.diagnostics.push(d);
                 continue;
             }

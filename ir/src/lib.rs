@@ -65,14 +65,13 @@ pub mod eval;
 pub mod eval_ranks;
 pub mod keys;
 pub mod module;
-pub mod nearest;
 pub mod op;
 pub mod ops;
 pub mod text;
 pub mod types;
 pub mod verifier;
 
-pub use neoxc_base::{cluster, diag, target};
+pub use neoxc_base::{cluster, diag, nearest, target};
 
 pub use attrs::{Attr, Attrs};
 pub use build::Builder;

@@ -35,6 +35,18 @@ impl Loc {
         Loc::File { file: file.into(), line, column }
     }
 
+    /// Its places as diagnostics mark them.
+    pub fn spans(&self) -> Vec<neoxc_base::diag::Span> {
+        match self {
+            Loc::Unknown => vec![],
+            Loc::File { file, line, column } => {
+                let (file, line, column) = (file.clone(), *line, *column);
+                vec![neoxc_base::diag::Span { file, line, column, length: 1 }]
+            }
+            Loc::Fused(all) => all.iter().flat_map(Loc::spans).collect(),
+        }
+    }
+
     /// The union of several places, flattened, without repeats.
     pub fn fuse<'a>(locs: impl IntoIterator<Item = &'a Loc>) -> Loc {
         fn collect(loc: &Loc, out: &mut Vec<Loc>) {

@@ -12,9 +12,10 @@
 //! the new weights. Expert parallelism is one dim more, that of experts. Everything else is propagated by
 //! `partition-program`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
-use neoxc_ir::{Attr, Dim, Function, Module, TensorType, keys};
+use neoxc_base::codes::undivided_dim::undivided_dim;
+use neoxc_ir::{Attr, Dim, Function, Loc, Module, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
@@ -74,6 +75,11 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     let d = cx.degrees;
     // The programs of a stage see its own layers and what else it has.
     let update = class_of(&f.name).0 == "train_finish";
+    // The first op that reads a parameter says where it comes from.
+    let mut readers: HashMap<ValueId, Loc> = HashMap::new();
+    for op in f.ops.iter().rev() {
+        readers.extend(op.operands.iter().map(|o| (*o, op.loc.clone())));
+    }
     for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
         let ty = &f.values[p.index()].ty;
         let role = attrs.str(keys::ROLE).unwrap_or_default().to_string();
@@ -105,7 +111,7 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
                 layout[i] = axis;
             }
         }
-        divides(ty, &layout, d)?;
+        divides(ty, &layout, d, readers.get(p).unwrap_or(&Loc::Unknown))?;
         if layout.iter().any(|a| !a.is_empty()) {
             attrs.set(keys::LAYOUT, Attr::strs(&layout));
         }
@@ -119,13 +125,14 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     // What the first program of a step makes is laid out as what the others add to it.
     if class_of(&f.name).0 == "train_start" {
         let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
-        let mut layouts = vec![];
+        let (makers, mut layouts) = (f.definitions(), vec![]);
         for (n, r) in f.results.iter().enumerate() {
             let ty = f.ty(*r);
             let name = names.get(n).copied().unwrap_or_default();
             let axis = |dim: &Dim| of_state(name, ty, dim, cx);
             let layout: Vec<&str> = ty.dims.iter().map(axis).collect();
-            divides(ty, &layout, d)?;
+            let made = makers[r.index()].map(|i| f.ops[i].loc.clone());
+            divides(ty, &layout, d, &made.unwrap_or_default())?;
             layouts.push(layout.join(","));
         }
         f.attrs.set(keys::LAYOUTS, Attr::strs(&layouts));
@@ -146,15 +153,51 @@ fn moments(cx: &PassCx, adam: bool, layout: &[&str]) -> Vec<&'static str> {
     axes
 }
 
-fn divides(ty: &TensorType, layout: &[&str], d: Degrees) -> Result<(), PassError> {
+/// Refuses a layout whose axes do not divide the dims of a value that comes from `loc`.
+fn divides(ty: &TensorType, layout: &[&str], d: Degrees, loc: &Loc) -> Result<(), PassError> {
     for (dim, axis) in ty.dims.iter().zip(layout) {
         let ranks = d.of(axis);
         if !dim.size.is_multiple_of(ranks) {
-            return Err(PassError::Unsupported(format!(
-                "{ranks} ranks of the {axis} axis do not divide the {} elements of `{}`",
-                dim.size, dim.name
-            )));
+            let d = undivided_dim(ranks, axis, dim.size, &dim.name, &loc.spans());
+            return Err(d.into());
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use neoxc_ir::target::Target;
+    use neoxc_ir::{Attrs, Builder};
+
+    use super::*;
+
+    #[test]
+    fn ranks_that_do_not_divide_heads_are_refused_with_the_line_that_asks_for_them() {
+        let mut f = Function::new("train_step");
+        let role = Attrs::new()
+            .with(keys::ROLE, Attr::Str("param".into()))
+            .with(keys::PARAM, Attr::Str("w".into()));
+        let w = f.add_param("w", TensorType::f32(&[("heads", 4), ("embed", 2)]), role);
+        let mut b = Builder::new(&mut f);
+        b.at(&Loc::file("14M.yml", 3, 5));
+        let sum = b.add(w, w).unwrap();
+        f.results.push(sum);
+        let mut m = Module::new();
+        m.insert(f);
+        let degrees = |tensor| PassCx {
+            degrees: Degrees { tensor, ..Degrees::ONE },
+            ..PassCx::new(Target::X86V4)
+        };
+        run(&mut m.clone(), &degrees(2)).unwrap();
+        let Err(PassError::Refused(d)) = run(&mut m, &degrees(3)) else { panic!("not refused") };
+        assert_eq!((d.kind.code, d.kind.exit), ("NX0201", 3));
+        assert_eq!(
+            d.message,
+            "3 ranks of the `tensor` axis do not divide the 4 elements of `heads`"
+        );
+        assert_eq!(d.labels[0].span.to_string(), "14M.yml:3:5");
+    }
 }

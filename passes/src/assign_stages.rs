@@ -4,6 +4,7 @@
 //! model's beginning (embeddings) or its end (final norm, head, loss). Stages of one class have the same
 //! programs, so that what is compiled grows with classes, not with stages.
 
+use neoxc_base::codes::undivided_layers::undivided_layers;
 use neoxc_ir::op::RuleCx;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Function, Module, Op, TensorType, keys};
@@ -162,11 +163,13 @@ pub fn assign(
 ) -> Result<Stages, PassError> {
     let count = step.ops.iter().zip(parts).find(|(_, p)| **p == 0);
     let layers = count.and_then(|(op, _)| op.attrs.int("count")).unwrap_or(0).max(0) as usize;
+    let spans = count.map(|(op, _)| op.loc.spans()).unwrap_or_default();
     if chunks > 1 {
         if layers == 0 || !layers.is_multiple_of(stages * chunks) {
             let message =
                 format!("{stages} stages of {chunks} chunks do not divide {layers} layers");
-            return Err(PassError::Unsupported(message));
+            let hint = "`pipe_parallel_size` × `virtual_pipeline_chunks` must divide `num_layers`";
+            return Err(undivided_layers(&message, &spans, hint).into());
         }
         return Ok(Stages { layers: vec![layers / stages / chunks; stages], chunks });
     }
@@ -178,10 +181,11 @@ pub fn assign(
         Partition::Parameters => divide(layers, stages, of_parameters(step, parts, layers)),
         Partition::Balanced => divide(layers, stages, of_time(m, step, parts, target, layers)),
     };
-    let name = Partition::ALL.iter().find(|(_, p)| *p == method).map_or("", |(n, _)| n);
     let counts = counts.ok_or_else(|| {
-        let what = format!("{stages} stages cannot each have some of {layers} layers");
-        PassError::Unsupported(format!("{what} (pipe_partition_method: {name})"))
+        let message = format!("{stages} stages cannot each have some of {layers} layers");
+        let name = Partition::ALL.iter().find(|(_, p)| *p == method).map_or("", |(n, _)| n);
+        let hint = format!("fewer stages, or another `pipe_partition_method` than {name}");
+        undivided_layers(&message, &spans, &hint)
     })?;
     Ok(Stages { layers: counts, chunks })
 }

@@ -19,6 +19,7 @@ mod split_backward;
 
 use std::collections::{HashMap, HashSet};
 
+use neoxc_base::codes::undivided_dim::undivided_dim;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::assign_stages::{Class, assign};
@@ -77,10 +78,8 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let at = train.ops.iter().position(|o| micro_loop(&o)).ok_or_else(|| missing("loop"))?;
     let count = train.ops[at].attrs.int("count").unwrap_or(1) as usize;
     if !count.is_multiple_of(cx.degrees.data) {
-        return Err(PassError::Unsupported(format!(
-            "{} data ranks do not divide {count} micro-batches",
-            cx.degrees.data
-        )));
+        let spans = train.ops[at].loc.spans();
+        return Err(undivided_dim(cx.degrees.data, "data", count, "micro", &spans).into());
     }
     let micro = count / cx.degrees.data;
     let schedule = Schedule::train(cx.schedule, stages, chunks, micro);

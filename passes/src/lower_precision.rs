@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 
+use neoxc_base::codes::uncomputed_dtype::uncomputed_dtype;
 use neoxc_ir::op::{Class, Held, RuleCx};
 use neoxc_ir::{Attr, Attrs, DType, Function, Loc, Module, Op, TensorType, ValueId, keys};
 
@@ -31,7 +32,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         None | Some("f32") => return Ok(PassReport::default()),
         Some("bf16") => DType::Bf16,
         Some(other) => {
-            return Err(PassError::Unsupported(format!("no target computes with {other}")));
+            return Err(uncomputed_dtype(other, &[]).into());
         }
     };
     let stored = Values::of(m).decide(half);

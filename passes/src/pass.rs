@@ -3,6 +3,7 @@
 use crate::assign_stages::Partition;
 use crate::schedule_pipeline::Kind;
 use neoxc_ir::cluster::Machine;
+use neoxc_ir::diag::{Diagnostic, Span};
 use neoxc_ir::op::OpError;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, VerifyError};
@@ -136,9 +137,28 @@ pub enum PassError {
         /// Where it fails.
         found: String,
     },
-    /// The pass does not handle what it met.
+    /// What the user asks for cannot be had, which only the built model shows.
+    #[error("{}", .0.message)]
+    Refused(Box<Diagnostic>),
+    /// The pass does not handle what it met: a mistake of neoxc.
     #[error("{0}")]
     Unsupported(String),
+}
+
+impl PassError {
+    /// Lines of the configuration that it is about, where they are known.
+    pub fn spans(&self) -> Vec<Span> {
+        match self {
+            PassError::Refused(d) => d.labels.iter().map(|l| l.span.clone()).collect(),
+            _ => vec![],
+        }
+    }
+}
+
+impl From<Diagnostic> for PassError {
+    fn from(d: Diagnostic) -> Self {
+        PassError::Refused(Box::new(d))
+    }
 }
 
 /// A pass.

@@ -9,13 +9,14 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("ir", &["neoxc-base"]),
     ("frontend", &["neoxc-base", "neoxc-ir"]),
     ("stdlib-models", &["neoxc-ir", "neoxc-frontend"]),
-    ("passes", &["neoxc-ir"]),
+    ("passes", &["neoxc-base", "neoxc-ir"]),
     ("codegen", &["neoxc-ir", "neoxc-plan"]),
     ("runtime/plan", &[]),
     ("runtime", &["neoxc-base", "neoxc-plan"]),
     (
         "tools/driver",
         &[
+            "neoxc-base",
             "neoxc-ir",
             "neoxc-frontend",
             "neoxc-models",
@@ -100,4 +101,39 @@ fn attribute_keys_are_written_once() {
             assert!(!text.contains(&literal), "{} writes {literal} out", path.display());
         }
     }
+}
+
+/// `NX0101` and the like in `text`.
+fn codes_in(text: &str) -> Vec<String> {
+    let mut out = vec![];
+    for (at, _) in text.match_indices("NX") {
+        let rest = &text[at + 2..];
+        let number = rest.strip_prefix('R').unwrap_or(rest);
+        let digits = number.chars().take_while(char::is_ascii_digit).count();
+        if digits == 4 {
+            out.push(text[at..at + 2 + rest.len() - number.len() + 4].to_string());
+        }
+    }
+    out
+}
+
+/// Every code that a source, a test or a page names is declared, and every one that is declared is told.
+#[test]
+fn every_code_has_a_file_and_a_use() {
+    assert_eq!(codes_in("error[NXR0404]: NX12, NX01011 (NX0101)"), ["NXR0404", "NX0101"]);
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    let folder = root().join("base/src/codes");
+    let read = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let outside: String = files.iter().filter(|p| !p.starts_with(&folder)).map(read).collect();
+    for code in codes_in(&outside).iter().filter(|c| *c != "NX9999") {
+        assert!(neoxc_base::codes::find(code).is_some(), "{code} is in no file of base/src/codes");
+    }
+    let mut modules = 0;
+    for path in files.iter().filter(|p| p.starts_with(&folder) && !p.ends_with("mod.rs")) {
+        let module = path.file_stem().unwrap().to_string_lossy();
+        assert!(outside.contains(&format!("{module}::")), "nothing tells of {module}");
+        modules += 1;
+    }
+    assert_eq!(modules, neoxc_base::codes::ALL.len());
 }

@@ -27,15 +27,18 @@
 //! ```
 
 pub mod clock;
+mod error;
 pub mod flops;
 pub mod lower_config;
 pub mod report;
 pub mod tensors;
 pub mod tune;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
+pub use error::CompileError;
+use neoxc_base::codes::no_main_target::no_main_target;
 pub use neoxc_codegen::CodegenError;
 pub use neoxc_codegen::kernels::Cut;
 use neoxc_codegen::kernels::{Choice, Tuned};
@@ -48,7 +51,7 @@ use neoxc_ir::{Module, text};
 use neoxc_passes::PassCx;
 pub use neoxc_passes::Phase;
 use neoxc_passes::assign_stages::Partition;
-use neoxc_passes::pipeline::{PipelineError, run_phase};
+use neoxc_passes::pipeline::run_phase;
 use neoxc_passes::schedule_pipeline::{Kind, Schedule};
 pub use neoxc_passes::{pass, pipeline};
 use neoxc_plan::Plan;
@@ -94,33 +97,6 @@ pub struct KernelCounts {
     pub distinct: usize,
     /// Kernels that came from the cache.
     pub cached: usize,
-}
-
-/// Why compilation failed: never the user's configuration, which is checked before.
-#[derive(Debug, thiserror::Error)]
-pub enum CompileError {
-    /// The model cannot be built.
-    #[error("model: {0}")]
-    Model(String),
-    /// A pass failed; its input can be replayed.
-    #[error(transparent)]
-    Pass(#[from] PipelineError),
-    /// Code generation failed.
-    #[error(transparent)]
-    Codegen(#[from] CodegenError),
-    /// No x86 target was asked for.
-    #[error("{0}")]
-    Target(String),
-}
-
-impl CompileError {
-    /// Saves what replays the failure into `folder` and says how, if there is something to replay.
-    pub fn save_replay(&self, folder: &Path) -> Option<String> {
-        let CompileError::Pass(e) = self else { return None };
-        let path = folder.join(format!("neoxc-failed-{}.mlir", e.pass));
-        std::fs::write(&path, &e.input).ok()?;
-        Some(format!("neoxc opt {} --passes {}", path.display(), e.pass))
-    }
 }
 
 /// Who is shown each phase: the module, milliseconds, and (pass, note) pairs.
@@ -202,7 +178,8 @@ pub fn phases(
 /// Compiles a checked configuration.
 pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let main = o.targets.iter().copied().find(|t| t.family() == Family::X86).ok_or_else(|| {
-        CompileError::Target("this version runs on x86: add an x86-64 target".into())
+        let names: Vec<&str> = o.targets.iter().map(|t| t.name()).collect();
+        CompileError::Target(Box::new(no_main_target(&names)))
     })?;
     let (mut phases_ms, mut notes) = (vec![], vec![]);
     let mut files = std::collections::BTreeMap::new();

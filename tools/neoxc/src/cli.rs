@@ -57,7 +57,7 @@ pub enum Command {
     Check(Check),
     /// Print a phase of a plan's IR.
     Dump(Dump),
-    /// Explain a diagnostic code, or a value of a plan.
+    /// Explain a diagnostic code, an argument, or a value of a plan.
     Explain(Explain),
     /// Run passes over an IR file and print the result.
     Opt(Opt),
@@ -244,8 +244,9 @@ pub struct Dump {
 /// `neoxc explain`.
 #[derive(Debug, Args)]
 pub struct Explain {
-    /// A diagnostic code such as NX0101, or with --plan a value such as %12 or @function%12.
-    #[arg(value_name = "CODE|%VALUE")]
+    /// A diagnostic code such as NX0101, an argument such as seq_length, or with --plan a value such as %12 or
+    /// @function%12.
+    #[arg(value_name = "CODE|KEY|%VALUE")]
     pub what: String,
     /// The plan that %VALUE belongs to.
     #[arg(long, value_name = "PLAN")]

@@ -424,7 +424,7 @@ fn degrees_that_do_not_divide_are_shown_with_both_sides() {
             "virtual_pipeline_chunks=2",
             ["chunks of layers are for an interleaved schedule", "virtual_pipeline_chunks=2"],
         ),
-        ("zero_optimization={\"stage\": 7}", ["ZeRO stage", "no stage"]),
+        ("zero_optimization={\"stage\": 7}", ["zero_optimization.stage` is 7", "from 0 to 3"]),
         ("zero_optimization={\"stages\": 1}", ["zero_optimization.stages", "unknown key"]),
         ("zero_optimization={\"cpu_offload\": true}", ["cpu_offload", "not supported yet"]),
     ] {

@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
+use neoxc_base::codes::does_not_fit;
+use neoxc_base::diag::{Sources, Span};
 use neoxc_driver::Compiled;
 use neoxc_driver::report::{RankClass, classes};
 use neoxc_frontend::Config;
 use neoxc_frontend::cluster::{LoadedCluster, load_cluster};
-use neoxc_frontend::diagnostics::does_not_fit;
 use neoxc_ir::cluster::Cluster;
-use neoxc_ir::diag::{Diagnostic, Sources, Span};
 
 use crate::{Failure, render};
 use neoxc_runtime::progress::human;
@@ -52,15 +52,16 @@ impl Checked {
         other: &str,
         hint: &str,
     ) -> Result<T, Failure> {
-        let mut d = Diagnostic::error(&does_not_fit::KIND, message).hint(hint);
+        let mut places = vec![];
         if let Some(span) = self.loaded.places.get(key) {
-            d = d.label(span, text);
+            places.push((span.clone(), text.to_string()));
         }
         if let Some((file, line, column)) = config.places.get(other) {
             let file = file.as_str().into();
             let span = Span { file, line: *line, column: *column, length: other.len() as u32 };
-            d = d.label(&span, format!("`{other}`"));
+            places.push((span, format!("`{other}`")));
         }
+        let d = does_not_fit::does_not_fit(message, &places, hint);
         render::report(&[d], &self.sources);
         Err(Failure::new(3, ""))
     }

@@ -1,6 +1,8 @@
 //! `neoxc explain`.
 
+use neoxc_base::codes;
 use neoxc_driver::Phase;
+use neoxc_frontend::arguments;
 use neoxc_ir::Function;
 use neoxc_ir::keys;
 use neoxc_plan::Plan;
@@ -8,24 +10,34 @@ use neoxc_plan::Plan;
 use crate::Failure;
 use crate::cli::Explain;
 
-/// Explains a diagnostic code, or a value of a plan.
+/// Explains a diagnostic code, an argument, or a value of a plan.
 pub fn run(a: &Explain) -> Result<(), Failure> {
     match &a.plan {
-        None => code(&a.what),
+        None => code_or_key(&a.what),
         Some(folder) => value(&Plan::open(folder)?, &a.what),
     }
 }
 
-fn code(code: &str) -> Result<(), Failure> {
-    let Some(k) = neoxc_base::codes::find(code) else {
-        let all: Vec<&str> = neoxc_base::codes::ALL.iter().map(|k| k.code).collect();
-        return Err(Failure::new(
-            2,
-            format!("error: no code `{code}`; codes are {}", all.join(", ")),
-        ));
+fn code_or_key(what: &str) -> Result<(), Failure> {
+    if let Some(k) = codes::find(what) {
+        print!("{}: {}\n\n{}\n\n{}", k.code, k.title, k.explanation, k.example);
+        return Ok(());
+    }
+    if let Some(text) = arguments::page::explain(what) {
+        print!("{text}");
+        return Ok(());
+    }
+    let looks_like_a_code = what.get(..2).is_some_and(|w| w.eq_ignore_ascii_case("nx"));
+    let hint = match arguments::nearest(&what.replace('-', "_")) {
+        _ if looks_like_a_code => {
+            let all: Vec<&str> = codes::ALL.iter().map(|k| k.code).collect();
+            format!("codes are {}", all.join(", "))
+        }
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "docs/arguments.md lists all arguments".to_string(),
     };
-    print!("{}: {}\n\n{}\n\n{}", k.code, k.title, k.explanation, k.example);
-    Ok(())
+    let message = format!("error: no code and no argument is called `{what}`\n  = hint: {hint}");
+    Err(Failure::new(2, message))
 }
 
 /// Tells of `%12`, `@function%12` or `@kernel`: what makes it, from which line, where it lives.

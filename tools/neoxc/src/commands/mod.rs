@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use neoxc_driver::{CompileError, Compiled, Options};
 use neoxc_frontend::Config;
 use neoxc_ir::cluster::Machine;
-use neoxc_ir::diag::Sources;
+use neoxc_ir::diag::{Diagnostic, Sources};
 
 use crate::Failure;
 use crate::cli::{ConfigArgs, TargetArgs};
@@ -79,10 +79,21 @@ pub fn compile_for(
     neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
 }
 
-/// A compiler failure: an internal error with what replays it.
+/// A compiler failure: what was refused, or an internal error with what replays it.
 pub fn internal(e: &CompileError) -> Failure {
-    let replay = e.save_replay(&std::env::temp_dir());
-    let replay = replay.map(|r| format!("\n  = replay: {r}")).unwrap_or_default();
-    let code = if matches!(e, CompileError::Target(_)) { 2 } else { 1 };
-    Failure::new(code, format!("error[NX0001]: {e}{replay}"))
+    told(&e.diagnostic(&std::env::temp_dir()))
+}
+
+/// A failure that a diagnostic tells, with the lines of the files that it marks.
+pub fn told(d: &Diagnostic) -> Failure {
+    let mut sources = Sources::default();
+    for label in &d.labels {
+        let name = &*label.span.file;
+        if sources.text(name).is_none()
+            && let Ok(text) = std::fs::read_to_string(name)
+        {
+            sources.add(name, &text);
+        }
+    }
+    Failure::new(d.kind.exit, render::diagnostic(d, &sources).trim_end())
 }

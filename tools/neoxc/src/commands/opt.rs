@@ -1,8 +1,9 @@
 //! `neoxc opt`.
 
-use neoxc_driver::pass::PassCx;
+use neoxc_driver::pass::{PassCx, PassError};
 use neoxc_driver::pipeline;
 
+use super::told;
 use crate::Failure;
 use crate::cli::Opt;
 
@@ -23,8 +24,12 @@ pub fn run(a: &Opt) -> Result<(), Failure> {
         let pass = pipeline::find(name).ok_or_else(|| {
             Failure::new(2, format!("error: no pass `{name}`; `--passes list` prints them"))
         })?;
-        let report = pipeline::run_pass(&mut module, &pass, &PassCx::new(a.target))
-            .map_err(|e| Failure::new(3, format!("error: {e}")))?;
+        let report = pipeline::run_pass(&mut module, &pass, &PassCx::new(a.target)).map_err(
+            |e| match &*e.error {
+                PassError::Refused(d) => told(d),
+                _ => Failure::new(3, format!("error: {e}")),
+            },
+        )?;
         for note in report.notes {
             eprintln!("{name}: {note}");
         }

@@ -1,5 +1,6 @@
 //! `neoxc profile`.
 
+use neoxc_base::codes::internal_error::internal_error;
 use neoxc_plan::Plan;
 use neoxc_runtime::profile::{Options, Profile, profile};
 
@@ -19,7 +20,7 @@ pub fn run(a: &Args) -> Result<(), Failure> {
     let p = profile(&plan, &options)?;
     if a.json {
         let text = serde_json::to_string_pretty(&p)
-            .map_err(|e| Failure::new(1, format!("error[NX0001]: {e}")))?;
+            .map_err(|e| Failure::new(1, internal_error(&e.to_string(), &[], None).to_string()))?;
         println!("{text}");
     } else {
         match a.tokens {

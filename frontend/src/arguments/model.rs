@@ -1,0 +1,88 @@
+//! Arguments of the model: sizes, norms, positions, activations, biases, start values, precision.
+
+use super::{Argument, flag, float, int, text, word};
+
+const FUSED: &str = "the compiler decides what is fused; the mathematics is the same";
+const SHARED: &str = "every layer has weights of its own";
+const INIT: &[&str] = &["normal", "scaled_normal", "small_init", "wang_init"];
+const OTHER_INIT: &[&str] = &[
+    "orthogonal",
+    "scaled_orthogonal",
+    "xavier_uniform",
+    "xavier_normal",
+    "single_residual_scaled_normal",
+];
+
+#[rustfmt::skip] // a table: an argument begins a line
+pub(super) static ARGUMENTS: &[Argument] = &[
+    word("precision", "", &["fp32", "bfloat16"], &["fp16"]).unset()
+        .doc("Dtype of matmuls and activations. `bfloat16` keeps weights, sums of gradients and optimizer state in f32. Without it, `fp16` and `bf16` decide; without those, f32."),
+    int("num_layers").between(1.0, 100_000.0).doc("Layers of the model. Required."),
+    int("hidden_size").between(1.0, 1_048_576.0).doc("Width of the residual stream. Required; a multiple of `num_attention_heads`."),
+    int("intermediate_size").between(1.0, 4_194_304.0).doc("Width of the MLP. Without it, `expansion_factor` × `hidden_size`."),
+    int("mlp_multiple_of").number(1.0).between(1.0, 1_048_576.0).doc("The width of the MLP is rounded up to a multiple of this."),
+    float("expansion_factor").between(0.01, 1000.0).doc("Width of the MLP over `hidden_size`, where `intermediate_size` is not given; 4 without either."),
+    int("num_attention_heads").between(1.0, 65_536.0).doc("Attention heads of a layer. Required."),
+    int("num_kv_heads").between(1.0, 65_536.0)
+        .not_yet("every query head has keys and values of its own", "")
+        .doc("Heads of keys and values, each shared by a group of query heads (grouped-query attention)."),
+    int("seq_length").between(1.0, 16_777_216.0).doc("Tokens of a sequence. Required."),
+    int("sliding_window_width").not_yet("every token sees all tokens before it", "")
+        .doc("A token sees only so many tokens before it."),
+    int("max_position_embeddings").between(1.0, 16_777_216.0).doc("Rows of the table of learned positions; at least `seq_length`, which it is without this key."),
+    word("norm", "layernorm", &["layernorm"], &["rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"])
+        .doc("Normalisation before attention, before the MLP and before the head."),
+    flag("layernorm_fusion", false).idle(FUSED).doc("Use a fused kernel for layer norms."),
+    flag("rmsnorm_fusion", false).idle(FUSED).doc("Use a fused kernel for RMS norms."),
+    flag("use_qk_layernorm", false).not_yet("attention does not normalise queries and keys", "")
+        .doc("Normalise queries and keys of each head before attention."),
+    float("layernorm_epsilon").number(1e-5).between(0.0, 1.0).doc("Added to the variance in layer norms."),
+    float("rms_norm_epsilon").number(1e-8).not_yet("there are no RMS norms", "`norm: layernorm` reads `layernorm_epsilon`")
+        .doc("Added to the mean square in RMS norms."),
+    float("scalenorm_epsilon").number(1e-8).not_yet("there are no scale norms", "`norm: layernorm` reads `layernorm_epsilon`")
+        .doc("Least length that a scale norm divides by."),
+    word("pos_emb", "learned", &["learned", "rotary", "none"], &["sinusoidal", "rpe", "alibi"])
+        .doc("How tokens know their position: a learned table added to the embedding, rotation of queries and keys, or not at all."),
+    int("rpe_num_buckets").number(32.0).not_yet("there are no relative position biases", "use `pos_emb: rotary`")
+        .doc("Buckets of distances in relative position biases (`pos_emb: rpe`)."),
+    int("rpe_max_distance").number(128.0).not_yet("there are no relative position biases", "use `pos_emb: rotary`")
+        .doc("Distance from which all share a bucket (`pos_emb: rpe`)."),
+    int("opt_pos_emb_offset").number(0.0).not_yet("positions count from 0", "")
+        .doc("Added to positions before the learned table is read, as OPT models want it."),
+    flag("no_weight_tying", false).doc("Give the head weights of its own instead of the embedding's."),
+    int("num_unique_layers").not_yet(SHARED, "").doc("Layers with weights of their own; the others share them."),
+    text("param_sharing_style").says("grouped").not_yet(SHARED, "").doc("Which layers share weights where `num_unique_layers` is given."),
+    int("make_vocab_size_divisible_by").number(128.0).between(1.0, 1_048_576.0).doc("The embedding has as many rows as the tokenizer has ids, rounded up to a multiple of this. Unlike in GPT-NeoX tensor ranks do not change it."),
+    word("activation", "gelu", &["gelu"], &["geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"])
+        .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form."),
+    flag("use_flashattn_swiglu", false).idle(FUSED).doc("Use FlashAttention's kernel for SwiGLU."),
+    flag("scaled_upper_triang_masked_softmax_fusion", false).idle(FUSED).doc("Use a fused kernel for the causal softmax."),
+    flag("scaled_masked_softmax_fusion", false).idle(FUSED).doc("Use a fused kernel for a masked softmax."),
+    flag("bias_gelu_fusion", false).doc("Compute GELU in its tanh form. In GPT-NeoX the fused kernel does so; here only the form is meant."),
+    flag("bias_dropout_fusion", false).idle(FUSED).doc("Use a fused kernel for bias, dropout and residual."),
+    flag("rope_fusion", false).idle(FUSED).doc("Use a fused kernel for rotary positions."),
+    text("fused_kernels_build_path").idle("no kernel is built when a run starts").doc("Folder in which GPT-NeoX builds its CUDA kernels."),
+    flag("fp16_lm_cross_entropy", false).not_yet("the loss is computed in f32", "").doc("Compute the loss in 16 bits."),
+    float("init_method_std").number(0.02).between(0.0, 100.0).doc("Standard deviation of start values in `normal` and `scaled_normal`."),
+    flag("apply_query_key_layer_scaling", false).not_yet("scores are not scaled by the layer's number", "")
+        .doc("Divide attention scores by the layer's number, and multiply them again in the softmax."),
+    flag("use_cpu_initialization", false).idle("start values are the same on every device and layout").doc("Make start values on the CPU."),
+    flag("attention_softmax_in_fp32", false).idle("the softmax is always computed in f32").doc("Compute the softmax of attention in f32."),
+    float("rotary_pct").number(1.0).between(0.0, 1.0).doc("The fraction of a head's dims that `pos_emb: rotary` rotates; what it gives is rounded down and must be even."),
+    int("rotary_emb_base").number(10_000.0).between(1.0, 1e12).doc("Base of the frequencies of rotary positions."),
+    flag("rotary_save_freqs_buffer", false).idle("frequencies are computed, and no checkpoint holds them").doc("Keep the frequencies of rotary positions in checkpoints."),
+    word("init_method", "normal", INIT, OTHER_INIT)
+        .doc("Start values of embeddings and of matrices that read the residual stream: `small_init` has σ = √(2/(5·hidden_size)), `wang_init` σ = 2/(num_layers·√hidden_size)."),
+    word("output_layer_init_method", "scaled_normal", INIT, OTHER_INIT)
+        .doc("Start values of matrices that write into the residual stream: `scaled_normal` has σ = init_method_std/√(2·num_layers)."),
+    flag("gpt_j_residual", false).doc("Attention and MLP both read the layer's input, and both are added to it (parallel residual)."),
+    flag("gpt_j_tied", false).doc("With `gpt_j_residual`, attention and MLP read the same norm."),
+    flag("use_bias_in_norms", true).doc("Norms have a bias."),
+    flag("use_bias_in_attn_linear", true).doc("The projections of attention have biases."),
+    flag("use_bias_in_mlp", true).doc("The matrices of the MLP have biases."),
+    word("output_layer_parallelism", "column", &["column"], &[])
+        .idle("the vocabulary is what tensor ranks divide").doc("How tensor ranks divide the head; GPT-NeoX has this one way."),
+    float("attention_dropout").number(0.0).below(0.0, 1.0).doc("The fraction of attention weights that training drops."),
+    float("hidden_dropout").number(0.0).below(0.0, 1.0).doc("The fraction of the embedding and of both branches' outputs that training drops."),
+    int("padded_vocab_size").between(1.0, 67_108_864.0).doc("Rows of the embedding. Without it they are counted from the tokenizer's file and `make_vocab_size_divisible_by`."),
+];

@@ -1,0 +1,35 @@
+//! Arguments of the optimizer, of ZeRO and of the learning rate.
+
+use super::{Argument, any, dict, flag, float, int, word};
+
+const PLANNED: &str = "the compiler plans what is communicated, and when";
+const IN_ZERO: &str = "set `zero_optimization.stage`";
+
+#[rustfmt::skip] // a table: an argument begins a line
+pub(super) static ARGUMENTS: &[Argument] = &[
+    dict("optimizer").doc("The optimizer's `type` and `params`. `Adam` is AdamW, as in GPT-NeoX: decay is decoupled from the gradient."),
+    word("optimizer_type", "adam", &["adam"], &["onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion"])
+        .doc("The optimizer's name; `optimizer.type` says it too, and is what one writes."),
+    flag("use_bnb_optimizer", false).not_yet("optimizer state is f32", "").doc("Keep Adam's moments in 8 bits."),
+    any("zero_stage").not_yet("the stage is read where DeepSpeed reads it", IN_ZERO).doc("Stage of ZeRO."),
+    flag("zero_reduce_scatter", false).unset().idle(PLANNED).doc("Sum gradients with reduce-scatter instead of all-reduce."),
+    flag("zero_contiguous_gradients", false).unset().idle(PLANNED).doc("Copy gradients into one buffer as they are made."),
+    int("zero_reduce_bucket_size").idle(PLANNED).doc("Elements of gradients that ZeRO sums at once."),
+    int("zero_allgather_bucket_size").idle(PLANNED).doc("Elements of weights that ZeRO gathers at once."),
+    dict("zero_optimization").doc("DeepSpeed's ZeRO: `stage` says what data ranks divide beside the micro-batches: optimizer state (1), sums of gradients (2), weights (3). Its settings of buffers and overlap have no effect, since all of it is planned; offloading is not supported yet."),
+    float("lr").between(0.0, 1e9).doc("Peak learning rate; `optimizer.params.lr` says it too, and wins."),
+    word("lr_decay_style", "linear", &["constant", "linear", "cosine", "exponential"], &[])
+        .doc("How the learning rate falls after the warm-up. `linear` heads for 0 and stops at `min_lr`; `cosine` ends at `min_lr`; `exponential` halves over the run."),
+    int("lr_decay_iters").least(1.0).doc("Steps over which the learning rate falls. Without it `train_iters` × `lr_decay_fraction`."),
+    float("lr_decay_fraction").between(0.0, 1.0).doc("The fraction of `train_iters` over which the learning rate falls; 1 if it is not given."),
+    float("min_lr").number(0.0).between(0.0, 1e9).doc("The learning rate after the warm-up is never below this."),
+    float("warmup").number(0.01).between(0.0, 1.0).doc("The fraction of the decay's steps in which the learning rate rises from 0."),
+    flag("override_lr_scheduler", false).not_yet("a resumed run takes the schedule of its own configuration", "")
+        .doc("Resume with this configuration's schedule, not the checkpoint's."),
+    flag("use_checkpoint_lr_scheduler", false).not_yet("a checkpoint does not hold the schedule", "give the schedule in the configuration")
+        .doc("Resume with the checkpoint's schedule, not this configuration's."),
+    float("weight_decay").number(0.1).between(0.0, 100.0).doc("Decoupled decay of weights; norms and biases do not decay. `optimizer.params.weight_decay` says it too, and wins."),
+    float("clip_grad").number(1.0).between(0.0, 1e9).doc("As `gradient_clipping`, which wins."),
+    float("gradient_clipping").number(1.0).between(0.0, 1e9).doc("Largest norm of all gradients together: beyond it they are scaled down. 0 is no limit."),
+    dict("scheduler").not_yet("the learning rate follows `lr_decay_style`", "use `lr_decay_style`, `min_lr` and `warmup`").doc("DeepSpeed's schedule of the learning rate."),
+];

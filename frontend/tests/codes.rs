@@ -1,0 +1,79 @@
+//! The examples of diagnostics that a configuration gives are what they say.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use neoxc_base::codes::ALL;
+use neoxc_base::diag::Example;
+use neoxc_frontend::{Loaded, load};
+
+/// A configuration that is right, a key a line.
+const GOOD: &str = "\
+num_layers: 2
+hidden_size: 8
+num_attention_heads: 2
+seq_length: 16
+padded_vocab_size: 64
+train_micro_batch_size_per_gpu: 4
+train_iters: 10
+lr: 0.001
+";
+
+/// Loads the good configuration with `lines` in the place of its own of the same keys.
+fn with(lines: &str) -> Loaded {
+    let key = |line: &str| line.split(':').next().unwrap_or_default().to_string();
+    let given: Vec<String> = lines.lines().map(key).collect();
+    let kept = GOOD.lines().filter(|l| !given.contains(&key(l)));
+    let text: String = kept.chain(lines.lines()).map(|l| format!("{l}\n")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.yml");
+    std::fs::write(&file, text).unwrap();
+    load(&[file], None, &[])
+}
+
+#[test]
+fn examples_give_their_diagnostic_and_what_is_meant_does_not() {
+    assert!(with("").diagnostics.is_empty(), "{:?}", with("").diagnostics);
+    let mut tried = 0;
+    for kind in ALL {
+        let Example::Config { wrong, right } = kind.example else { continue };
+        let codes = |lines| with(lines).diagnostics.iter().map(|d| d.kind.code).collect::<Vec<_>>();
+        assert_eq!(codes(wrong), [kind.code], "{wrong}");
+        assert_eq!(codes(right), [""; 0], "{right}");
+        assert_eq!(with(wrong).config.is_none(), kind.exit != 0, "{wrong}");
+        tried += 1;
+    }
+    assert!(tried >= 10, "{tried} codes have a configuration as example");
+}
+
+/// Every message is a sentence: of a few that used to be none, word for word.
+#[test]
+fn messages_are_sentences() {
+    for (lines, message, hint) in [
+        ("norm: rmsnorm", "`norm: rmsnorm` is not supported yet", "use `layernorm`"),
+        ("norm: batchnorm", "`norm` is \"batchnorm\"; it must be `layernorm`", ""),
+        (
+            "optimizer: {type: Lamb, params: {lr: 0.1}}",
+            "the optimizer `Lamb` is not supported yet",
+            "use `\"type\": \"Adam\"`, which is AdamW",
+        ),
+        (
+            "use_qk_layernorm: true",
+            "`use_qk_layernorm` is not supported yet: attention does not normalise queries and keys",
+            "remove it, or `--set use_qk_layernorm=false`",
+        ),
+        ("hidden_dropout: 1.0", "`hidden_dropout` is 1; it must be from 0 to below 1", ""),
+        (
+            "optimizer: {type: Adam, params: {lr: 0.1, betas: [0.9, 1.0]}}",
+            "`optimizer.params.betas` is 1; it must be from 0 to below 1",
+            "",
+        ),
+        (
+            "optimizer: {type: Adam, params: {lr: 1e-3}}",
+            "`optimizer.params.lr` is the text \"1e-3\", not a number",
+            "YAML 1.1 reads this as text; write 1.0e-3",
+        ),
+    ] {
+        let l = with(lines);
+        let [d] = &l.diagnostics[..] else { panic!("{lines}: {:?}", l.diagnostics) };
+        assert_eq!((d.message.as_str(), d.hint.as_deref().unwrap_or("")), (message, hint));
+    }
+}

@@ -1,0 +1,44 @@
+//! `neoxc explain` of codes and of arguments.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use std::process::Command;
+
+/// Exit code, stdout and stderr of `neoxc explain WHAT`.
+fn explain(what: &str) -> (Option<i32>, String, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_neoxc")).args(["explain", what]).output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (out.status.code(), text(out.stdout), text(out.stderr))
+}
+
+#[test]
+fn every_code_is_explained() {
+    for kind in neoxc_base::codes::ALL {
+        let (code, told, _) = explain(&kind.code.to_lowercase());
+        assert_eq!(code, Some(0), "{}", kind.code);
+        assert!(told.starts_with(&format!("{}: {}\n", kind.code, kind.title)), "{told}");
+    }
+    let (code, _, told) = explain("NX9999");
+    assert!(code == Some(2) && told.contains("codes are NX0001, "), "{told}");
+}
+
+#[test]
+fn an_argument_is_explained_in_either_spelling() {
+    let (code, told, _) = explain("hidden-dropout");
+    assert_eq!(code, Some(0));
+    let lines: Vec<&str> = told.lines().collect();
+    assert!(lines[0].starts_with("hidden_dropout: The fraction"), "{told}");
+    assert!(lines.contains(&"  value    a number, from 0 to below 1"), "{told}");
+    assert!(lines.contains(&"  default  0") && lines.contains(&"  subject  Model"), "{told}");
+    let (_, told, _) = explain("optimizer");
+    assert!(told.contains("optimizer.params.eps: ") && told.contains("above 0"), "{told}");
+    let (_, told, _) = explain("use_qk_layernorm");
+    assert!(told.contains("Not yet: attention does not normalise queries and keys."), "{told}");
+}
+
+#[test]
+fn a_misspelt_argument_is_told_its_neighbour() {
+    let (code, _, told) = explain("seq-lenght");
+    assert!(code == Some(2) && told.contains("did you mean `seq_length`?"), "{told}");
+    let (code, _, told) = explain("éé");
+    assert!(code == Some(2) && told.contains("docs/arguments.md"), "{told}");
+}
