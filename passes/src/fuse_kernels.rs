@@ -238,8 +238,9 @@ impl Fusing<'_> {
         }) && self.factors_stay(group, op)
     }
 
-    /// The product that can store the parts of its result that `split` makes, turned or not: nothing else reads that
-    /// result, the tables to turn them by are older, and it has more than one row (one is a kernel of its own kind).
+    /// The group whose matmul can store queries, keys and values itself, rotated or not, in the place of `split`. Three
+    /// things must hold: nothing but `split` reads the matmul's result; the rotary tables are computed before it; and it
+    /// has more than one row, since a matmul of one row has kernels of its own.
     fn stores_parts(&self, split: &Op) -> Option<usize> {
         let f = self.f;
         let fused = split.operands[0];

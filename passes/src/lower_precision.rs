@@ -1,14 +1,15 @@
-//! `lower-precision`: a program that computes in f32 becomes one that multiplies and keeps halves.
+//! `lower-precision`: a program that computes in f32 becomes one whose matmuls and saved values are bf16.
 //!
 //! ```text
 //! %y = matmul(%x, %w)          ⇒  %h = cast(%w) {bf16}, once in a program; %p = matmul(%x, %h)
 //! %z = gelu(%y)                   %y = cast(%p) {bf16}; %0 = cast(%y) {f32}; %z = gelu(%0)
 //! ```
-//! Which values are halves follows from what each op says of itself ([`Held`]), in a module whose
-//! `neox.precision` names a half. A value that a product reads or makes, or that a loop carries or keeps, is
-//! one for all who read it; values that are only moved, or handed to a callee, have one dtype on both sides.
-//! Losses, statistics, sums of gradients and parameters are exact: f32, whatever reads them. Exact is also
-//! what is computed from exact values alone, and what is added to make one.
+//! The module's `neox.precision` names the 16-bit dtype, and each op says how it reads its operands and rounds its results
+//! ([`Held`]). From that follows the dtype of each value:
+//! - A value is bf16 for all of its readers if a matmul reads or makes it, or if a loop carries or saves it.
+//! - A value that is only moved, or handed to a callee, has the same dtype before and after.
+//! - Losses, statistics, sums of gradients and parameters are *exact*: they are f32 whatever reads them. A value that is computed
+//!   from exact values alone is exact too, and so is every summand of an exact sum.
 
 use std::collections::HashMap;
 
@@ -21,7 +22,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "lower-precision",
-    doc: "keep and multiply halves where the module says so",
+    doc: "multiply and save values in bf16 where the module says so",
     requires: &[],
     ensures: &[],
     run,

@@ -1,4 +1,4 @@
-//! `split-sums`: a large sum is many sums, each a task's, and then one of these.
+//! `split-sums`: a large sum is divided over tasks. Each task sums some of the rows, and a second sum adds their results.
 //!
 //! ```text
 //! %s = sum_squares(%x)            ⇒   %r = reduce_sum(%x · %x) over the innermost dim; %s = reduce_sum(%r)
@@ -6,11 +6,12 @@
 //!   layer_norm_grad(%x, …, %dy)       %dw = reduce_sum(%r) over the runs; %db = reduce_sum(%q)
 //! %dq, … = attention_grad(…)      ⇒   %r, … = attention_grad(…) {keys = 384}; %dq = reduce_sum(%r) over the parts
 //! ```
-//! Rows are work for all threads, where one sum is for one; and how rows are shared does not change any sum. What is
-//! summed over rows is summed while a norm's backward has the row at hand, so that nothing reads it again. Attention's
-//! backward has a task for each head, which are few in long sequences; tasks that share one have some of its keys each.
-//! Which ops can do so they say by an attribute that they take: [`ROWS`] or [`KEYS`].
-//! All of this depends on shapes alone: a model trains to the same bits however many threads there are.
+//! One sum is work for one thread; sums of rows are work for all threads. The gradients of a norm's weight and bias are sums over rows,
+//! which the norm's backward kernel has in its caches anyway, so it sums them in runs of rows. Attention's backward kernel has a task
+//! for each head; where heads are few and sequences long, several tasks share a head, each with some of its keys.
+//! An op that can be divided in this way takes an attribute that says so: [`ROWS`] or [`KEYS`].
+//!
+//! Invariant: how a sum is divided depends on shapes alone, so a model trains to the same bits with any number of threads.
 
 use neoxc_ir::ops::attention_grad::KEYS;
 use neoxc_ir::ops::sum_runs::{ROWS, can_sum_runs};
@@ -21,7 +22,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "split-sums",
-    doc: "give sums of squares, of a norm's rows and of few heads' keys to all threads",
+    doc: "divide sums of squares, of a norm's rows and of few heads' keys over tasks",
     requires: &[],
     ensures: &[],
     run,

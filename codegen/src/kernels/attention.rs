@@ -69,7 +69,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let heads = k.int(s.heads as i64);
         let (batch, h) = (k.div(head, heads), k.rem(head, heads));
         let token = k.scale(batch, s.seq);
-        // Of the group from query `first` on.
+        // The packed queries, sums, running statistics and size of the group that begins with query `first`.
         let group = |k: &mut Emit, first: Val| {
             let local = k.sub(first, q0);
             let number = block::group(k, local);

@@ -1,4 +1,5 @@
-//! `neox.cross_entropy_part`: what a rank's part of each row of logits says of the row's loss.
+//! `neox.cross_entropy_part`: three numbers per row of logits, of a rank that holds a shard of the vocabulary. The numbers of
+//! all ranks together give the row's loss (`neox.cross_entropy_join`).
 
 use super::part::{self, own};
 use super::prelude::*;

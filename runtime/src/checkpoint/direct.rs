@@ -30,7 +30,8 @@ pub const BLOCK: usize = 4096;
 /// Addresses that most devices take are multiples of this.
 const SECTOR: usize = 512;
 
-/// From as many bytes on a part is written from where it lies.
+/// A part of at least this many bytes is written directly from the memory that holds it; a smaller one is copied into
+/// the buffer first.
 const LONG: usize = 256 << 10;
 
 /// Bytes that are copied and hashed at once: the second finds them in a cache.

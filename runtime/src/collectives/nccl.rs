@@ -1,10 +1,11 @@
-//! Exchanges by NCCL and RCCL, which are opened when they are needed.
+//! Collectives and sends by NCCL and RCCL, whose libraries are opened when they are needed.
 //!
-//! Every axis has a communicator and a stream: what is started there begins when the compute stream has come
-//! to that point, and an event says when it is over. Every lane to a neighbour has both of its own, for
-//! two ranks, so that a gift that nobody takes yet holds up nothing else. Sums have the library's order.
+//! Every axis has a communicator and a stream. A collective on it begins when the compute stream has come
+//! to the point of its start, and an event says when it is over. Every channel to a neighbouring stage has a communicator
+//! and a stream of its own, for two ranks, so that a send which is not received yet holds up nothing else. Sums have the
+//! library's order.
 //!
-//! A value that is divided inside is exchanged row by row, in one group of calls.
+//! A value whose divided dim is not the outermost one is sent row by row, in one group of calls.
 
 mod library;
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Training: the loop around the plan's `train_step`.
 
 mod blame;
-mod draws;
+mod identity;
 pub mod init;
 pub mod lr;
 mod run;

@@ -11,7 +11,7 @@ use neoxc_plan::Plan;
 use serde::Serialize;
 
 use super::blame::first_not_finite;
-use super::draws::{compare, draws};
+use super::identity::{compare, identity};
 use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
@@ -397,7 +397,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     }
     let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads, o.job.clone())? };
     let train_data = data.as_ref().map(|d| &d.train);
-    let draws = draws(plan, &t.settings, train_data);
+    let draws = identity(plan, &t.settings, train_data);
     let done = t.begin(&start, o.allow_changes, &draws, watch)?;
     let mut attempt = checkpoint::attempt();
     if let Some(job) = &o.job {

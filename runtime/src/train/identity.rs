@@ -1,5 +1,7 @@
-//! What decides which samples a run draws and what its dropout drops: a run that goes on from a checkpoint
-//! under anything else is another run, which must be meant.
+//! The identity of a run: the settings and files that decide which samples it draws and which elements its dropout drops.
+//!
+//! A run that resumes from a checkpoint with another identity is another run. It is refused, unless the user says that it
+//! is meant.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,8 +13,13 @@ use crate::RuntimeError;
 use crate::checkpoint::Manifest;
 use crate::data::TokenDataset;
 
-/// By what is responsible in a configuration: what decides, besides the seed.
-pub fn draws(plan: &Plan, s: &Settings, data: Option<&TokenDataset>) -> BTreeMap<String, String> {
+/// The identity of a run besides its seed: for each key of the configuration that belongs to it, its value or the hash
+/// of the data that it names.
+pub fn identity(
+    plan: &Plan,
+    s: &Settings,
+    data: Option<&TokenDataset>,
+) -> BTreeMap<String, String> {
     let model = &plan.tables.config["model"];
     let mut out = BTreeMap::from([
         ("seq_length".to_string(), s.seq_length.to_string()),
@@ -28,8 +35,11 @@ pub fn draws(plan: &Plan, s: &Settings, data: Option<&TokenDataset>) -> BTreeMap
     out
 }
 
-/// Refuses to go on from a checkpoint whose run drew other samples or masks; gives a warning instead where
-/// that is `allowed`.
+/// Compares the identity of this run (`seed` and `draws`) with that of the checkpoint `m`. Where they differ the result is a
+/// warning if that is `allowed`.
+///
+/// # Errors
+/// If they differ and it is not allowed: the message names each difference.
 pub fn compare(
     folder: &Path,
     m: &Manifest,
