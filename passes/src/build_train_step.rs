@@ -29,13 +29,11 @@ fn input(f: &mut Function, role: &str, name: &str, ty: TensorType) -> ValueId {
 }
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    let missing = |what: &str| PassError::Unsupported(format!("there is no @{what}"));
+    let missing = |what: &str| PassError::internal(format!("there is no @{what}"));
     let step = m.function("micro_step").cloned().ok_or_else(|| missing("micro_step"))?;
     let eval = m.function("eval_step").ok_or_else(|| missing("eval_step"))?;
     let setting = |name: &str| {
-        eval.attrs
-            .float(name)
-            .ok_or_else(|| PassError::Unsupported(format!("@loss has no `{name}`")))
+        eval.attrs.float(name).ok_or_else(|| PassError::internal(format!("@loss has no `{name}`")))
     };
     let (beta1, beta2, eps) = (setting(keys::BETA1)?, setting(keys::BETA2)?, setting(keys::EPS)?);
     let (decay, clip) = (setting(keys::WEIGHT_DECAY)?, setting(keys::CLIP)?);
@@ -121,8 +119,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
             Some(t) => b.add(t, part)?,
         });
     }
-    let total =
-        total.ok_or_else(|| PassError::Unsupported("the model has no parameters".into()))?;
+    let total = total.ok_or_else(|| PassError::internal("the model has no parameters".into()))?;
     let norm = b.unary("sqrt", total)?;
     let factor = if clip > 0.0 {
         let (limit, tiny, one) = (b.scalar(clip)?, b.scalar(1e-6)?, b.scalar(1.0)?);

@@ -70,7 +70,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         return Ok(PassReport::default());
     }
     let (chunks, target) = (cx.chunks, cx.target);
-    let missing = |what: &str| PassError::Unsupported(format!("there is no @{what}"));
+    let missing = |what: &str| PassError::internal(format!("there is no @{what}"));
     let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
     let (mut step, train) = (get("micro_step")?, get("train_step")?);
     let (eval, logits) = (get("eval_step")?, get("logits")?);
@@ -83,7 +83,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     }
     let micro = count / cx.degrees.data;
     let schedule = Schedule::train(cx.schedule, stages, chunks, micro);
-    check(&schedule).map_err(|e| PassError::Unsupported(e.to_string()))?;
+    check(&schedule).map_err(|e| PassError::internal(e.to_string()))?;
 
     if cx.schedule.splits() {
         split_backward::split(m, &mut step)?;
@@ -246,7 +246,7 @@ fn copy(
             continue;
         }
         let maker = from.ops.iter().find(|op| op.results.contains(o) && op.kind.is("fill"));
-        let lost = || PassError::Unsupported(format!("a value at {} is on no stage", op.loc));
+        let lost = || PassError::internal_at("a value is on no stage".into(), &op.loc);
         copy(from, maker.ok_or_else(lost)?, to, map, module, attrs)?;
     }
     let operands: Vec<ValueId> = op.operands.iter().map(|o| map[o]).collect();
@@ -286,12 +286,12 @@ fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
         [forward, backward] | [forward, backward, _] => (forward, Some(backward)),
         _ => {
             let message = format!("@{} has {} loops over layers", f.name, loops.len());
-            return Err(PassError::Unsupported(message));
+            return Err(PassError::internal(message));
         }
     };
     if !layers {
         let message = format!("@{} has a loop over something else than layers", f.name);
-        return Err(PassError::Unsupported(message));
+        return Err(PassError::internal(message));
     }
     let mut out = vec![Part::Head; f.ops.len()];
     let mut needed: HashSet<ValueId> = f.ops[forward].operands.iter().copied().collect();
@@ -381,11 +381,10 @@ fn cut(
                     | (Part::Backward, Part::Weights | Part::Leave)
             );
             if !known && !near {
-                return Err(PassError::Unsupported(format!(
-                    "{} at {} needs a value of another stage",
-                    op.kind.full_name(),
-                    op.loc
-                )));
+                return Err(PassError::internal_at(
+                    format!("{} needs a value of another stage", op.kind.full_name()),
+                    &op.loc,
+                ));
             }
             if !cross.iter().any(|(v, _)| v == o) {
                 cross.push((*o, part_of[i]));
@@ -449,7 +448,7 @@ fn cut(
                     continue;
                 }
                 if let Some(n) = sums.get(o) {
-                    let lost = || PassError::Unsupported("a gradient is on another stage".into());
+                    let lost = || PassError::internal("a gradient is on another stage".into());
                     map.insert(*o, *grads.get(n).ok_or_else(lost)?);
                 } else if let Some(name) = names.get(o) {
                     let ty = with_layers(f.ty(*o), layers);

@@ -36,7 +36,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let loss = m
         .function("loss")
         .cloned()
-        .ok_or_else(|| PassError::Unsupported("there is no @loss".into()))?;
+        .ok_or_else(|| PassError::internal("there is no @loss".into()))?;
     let mut d = Differentiator { module: m };
     let step = d.micro_step(&loss)?;
     m.insert(step);
@@ -116,7 +116,10 @@ impl Differentiator<'_> {
         let mut twins = HashMap::new();
         for (i, op) in out.ops.clone().into_iter().enumerate() {
             if op.kind.is("call") {
-                return Err(PassError::Unsupported("calls inside @loss have no gradient".into()));
+                return Err(PassError::internal_at(
+                    "calls inside @loss have no gradient".into(),
+                    &op.loc,
+                ));
             }
             if !op.kind.is("repeat") {
                 continue;
@@ -142,7 +145,7 @@ impl Differentiator<'_> {
             .module
             .function(&name)
             .cloned()
-            .ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))?;
+            .ok_or_else(|| PassError::internal(format!("there is no @{name}")))?;
         let operands: Vec<TensorType> = op.operands.iter().map(|o| f.ty(*o).clone()).collect();
         let cx = RuleCx {
             operands: &operands,
@@ -152,7 +155,7 @@ impl Differentiator<'_> {
         };
         let shape = repeat::shape(&cx)?;
         if body.results.len() != shape.carried {
-            return Err(PassError::Unsupported(format!("@{name} returns per-step values")));
+            return Err(PassError::internal(format!("@{name} returns per-step values")));
         }
         let (mut joint, inner) = self.with_forward_twins(&body, &format!("{name}.bwd"))?;
         let forward_ops = joint.ops.len();
@@ -186,7 +189,7 @@ impl Differentiator<'_> {
         self.reverse(&mut joint, forward_ops, &inner, &mut cotangents)?;
         if let Some(v) = invariant.iter().find(|v| cotangents.contains_key(v)) {
             let name = joint.values[v.index()].name.as_deref().unwrap_or("?");
-            return Err(PassError::Unsupported(format!(
+            return Err(PassError::internal(format!(
                 "@{} needs the gradient of %{name}, which all iterations share",
                 body.name
             )));
@@ -275,11 +278,10 @@ impl Differentiator<'_> {
             let grads = match rule {
                 Gradient::Operands(grads) => grads,
                 Gradient::None(why) => {
-                    return Err(PassError::Unsupported(format!(
-                        "{} at {} has no gradient: {why}",
-                        op.kind.full_name(),
-                        op.loc
-                    )));
+                    return Err(PassError::internal_at(
+                        format!("{} has no gradient: {why}", op.kind.full_name()),
+                        &op.loc,
+                    ));
                 }
             };
             for (o, g) in op.operands.iter().zip(grads) {
@@ -328,10 +330,10 @@ impl Differentiator<'_> {
             slices.iter().zip(&twin.grads).filter(|(_, g)| **g).map(|(p, _)| *p).collect();
         for (n, p) in with_grad.iter().enumerate() {
             if with_grad[..n].contains(p) {
-                return Err(PassError::Unsupported(format!(
-                    "the loop at {} takes one stacked value twice",
-                    op.loc
-                )));
+                return Err(PassError::internal_at(
+                    "a loop takes one stacked value twice".into(),
+                    &op.loc,
+                ));
             }
             operands.push(accumulator(&mut b, &views, cotangents, *p)?);
         }

@@ -74,7 +74,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
 }
 
 fn unsupported(message: &str) -> PassError {
-    PassError::Unsupported(message.to_string())
+    PassError::internal(message.to_string())
 }
 
 /// For a first moment that is divided over `data`: its parameter and the dim.
@@ -110,7 +110,7 @@ struct Divide<'m> {
 
 impl Divide<'_> {
     fn get(&mut self, name: &str) -> Result<&mut Function, PassError> {
-        self.m.function_mut(name).ok_or_else(|| PassError::Unsupported(format!("no @{name}")))
+        self.m.function_mut(name).ok_or_else(|| PassError::internal(format!("no @{name}")))
     }
 
     fn smaller(&self, ty: &TensorType, dim: &str) -> Result<TensorType, PassError> {
@@ -205,10 +205,10 @@ impl Divide<'_> {
                     now = op.results[end];
                 }
                 other => {
-                    return Err(PassError::Unsupported(format!(
-                        "a gradient's sum is used by {other} at {}",
-                        op.loc
-                    )));
+                    return Err(PassError::internal_at(
+                        format!("a gradient's sum is used by {other}"),
+                        &op.loc,
+                    ));
                 }
             }
             self.shrink(f, now, &dim)?;
@@ -222,9 +222,8 @@ impl Divide<'_> {
         let (view, sum) = (g.ops[at].results[0], g.ops[at].operands[0]);
         let user = |g: &Function, v: ValueId, kind: &str| {
             let at = g.ops.iter().position(|op| op.operands.contains(&v));
-            at.filter(|i| g.ops[*i].kind.is(kind)).ok_or_else(|| {
-                PassError::Unsupported(format!("the view of a sum is not for {kind}"))
-            })
+            at.filter(|i| g.ops[*i].kind.is(kind))
+                .ok_or_else(|| PassError::internal(format!("the view of a sum is not for {kind}")))
         };
         let add = user(g, view, "add")?;
         let back = user(g, g.ops[add].results[0], "reshape")?;

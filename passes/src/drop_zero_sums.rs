@@ -107,7 +107,7 @@ fn vanishes(m: &Module, f: &Function, v: ValueId) -> bool {
 
 /// Takes `v`, of which [`vanishes`] holds, out of `f`.
 fn erase(m: &mut Module, f: &mut Function, v: ValueId) -> Result<(), PassError> {
-    let gone = || PassError::Unsupported("a zero has no use".into());
+    let gone = || PassError::internal("a zero has no use".into());
     let at = f.ops.iter().position(|op| op.operands.contains(&v)).ok_or_else(gone)?;
     let op = &f.ops[at];
     if op.kind.is("reshape") {

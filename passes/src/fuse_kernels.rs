@@ -426,12 +426,8 @@ fn is_product(op: &Op) -> bool {
 }
 
 fn unsupported(f: &Function, op: &Op) -> PassError {
-    PassError::Unsupported(format!(
-        "@{}: no kernel family takes {} at {}",
-        f.name,
-        op.kind.full_name(),
-        op.loc
-    ))
+    let what = format!("@{}: no kernel family takes {}", f.name, op.kind.full_name());
+    PassError::internal_at(what, &op.loc)
 }
 
 fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
@@ -502,10 +498,7 @@ fn lookup(
                 let maker = maker.map_or("a parameter".into(), |op| {
                     format!("what {} makes at {}", op.kind.full_name(), op.loc)
                 });
-                PassError::Unsupported(format!(
-                    "@{}: fusion reordered {maker} before its use",
-                    f.name
-                ))
+                PassError::internal(format!("@{}: fusion reordered {maker} before its use", f.name))
             })
         })
         .collect()
@@ -590,7 +583,7 @@ fn emit(
         map[old.index()] = Some(*new);
     }
     let call =
-        neoxc_ir::ops::find("call").ok_or_else(|| PassError::Unsupported("no call op".into()))?;
+        neoxc_ir::ops::find("call").ok_or_else(|| PassError::internal("no call op".into()))?;
     let attrs = Attrs::new().with("callee", Attr::Symbol(name));
     out.ops.push(Op { kind: call, operands, results: new, attrs, loc });
     Ok(())

@@ -75,12 +75,11 @@ fn group(m: &mut Module, f: &mut Function, op: &Op) -> Result<(), PassError> {
         return Err(OpError::new(format!("groups of {k} do not divide {count} layers")).into());
     }
     if op.results.len() != carried {
-        return Err(PassError::Unsupported("a checkpointed loop returns per-step values".into()));
+        return Err(PassError::internal("a checkpointed loop returns per-step values".into()));
     }
     let callee = op.attrs.symbol("callee").unwrap_or_default().to_string();
-    let body = m
-        .function(&callee)
-        .ok_or_else(|| PassError::Unsupported(format!("there is no @{callee}")))?;
+    let body =
+        m.function(&callee).ok_or_else(|| PassError::internal(format!("there is no @{callee}")))?;
 
     // The group: the old loop over k slices.
     let mut g = Function::new(&m.fresh_name(&format!("{callee}.group")));

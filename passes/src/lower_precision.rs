@@ -399,7 +399,7 @@ impl Lowering<'_> {
     fn wanted(&self, op: &Op) -> Result<Vec<DType>, PassError> {
         let dtype = |v: &ValueId| self.dtypes[v.index()];
         if let Some(name) = op.attrs.symbol("callee") {
-            let lost = || PassError::Unsupported(format!("there is no @{name}"));
+            let lost = || PassError::internal(format!("there is no @{name}"));
             let g = self.module.function(name).ok_or_else(lost)?;
             return Ok(g.params.iter().map(|p| g.ty(*p).dtype).collect());
         }
@@ -446,7 +446,7 @@ impl Lowering<'_> {
         loc: &Loc,
     ) -> Result<(), PassError> {
         let kind = neoxc_ir::ops::find("cast");
-        let kind = kind.ok_or_else(|| PassError::Unsupported("there is no cast".into()))?;
+        let kind = kind.ok_or_else(|| PassError::internal("there is no cast".into()))?;
         let attrs = Attrs::new().with("dtype", Attr::Str(dtype.name().into()));
         let (operands, results) = (vec![from], vec![to]);
         self.ops.push(Op { kind, operands, results, attrs, loc: loc.clone() });

@@ -227,7 +227,7 @@ impl Partition<'_> {
                     b.values.insert(op.results[0], Val::Known(made, layout));
                 }
                 "call" => {
-                    return Err(PassError::Unsupported(format!("@{name}: a call at {}", op.loc)));
+                    return Err(PassError::internal_at(format!("@{name} has a call"), &op.loc));
                 }
                 "reshape" if b.is_open(op.operands[0]) => {
                     b.values.insert(op.results[0], Val::View(op.clone()));
@@ -348,13 +348,13 @@ impl Body<'_> {
         wanted: Option<&Layout>,
     ) -> Result<(ValueId, Layout), PassError> {
         let ty = self.f.ty(v).clone();
-        let lost = || PassError::Unsupported("a value is used before it is defined".into());
+        let lost = || PassError::internal("a value is used before it is defined".into());
         let whole = Layout::whole(&ty);
         match self.values.get(&v).cloned().ok_or_else(lost)? {
             Val::Constant(value, ty) => {
                 let layout = wanted.cloned().unwrap_or(whole);
                 if !layout.partial.is_empty() && value != 0.0 {
-                    return Err(PassError::Unsupported("a constant as a partial sum".into()));
+                    return Err(PassError::internal("a constant as a partial sum".into()));
                 }
                 let local = layout.local(&ty, self.degrees);
                 let made = Builder::new(&mut self.g).fill(value, &local)?;

@@ -6,7 +6,7 @@ use neoxc_ir::cluster::Machine;
 use neoxc_ir::diag::{Diagnostic, Span};
 use neoxc_ir::op::OpError;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Module, VerifyError};
+use neoxc_ir::{Loc, Module, VerifyError};
 
 use crate::facts::Fact;
 
@@ -141,15 +141,39 @@ pub enum PassError {
     #[error("{}", .0.message)]
     Refused(Box<Diagnostic>),
     /// The pass does not handle what it met: a mistake of neoxc.
-    #[error("{0}")]
-    Unsupported(String),
+    #[error("{what}{}", at(loc))]
+    Internal {
+        /// What was met.
+        what: String,
+        /// Lines of the configuration that it comes from.
+        loc: Loc,
+    },
+}
+
+/// ` at LINE`, where the line is known.
+fn at(loc: &Loc) -> String {
+    match loc {
+        Loc::Unknown => String::new(),
+        loc => format!(" at {loc}"),
+    }
 }
 
 impl PassError {
+    /// A mistake of neoxc without a known line.
+    pub fn internal(what: String) -> Self {
+        PassError::Internal { what, loc: Loc::Unknown }
+    }
+
+    /// A mistake of neoxc that an op made by `loc` shows.
+    pub fn internal_at(what: String, loc: &Loc) -> Self {
+        PassError::Internal { what, loc: loc.clone() }
+    }
+
     /// Lines of the configuration that it is about, where they are known.
     pub fn spans(&self) -> Vec<Span> {
         match self {
             PassError::Refused(d) => d.labels.iter().map(|l| l.span.clone()).collect(),
+            PassError::Internal { loc, .. } => loc.spans(),
             _ => vec![],
         }
     }

@@ -51,7 +51,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
 }
 
 fn unsupported(what: &str) -> PassError {
-    PassError::Unsupported(what.to_string())
+    PassError::internal(what.to_string())
 }
 
 /// What a sum became where it is made.

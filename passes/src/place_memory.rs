@@ -127,10 +127,7 @@ fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
             // Stays from one run to the next, where training has its activations.
             (_, Some("cache")) => "arena",
             _ => {
-                return Err(PassError::Unsupported(format!(
-                    "@{}: a parameter has no role",
-                    f.name
-                )));
+                return Err(PassError::internal(format!("@{}: a parameter has no role", f.name)));
             }
         };
         let at = next.entry(segment).or_default();

@@ -69,7 +69,7 @@ fn prefetch(
     times: &Times,
     most: u64,
 ) -> Result<usize, PassError> {
-    let lost = || PassError::Unsupported("a loop has no body".into());
+    let lost = || PassError::internal("a loop has no body".into());
     let f = m.function(caller).ok_or_else(lost)?;
     let op = &f.ops[at];
     let int = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;

@@ -158,11 +158,11 @@ pub fn rewrite(
     let mut rewrites = vec![];
     for rule in rules {
         let parse = |text: &str| -> Result<Pattern<SymbolLang>, PassError> {
-            text.parse().map_err(|e| PassError::Unsupported(format!("rule {}: {e}", rule.name)))
+            text.parse().map_err(|e| PassError::internal(format!("rule {}: {e}", rule.name)))
         };
         let apply = Apply { rule, right: parse(rule.right)?, log: log.clone() };
         let rewrite = Rewrite::new(rule.name, parse(rule.left)?, apply)
-            .map_err(|e| PassError::Unsupported(format!("rule {}: {e}", rule.name)))?;
+            .map_err(|e| PassError::internal(format!("rule {}: {e}", rule.name)))?;
         rewrites.push(rewrite);
     }
     let runner = Runner::<SymbolLang, Types, ()>::new(graph.analysis.clone())
@@ -182,7 +182,7 @@ pub fn rewrite(
     let size = (runner.iterations.len(), runner.egraph.total_number_of_nodes());
     let graph = runner.egraph;
     if let Some(conflict) = &graph.analysis.conflict {
-        return Err(PassError::Unsupported(format!("a rule equated {conflict}")));
+        return Err(PassError::internal(format!("a rule equated {conflict}")));
     }
     let log = log.lock().expect("saturation is over").clone();
     let counts = rules

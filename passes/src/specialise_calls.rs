@@ -89,7 +89,7 @@ fn clone_into(m: &mut Module, source: &Module, f: &Function, name: &str) -> Resu
         let Some(callee) = op.attrs.symbol("callee").map(str::to_string) else { continue };
         let g = source
             .function(&callee)
-            .ok_or_else(|| PassError::Unsupported(format!("there is no @{callee}")))?;
+            .ok_or_else(|| PassError::internal(format!("there is no @{callee}")))?;
         let short = callee.strip_prefix(&format!("{entry}.")).unwrap_or(&callee);
         let fresh = m.fresh_name(&format!("{entry}.{short}"));
         clone_into(m, source, g, &fresh)?;

@@ -43,7 +43,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
             });
         }
         if f.ops.iter().any(|op| op.kind.is("linear_cross_entropy_grad")) {
-            return Err(PassError::Unsupported(format!(
+            return Err(PassError::internal(format!(
                 "@{}: the loss's gradient is not known before the loss",
                 f.name
             )));
@@ -59,7 +59,7 @@ fn cross_entropy(
     attrs: Attrs,
 ) -> Result<Vec<ValueId>, PassError> {
     let op = ops::find("cross_entropy");
-    let op = op.ok_or_else(|| PassError::Unsupported("there is no cross_entropy".into()))?;
+    let op = op.ok_or_else(|| PassError::internal("there is no cross_entropy".into()))?;
     Ok(match op.0.decompose(b, operands, &attrs)? {
         Decomposition::Values(values) => values,
         Decomposition::Primitive => b.op(op, operands, attrs)?,
@@ -191,7 +191,7 @@ fn split(
     out.ops.iter_mut().flat_map(|o| &mut o.operands).for_each(swap);
     out.results.iter_mut().for_each(swap);
     if out.ops.iter().any(|o| o.operands.contains(&op.results[1])) {
-        return Err(PassError::Unsupported("the log-sum-exp of the loss is used".into()));
+        return Err(PassError::internal("the log-sum-exp of the loss is used".into()));
     }
     out.renumber();
     Ok((out, body))

@@ -16,7 +16,7 @@ use crate::pass::PassError;
 
 /// Splits the last loop of `step`, which hands on one value.
 pub fn split(m: &mut Module, step: &mut Function) -> Result<(), PassError> {
-    let unsupported = |what: &str| PassError::Unsupported(format!("@{}: {what}", step.name));
+    let unsupported = |what: &str| PassError::internal(format!("@{}: {what}", step.name));
     let at = step.ops.iter().rposition(|op| op.kind.is("repeat"));
     let at = at.ok_or_else(|| unsupported("there is no backward loop"))?;
     let op = step.ops[at].clone();

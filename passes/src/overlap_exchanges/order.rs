@@ -194,7 +194,7 @@ impl<'a> Order<'a> {
                     }
                     if at == f64::MAX {
                         let what = format!("@{}: an exchange is needed by itself", f.name);
-                        return Err(PassError::Unsupported(what));
+                        return Err(PassError::internal(what));
                     }
                     self.now = at;
                 }
@@ -331,7 +331,7 @@ impl<'a> Order<'a> {
             self.waited.insert(v, v);
             return Ok(v);
         }
-        let wait = ops::find("wait").ok_or_else(|| PassError::Unsupported("no wait op".into()))?;
+        let wait = ops::find("wait").ok_or_else(|| PassError::internal("no wait op".into()))?;
         let there = self.new.add_value(f.ty(v).clone());
         self.out.push(Op {
             kind: wait,

@@ -20,7 +20,7 @@ impl Body<'_> {
     ) -> Result<ValueId, PassError> {
         let Some((steps, _)) = cheapest(ty, have, wanted, &self.links, self.degrees) else {
             let refused = format!("{ty}, laid out as {have}, cannot become {wanted}");
-            return Err(PassError::Unsupported(refused));
+            return Err(PassError::internal(refused));
         };
         for step in steps {
             let mut attrs = Attrs::new()

@@ -13,8 +13,7 @@ impl Partition<'_> {
         let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
         let (carried, sliced, count) = (at("carried"), at("sliced"), at("count"));
         let callee = op.attrs.symbol("callee").unwrap_or_default();
-        let refuse =
-            |what: String| PassError::Unsupported(format!("the loop at {}: {what}", op.loc));
+        let refuse = |what: String| PassError::internal_at(format!("a loop: {what}"), &op.loc);
         let body =
             self.source.function(callee).ok_or_else(|| refuse(format!("there is no @{callee}")))?;
         let slices = carried..carried + sliced;

@@ -26,9 +26,8 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
         |ids: &[ValueId]| -> Vec<TensorType> { ids.iter().map(|v| b.f.ty(*v).clone()).collect() };
     let (operands, results) = (types(&op.operands), types(&op.results));
     let rule = rule(b.f, op);
-    let refuse = |what: String| {
-        PassError::Unsupported(format!("{} at {}: {what}", op.kind.full_name(), op.loc))
-    };
+    let refuse =
+        |what: String| PassError::internal_at(format!("{}: {what}", op.kind.full_name()), &op.loc);
 
     let partial = partial_sums(b, op, rule.sums)?;
     let uses = Uses { op, rule: &rule, operands: &operands, results: &results };

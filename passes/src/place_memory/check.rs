@@ -113,21 +113,21 @@ pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
     for (place, (lo, hi), image) in kept.iter().chain(&c.gradients) {
         if c.memory.read(&place.segment, *lo, *hi) != *image {
             let lost = format!("@{entry} writes to {place}, which is to stay");
-            return Err(PassError::Unsupported(lost));
+            return Err(PassError::internal(lost));
         }
     }
     Ok(())
 }
 
 fn function<'m>(m: &'m Module, name: &str) -> Result<&'m Function, PassError> {
-    m.function(name).ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))
+    m.function(name).ok_or_else(|| PassError::internal(format!("there is no @{name}")))
 }
 
 /// Where a value lies, by the segment that has the bytes.
 fn place_of(m: &Module, attrs: &Attrs, i: usize, who: &str) -> Result<Place, PassError> {
     let place = attrs.strs(keys::PLACE).and_then(|p| Place::parse(p.get(i)?));
     let mut place =
-        place.ok_or_else(|| PassError::Unsupported(format!("@{who}: a value has no place")))?;
+        place.ok_or_else(|| PassError::internal(format!("@{who}: a value has no place")))?;
     if let (GRADS, Some(at)) = (&*place.segment, m.attrs.int(keys::GRADS)) {
         (place.segment, place.offset) = ("arena".into(), place.offset + at.max(0) as u64);
     }
@@ -252,7 +252,7 @@ impl Check<'_> {
         for r in &f.results {
             let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
             if self.memory.read(&places[r].segment, lo, hi) != image[r] {
-                return Err(PassError::Unsupported(format!(
+                return Err(PassError::internal(format!(
                     "@{}: a result is overwritten before the end",
                     f.name
                 )));
@@ -288,12 +288,14 @@ impl Check<'_> {
     }
 
     fn broken(&self, f: &Function, op: &neoxc_ir::Op, what: &str) -> PassError {
-        PassError::Unsupported(format!(
-            "@{}: {:?} at {} {what}",
-            f.name,
-            op.attrs.symbol("callee").unwrap_or(op.kind.name()),
-            op.loc
-        ))
+        PassError::internal_at(
+            format!(
+                "@{}: {:?} {what}",
+                f.name,
+                op.attrs.symbol("callee").unwrap_or(op.kind.name())
+            ),
+            &op.loc,
+        )
     }
 
     fn expect(

@@ -70,7 +70,7 @@ impl Shared {
 
     fn place(&self, segment: &'static str, name: &str) -> Result<Place, PassError> {
         let offset = self.offsets.get(&(segment, name.to_string())).copied();
-        let lost = || PassError::Unsupported(format!("{segment} has no {name}"));
+        let lost = || PassError::internal(format!("{segment} has no {name}"));
         Ok(Place { segment: segment.into(), offset: offset.ok_or_else(lost)?, strides: vec![] })
     }
 
@@ -95,7 +95,7 @@ impl Shared {
 
     pub fn params(&self, f: &Function) -> Result<Vec<Place>, PassError> {
         let one = |(p, attrs): (&ValueId, &Attrs)| {
-            let lost = || PassError::Unsupported(format!("@{}: a parameter has no role", f.name));
+            let lost = || PassError::internal(format!("@{}: a parameter has no role", f.name));
             let (segment, name) = shared_name(&f.name, attrs).ok_or_else(lost)?;
             match stride_of(attrs) {
                 Some("slot") => self.slot(&name),

@@ -127,7 +127,7 @@ impl Walk<'_> {
             .module
             .function(name)
             .cloned()
-            .ok_or_else(|| PassError::Unsupported(format!("there is no @{name}")))?;
+            .ok_or_else(|| PassError::internal(format!("there is no @{name}")))?;
         let mut wanted = self.settle_results(&mut f, &params, &targets)?;
         let mut at: HashMap<ValueId, Spot> = HashMap::new();
         for (p, s) in f.params.iter().zip(&params) {
@@ -166,11 +166,11 @@ impl Walk<'_> {
         out.iter().for_each(|s| self.touch(s));
         for (s, t) in out.iter().zip(&targets) {
             if t.as_ref().is_some_and(|t| t != s) {
-                return Err(PassError::Unsupported(format!("@{name}: a result missed its place")));
+                return Err(PassError::internal(format!("@{name}: a result missed its place")));
             }
         }
         self.spots.push((name.to_string(), params, results));
-        *self.module.function_mut(name).ok_or_else(|| PassError::Unsupported("lost".into()))? = f;
+        *self.module.function_mut(name).ok_or_else(|| PassError::internal("lost".into()))? = f;
         Ok(out)
     }
 
@@ -340,7 +340,7 @@ impl Walk<'_> {
         let out = f.add_value(ty);
         let loc = f.ops.iter().find(|o| o.results.contains(&v)).map(|o| o.loc.clone());
         let copy = Op {
-            kind: ops::find("call").ok_or_else(|| PassError::Unsupported("no call op".into()))?,
+            kind: ops::find("call").ok_or_else(|| PassError::internal("no call op".into()))?,
             operands: vec![v],
             results: vec![out],
             attrs: Attrs::new().with("callee", Attr::Symbol(name)),

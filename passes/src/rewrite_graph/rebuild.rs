@@ -114,7 +114,7 @@ pub fn rebuild(s: &Source<'_>) -> Result<Rebuilt, PassError> {
         if values.contains_key(&id) {
             continue;
         }
-        let lost = || PassError::Unsupported("extraction left a value out".into());
+        let lost = || PassError::internal("extraction left a value out".into());
         let node = s.extracted.get(&id).ok_or_else(lost)?;
         let name = node.op.as_str();
         if let Some(v) = leaves.get(&node.op) {
@@ -128,7 +128,7 @@ pub fn rebuild(s: &Source<'_>) -> Result<Rebuilt, PassError> {
         let loc = s.writer(id).map_or(loc, |w| w.op.loc.clone());
         if !ready {
             if !open.insert(id) {
-                return Err(PassError::Unsupported("extraction chose a term of itself".into()));
+                return Err(PassError::internal("extraction chose a term of itself".into()));
             }
             let of = if result_number(name).is_some() { id } else { of };
             stack.push(Visit { id, ready: true, of, loc: loc.clone() });
@@ -142,18 +142,18 @@ pub fn rebuild(s: &Source<'_>) -> Result<Rebuilt, PassError> {
         open.remove(&id);
         if let Some(i) = result_number(name) {
             let all = &values[&s.graph.find(node.children[0])];
-            let v = *all.get(i).ok_or_else(|| {
-                PassError::Unsupported(format!("term {node:?} has no result {i}"))
-            })?;
+            let v = *all
+                .get(i)
+                .ok_or_else(|| PassError::internal(format!("term {node:?} has no result {i}")))?;
             values.insert(id, vec![v]);
             continue;
         }
         let Some((attrs, operands)) = split(node) else {
-            return Err(PassError::Unsupported(format!("term {node:?} has no attributes")));
+            return Err(PassError::internal(format!("term {node:?} has no attributes")));
         };
         let attrs = leaf(s.graph, attrs)
             .and_then(|l| lookup(&s.graph.analysis.table, l))
-            .ok_or_else(|| PassError::Unsupported("attributes were lost".into()))?;
+            .ok_or_else(|| PassError::internal("attributes were lost".into()))?;
         let operands: Vec<ValueId> =
             operands.iter().filter_map(|o| values[&s.graph.find(*o)].first().copied()).collect();
         let mut b = Builder::with_module(&mut out, s.module);

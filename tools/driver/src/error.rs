@@ -72,7 +72,7 @@ mod tests {
         assert_eq!(d.message, "no target computes with f16");
         let saved = folder.join("neoxc-failed-lower-precision.mlir");
         assert!(!saved.exists(), "there is nothing to replay");
-        let d = of(PassError::Unsupported("it has no kind".into())).diagnostic(&folder);
+        let d = of(PassError::internal("it has no kind".into())).diagnostic(&folder);
         assert_eq!((d.kind.code, d.kind.exit), ("NX0001", 1));
         assert_eq!(d.message, "pass lower-precision: it has no kind");
         assert!(d.hint.unwrap().contains("neoxc opt ") && saved.exists());
