@@ -1,4 +1,4 @@
-//! The vocabulary that every crate of neoxc shares: diagnostics, targets and clusters.
+//! The vocabulary that every crate of neoxc shares: diagnostics, targets, clusters, names of programs.
 //!
 //! This crate depends on no other crate of ours, so the compiler and the runtime may both use it. It knows
 //! no IR, no device and no file format: only what a problem, a target and a cluster *are*.
@@ -6,6 +6,7 @@
 //! - [`codes`]: every problem that can be told, a file each.
 //! - [`diag`]: what a problem consists of: code, sentence, places, hint.
 //! - [`target`], [`cluster`]: what kernels are compiled for and what they run on.
+//! - [`entry`]: the names of a plan's programs and of their parts.
 //!
 //! # Example
 //! ```
@@ -24,5 +25,6 @@
 pub mod cluster;
 pub mod codes;
 pub mod diag;
+pub mod entry;
 pub mod nearest;
 pub mod target;

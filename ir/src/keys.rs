@@ -56,7 +56,7 @@ pub struct Key {
     pub on: &'static [On],
     /// The type of its value.
     pub kind: AttrKind,
-    /// The pass that writes it first; `model` for the model's builder.
+    /// The pass that writes it first; `model` for the model's builder, `every pass`, or `the driver`.
     pub writer: &'static str,
     /// What it says, in a sentence.
     pub doc: &'static str,
@@ -79,6 +79,8 @@ macro_rules! keys {
 }
 
 keys! {
+    /// The last pass that has run; none for the model as it was built.
+    AFTER = "neox.after", Str, [Module], "every pass";
     /// Bytes of the arena that the largest entry takes.
     ARENA = "neox.arena", Int, [Module], "place-memory";
     /// Bytes of the arena by class of stages.
@@ -143,6 +145,8 @@ keys! {
     SCHEDULE_FORWARD = "neox.schedule_forward", Strs, [Module], "cut-stages";
     /// The order of a training step's steps on each stage, a text per stage.
     SCHEDULE_TRAIN = "neox.schedule_train", Strs, [Module], "cut-stages";
+    /// What the passes were given: words `key=value` (passes/src/settings.rs).
+    SETTINGS = "neox.settings", Strs, [Module], "every pass";
     /// Slots of each chunk of each stage.
     SLOTS = "neox.slots", Ints, [Module], "cut-stages";
     /// The class of each stage.
@@ -214,8 +218,11 @@ pub fn markdown() -> String {
     );
     for k in ALL {
         let on: Vec<&str> = k.on.iter().map(|o| o.word()).collect();
-        let writer =
-            if k.writer == "model" { "the model".into() } else { format!("`{}`", k.writer) };
+        let writer = match k.writer {
+            "model" => "the model".into(),
+            "every pass" | "the driver" => k.writer.to_string(),
+            pass => format!("`{pass}`"),
+        };
         let (name, on, kind, doc) = (k.name, on.join(", "), k.kind, k.doc.trim());
         let _ = writeln!(out, "| `{name}` | {on} | {kind:?} | {writer} | {doc} |");
     }

@@ -17,9 +17,9 @@ use std::collections::{BTreeSet, HashMap};
 use neoxc_base::codes::undivided_dim::undivided_dim;
 use neoxc_ir::{Attr, Dim, Function, Loc, Module, TensorType, ValueId, keys};
 
+use crate::entries::{Part, entries, is_training};
 use crate::facts::Fact;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::{class_of, entries};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -74,7 +74,7 @@ fn of_state(name: &str, ty: &TensorType, dim: &Dim, cx: &PassCx) -> &'static str
 fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     let d = cx.degrees;
     // The programs of a stage see its own layers and what else it has.
-    let update = class_of(&f.name).0 == "train_finish";
+    let update = is_training(&f.name, Part::Finish);
     // The first op that reads a parameter says where it comes from.
     let mut readers: HashMap<ValueId, Loc> = HashMap::new();
     for op in f.ops.iter().rev() {
@@ -123,7 +123,7 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         }
     }
     // What the first program of a step makes is laid out as what the others add to it.
-    if class_of(&f.name).0 == "train_start" {
+    if is_training(&f.name, Part::Start) {
         let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
         let (makers, mut layouts) = (f.definitions(), vec![]);
         for (n, r) in f.results.iter().enumerate() {

@@ -10,30 +10,7 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{Function, Module, Op, TensorType, keys};
 
 use crate::pass::PassError;
-
-/// How layers are divided over stages (`pipe_partition_method`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Partition {
-    /// As many layers on each stage (`type:transformer|mlp`).
-    #[default]
-    Layers,
-    /// As many parameters.
-    Parameters,
-    /// As many of the modules that GPT-NeoX's pipeline has: embedding, two reshapes, layers, norm, head.
-    Uniform,
-    /// As much time by the target's roofline.
-    Balanced,
-}
-
-impl Partition {
-    /// Every method with its name.
-    pub const ALL: [(&'static str, Partition); 4] = [
-        ("type:transformer|mlp", Partition::Layers),
-        ("parameters", Partition::Parameters),
-        ("uniform", Partition::Uniform),
-        ("balanced", Partition::Balanced),
-    ];
-}
+pub use crate::settings::Partition;
 
 /// What decides the programs of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,10 +23,10 @@ use neoxc_base::codes::undivided_dim::undivided_dim;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId, keys};
 
 use crate::assign_stages::{Class, assign};
+use crate::entries::{Entry, Part, Program, name_of};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::schedule_pipeline::{Schedule, check};
-use crate::specialise_calls::name_of;
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -39,30 +39,6 @@ pub const PASS: Pass = Pass {
 
 /// The dim of layers.
 const LAYER: &str = "layer";
-
-/// A part of a function around its loops over layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Part {
-    Enter,
-    Forward,
-    Head,
-    Backward,
-    Weights,
-    Leave,
-}
-
-impl Part {
-    fn name(self) -> &'static str {
-        match self {
-            Part::Enter => "enter",
-            Part::Forward => "forward",
-            Part::Head => "head",
-            Part::Backward => "backward",
-            Part::Weights => "weights",
-            Part::Leave => "leave",
-        }
-    }
-}
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let stages = cx.degrees.pipe;
@@ -102,12 +78,12 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let own = |f: &Function| owned(f, class);
         let holds = own(&step)?;
         here.push(start(&step, carried, micro, &holds, class.layers * chunks)?);
-        here.extend(cut(m, &step, "train", carried, &["loss"], &holds, class)?);
+        here.extend(cut(m, &step, Program::Train, carried, &["loss"], &holds, class)?);
         let held = &names_of(&step, &holds);
         let p = finish::Part { held, tied: &tied, class, stages, layers: class.layers * chunks };
         here.push(finish::cut(&train, at, carried, &p)?);
-        here.extend(cut(m, &eval, "eval", 0, &["loss"], &own(&eval)?, class)?);
-        here.extend(cut(m, &logits, "logits", 0, &["logits"], &own(&logits)?, class)?);
+        here.extend(cut(m, &eval, Program::Eval, 0, &["loss"], &own(&eval)?, class)?);
+        here.extend(cut(m, &logits, Program::Logits, 0, &["logits"], &own(&logits)?, class)?);
         here.iter_mut().for_each(|f| f.name = name_of(&f.name, n));
         made.extend(here);
     }
@@ -157,7 +133,7 @@ fn sides(f: &Function) -> Result<Vec<i8>, PassError> {
     let side = |p: &Part| match p {
         Part::Enter | Part::Leave => -1,
         Part::Forward | Part::Backward | Part::Weights => 0,
-        Part::Head => 1,
+        _ => 1,
     };
     Ok(parts(f)?.iter().map(side).collect())
 }
@@ -206,7 +182,7 @@ fn start(
     holds: &[bool],
     layers: usize,
 ) -> Result<Function, PassError> {
-    let mut f = Function::new("train_start");
+    let mut f = Function::new(&Entry::new(Program::Train, Part::Start).to_string());
     let mut results = vec![];
     for (n, p) in step.params.iter().take(carried).enumerate() {
         if !holds[carried_parameter(step, n)] {
@@ -345,7 +321,7 @@ fn sums(f: &Function, carried: usize) -> HashMap<ValueId, usize> {
 fn cut(
     m: &Module,
     f: &Function,
-    prefix: &str,
+    program: Program,
     carried: usize,
     outputs: &[&str],
     holds: &[bool],
@@ -415,7 +391,7 @@ fn cut(
         _ => true,
     };
     for part in order.into_iter().filter(|p| find(*p).is_some() && runs(p)) {
-        let mut g = Function::new(&format!("{prefix}_{}", part.name()));
+        let mut g = Function::new(&Entry::new(program, part).to_string());
         g.attrs = f.attrs.clone();
         let mut map: HashMap<ValueId, ValueId> = HashMap::new();
         let all = f.params.iter().zip(&f.param_attrs);

@@ -15,9 +15,9 @@ use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::ops::find;
 use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId, keys};
 
+use crate::entries::{Entry, class_of, entries, name_of};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::{class_of, entries, name_of};
 
 /// The pass.
 pub const PASS: Pass = Pass {
@@ -39,7 +39,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if cx.zero_stage < 2 || ranks == 1 {
         return Ok(PassReport::default());
     }
-    let is_update = |name: &String| matches!(class_of(name).0, "train_finish" | "train_step");
+    let is_update = |name: &String| Entry::parse(name).is_some_and(Entry::updates);
     let updates: Vec<String> = entries(m).into_iter().filter(is_update).collect();
     let mut d = Divide { m, ranks };
     let mut notes = vec![];

@@ -15,9 +15,9 @@
 use neoxc_ir::ops::repeat::{set_totals, totals};
 use neoxc_ir::{Attr, Builder, Dim, Function, Module, Op, ValueId};
 
+use crate::entries::entries;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::entries;
 
 /// The pass.
 pub const PASS: Pass = Pass {

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Module, ValueId, keys};
 
-use crate::specialise_calls::entries;
+use crate::entries::entries;
 
 /// One checked property of a whole module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -26,10 +26,10 @@ use neoxc_ir::{Function, Module, ValueId, keys};
 
 use self::order::Order;
 pub use self::times::Times;
+use crate::entries::entries;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::place_memory;
-use crate::specialise_calls::entries;
 
 /// The pass.
 pub const PASS: Pass = Pass {

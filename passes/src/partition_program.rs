@@ -37,10 +37,10 @@ use neoxc_ir::op::Class;
 use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType, ValueId, keys};
 
 use self::layout::{Axes, Layout, ranks};
+use crate::entries::{class_of, entries};
 use crate::facts::Fact;
 use crate::links::Links;
 use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::{class_of, entries};
 
 /// The pass.
 pub const PASS: Pass = Pass {

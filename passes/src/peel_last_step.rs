@@ -19,10 +19,10 @@ use std::collections::{HashMap, HashSet};
 use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId, keys};
 
+use crate::entries::{class_of, entries, name_of};
 use crate::facts::Fact;
 use crate::links::Links;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::{class_of, entries, name_of};
 
 /// The pass.
 pub const PASS: Pass = Pass {

@@ -1,6 +1,6 @@
 //! The order of all passes, grouped by the phase they end in. The only place that knows it.
 
-use neoxc_ir::{Module, text, verify};
+use neoxc_ir::{Attr, Module, keys, text, verify};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
@@ -99,12 +99,15 @@ pub struct PipelineError {
 
 /// Runs one pass: checks what it requires, runs it, verifies, checks what it ensures.
 pub fn run_pass(m: &mut Module, pass: &Pass, cx: &PassCx) -> Result<PassReport, PipelineError> {
+    // The head of every dump: what replays the pass on it.
+    cx.note(m);
     let before = m.clone();
     let run = |m: &mut Module| -> Result<PassReport, PassError> {
         for fact in pass.requires {
             fact.check(m).map_err(|found| PassError::Requires { fact: *fact, found })?;
         }
         let report = (pass.run)(m, cx)?;
+        m.attrs.set(keys::AFTER, Attr::Str(pass.name.into()));
         verify(m)?;
         for fact in pass.ensures {
             fact.check(m).map_err(|found| PassError::Ensures { fact: *fact, found })?;

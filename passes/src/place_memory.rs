@@ -21,10 +21,10 @@ pub use check::check;
 use neoxc_ir::{Attr, Attrs, Function, Module, keys};
 
 use self::shared::Shared;
+use crate::entries::{class_of, entries};
 use crate::facts::Fact;
 use crate::keep_weights;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
-use crate::specialise_calls::{class_of, entries};
 
 /// The pass.
 pub const PASS: Pass = Pass {

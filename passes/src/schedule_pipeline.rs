@@ -19,6 +19,8 @@ mod check;
 
 pub use check::{Fault, check};
 
+pub use crate::settings::Kind;
+
 /// One thing that a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
@@ -81,42 +83,6 @@ impl Step {
             Step::Leave => "leave",
             Step::Finish => "finish",
         }
-    }
-}
-
-/// The order in which micro-batches go through the stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    /// All forward, then all backward (Huang et al. 2019).
-    GPipe,
-    /// One forward, one backward as soon as there is one (Narayanan et al. 2019).
-    #[default]
-    OneForwardOneBackward,
-    /// As 1F1B, with the gradients of weights later: they fill what would be idle, and no stage keeps
-    /// more micro-batches than the first (ZB-H1, Qi et al. 2023).
-    ZeroBubble,
-    /// 1F1B over several chunks of layers on each stage: micro-batches go through a chunk in groups of as
-    /// many as there are stages (Narayanan et al. 2021).
-    Interleaved,
-}
-
-impl Kind {
-    /// Every kind with its name.
-    pub const ALL: [(&'static str, Kind); 4] = [
-        ("gpipe", Kind::GPipe),
-        ("1f1b", Kind::OneForwardOneBackward),
-        ("zb-h1", Kind::ZeroBubble),
-        ("interleaved", Kind::Interleaved),
-    ];
-
-    /// Whether gradients of weights are a step of their own.
-    pub fn splits(self) -> bool {
-        self == Kind::ZeroBubble
-    }
-
-    /// The kind called `name`.
-    pub fn parse(name: &str) -> Option<Kind> {
-        Kind::ALL.iter().find(|(n, _)| *n == name).map(|(_, k)| *k)
     }
 }
 

@@ -8,6 +8,7 @@
 
 use neoxc_ir::Module;
 
+use crate::entries::{Entry, Part, Program};
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
@@ -20,8 +21,20 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
-    if cx.degrees.ranks() > 1 {
-        m.functions.retain(|f| !["decode", "decode.block"].contains(&f.name.as_str()));
+    if cx.degrees.ranks() == 1 {
+        return Ok(PassReport::default());
+    }
+    let mut left_out = vec![Entry::new(Program::Decode, Part::Whole).to_string()];
+    while let Some(name) = left_out.pop() {
+        let Some(at) = m.functions.iter().position(|f| f.name == name) else { continue };
+        let gone = m.functions.remove(at);
+        // What nobody else calls goes with it.
+        let called = |name: &str| {
+            let mut ops = m.functions.iter().flat_map(|f| &f.ops);
+            ops.any(|op| op.attrs.symbol("callee") == Some(name))
+        };
+        let callees = gone.ops.iter().filter_map(|op| op.attrs.symbol("callee"));
+        left_out.extend(callees.filter(|c| !called(c)).map(str::to_string));
     }
     Ok(PassReport::default())
 }

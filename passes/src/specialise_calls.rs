@@ -6,8 +6,9 @@
 //! ```
 //! Nothing is unrolled: the number of copies is that of call sites in the text.
 
-use neoxc_ir::{Attr, Function, Module, keys};
+use neoxc_ir::{Attr, Function, Module};
 
+use crate::entries::entries;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -19,51 +20,6 @@ pub const PASS: Pass = Pass {
     ensures: &[Fact::OneCallSite],
     run,
 };
-
-/// Entry functions: what a plan has programs for.
-///
-/// A program of one rank runs a step at once; that of a pipeline's stages is cut into parts.
-pub const ENTRIES: [&str; 21] = [
-    "train_step",
-    "eval_step",
-    "logits",
-    "decode",
-    "round_weights",
-    "train_start",
-    "train_enter",
-    "train_forward",
-    "train_head",
-    "train_backward",
-    "train_backward_last",
-    "train_weights",
-    "train_weights_last",
-    "train_leave",
-    "train_finish",
-    "eval_enter",
-    "eval_forward",
-    "eval_head",
-    "logits_enter",
-    "logits_forward",
-    "logits_head",
-];
-
-/// The name of an entry for the stages of a class: those of the first class have no number.
-pub fn name_of(base: &str, class: usize) -> String {
-    if class == 0 { base.to_string() } else { format!("{base}_{class}") }
-}
-
-/// An entry's name without its class, and the class.
-pub fn class_of(name: &str) -> (&str, usize) {
-    let numbered = name.rsplit_once('_').and_then(|(base, n)| Some((base, n.parse().ok()?)));
-    numbered.unwrap_or((name, 0))
-}
-
-/// The entries that a module has, in the order of [`ENTRIES`], of each class in turn.
-pub fn entries(m: &Module) -> Vec<String> {
-    let classes = m.attrs.strs(keys::CLASSES).map_or(1, |c| c.len());
-    let named = |base: &'static str| (0..classes).map(move |class| name_of(base, class));
-    ENTRIES.into_iter().flat_map(named).filter(|name| m.function(name).is_some()).collect()
-}
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let old = std::mem::take(&mut m.functions);

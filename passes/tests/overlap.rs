@@ -15,11 +15,11 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{Function, Module, text, verify};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
+use neoxc_passes::entries::entries;
 use neoxc_passes::overlap_exchanges::{self, Times};
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
 use neoxc_passes::prefetch_gathers;
-use neoxc_passes::specialise_calls::ENTRIES;
 
 /// A machine on which exchanges of small values take about as long as small kernels.
 fn machine() -> Machine {
@@ -106,7 +106,7 @@ fn results_stay_the_same_to_the_bit() {
         }
         let axes: Vec<(String, usize)> =
             cx.degrees.axes().iter().map(|(n, s)| (n.to_string(), *s)).collect();
-        for entry in ENTRIES.into_iter().filter(|e| before.function(e).is_some()) {
+        for entry in &entries(&before) {
             let x: Vec<Vec<Tensor>> =
                 (0..cx.degrees.ranks()).map(|_| inputs(&before, entry, &mut r)).collect();
             let want = run_ranks(&plain, entry, &axes, &x).unwrap();

@@ -14,10 +14,10 @@ use neoxc_ir::{Attrs, Function, Module, TensorType, text, verify};
 use neoxc_models::arch::{Arch, Capacity, Moe, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::assign_stages::Partition;
+use neoxc_passes::entries::name_of;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::schedule_pipeline::{Kind, Schedule, Step};
-use neoxc_passes::specialise_calls::name_of;
 
 type Axes = Vec<(String, usize)>;
 

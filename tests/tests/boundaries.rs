@@ -11,7 +11,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("stdlib-models", &["neoxc-ir", "neoxc-frontend"]),
     ("passes", &["neoxc-base", "neoxc-ir"]),
     ("codegen", &["neoxc-ir", "neoxc-plan"]),
-    ("runtime/plan", &[]),
+    ("runtime/plan", &["neoxc-base"]),
     ("runtime", &["neoxc-base", "neoxc-plan"]),
     (
         "tools/driver",

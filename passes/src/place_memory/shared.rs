@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use neoxc_ir::{Attrs, Function, Module, ValueId, keys};
 
 use super::{Place, aligned};
+use crate::entries::{Part, class_of, entries, is_training, trains};
 use crate::pass::PassError;
-use crate::specialise_calls::{class_of, entries};
 
 /// Fixed places of what the programs of a stage share, by segment and name.
 #[derive(Default)]
@@ -39,7 +39,7 @@ impl Shared {
             for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
                 let each = f.ty(*p).bytes() as u64;
                 let Some((segment, name)) = shared_name(entry, attrs) else { continue };
-                let many = stride_of(attrs) == Some("micro") && entry.starts_with("train");
+                let many = stride_of(attrs) == Some("micro") && trains(entry);
                 let times = match attrs.str(keys::ROLE) {
                     _ if many => s.micro,
                     Some("layers") => s.chunks as u64,
@@ -52,7 +52,7 @@ impl Shared {
                 match name.split_once(' ') {
                     Some(("slot", name)) => want(("slots", name.to_string()), each),
                     Some(_) => {}
-                    None if name == "loss" && entry.starts_with("train") => {
+                    None if name == "loss" && trains(entry) => {
                         want(("io", "train losses".into()), each * s.micro);
                     }
                     None if name == "losses" => want(("io", "train losses".into()), each),
@@ -85,7 +85,7 @@ impl Shared {
 
     /// The place of state of which a program that is run chunk by chunk has one chunk's layers.
     fn in_chunk(&self, f: &Function, v: ValueId, place: Place) -> Place {
-        let whole = matches!(class_of(&f.name).0, "train_start" | "train_finish");
+        let whole = [Part::Start, Part::Finish].iter().any(|part| is_training(&f.name, *part));
         let layers = f.ty(v).dims.first().is_some_and(|d| &*d.name == "layer");
         match self.chunks > 1 && layers && !whole {
             true => place.slice("stage_chunk", f.ty(v).bytes() as u64),
@@ -99,7 +99,7 @@ impl Shared {
             let (segment, name) = shared_name(&f.name, attrs).ok_or_else(lost)?;
             match stride_of(attrs) {
                 Some("slot") => self.slot(&name),
-                Some(var) if f.name.starts_with("train") => {
+                Some(var) if trains(&f.name) => {
                     Ok(self.place(segment, &name)?.slice(var, f.ty(*p).bytes() as u64))
                 }
                 _ => Ok(self.in_chunk(f, *p, self.place(segment, &name)?)),
@@ -109,7 +109,7 @@ impl Shared {
     }
 
     pub fn results(&self, f: &Function) -> Result<Vec<Place>, PassError> {
-        let train = f.name.starts_with("train");
+        let train = trains(&f.name);
         let one = |(name, r): (String, &ValueId)| match name.split_once(' ') {
             Some(("slot", name)) => self.slot(name),
             Some(("grad", name)) => Ok(self.in_chunk(f, *r, self.place("grads", name)?)),

@@ -57,6 +57,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use neoxc_base::entry::name_of;
+
 pub use held::{Block, Held, Run};
 pub use program::{
     Address, Exchange, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
@@ -129,16 +131,6 @@ pub struct Segment {
     /// the arena where a step is one program.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub within: Option<(usize, u64)>,
-}
-
-/// The name of a program for the stages of a class: those of class 0 have no number.
-pub fn name_of(base: &str, class: usize) -> String {
-    if class == 0 { base.to_string() } else { format!("{base}_{class}") }
-}
-
-/// The class of stages that a program of this name is for.
-pub fn class_of(name: &str) -> usize {
-    name.rsplit_once('_').and_then(|(_, n)| n.parse().ok()).unwrap_or(0)
 }
 
 /// How a parameter starts.

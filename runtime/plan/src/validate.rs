@@ -7,9 +7,10 @@ mod slots;
 
 use std::collections::HashMap;
 
+use neoxc_base::entry::class_of;
+
 use crate::{
-    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Segment, Turn, class_of,
-    parse_schedule,
+    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Segment, Turn, parse_schedule,
 };
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
@@ -98,7 +99,7 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
         }
     }
     for program in &plan.programs {
-        let class = class_of(&program.name);
+        let (_, class) = class_of(&program.name);
         if class >= classes {
             return invalid(format!("{} is for no stage", program.name));
         }
