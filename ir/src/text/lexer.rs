@@ -11,6 +11,8 @@ pub(super) enum Token {
     Value(String),
     /// `@name`.
     Symbol(String),
+    /// `!name`: a type by its alias.
+    Alias(String),
     /// A string literal, unescaped.
     Str(String),
     /// A number as written.
@@ -64,14 +66,18 @@ pub(super) fn lex(text: &str) -> Result<Vec<Spanned>, ParseError> {
                 at = next;
                 Token::Str(s)
             }
-            b'%' | b'@' => {
+            b'%' | b'@' | b'!' => {
                 let end = word_end(bytes, at + 1);
                 if end == at + 1 {
                     return Err(fail("a name is missing here"));
                 }
                 let name = text[at + 1..end].to_string();
                 at = end;
-                if c == b'%' { Token::Value(name) } else { Token::Symbol(name) }
+                match c {
+                    b'%' => Token::Value(name),
+                    b'@' => Token::Symbol(name),
+                    _ => Token::Alias(name),
+                }
             }
             b'0'..=b'9' | b'-' if c != b'-' || bytes.get(at + 1) != Some(&b'>') => {
                 let end = number_end(bytes, at);

@@ -1,6 +1,7 @@
 //! Text → module.
 //!
-//! Accepts what the printer makes, with free white space and `//` comments. Types are read, not
+//! Accepts what the printer makes, with free white space, `//` comments, and MLIR's aliases of types
+//! (`!x = tensor<4xf32, {dims = ["seq"]}>` above the module). Types are read, not
 //! inferred; the verifier compares them with the rules.
 
 use std::collections::HashMap;
@@ -32,7 +33,13 @@ const MAX_DEPTH: usize = 64;
 /// Parses a module.
 pub fn parse(text: &str) -> Result<Module> {
     let tokens = lex(text)?;
-    let mut p = Parser { tokens, at: 0 };
+    let mut p = Parser { tokens, at: 0, aliases: HashMap::new() };
+    while let Token::Alias(name) = p.peek().clone() {
+        p.next();
+        p.expect("=")?;
+        let ty = p.ty()?;
+        p.aliases.insert(name, ty);
+    }
     let module = p.module()?;
     match p.peek() {
         Token::End => Ok(module),
@@ -43,6 +50,7 @@ pub fn parse(text: &str) -> Result<Module> {
 struct Parser {
     tokens: Vec<Spanned>,
     at: usize,
+    aliases: HashMap<String, TensorType>,
 }
 
 impl Parser {
@@ -65,6 +73,7 @@ impl Parser {
             Token::Word(s) | Token::Number(s) => format!(", got `{s}`"),
             Token::Value(s) => format!(", got `%{s}`"),
             Token::Symbol(s) => format!(", got `@{s}`"),
+            Token::Alias(s) => format!(", got `!{s}`"),
             Token::Str(s) => format!(", got {s:?}"),
             Token::Punct(s) => format!(", got `{s}`"),
         };
@@ -289,6 +298,13 @@ impl Parser {
     }
 
     fn ty(&mut self) -> Result<TensorType> {
+        if let Token::Alias(name) = self.peek() {
+            let Some(ty) = self.aliases.get(name).cloned() else {
+                return self.fail("expected the alias of a type, defined above the module");
+            };
+            self.next();
+            return Ok(ty);
+        }
         self.word("tensor")?;
         self.expect("<")?;
         let shape = match self.peek() {
@@ -457,4 +473,19 @@ fn check_encoding(attrs: &Attrs) -> std::result::Result<(), String> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_may_have_aliases() {
+        let alias = "!x = tensor<4xf32, {dims = [\"a\"]}>\n";
+        let body = "module { func.func @f(%x: !x) -> !x { return %x : !x } }";
+        let m = parse(&format!("{alias}{body}")).unwrap();
+        assert_eq!(parse(&super::super::print(&m)), Ok(m));
+        let told = parse(body).unwrap_err().to_string();
+        assert_eq!(told, "1:27: expected the alias of a type, defined above the module, got `!x`");
+    }
 }
