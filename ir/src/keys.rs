@@ -79,7 +79,7 @@ macro_rules! keys {
 }
 
 keys! {
-    /// The last pass that has run; none for the model as it was built.
+    /// The last pass, in the order of the compiler, that has run; none for the model as it was built.
     AFTER = "neox.after", Str, [Module], "every pass";
     /// Bytes of the arena that the largest entry takes.
     ARENA = "neox.arena", Int, [Module], "place-memory";
@@ -99,10 +99,14 @@ keys! {
     CLASSES = "neox.classes", Strs, [Module], "cut-stages";
     /// The norm that gradients are clipped to; 0 for no clipping.
     CLIP = "neox.clip", Float, [Function], "model";
+    /// The checked configuration, `section.key=value` with values in JSON: what a plan needs besides the program.
+    CONFIG = "neox.config", Strs, [Module], "the driver";
     /// Whether weight decay applies to a weight.
     DECAY = "neox.decay", Bool, [Parameter], "model";
     /// What Adam adds to the root of the second moment.
     EPS = "neox.eps", Float, [Function], "model";
+    /// Floating-point operations of a step, counted while the program was whole.
+    FLOPS = "neox.flops", Float, [Module], "the driver";
     /// Micro-batches of a step, over all data ranks.
     GRAD_ACCUM = "neox.grad_accum", Int, [Function], "model";
     /// The axis that divides each dim of a weight's gradient, where the weight is divided otherwise.

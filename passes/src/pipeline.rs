@@ -107,7 +107,7 @@ pub fn run_pass(m: &mut Module, pass: &Pass, cx: &PassCx) -> Result<PassReport, 
             fact.check(m).map_err(|found| PassError::Requires { fact: *fact, found })?;
         }
         let report = (pass.run)(m, cx)?;
-        m.attrs.set(keys::AFTER, Attr::Str(pass.name.into()));
+        note_run(m, pass.name);
         verify(m)?;
         for fact in pass.ensures {
             fact.check(m).map_err(|found| PassError::Ensures { fact: *fact, found })?;
@@ -119,6 +119,43 @@ pub fn run_pass(m: &mut Module, pass: &Pass, cx: &PassCx) -> Result<PassReport, 
         input: text::print(&before),
         error: Box::new(error),
     })
+}
+
+/// The number in [`PASSES`] of the first pass that has not run on `m`.
+fn next(m: &Module) -> Option<usize> {
+    match m.attrs.str(keys::AFTER) {
+        None => Some(0),
+        Some(name) => PASSES.iter().position(|(_, p)| p.name == name).map(|i| i + 1),
+    }
+}
+
+/// Notes that a pass has run, unless a later one has.
+fn note_run(m: &mut Module, pass: &str) {
+    let number = PASSES.iter().position(|(_, p)| p.name == pass);
+    if let (Some(number), Some(next)) = (number, next(m))
+        && number >= next
+    {
+        m.attrs.set(keys::AFTER, Attr::Str(pass.into()));
+    }
+}
+
+/// The passes that have not run on `m`, by phase; all of them on a model as it was built.
+///
+/// # Errors
+/// If the module says that a pass has run that there is not.
+pub fn remaining(m: &Module) -> Result<Vec<(Phase, Vec<Pass>)>, String> {
+    let first = next(m).ok_or_else(|| {
+        let name = m.attrs.str(keys::AFTER).unwrap_or_default();
+        format!("`neox.after` is \"{name}\", which is no pass")
+    })?;
+    let mut out: Vec<(Phase, Vec<Pass>)> = vec![];
+    for (phase, pass) in &PASSES[first..] {
+        match out.last_mut() {
+            Some((last, passes)) if last == phase => passes.push(*pass),
+            _ => out.push((*phase, vec![*pass])),
+        }
+    }
+    Ok(out)
 }
 
 /// Runs all passes of `phase`.

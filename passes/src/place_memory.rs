@@ -151,10 +151,17 @@ fn taken(segment: &str, f: &Function, places: &[Place]) -> u64 {
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let report = place(m)?;
-    for entry in entries(m) {
-        check(m, &entry)?;
-    }
+    verify(m)?;
     Ok(report)
+}
+
+/// Checks the places of every entry, whoever has written them.
+///
+/// # Errors
+/// If a value has no place, or a read would see another value's bytes.
+pub fn verify(m: &Module) -> Result<(), PassError> {
+    Fact::Placed.check(m).map_err(|found| PassError::Requires { fact: Fact::Placed, found })?;
+    entries(m).iter().try_for_each(|entry| check(m, entry))
 }
 
 /// Bytes of the arena that `m` takes as it is, and of the slots of the stage that has most.

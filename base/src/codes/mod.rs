@@ -34,6 +34,7 @@ codes![
     uncomputed_dtype,
     undivided_layers,
     no_main_target,
+    unresumable_module,
     io,
     exists,
     data,

@@ -2,15 +2,45 @@
 
 use std::fmt::Write;
 
-use crate::attrs::write_quoted;
+use crate::attrs::{Attr, Attrs, write_quoted};
 use crate::module::{Function, Loc, Module, Op, ValueId};
 use crate::types::TensorType;
+
+/// Characters of a line that the attributes of a module have to fit in.
+const LINE: usize = 110;
+
+/// Attributes with a line for each, and lists in as many lines as they need.
+fn lines(attrs: &Attrs) -> String {
+    let one = |(name, value): (&String, &Attr)| {
+        let text = format!("  {name} = {value}");
+        match value {
+            Attr::Array(items) if text.len() > LINE => {
+                let mut out = format!("  {name} = [\n   ");
+                let mut width = 3;
+                for (i, item) in items.iter().enumerate() {
+                    let item = format!(" {item}{}", if i + 1 < items.len() { "," } else { "" });
+                    if width + item.len() > LINE && width > 3 {
+                        out.push_str("\n   ");
+                        width = 3;
+                    }
+                    width += item.len();
+                    out.push_str(&item);
+                }
+                out + "\n  ]"
+            }
+            _ => text,
+        }
+    };
+    format!("{{\n{}\n}}", attrs.0.iter().map(one).collect::<Vec<_>>().join(",\n"))
+}
 
 /// Prints a module.
 pub fn print(module: &Module) -> String {
     let mut out = String::from("module ");
     if !module.attrs.is_empty() {
-        let _ = write!(out, "attributes {} ", module.attrs);
+        let line = module.attrs.to_string();
+        let short = line.len() <= LINE;
+        let _ = write!(out, "attributes {} ", if short { line } else { lines(&module.attrs) });
     }
     out.push_str("{\n");
     for f in &module.functions {

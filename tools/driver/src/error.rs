@@ -21,6 +21,9 @@ pub enum CompileError {
     /// Code generation failed.
     #[error(transparent)]
     Codegen(#[from] CodegenError),
+    /// The module to go on from is none that can be gone on from.
+    #[error("{}", .0.message)]
+    Module(Box<Diagnostic>),
     /// No target was asked for that runs a plan.
     #[error("{}", .0.message)]
     Target(Box<Diagnostic>),
@@ -31,7 +34,7 @@ impl CompileError {
     /// for which the failed pass's input is saved into `folder`.
     pub fn diagnostic(&self, folder: &Path) -> Diagnostic {
         match self {
-            CompileError::Target(d) => (**d).clone(),
+            CompileError::Target(d) | CompileError::Module(d) => (**d).clone(),
             CompileError::Pass(e) => match &*e.error {
                 PassError::Refused(d) => (**d).clone(),
                 error => {

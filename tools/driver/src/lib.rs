@@ -31,6 +31,7 @@ mod error;
 pub mod flops;
 pub mod lower_config;
 pub mod report;
+mod resume;
 pub mod tensors;
 pub mod tune;
 
@@ -47,14 +48,15 @@ use neoxc_frontend::Config;
 use neoxc_frontend::config::{PipePartition, PipeSchedule};
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::target::{Family, Target};
-use neoxc_ir::{Module, text};
+use neoxc_ir::{Module, keys, text};
 use neoxc_passes::PassCx;
 pub use neoxc_passes::Phase;
 use neoxc_passes::assign_stages::Partition;
-use neoxc_passes::pipeline::run_phase;
 use neoxc_passes::schedule_pipeline::{Kind, Schedule};
 pub use neoxc_passes::{pass, pipeline};
 use neoxc_plan::Plan;
+pub use resume::config;
+use resume::refused;
 
 /// How to compile.
 #[derive(Debug, Clone)]
@@ -131,6 +133,27 @@ fn partition(c: &Config) -> Partition {
     }
 }
 
+/// What passes are given for a configuration, on ranks that are `machine`, or one node of `target`.
+pub fn settings(
+    config: &Config,
+    target: Target,
+    machine: Option<Machine>,
+    overlap: bool,
+) -> PassCx {
+    PassCx {
+        degrees: degrees(config),
+        zero_stage: config.parallel.zero_stage,
+        sequence_parallel: config.parallel.sequence_parallel,
+        expert_tensor: config.parallel.expert_tensor,
+        schedule: schedule(config),
+        machine: machine.unwrap_or(Machine::of(target)),
+        overlap,
+        chunks: config.parallel.chunks,
+        partition: partition(config),
+        ..PassCx::new(target)
+    }
+}
+
 /// Runs all phases up to `last`; calls `seen` with each phase's module. Ranks are `machine`, or one node of
 /// `target`.
 pub fn phases(
@@ -144,68 +167,86 @@ pub fn phases(
     let start = Instant::now();
     let arch = lower_config::arch(config);
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
+    resume::note(config, &mut m);
+    let cx = settings(config, target, machine, overlap);
+    cx.note(&mut m);
     neoxc_ir::verify(&m).map_err(|e| CompileError::Model(e.to_string()))?;
     seen(Phase::Model, &m, start.elapsed().as_secs_f64() * 1e3, vec![]);
-    let zero_stage = config.parallel.zero_stage;
-    let schedule = schedule(config);
-    let cx = PassCx {
-        degrees: degrees(config),
-        zero_stage,
-        sequence_parallel: config.parallel.sequence_parallel,
-        expert_tensor: config.parallel.expert_tensor,
-        schedule,
-        machine: machine.unwrap_or(Machine::of(target)),
-        overlap,
-        chunks: config.parallel.chunks,
-        partition: partition(config),
-        ..PassCx::new(target)
-    };
-    for phase in Phase::ALL.into_iter().filter(|p| *p > Phase::Model && *p < Phase::Kernels) {
-        if phase > last {
-            break;
-        }
-        let start = Instant::now();
-        let reports = run_phase(&mut m, phase, &cx)?;
-        let notes = reports
-            .into_iter()
-            .flat_map(|(pass, r)| r.notes.into_iter().map(move |n| (pass.to_string(), n)))
-            .collect();
-        seen(phase, &m, start.elapsed().as_secs_f64() * 1e3, notes);
-    }
-    Ok(m)
+    resume::go_on(m, &cx, last, seen)
 }
 
 /// Compiles a checked configuration.
 pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
-    let main = o.targets.iter().copied().find(|t| t.family() == Family::X86).ok_or_else(|| {
+    let main = main_target(o)?;
+    let mut dumps = Dumps::default();
+    let mut seen = |phase, m: &Module, ms, notes| dumps.keep(phase, m, ms, notes);
+    let m = phases(config, main, o.machine, o.overlap, Phase::Scheduled, &mut seen)?;
+    emit(config, &settings(config, main, o.machine, o.overlap), &m, dumps, o)
+}
+
+/// Compiles what a dump holds, from the pass on that stands behind the last one that has run on it. Its settings
+/// stand at its head; `o` changes the target and the machine.
+pub fn compile_from(m: Module, o: &Options) -> Result<Compiled, CompileError> {
+    let main = main_target(o)?;
+    let config = resume::config(&m)?;
+    let mut cx = PassCx::new(main).of_module(&m).map_err(|e| refused(&e))?;
+    if cx.target != main || o.machine.is_some() {
+        cx.target = main;
+        cx.machine = o.machine.unwrap_or(Machine::of(main));
+    }
+    cx.overlap &= o.overlap;
+    let mut dumps = Dumps::default();
+    let mut seen = |phase, m: &Module, ms, notes| dumps.keep(phase, m, ms, notes);
+    let m = resume::go_on(m, &cx, Phase::Scheduled, &mut seen)?;
+    emit(&config, &cx, &m, dumps, o)
+}
+
+/// The target whose kernels `run` uses.
+fn main_target(o: &Options) -> Result<Target, CompileError> {
+    o.targets.iter().copied().find(|t| t.family() == Family::X86).ok_or_else(|| {
         let names: Vec<&str> = o.targets.iter().map(|t| t.name()).collect();
         CompileError::Target(Box::new(no_main_target(&names)))
-    })?;
-    let (mut phases_ms, mut notes) = (vec![], vec![]);
-    let mut files = std::collections::BTreeMap::new();
-    // Counted while the program is whole: the same for every number of ranks.
-    let mut flops = 0.0;
-    let m =
-        phases(config, main, o.machine, o.overlap, Phase::Scheduled, &mut |phase, m, ms, n| {
-            phases_ms.push((phase.name().to_string(), ms));
-            if phase == Phase::Grad {
-                flops = flops::of_entry(m, "train_step");
-            }
-            for (pass, note) in &n {
-                tracing::info!("{pass}: {note}");
-            }
-            notes.extend(n);
-            files.insert(format!("ir/{}.mlir", phase.name()), text::print(m).into_bytes());
-        })?;
+    })
+}
+
+/// What is kept of the phases.
+#[derive(Default)]
+struct Dumps {
+    phases_ms: Vec<(String, f64)>,
+    notes: Vec<(String, String)>,
+    files: std::collections::BTreeMap<String, Vec<u8>>,
+}
+
+impl Dumps {
+    fn keep(&mut self, phase: Phase, m: &Module, ms: f64, notes: Vec<(String, String)>) {
+        self.phases_ms.push((phase.name().to_string(), ms));
+        for (pass, note) in &notes {
+            tracing::info!("{pass}: {note}");
+        }
+        self.notes.extend(notes);
+        self.files.insert(format!("ir/{}.mlir", phase.name()), text::print(m).into_bytes());
+    }
+}
+
+/// Compiles the kernels of a scheduled module for every target, and makes the plan.
+fn emit(
+    config: &Config,
+    cx: &PassCx,
+    m: &Module,
+    dumps: Dumps,
+    o: &Options,
+) -> Result<Compiled, CompileError> {
+    let main = cx.target;
+    let Dumps { mut phases_ms, notes, mut files } = dumps;
     let start = Instant::now();
-    let functions = emit_plan::kernel_functions(&m);
+    let functions = emit_plan::kernel_functions(m);
     let mut cached = 0;
     let mut first = vec![];
     for target in &o.targets {
         if target.family() != Family::X86 {
             let built = functions
                 .iter()
-                .map(|f| kernels::build_gpu(&m, f, *target))
+                .map(|f| kernels::build_gpu(m, f, *target))
                 .collect::<Result<Vec<_>, _>>()?;
             let made = gpu::compile(&built, *target, o.cache.as_deref())?;
             cached += made.cached;
@@ -218,7 +259,7 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
         let choice = tuned.as_ref().map_or(Choice::Model, Choice::Tuned);
         let built = functions
             .iter()
-            .map(|f| kernels::build_for(&m, f, *target, x86::Cpu::of(*target), choice))
+            .map(|f| kernels::build_for(m, f, *target, x86::Cpu::of(*target), choice))
             .collect::<Result<Vec<_>, _>>()?;
         let made = x86::compile(&built, *target, o.cache.as_deref())?;
         cached += made.cached;
@@ -235,10 +276,10 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
         target: main.name().to_string(),
         config: serde_json::to_value(config).unwrap_or_default(),
         run: lower_config::run(config),
-        flops_per_step: flops,
-        threads: (o.threads / degrees(config).ranks() as u64).max(1),
+        flops_per_step: m.attrs.float(keys::FLOPS).unwrap_or(0.0),
+        threads: (o.threads / cx.degrees.ranks() as u64).max(1),
     };
-    let mut plan = emit_plan::emit(&m, &first, extras)?;
+    let mut plan = emit_plan::emit(m, &first, extras)?;
     plan.files = files;
     let kernels = KernelCounts {
         count: plan.programs.iter().map(|p| flops::launches(&p.body)).sum(),
@@ -246,12 +287,12 @@ pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
         cached,
     };
     let program_flops =
-        plan.programs.iter().map(|p| (p.name.clone(), flops::of_entry(&m, &p.name))).collect();
+        plan.programs.iter().map(|p| (p.name.clone(), flops::of_entry(m, &p.name))).collect();
     let bubble = match plan.tables.schedules.get("train_step") {
         None => 0.0,
         Some(s) => {
-            let (kind, micro) = (schedule(config), s.micro as usize);
-            Schedule::train(kind, s.stages.len(), s.chunks(), micro).bubble()
+            let micro = s.micro as usize;
+            Schedule::train(cx.schedule, s.stages.len(), s.chunks(), micro).bubble()
         }
     };
     Ok(Compiled { plan, phases_ms, notes, program_flops, bubble, kernels })

@@ -171,8 +171,8 @@ pub struct ConfigArgs {
 /// How to compile.
 #[derive(Debug, Args, Clone)]
 pub struct TargetArgs {
-    /// Targets, comma-separated; the first x86 one is what `run` uses.
-    #[arg(long, value_delimiter = ',', default_value = "x86-64-native", value_name = "TARGET")]
+    /// Targets, comma-separated; the first x86 one is what `run` uses [default: x86-64-native].
+    #[arg(long, value_delimiter = ',', value_name = "TARGET")]
     pub target: Vec<neoxc_ir::target::Target>,
     /// Where compiled kernels are kept [default: $NEOXC_CACHE or ~/.cache/neoxc].
     #[arg(long, value_name = "DIR")]
@@ -188,6 +188,9 @@ pub struct Compile {
     /// Target.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Go on from a dump instead: FILE.mlir has the configuration, and what passes were given, at its head.
+    #[arg(long, value_name = "FILE.mlir", conflicts_with_all = ["configs", "sets", "dir"])]
+    pub from: Option<PathBuf>,
     /// Cluster that the plan is for: prints what it asks of each rank, and refuses what does not fit.
     #[arg(long, value_name = "FILE")]
     pub cluster: Option<PathBuf>,
@@ -262,9 +265,12 @@ pub struct Opt {
     /// Passes, comma-separated; `list` prints their names.
     #[arg(long, value_delimiter = ',', value_name = "a,b,c")]
     pub passes: Vec<String>,
-    /// Target that costs are taken from.
-    #[arg(long, default_value = "x86-64-native", value_name = "TARGET")]
-    pub target: neoxc_ir::target::Target,
+    /// Target that costs are taken from [default: the file's, or x86-64-native].
+    #[arg(long, value_name = "TARGET")]
+    pub target: Option<neoxc_ir::target::Target>,
+    /// Override a setting of the passes, which the file has in `neox.settings` (`tensor=2`).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub sets: Vec<String>,
 }
 
 /// `neoxc tokenizer`.

@@ -197,6 +197,23 @@ fn from_text_to_a_sample() {
     let from = ["generate", "--plan", "many", "--checkpoint", "ck/global_step8"];
     assert_eq!(ok(f, &[&from[..], &sample].concat()), a);
 
+    // What passes were given stands at the head of a dump: they do on it what they did in the compiler.
+    let dump = |phase: &str| ok(f, &["dump", "--plan", "many", "--phase", phase]);
+    std::fs::write(f.join("grad.mlir"), dump("grad")).unwrap();
+    let passes = "select-entries,cut-stages,assign-layouts,partition-program,divide-state,lower-precision,\
+                  keep-weights,peel-last-step";
+    assert_eq!(ok(f, &["opt", "grad.mlir", "--passes", passes]), dump("sharded"));
+    let other = ok(f, &["opt", "grad.mlir", "--passes", "select-entries", "--set", "tensor=4"]);
+    assert!(other.contains("\"pipe=2\"") && other.contains("\"tensor=4\""), "{other}");
+    ok(f, &["compile", "--from", "grad.mlir", "-o", "again"]);
+    for part in ["plan.json", "consts.bin", "programs/train_step.txt", "ir/scheduled.mlir"] {
+        let read = |plan: &str| std::fs::read(f.join(plan).join(part)).ok();
+        assert!(read("again") == read("many"), "{part} differs");
+    }
+    std::fs::write(f.join("x.mlir"), "module {\n}\n").unwrap();
+    let told = fails(f, 3, &["compile", "--from", "x.mlir", "-o", "again"]);
+    assert!(told.contains("neox.config"), "{told}");
+
     let ir = ok(f, &["dump", "--plan", "plan", "--phase", "rewritten", "--function", "block"]);
     assert!(ir.contains("neox.attention") && ir.contains("loc(\"model.yml\":"), "{ir}");
     let scheduled = ok(f, &["dump", "--plan", "plan", "--phase", "scheduled"]);

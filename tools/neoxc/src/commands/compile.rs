@@ -2,32 +2,52 @@
 
 use std::path::Path;
 
-use neoxc_driver::Phase;
-
+use neoxc_driver::{Options, Phase};
+use neoxc_ir::diag::Sources;
+use neoxc_ir::target::Target;
 use neoxc_runtime::progress::human;
 
-use super::{cluster, compile_for, load_with_sources};
+use super::opt::{read_module, settings};
+use super::{cluster, internal, load_with_sources, options};
 use crate::Failure;
 use crate::cli::Compile;
 
 /// Compiles, writes the plan, prints a summary (or JSON).
 pub fn run(a: Compile) -> Result<(), Failure> {
-    let (config, sources) = load_with_sources(&a.config)?;
+    let from = a.from.as_deref().map(read_module).transpose()?;
+    let (config, sources) = match &from {
+        None => load_with_sources(&a.config)?,
+        Some(module) => {
+            (neoxc_driver::config(module).map_err(|e| internal(&e))?, Sources::default())
+        }
+    };
     let cluster = a.cluster.as_ref().map(|path| cluster::load(path, &config, sources));
     let cluster = cluster.transpose()?;
-    let mut targets = a.target.clone();
-    if let Some(c) = &cluster
-        && !targets.target.contains(&c.cluster.target)
-    {
-        targets.target.push(c.cluster.target);
-    }
     let machine = cluster.as_ref().map(|c| c.cluster.machine(c.dtype));
-    let mut compiled = compile_for(&config, &targets, machine, true)?;
+    let usual = match (&a.from, &from) {
+        (Some(file), Some(module)) => settings(file, module)?.target,
+        _ => Target::X86Native,
+    };
+    let mut options = options(&a.target, usual, machine, true);
+    if let Some(c) = &cluster
+        && !options.targets.contains(&c.cluster.target)
+    {
+        options.targets.push(c.cluster.target);
+    }
+    let compile = |options: &Options| {
+        let compiled = match &from {
+            None => neoxc_driver::compile(&config, options),
+            Some(module) => neoxc_driver::compile_from(module.clone(), options),
+        };
+        compiled.map_err(|e| internal(&e))
+    };
+    let mut compiled = compile(&options)?;
     let limit = cluster.as_ref().and_then(|c| c.cluster.memory);
     if limit.is_some_and(|limit| compiled.plan.tables.memory.peak > limit) {
         // Perhaps only because of what exchanges on their way take.
         tracing::info!("does not fit; compiling again without exchanges beside compute");
-        compiled = compile_for(&config, &targets, machine, false)?;
+        options.overlap = false;
+        compiled = compile(&options)?;
     }
     // A plan that does not fit is refused before anything is written.
     let classes = cluster.as_ref().map(|c| c.classes(&config, &compiled)).transpose()?;

@@ -22,6 +22,7 @@ use neoxc_driver::{CompileError, Compiled, Options};
 use neoxc_frontend::Config;
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::diag::{Diagnostic, Sources};
+use neoxc_ir::target::Target;
 
 use crate::Failure;
 use crate::cli::{ConfigArgs, TargetArgs};
@@ -63,20 +64,15 @@ pub fn threads(asked: Option<usize>) -> usize {
 
 /// Compiles a checked configuration to run here.
 pub fn compile_config(config: &Config, a: &TargetArgs) -> Result<Compiled, Failure> {
-    compile_for(config, a, None, true)
+    let options = options(a, Target::X86Native, None, true);
+    neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
 }
 
-/// Compiles a checked configuration for ranks that are `machine`, with exchanges beside compute or not.
-pub fn compile_for(
-    config: &Config,
-    a: &TargetArgs,
-    machine: Option<Machine>,
-    overlap: bool,
-) -> Result<Compiled, Failure> {
-    let (targets, threads) = (a.target.clone(), threads(None) as u64);
-    let options =
-        Options { targets, cache: kernel_cache(a.cache.clone()), threads, machine, overlap };
-    neoxc_driver::compile(config, &options).map_err(|e| internal(&e))
+/// Options of the compiler; `usual` is the target where the command line has none.
+pub fn options(a: &TargetArgs, usual: Target, machine: Option<Machine>, overlap: bool) -> Options {
+    let targets = if a.target.is_empty() { vec![usual] } else { a.target.clone() };
+    let (cache, threads) = (kernel_cache(a.cache.clone()), threads(None) as u64);
+    Options { targets, cache, threads, machine, overlap }
 }
 
 /// A compiler failure: what was refused, or an internal error with what replays it.

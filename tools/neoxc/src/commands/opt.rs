@@ -1,11 +1,32 @@
 //! `neoxc opt`.
 
+use std::path::Path;
+
 use neoxc_driver::pass::{PassCx, PassError};
 use neoxc_driver::pipeline;
+use neoxc_ir::Module;
+use neoxc_ir::target::Target;
 
 use super::told;
 use crate::Failure;
 use crate::cli::Opt;
+
+/// Reads a module and verifies it.
+pub fn read_module(file: &Path) -> Result<Module, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|e| Failure::new(5, format!("error: cannot read {}: {e}", file.display())))?;
+    let bad = |m: String| Failure::new(3, format!("error: {}:{m}", file.display()));
+    let module = neoxc_ir::text::parse(&text).map_err(|e| bad(e.to_string()))?;
+    neoxc_ir::verify(&module).map_err(|e| bad(format!(" {e}")))?;
+    Ok(module)
+}
+
+/// What the passes were given that made the module of a file.
+pub fn settings(file: &Path, module: &Module) -> Result<PassCx, Failure> {
+    PassCx::new(Target::X86Native)
+        .of_module(module)
+        .map_err(|e| Failure::new(3, format!("error: {}: `neox.settings`: {e}", file.display())))
+}
 
 /// Runs passes over a file and prints the result.
 pub fn run(a: &Opt) -> Result<(), Failure> {
@@ -15,21 +36,19 @@ pub fn run(a: &Opt) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let text = std::fs::read_to_string(&a.file)
-        .map_err(|e| Failure::new(5, format!("error: cannot read {}: {e}", a.file.display())))?;
-    let bad = |m: String| Failure::new(3, format!("error: {}:{m}", a.file.display()));
-    let mut module = neoxc_ir::text::parse(&text).map_err(|e| bad(e.to_string()))?;
-    neoxc_ir::verify(&module).map_err(|e| bad(format!(" {e}")))?;
+    let mut module = read_module(&a.file)?;
+    let cx = settings(&a.file, &module)?;
+    let target = a.target.map(|t| format!("target={t}"));
+    let given: Vec<&String> = target.iter().chain(&a.sets).collect();
+    let cx = cx.with(&given).map_err(|e| Failure::new(2, format!("error: {e}")))?;
     for name in &a.passes {
         let pass = pipeline::find(name).ok_or_else(|| {
             Failure::new(2, format!("error: no pass `{name}`; `--passes list` prints them"))
         })?;
-        let report = pipeline::run_pass(&mut module, &pass, &PassCx::new(a.target)).map_err(
-            |e| match &*e.error {
-                PassError::Refused(d) => told(d),
-                _ => Failure::new(3, format!("error: {e}")),
-            },
-        )?;
+        let report = pipeline::run_pass(&mut module, &pass, &cx).map_err(|e| match &*e.error {
+            PassError::Refused(d) => told(d),
+            _ => Failure::new(3, format!("error: {e}")),
+        })?;
         for note in report.notes {
             eprintln!("{name}: {note}");
         }
