@@ -84,14 +84,13 @@ pub trait Collectives: Send + Sync {
             self.wait(axis, ticket)
         }
     }
-    /// Gives the `elements` floats at `from` to the next rank along `axis` (forward), or to the one before, in a ring.
-    /// Each direction has several lanes; on a lane values are taken in the order in which they were given.
-    /// They must stay as they are until the other has taken them; the call returns when at most `ahead`
-    /// values given on the lane have not been taken.
+    /// Sends the `elements` floats at `from` to the next rank along `axis` (forward), or to the one before, in a ring.
+    /// `way` is the direction (forward or not) and the number of the channel in it. Values of a channel are received in the
+    /// order in which they were sent. The call returns when at most `ahead` values of the channel have not been received.
     ///
     /// # Safety
-    /// `from` must stay valid until it is taken, or [`Collectives::settle`] returns; the other rank must take as
-    /// many elements.
+    /// The value must stay as it is until it is received, or until [`Collectives::settle`] returns; the other rank must
+    /// receive as many elements.
     unsafe fn send(
         &self,
         axis: usize,
@@ -100,8 +99,8 @@ pub trait Collectives: Send + Sync {
         elements: usize,
         ahead: usize,
     ) -> Result<(), RuntimeError>;
-    /// Takes `elements` floats that the rank before along `axis` gave on a lane forward (the next one, if
-    /// not forward) and leaves them at `to`.
+    /// Receives at `to` the `elements` floats that the rank before along `axis` sent forward on this channel; if the way is not
+    /// forward, those that the next rank sent.
     ///
     /// # Safety
     /// `to` must be this rank's to write.
@@ -112,7 +111,7 @@ pub trait Collectives: Send + Sync {
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError>;
-    /// Returns when nothing that this rank gave must be kept any longer: called at the end of a program.
+    /// Returns when every value that this rank sent has been received: called at the end of a program.
     fn settle(&self) -> Result<(), RuntimeError>;
     /// Number of ranks along `axis`, and which of them this is.
     fn place(&self, axis: usize) -> (usize, usize);

@@ -33,7 +33,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
     write_atomically(path, |f| f.write_all(bytes))
 }
 
-/// Gives each of two files or folders the other's name, at once.
+/// Sends each of two files or folders the other's name, at once.
 pub fn exchange(a: &Path, b: &Path) -> Result<(), RuntimeError> {
     use std::os::unix::ffi::OsStrExt;
     let name = |p: &Path| std::ffi::CString::new(p.as_os_str().as_bytes());

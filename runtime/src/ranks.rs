@@ -157,7 +157,7 @@ impl<'a> Ranks<'a> {
         p.inputs.iter().chain(&p.outputs).find(|q| q.name == name)
     }
 
-    /// Gives every rank its part of an input; stages that do not use it get nothing.
+    /// Sends every rank its part of an input; stages that do not use it get nothing.
     pub fn put(&mut self, program: &str, name: &str, bytes: &[u8]) -> Result<(), RuntimeError> {
         let whole = self.plan.whole_dims(&self.port(program, name)?.0);
         if bytes.len() as u64 != whole.iter().product::<u64>() * 4 {
@@ -206,7 +206,7 @@ impl<'a> Ranks<'a> {
         Ok(())
     }
 
-    /// Gives every rank the numbers of its layers, where the program asks for them.
+    /// Sends every rank the numbers of its layers, where the program asks for them.
     pub fn put_layers(&mut self, program: &str) -> Result<(), RuntimeError> {
         for (rank, at) in self.own().into_iter().zip(0..) {
             let stage = self.plan.along("pipe", rank).1;
@@ -350,7 +350,7 @@ impl<'a> Ranks<'a> {
         Cow::Owned(whole)
     }
 
-    /// Takes what the ranks that are here have of a checkpoint's parameters and optimizer state.
+    /// Receives what the ranks that are here have of a checkpoint's parameters and optimizer state.
     pub fn load(&mut self, folder: &Path) -> Result<Manifest, RuntimeError> {
         let (plan, own) = (self.plan, self.own());
         checkpoint::load(folder, plan, &own, &mut |rank, t, at, bytes| {
@@ -373,7 +373,7 @@ impl<'a> Ranks<'a> {
         device.bytes_mut(segment, offset + at as u64, bytes.len()).copy_from_slice(bytes);
     }
 
-    /// Gives every rank its part of one layer's tensor of a parameter.
+    /// Sends every rank its part of one layer's tensor of a parameter.
     pub fn set_tensor(&mut self, segment: &str, p: &Parameter, layer: u64, bytes: &[u8]) {
         let at = self.plan.segment(segment).unwrap_or(0);
         let held = p.held(segment);

@@ -161,7 +161,7 @@ impl<'a> Output<'a> {
         Ok(Output { path, ways, buffer, filled: 0, at: 0, holds })
     }
 
-    /// Appends `bytes`, which are called `what` where they cannot be written. Gives their hash: of the memory, not of
+    /// Appends `bytes`, which are called `what` where they cannot be written. Sends their hash: of the memory, not of
     /// what is written, so that a bit that flips on the way is seen.
     pub fn put(&mut self, bytes: &[u8], what: &str) -> Result<String, RuntimeError> {
         let mut hash = Hash::new();

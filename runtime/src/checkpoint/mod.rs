@@ -112,7 +112,7 @@ pub fn tensors(plan: &Plan) -> Vec<Tensor> {
     out
 }
 
-/// Takes bytes of a rank's part of a tensor: how many of the part's stand in front of them, and these.
+/// Receives bytes of a rank's part of a tensor: how many of the part's stand in front of them, and these.
 pub type Sink<'a> = &'a mut dyn FnMut(u64, &Tensor, usize, &[u8]);
 
 /// Reads and verifies a checkpoint's manifest.

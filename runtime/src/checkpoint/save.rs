@@ -104,7 +104,7 @@ impl Save<'_> {
     }
 
     /// Waits for the parts of all ranks and makes them a checkpoint, the newest from then on; for rank 0's
-    /// process. Gives the new folder, or nothing if `cancel` was raised before all parts were there.
+    /// process. Sends the new folder, or nothing if `cancel` was raised before all parts were there.
     pub fn publish(&self, cancel: &AtomicBool) -> Result<Option<PathBuf>, RuntimeError> {
         self.cleared(self.gather(cancel).and_then(|parts| {
             let Some(parts) = parts else {
@@ -181,7 +181,7 @@ impl Save<'_> {
     }
 }
 
-/// Saves all ranks' parts under `folder` at once; `get` gives them. Gives the new folder.
+/// Saves all ranks' parts under `folder` at once; `get` gives them. Sends the new folder.
 pub fn save(
     folder: &Path,
     plan: &Plan,

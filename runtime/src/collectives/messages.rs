@@ -73,21 +73,21 @@ pub trait Wire: Send + 'static {
 /// How often the thread beside compute looks.
 const LOOK: Duration = Duration::from_micros(100);
 
-/// Values given to a neighbour on a lane and not taken yet: one request each, in order.
-struct Lane<R> {
+/// The values sent to a neighbour on a channel and not received yet: the requests of each, in order.
+struct Channel<R> {
     axis: usize,
     way: (bool, usize),
-    given: VecDeque<Vec<R>>,
+    sent: VecDeque<Vec<R>>,
 }
 
 struct Engine<W: Wire> {
     wire: W,
     rank: u64,
     streams: Vec<Stream<W::Request>>,
-    lanes: Vec<Lane<W::Request>>,
+    channels: Vec<Channel<W::Request>>,
     /// By number of the axis: the rank before and the next one, in a ring.
     neighbours: Vec<[u64; 2]>,
-    /// Empty lists, kept so that a gift allocates nothing.
+    /// Empty lists, kept so that a send allocates nothing.
     spare: Vec<Vec<W::Request>>,
 }
 
@@ -97,25 +97,25 @@ impl<W: Wire> Engine<W> {
         for stream in &mut self.streams {
             stream.look(&mut self.wire)?;
         }
-        for lane in &mut self.lanes {
-            while let Some(first) = lane.given.front_mut() {
+        for channel in &mut self.channels {
+            while let Some(first) = channel.sent.front_mut() {
                 if !self.wire.all_done(first)? {
                     break;
                 }
                 first.clear();
-                self.spare.extend(lane.given.pop_front());
+                self.spare.extend(channel.sent.pop_front());
             }
         }
         Ok(())
     }
 
-    fn lane(&mut self, axis: usize, way: (bool, usize)) -> &mut Lane<W::Request> {
-        let at = self.lanes.iter().position(|l| l.axis == axis && l.way == way);
+    fn channel(&mut self, axis: usize, way: (bool, usize)) -> &mut Channel<W::Request> {
+        let at = self.channels.iter().position(|c| c.axis == axis && c.way == way);
         let at = at.unwrap_or_else(|| {
-            self.lanes.push(Lane { axis, way, given: VecDeque::with_capacity(8) });
-            self.lanes.len() - 1
+            self.channels.push(Channel { axis, way, sent: VecDeque::with_capacity(8) });
+            self.channels.len() - 1
         });
-        &mut self.lanes[at]
+        &mut self.channels[at]
     }
 }
 
@@ -196,13 +196,13 @@ fn stream_tag(axis: usize) -> u32 {
     (axis * 2 * WINDOW) as u32
 }
 
-/// First tag of the lanes, behind all streams'.
-const LANES: u32 = 1 << 10;
+/// The first tag of the channels, after those of all streams.
+const CHANNELS: u32 = 1 << 10;
 
 /// First tag of what [`Others::all_gather`] sends: lengths, then bytes.
 const WORDS: u32 = 1 << 12;
 
-/// Gifts are sent in messages of at most so many bytes.
+/// The longest message of a send, bytes.
 const LONGEST: usize = 1 << 30;
 
 impl<W: Wire> Messages<W> {
@@ -231,9 +231,9 @@ impl<W: Wire> Messages<W> {
                 Stream::new(members, place, stream_tag(n), most)
             })
             .collect();
-        let (lanes, spare) = (vec![], vec![]);
+        let (channels, spare) = (vec![], vec![]);
         let shared = Arc::new(Shared {
-            engine: Mutex::new(Engine { wire, rank, streams, lanes, neighbours, spare }),
+            engine: Mutex::new(Engine { wire, rank, streams, channels, neighbours, spare }),
             beside: AtomicUsize::new(0),
             idle: Mutex::new(false),
             wake: Condvar::new(),
@@ -297,8 +297,8 @@ impl<W: Wire> Messages<W> {
         )
     }
 
-    fn tag(forward: bool, lane: usize) -> u32 {
-        LANES + (lane * 2 + usize::from(forward)) as u32
+    fn tag(forward: bool, channel: usize) -> u32 {
+        CHANNELS + (channel * 2 + usize::from(forward)) as u32
     }
 }
 
@@ -373,16 +373,16 @@ impl<W: Wire> Collectives for Messages<W> {
         let mut requests = engine_ref.spare.pop().unwrap_or_default();
         for at in (0..elements * 4).step_by(LONGEST) {
             let len = (elements * 4 - at).min(LONGEST);
-            // SAFETY: the caller keeps the value until it is taken.
+            // SAFETY: the caller keeps the value until it is received.
             let one = unsafe {
                 engine_ref.wire.send(to, Self::tag(way.0, way.1), from.cast::<u8>().add(at), len)
             };
             requests.push(one?);
         }
-        engine_ref.lane(axis, way).given.push_back(requests);
+        engine_ref.channel(axis, way).sent.push_back(requests);
         drop(engine);
         self.shared
-            .until(|engine| Ok(engine.lane(axis, way).given.len() <= ahead), move |_| vec![to])
+            .until(|engine| Ok(engine.channel(axis, way).sent.len() <= ahead), move |_| vec![to])
     }
 
     unsafe fn receive(
@@ -414,10 +414,10 @@ impl<W: Wire> Collectives for Messages<W> {
 
     fn settle(&self) -> Result<(), RuntimeError> {
         let missing = |engine: &mut Engine<W>| {
-            let waits = engine.lanes.iter().filter(|l| !l.given.is_empty());
+            let waits = engine.channels.iter().filter(|c| !c.sent.is_empty());
             waits.map(|l| engine.neighbours[l.axis][usize::from(l.way.0)]).collect()
         };
-        self.shared.until(|engine| Ok(engine.lanes.iter().all(|l| l.given.is_empty())), missing)
+        self.shared.until(|engine| Ok(engine.channels.iter().all(|c| c.sent.is_empty())), missing)
     }
 
     fn place(&self, axis: usize) -> (usize, usize) {

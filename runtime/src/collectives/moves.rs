@@ -40,21 +40,21 @@ impl View {
     }
 }
 
-/// What a rank sends to each of the others.
+/// The floats that a rank sends to each of the others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gives {
+pub enum Sends {
     /// To each its part of the operand.
     Parts(View),
     /// All of it.
     Whole,
 }
 
-/// What becomes of what comes.
+/// The use of the floats that a rank receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Takes {
-    /// It is summed in the order of the ranks.
+pub enum Receives {
+    /// They are summed in the order of the ranks.
     Sum,
-    /// From each rank a part of the result.
+    /// Those of each rank are a part of the result.
     Parts(View),
 }
 
@@ -62,12 +62,12 @@ pub enum Takes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moves {
     /// Sent in the first round.
-    pub gives: Gives,
-    /// Taken in the first round.
-    pub takes: Takes,
+    pub sends: Sends,
+    /// Received in the first round.
+    pub receives: Receives,
     /// Second round: each tells the others its sums, which are parts of this view.
     pub then: Option<View>,
-    /// Floats that one rank gives another at most.
+    /// The most floats that one rank sends to another.
     pub longest: usize,
 }
 
@@ -77,21 +77,23 @@ impl Moves {
         let elements = shape.iter().product::<usize>();
         let view = |block: usize| View { ranks, block, elements };
         let [_, first, between, second, after] = shape;
-        let (gives, takes, then, longest) = match kind {
-            Exchange::AllReduce if elements <= SMALL => (Gives::Whole, Takes::Sum, None, elements),
+        let (sends, receives, then, longest) = match kind {
+            Exchange::AllReduce if elements <= SMALL => {
+                (Sends::Whole, Receives::Sum, None, elements)
+            }
             Exchange::AllReduce => {
                 let share = elements.div_ceil(ranks);
-                (Gives::Parts(view(share)), Takes::Sum, Some(view(share)), share)
+                (Sends::Parts(view(share)), Receives::Sum, Some(view(share)), share)
             }
             // The sizes are before, dim, after.
             Exchange::ReduceScatter => {
                 let part = view(first / ranks * between);
-                (Gives::Parts(part), Takes::Sum, None, elements / ranks)
+                (Sends::Parts(part), Receives::Sum, None, elements / ranks)
             }
             // Nothing is sent to take a part of what is there.
             Exchange::AllGather | Exchange::TakePart => {
                 let part = view(first / ranks * between);
-                (Gives::Whole, Takes::Parts(part), None, elements / ranks)
+                (Sends::Whole, Receives::Parts(part), None, elements / ranks)
             }
             Exchange::AllToAll | Exchange::AllToAllBack => {
                 // A rank has all of one dim and a part of the other: a value of `elements / ranks`.
@@ -100,17 +102,17 @@ impl Moves {
                 let outer = view(first / ranks * between * (second / ranks) * after);
                 let there = kind == Exchange::AllToAll;
                 let (out, into) = if there { (inner, outer) } else { (outer, inner) };
-                (Gives::Parts(out), Takes::Parts(into), None, elements / ranks / ranks)
+                (Sends::Parts(out), Receives::Parts(into), None, elements / ranks / ranks)
             }
         };
-        Moves { gives, takes, then, longest }
+        Moves { sends, receives, then, longest }
     }
 
     /// Floats that `rank` gets from any other in the first round.
-    pub fn given_to(&self, rank: usize) -> usize {
-        match self.gives {
-            Gives::Parts(view) => view.len(rank),
-            Gives::Whole => self.longest,
+    pub fn sent_to(&self, rank: usize) -> usize {
+        match self.sends {
+            Sends::Parts(view) => view.len(rank),
+            Sends::Whole => self.longest,
         }
     }
 }

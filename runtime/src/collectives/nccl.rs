@@ -54,8 +54,8 @@ unsafe impl Sync for Line {}
 enum Role {
     /// Exchanges along an axis, by its number.
     Axis(usize),
-    /// Gifts from one rank to another, forward or not, on a lane.
-    Lane { axis: usize, from: u64, to: u64, forward: bool, lane: usize },
+    /// The sends from one rank to another, forward or not, on a channel.
+    Channel { axis: usize, from: u64, to: u64, forward: bool, channel: usize },
 }
 
 /// One rank's side.
@@ -83,7 +83,7 @@ pub type Share<'a> = &'a dyn Fn(&[u8]) -> Result<Vec<Vec<u8>>, RuntimeError>;
 
 /// The lines of a rank, with the ranks of each.
 fn roles(plan: &Plan, rank: u64) -> Vec<(Role, Vec<u64>)> {
-    let lanes = plan.tables.schedules.values().map(|s| s.chunks()).max().unwrap_or(0);
+    let channels = plan.tables.schedules.values().map(|s| s.chunks()).max().unwrap_or(0);
     let mut roles = vec![];
     let names = plan.tables.mesh.iter().map(|(axis, _)| axis.as_str()).chain([ENDS]);
     for (axis, name) in names.enumerate() {
@@ -94,7 +94,7 @@ fn roles(plan: &Plan, rank: u64) -> Vec<(Role, Vec<u64>)> {
         }
         let place = group.iter().position(|r| *r == rank).unwrap_or(0);
         let (before, next) = (group[(place + n - 1) % n], group[(place + 1) % n]);
-        for lane in 0..if name == "pipe" { lanes } else { 0 } {
+        for channel in 0..if name == "pipe" { channels } else { 0 } {
             let ways = [
                 (rank, next, true),
                 (before, rank, true),
@@ -102,7 +102,7 @@ fn roles(plan: &Plan, rank: u64) -> Vec<(Role, Vec<u64>)> {
                 (next, rank, false),
             ];
             for (from, to, forward) in ways {
-                let role = Role::Lane { axis, from, to, forward, lane };
+                let role = Role::Channel { axis, from, to, forward, channel };
                 roles.push((role, vec![from, to]));
             }
         }
@@ -158,7 +158,7 @@ impl Nccl {
             })?;
             let most = match &role {
                 Role::Axis(axis) => most[*axis],
-                Role::Lane { .. } => {
+                Role::Channel { .. } => {
                     let slots =
                         plan.tables.schedules.values().flat_map(|s| s.slots.iter().flatten());
                     slots.max().map_or(1, |n| *n as usize) + 1
@@ -258,15 +258,15 @@ impl Nccl {
         Ok(())
     }
 
-    fn lane(
+    fn channel(
         &self,
         axis: usize,
         from: u64,
         to: u64,
         way: (bool, usize),
     ) -> Result<&Line, RuntimeError> {
-        let (forward, lane) = way;
-        self.find(&Role::Lane { axis, from, to, forward, lane })
+        let (forward, channel) = way;
+        self.find(&Role::Channel { axis, from, to, forward, channel })
     }
 }
 
@@ -371,10 +371,10 @@ impl Collectives for Nccl {
         ahead: usize,
     ) -> Result<(), RuntimeError> {
         let to = self.around[axis][usize::from(way.0)];
-        let line = self.lane(axis, self.me, to, way)?;
+        let line = self.channel(axis, self.me, to, way)?;
         let peer = 1 - line.place as c_int;
         self.put(line, |api| {
-            // SAFETY: the caller keeps the value until it is taken.
+            // SAFETY: the caller keeps the value until it is received.
             let done =
                 unsafe { (api.send)(from.cast(), elements, FLOAT, peer, line.comm, line.stream) };
             api.check("ncclSend", done)
@@ -390,7 +390,7 @@ impl Collectives for Nccl {
         elements: usize,
     ) -> Result<(), RuntimeError> {
         let from = self.around[axis][usize::from(!way.0)];
-        let line = self.lane(axis, from, self.me, way)?;
+        let line = self.channel(axis, from, self.me, way)?;
         let peer = 1 - line.place as c_int;
         self.put(line, |api| {
             // SAFETY: the caller leaves `to` alone until this returns.

@@ -81,13 +81,13 @@ pub fn exchanges(rank: u64, side: &dyn Collectives) -> Vec<Vec<u32>> {
     values.into_iter().enumerate().map(result).collect()
 }
 
-/// Values go around axis 1 both ways on two lanes, a few ahead; a slot changes once it need not stay.
-pub fn gifts(rank: u64, side: &dyn Collectives) {
+/// Values go around axis 1 both ways on two channels, a few ahead; a slot changes once it need not stay.
+pub fn sends(rank: u64, side: &dyn Collectives) {
     let (row, place) = (rank / 3 * 3, rank % 3);
     let (before, next) = (row + (place + 2) % 3, row + (place + 1) % 3);
-    let value = |rank: u64, n: u64, lane: usize| (rank * 1000 + n * 10) as f32 + lane as f32;
+    let value = |rank: u64, n: u64, channel: usize| (rank * 1000 + n * 10) as f32 + channel as f32;
     for n in 0..20 {
-        for (way, giver) in [((true, 0), before), ((false, 0), next), ((true, 1), before)] {
+        for (way, sender) in [((true, 0), before), ((false, 0), next), ((true, 1), before)] {
             let slot = [value(rank, n, way.1); 5];
             let mut to = [0f32; 5];
             // SAFETY: the slot lives until nothing of it is left.
@@ -96,7 +96,7 @@ pub fn gifts(rank: u64, side: &dyn Collectives) {
                 side.receive(1, way, to.as_mut_ptr(), 5).unwrap();
             }
             side.settle().unwrap();
-            assert_eq!(to, [value(giver, n, way.1); 5]);
+            assert_eq!(to, [value(sender, n, way.1); 5]);
         }
     }
 }

@@ -10,17 +10,17 @@ use super::{Collectives, Sizes, Ticket};
 use crate::RuntimeError;
 use crate::backoff::Backoff;
 
-/// What one rank gives another, in order.
+/// The values that one rank sends to another, in order.
 struct Channel {
     sent: AtomicUsize,
-    taken: AtomicUsize,
+    received: AtomicUsize,
     from: Vec<AtomicPtr<f32>>,
 }
 
 impl Channel {
     fn new(most: usize) -> Self {
         let from = (0..most).map(|_| AtomicPtr::default()).collect();
-        Self { sent: AtomicUsize::new(0), taken: AtomicUsize::new(0), from }
+        Self { sent: AtomicUsize::new(0), received: AtomicUsize::new(0), from }
     }
 }
 
@@ -38,7 +38,7 @@ pub(super) fn wait(failed: &AtomicBool, ready: impl Fn() -> bool) -> Result<(), 
 
 /// One rank's side of the exchanges between threads.
 pub struct Threads {
-    /// By number of the axis and lane: to the next rank and from it, to the one before and from it.
+    /// By number of the axis and channel: to the next rank and from it, to the one before and from it.
     neighbours: Vec<Vec<[Arc<Channel>; 4]>>,
     /// By number of the axis: the group, and this rank's place in it.
     groups: Vec<(Arc<Group>, usize)>,
@@ -51,11 +51,11 @@ pub struct Threads {
 pub fn connect(plan: &Plan) -> Vec<Threads> {
     let failed = Arc::new(AtomicBool::new(false));
     let mut made: std::collections::HashMap<(usize, u64), Arc<Group>> = Default::default();
-    // One more than can be under way, so that a value given is never written over by the next.
+    // One more than can be under way, so that a value sent is never overwritten by the next.
     let schedules = plan.tables.schedules.values();
     let most = schedules.clone().flat_map(|s| s.slots.iter().flatten()).max().map_or(1, |n| *n);
     let most = most as usize + 1;
-    let lanes = schedules.map(|s| s.chunks()).max().unwrap_or(1);
+    let channels = schedules.map(|s| s.chunks()).max().unwrap_or(1);
     let mut ways: std::collections::HashMap<(usize, u64, u64, bool, usize), Arc<Channel>> =
         Default::default();
     (0..plan.ranks())
@@ -71,9 +71,9 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
                     (made.entry((n, members[0])).or_insert_with(new).clone(), place)
                 })
                 .collect();
-            let mut way = |axis: usize, from: u64, to: u64, forward: bool, lane: usize| {
+            let mut way = |axis: usize, from: u64, to: u64, forward: bool, channel: usize| {
                 let new = || Arc::new(Channel::new(most));
-                ways.entry((axis, from, to, forward, lane)).or_insert_with(new).clone()
+                ways.entry((axis, from, to, forward, channel)).or_insert_with(new).clone()
             };
             let axes = plan.tables.mesh.iter().enumerate();
             let neighbours = axes
@@ -83,15 +83,15 @@ pub fn connect(plan: &Plan) -> Vec<Threads> {
                         (members.len(), members.iter().position(|r| *r == rank).unwrap_or(0));
                     let next = members[(place + 1) % size];
                     let before = members[(place + size - 1) % size];
-                    let lane = |lane| {
+                    let channel = |channel| {
                         [
-                            way(n, rank, next, true, lane),
-                            way(n, next, rank, false, lane),
-                            way(n, rank, before, false, lane),
-                            way(n, before, rank, true, lane),
+                            way(n, rank, next, true, channel),
+                            way(n, next, rank, false, channel),
+                            way(n, rank, before, false, channel),
+                            way(n, before, rank, true, channel),
                         ]
                     };
-                    (0..lanes).map(lane).collect()
+                    (0..channels).map(channel).collect()
                 })
                 .collect();
             let streams = (0..=plan.tables.mesh.len()).map(|_| Default::default()).collect();
@@ -135,39 +135,39 @@ impl Collectives for Threads {
     unsafe fn send(
         &self,
         axis: usize,
-        (forward, lane): (bool, usize),
+        (forward, channel): (bool, usize),
         from: *const f32,
         _elements: usize,
         ahead: usize,
     ) -> Result<(), RuntimeError> {
-        let lanes = self.neighbours[axis].get(lane).ok_or_else(nobody)?;
-        let channel = &lanes[if forward { 0 } else { 2 }];
+        let channels = self.neighbours[axis].get(channel).ok_or_else(nobody)?;
+        let channel = &channels[if forward { 0 } else { 2 }];
         let n = channel.sent.load(Ordering::Relaxed);
         channel.from[n % channel.from.len()].store(from.cast_mut(), Ordering::Relaxed);
         channel.sent.store(n + 1, Ordering::Release);
-        wait(&self.failed, || channel.taken.load(Ordering::Acquire) + ahead > n)
+        wait(&self.failed, || channel.received.load(Ordering::Acquire) + ahead > n)
     }
 
     unsafe fn receive(
         &self,
         axis: usize,
-        (forward, lane): (bool, usize),
+        (forward, channel): (bool, usize),
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError> {
-        let lanes = self.neighbours[axis].get(lane).ok_or_else(nobody)?;
-        let channel = &lanes[if forward { 3 } else { 1 }];
-        let n = channel.taken.load(Ordering::Relaxed);
+        let channels = self.neighbours[axis].get(channel).ok_or_else(nobody)?;
+        let channel = &channels[if forward { 3 } else { 1 }];
+        let n = channel.received.load(Ordering::Relaxed);
         wait(&self.failed, || channel.sent.load(Ordering::Acquire) > n)?;
         let from = channel.from[n % channel.from.len()].load(Ordering::Relaxed);
-        // SAFETY: the sender keeps the value until it is taken; `to` is this rank's own.
+        // SAFETY: the sender keeps the value until it is received; `to` is this rank's own.
         unsafe { std::ptr::copy_nonoverlapping(from, to, elements) };
-        channel.taken.store(n + 1, Ordering::Release);
+        channel.received.store(n + 1, Ordering::Release);
         Ok(())
     }
 
     fn settle(&self) -> Result<(), RuntimeError> {
-        // All ranks end a program together (`Ranks::run`), and then all is taken.
+        // All ranks end a program together (`Ranks::run`), and then everything is received.
         Ok(())
     }
 

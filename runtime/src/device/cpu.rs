@@ -253,19 +253,19 @@ impl CpuDevice {
                     );
                 }
                 // SAFETY: a validated plan keeps the value inside its slot; the schedule was proved to use a
-                // slot again only after the value in it was taken, and to pair every gift with one that
-                // takes it.
-                Action::Send { forward, lane, base, elements } => unsafe {
+                // slot again only after the value in it was received, and to pair every send with a
+                // receive.
+                Action::Send { forward, channel, base, elements } => unsafe {
                     let from = (base + at.slot * stride) as *const f32;
                     others
-                        .send(axis, (*forward, *lane), from, *elements, at.slots - 1)
+                        .send(axis, (*forward, *channel), from, *elements, at.slots - 1)
                         .map_err(|e| e.at(&handed("send", *forward, at)))
                 },
                 // SAFETY: as above.
-                Action::Receive { forward, lane, base, elements } => unsafe {
+                Action::Receive { forward, channel, base, elements } => unsafe {
                     let to = (base + at.slot * stride) as *mut f32;
                     others
-                        .receive(axis, (*forward, *lane), to, *elements)
+                        .receive(axis, (*forward, *channel), to, *elements)
                         .map_err(|e| e.at(&handed("receive", *forward, at)))
                 },
             };

@@ -8,10 +8,10 @@ use crate::RuntimeError;
 pub enum Action {
     /// Runs the part with this number; for the last micro-batch the other one, if there is one.
     Run { part: usize, last: Option<usize> },
-    /// Gives a value to the next stage, or to the one before, on one of the lanes between them.
-    Send { forward: bool, lane: usize, base: usize, elements: usize },
-    /// Takes a value from the stage before, or from the next.
-    Receive { forward: bool, lane: usize, base: usize, elements: usize },
+    /// Sends a value to the next stage, or to the one before, on one of the channels between them.
+    Send { forward: bool, channel: usize, base: usize, elements: usize },
+    /// Receives a value from the stage before, or from the next one.
+    Receive { forward: bool, channel: usize, base: usize, elements: usize },
 }
 
 /// Where an action works: its micro-batch, the slot, and the chunk of the stage's layers.
@@ -83,16 +83,16 @@ impl Staged {
                 }
                 Move::Send(name) => {
                     let forward = Move::is_forward(name);
-                    // A lane is the chunk of the one that takes.
-                    let (_, lane) = s.neighbour(stage, *chunk, forward).ok_or_else(wrong)?;
+                    // The channel is numbered by the chunk of the stage that receives.
+                    let (_, channel) = s.neighbour(stage, *chunk, forward).ok_or_else(wrong)?;
                     let v = value(name)?;
                     let elements = v.elements as usize;
-                    Action::Send { forward, lane, base: base(v.offset), elements }
+                    Action::Send { forward, channel, base: base(v.offset), elements }
                 }
                 Move::Receive(name) => {
                     let (forward, v) = (Move::is_forward(name), value(name)?);
                     let elements = v.elements as usize;
-                    Action::Receive { forward, lane: *chunk, base: base(v.offset), elements }
+                    Action::Receive { forward, channel: *chunk, base: base(v.offset), elements }
                 }
             };
             actions.push((action, *chunk));

@@ -93,7 +93,7 @@ impl Lobby {
     }
 }
 
-/// Takes the calls of `callers` ranks.
+/// Receives the calls of `callers` ranks.
 fn hear(
     listener: &TcpListener,
     me: u64,

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use neoxc_plan::Exchange;
 
 use super::super::Sizes;
-use super::super::moves::{Gives, Moves, Takes, View};
+use super::super::moves::{Moves, Receives, Sends, View};
 use super::Wire;
 use crate::RuntimeError;
 
@@ -230,16 +230,16 @@ impl Side<'_> {
         (slot.chunk, slot.second) = (Some(n), false);
         flight.posted += 1;
         for (r, rank) in self.others() {
-            let into = match moves.takes {
-                Takes::Sum => self.range(n, moves.given_to(self.place)),
-                Takes::Parts(view) => self.range(n, view.len(r)),
+            let into = match moves.receives {
+                Receives::Sum => self.range(n, moves.sent_to(self.place)),
+                Receives::Parts(view) => self.range(n, view.len(r)),
             };
-            let out = self.range(n, moves.given_to(r));
+            let out = self.range(n, moves.sent_to(r));
             // SAFETY: inside the values and the slot's room; nobody else uses them until it is over.
             unsafe {
                 if into.0 < into.1 {
-                    let to = match moves.takes {
-                        Takes::Parts(view) if view.is_plain() => {
+                    let to = match moves.receives {
+                        Receives::Parts(view) if view.is_plain() => {
                             flight.to.add(view.stretch(r, into.0).0)
                         }
                         _ => slot.into.as_mut_ptr().add(r * self.chunk),
@@ -248,12 +248,12 @@ impl Side<'_> {
                     slot.requests.push((rank, wire.receive(rank, tag, to.cast(), len)?));
                 }
                 if out.0 < out.1 {
-                    let from: *const f32 = match moves.gives {
-                        Gives::Whole => flight.from.add(out.0),
-                        Gives::Parts(view) if view.is_plain() => {
+                    let from: *const f32 = match moves.sends {
+                        Sends::Whole => flight.from.add(out.0),
+                        Sends::Parts(view) if view.is_plain() => {
                             flight.from.add(view.stretch(r, out.0).0)
                         }
-                        Gives::Parts(view) => {
+                        Sends::Parts(view) => {
                             let packed = slot.out.as_mut_ptr().add(r * self.chunk);
                             pack(view, r, out, flight.from, packed);
                             packed
@@ -273,23 +273,23 @@ impl Side<'_> {
     /// As for [`Side::post`], and every request must be done.
     unsafe fn first_is_over<R>(&self, flight: &Flight, slot: &mut Slot<R>) {
         let (n, moves) = (slot.chunk.unwrap_or(0), flight.moves);
-        let own = self.range(n, moves.given_to(self.place));
+        let own = self.range(n, moves.sent_to(self.place));
         let room = |r: usize| r * self.chunk;
         // SAFETY: inside the values and the slot's room.
         unsafe {
             let mine = slot.into.as_mut_ptr().add(room(self.place));
-            match moves.gives {
-                Gives::Whole => {
+            match moves.sends {
+                Sends::Whole => {
                     std::ptr::copy_nonoverlapping(flight.from.add(own.0), mine, own.1 - own.0);
                 }
-                Gives::Parts(view) => pack(view, self.place, own, flight.from, mine),
+                Sends::Parts(view) => pack(view, self.place, own, flight.from, mine),
             }
-            match moves.takes {
-                Takes::Sum => {
+            match moves.receives {
+                Receives::Sum => {
                     let at = moves.then.map_or(own.0, |view| view.stretch(self.place, own.0).0);
                     self.sum(&slot.into, own.1 - own.0, flight.to.wrapping_add(at));
                 }
-                Takes::Parts(view) => {
+                Receives::Parts(view) => {
                     for r in 0..self.members.len() {
                         if r == self.place || !view.is_plain() {
                             let at = self.range(n, view.len(r));

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use neoxc_plan::{Exchange::AllReduce, Plan};
 
 use super::super::connect;
-use super::super::testing::{exchanges, gifts, on_all, plan, what};
+use super::super::testing::{exchanges, on_all, plan, sends, what};
 use super::*;
 use crate::health::{How, Loss};
 
@@ -127,9 +127,9 @@ fn messages_give_the_same_bits_as_threads() {
 }
 
 #[test]
-fn gifts_come_in_order_and_words_reach_all() {
+fn sends_come_in_order_and_words_reach_all() {
     let words = on_all(sides(&plan("tensor"), &Arc::default()), |rank, side| {
-        gifts(rank, side);
+        sends(rank, side);
         side.all_gather(&vec![rank as u8; rank as usize * 3]).unwrap()
     });
     for words in words {

@@ -67,7 +67,7 @@ typedef struct Op {
 } Op;
 typedef struct { pthread_t thread; Op *first, **last; int busy; } Stream;
 
-// Gives everything of an operation, or takes everything: all of a group is given before anything is taken.
+// Sends everything of an operation, or takes everything: all of a group is given before anything is taken.
 static void half(Op *o, int taking) {
   Comm *c = o->comm;
   for (int r = 0; r < c->ranks; r++) {

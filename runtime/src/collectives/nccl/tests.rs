@@ -7,7 +7,7 @@ use std::sync::{Barrier, Mutex};
 use neoxc_plan::{Schedule, Tables};
 
 use super::super::connect;
-use super::super::testing::{exchanges, gifts, on_all, plan};
+use super::super::testing::{exchanges, on_all, plan, sends};
 use super::*;
 use crate::health::{How, Loss};
 
@@ -53,17 +53,17 @@ fn both_vendors_give_the_same_bits_as_threads() {
 }
 
 #[test]
-fn gifts_come_in_order() {
+fn sends_come_in_order() {
     let folder = tempfile::tempdir().unwrap();
     let library = stand_in(folder.path(), "libstand.so", &[]);
     let mut plan = plan("pipe");
-    // Two chunks a stage, and so two lanes.
+    // Two chunks a stage, and so two channels.
     let slots = vec![vec![2, 2]; 3];
     let schedule = Schedule { slots, ..Default::default() };
     plan.tables =
         Tables { schedules: [("train_step".to_string(), schedule)].into(), ..plan.tables };
     let sides = sides(&plan, Vendor::Nvidia, &library, &Arc::default());
-    on_all(sides, |rank, side| gifts(rank, side));
+    on_all(sides, |rank, side| sends(rank, side));
 }
 
 #[test]
