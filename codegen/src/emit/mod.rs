@@ -87,6 +87,15 @@ pub struct Instructions {
     pub amx: bool,
 }
 
+/// A loop whose body is being written.
+pub struct OpenLoop {
+    /// The loop's variable.
+    pub i: Val,
+    /// What the iteration is handed.
+    pub carried: Vec<Val>,
+    results: Vec<Val>,
+}
+
 /// Builds the body of one kernel.
 pub struct Emit {
     out: String,
@@ -456,37 +465,53 @@ impl Emit {
         init: &[Val],
         body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
     ) -> Vec<Val> {
+        let open = self.begin_for(lo, hi, step, init);
+        let out = body(self, open.i, &open.carried);
+        self.end_for(open, &out)
+    }
+
+    /// The head of such a loop: what follows is its body, until [`Emit::end_for`]. For bodies that may fail, or
+    /// need more than the builder.
+    pub fn begin_for(&mut self, lo: Val, hi: Val, step: Val, init: &[Val]) -> OpenLoop {
         let results: Vec<Val> = init.iter().map(|v| self.argument(v.ty)).collect();
         let i = self.argument(Ty::I64);
-        let iters: Vec<Val> = init.iter().map(|v| self.argument(v.ty)).collect();
-        let tys: Vec<String> = init.iter().map(|v| self.ty(v.ty)).collect();
-        // A multi-result op is named once; results are `%first#k`, aliased below.
+        let carried: Vec<Val> = init.iter().map(|v| self.argument(v.ty)).collect();
+        // A multi-result op is named once; results are `%first#k`, aliased at the end.
         let head = if init.is_empty() {
             format!("scf.for {i} = {lo} to {hi} step {step} : i64 {{")
         } else {
             let pairs: Vec<String> =
-                iters.iter().zip(init).map(|(a, b)| format!("{a} = {b}")).collect();
+                carried.iter().zip(init).map(|(a, b)| format!("{a} = {b}")).collect();
             format!(
                 "%f{}:{} = scf.for {i} = {lo} to {hi} step {step} iter_args({}) -> ({}) : i64 {{",
                 i.id,
                 init.len(),
                 pairs.join(", "),
-                tys.join(", ")
+                self.types(init)
             )
         };
         self.open(&head);
-        let out = body(self, i, &iters);
-        let names: Vec<String> = out.iter().map(Val::to_string).collect();
-        if !init.is_empty() {
-            self.line(&format!("scf.yield {} : {}", names.join(", "), tys.join(", ")));
+        OpenLoop { i, carried, results }
+    }
+
+    /// Ends the loop; `out` goes to the next iteration. Gives what the last one hands on.
+    pub fn end_for(&mut self, open: OpenLoop, out: &[Val]) -> Vec<Val> {
+        let OpenLoop { i, results, .. } = open;
+        if !results.is_empty() {
+            let names: Vec<String> = out.iter().map(Val::to_string).collect();
+            let types = self.types(&results);
+            self.line(&format!("scf.yield {} : {types}", names.join(", ")));
         }
         self.close();
-        let outer: Vec<(Val, String)> =
-            results.iter().enumerate().map(|(k, r)| (*r, format!("%f{}#{k}", i.id))).collect();
-        for (r, name) in outer {
-            self.rename(r, &name);
+        for (k, r) in results.iter().enumerate() {
+            self.rename(*r, &format!("%f{}#{k}", i.id));
         }
         results
+    }
+
+    /// Types of values, as a list in text.
+    fn types(&self, values: &[Val]) -> String {
+        values.iter().map(|v| self.ty(v.ty)).collect::<Vec<_>>().join(", ")
     }
 
     /// A loop without carried values.
@@ -506,8 +531,18 @@ impl Emit {
 
     /// `if c { … }`.
     pub fn if_(&mut self, c: Val, body: impl FnOnce(&mut Self)) {
-        self.open(&format!("scf.if {c} {{"));
+        self.begin_if(c);
         body(self);
+        self.end_if();
+    }
+
+    /// The head of an `if`: what follows is done where `c` holds, until [`Emit::end_if`].
+    pub fn begin_if(&mut self, c: Val) {
+        self.open(&format!("scf.if {c} {{"));
+    }
+
+    /// Ends the innermost `if`.
+    pub fn end_if(&mut self) {
         self.close();
     }
 

@@ -6,110 +6,106 @@
 
 use std::collections::HashMap;
 
-use neoxc_ir::ValueId;
+use neoxc_ir::{Op, ValueId};
 
 use super::space::Space;
 use super::{Body, Shape};
 use crate::CodegenError;
-use crate::emit::{Emit, Ty, Val};
+use crate::emit::{Ty, Val};
+
+/// The sums of a kernel, and how a task walks them.
+struct Columns<'a> {
+    space: &'a Space,
+    sums: Vec<Op>,
+    /// Dims further out than the rows, the rows, the columns.
+    outer: usize,
+    rows: usize,
+    width: usize,
+    /// Vectors of columns of a task.
+    vectors: usize,
+    lanes: usize,
+}
 
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let space = Space::of(b.f).ok_or_else(|| b.fail("its values do not share one index space"))?;
-    let (outer, rows, width) = match space.sizes[..] {
-        [rows, width] => (1, rows, width),
-        [outer, rows, width] => (outer, rows, width),
-        _ => {
-            return Err(
-                b.fail(format!("has {} groups of dims, not rows and columns", space.sizes.len()))
-            );
-        }
-    };
-    let columns = space.sizes.len() - 1;
-    let sums: Vec<neoxc_ir::Op> =
-        b.f.ops.iter().filter(|op| op.kind.is("reduce_sum")).cloned().collect();
-    for op in &sums {
-        let (x, y) = (op.operands[0], op.results[0]);
-        let kept = |g| space.has(x, g) && space.has(y, g);
-        if !kept(columns) || space.has(y, columns - 1) || columns == 2 && !kept(0) {
-            return Err(b.fail("reduces other dims than the rows"));
-        }
-    }
-    if sums.is_empty() {
-        return Err(b.fail("has no sum"));
-    }
-    let lanes = b.lanes;
-    // Several vectors share a row's cache lines and page, and their sums do not wait for each other.
-    let enough = |v: &usize| outer * width / (lanes * v) >= 2 * b.cpu.cores;
-    let whole = |v: &usize| width.is_multiple_of(lanes * v);
-    let vectors = [4, 2].into_iter().find(|v| whole(v) && enough(v)).unwrap_or(1);
-    let blocks = width.div_ceil(lanes * vectors);
+    let columns = Columns::of(b, &space)?;
+    let blocks = columns.width.div_ceil(columns.lanes * columns.vectors);
     b.tasks(|b, t| {
-        let (first, t) = if outer == 1 {
+        let (first, t) = if columns.outer == 1 {
             (None, t)
         } else {
             let n = b.k.int(blocks as i64);
             (Some(b.k.div(t, n)), b.k.rem(t, n))
         };
+        columns.task(b, first, t)
+    })?;
+    Ok(Shape { tasks: columns.outer * blocks, scratch_floats: 0, tiles: false })
+}
+
+impl<'a> Columns<'a> {
+    fn of(b: &Body<'_>, space: &'a Space) -> Result<Columns<'a>, CodegenError> {
+        let (outer, rows, width) = match space.sizes[..] {
+            [rows, width] => (1, rows, width),
+            [outer, rows, width] => (outer, rows, width),
+            _ => {
+                let groups = space.sizes.len();
+                return Err(b.fail(format!("has {groups} groups of dims, not rows and columns")));
+            }
+        };
+        let columns = space.sizes.len() - 1;
+        let sums: Vec<Op> = b.f.ops.iter().filter(|op| op.kind.is("reduce_sum")).cloned().collect();
+        for op in &sums {
+            let (x, y) = (op.operands[0], op.results[0]);
+            let kept = |g| space.has(x, g) && space.has(y, g);
+            if !kept(columns) || space.has(y, columns - 1) || columns == 2 && !kept(0) {
+                return Err(b.fail("reduces other dims than the rows"));
+            }
+        }
+        if sums.is_empty() {
+            return Err(b.fail("has no sum"));
+        }
+        let lanes = b.lanes;
+        // Several vectors share a row's cache lines and page, and their sums do not wait for each other.
+        let enough = |v: &usize| outer * width / (lanes * v) >= 2 * b.cpu.cores;
+        let whole = |v: &usize| width.is_multiple_of(lanes * v);
+        let vectors = [4, 2].into_iter().find(|v| whole(v) && enough(v)).unwrap_or(1);
+        Ok(Columns { space, sums, outer, rows, width, vectors, lanes })
+    }
+
+    /// Block `t` of the columns, of the outer element `first`.
+    fn task(&self, b: &mut Body<'_>, first: Option<Val>, t: Val) -> Result<(), CodegenError> {
+        let (space, lanes, vectors) = (self.space, self.lanes, self.vectors);
         let column = b.k.scale(t, lanes * vectors);
-        let mask = (!width.is_multiple_of(lanes)).then(|| {
+        let mask = (!self.width.is_multiple_of(lanes)).then(|| {
             let ids = b.k.lane_ids(lanes);
-            let left = b.k.int(width as i64);
+            let left = b.k.int(self.width as i64);
             let left = b.k.sub(left, column);
             let left = b.k.narrow(left);
             let left = b.k.splat(left, lanes);
             b.k.cmp("slt", ids, left)
         });
-        let places: Vec<Val> = (0..vectors)
+        let places: Vec<At<'_>> = (0..vectors)
             .map(|j| {
                 let offset = b.k.int((j * lanes) as i64);
-                b.k.add(column, offset)
+                At { space, first, row: None, column: b.k.add(column, offset), mask }
             })
             .collect();
-        let zero = b.k.float(0.0, Ty::Vec(lanes));
-        let init = vec![zero; vectors * sums.len()];
-        let (lo, hi, step) = (b.k.int(0), b.k.int(rows as i64), b.k.int(1));
-        let mut outcome = Ok(());
-        let mut k = std::mem::replace(&mut b.k, Emit::new(""));
-        let totals = k.for_(lo, hi, step, &init, |k, row, acc| {
-            std::mem::swap(&mut b.k, k);
-            let mut out = vec![];
-            for (column, acc) in places.iter().zip(acc.chunks(sums.len())) {
-                let at = At { space: &space, first, row: Some(row), column: *column, mask };
-                let mut known = HashMap::new();
-                for (op, a) in sums.iter().zip(acc) {
-                    match at.value(b, op.operands[0], &mut known) {
-                        Ok(v) => {
-                            let v = b.k.splat(v, lanes);
-                            out.push(b.k.add(*a, v));
-                        }
-                        Err(e) => {
-                            outcome = Err(e);
-                            out.push(*a);
-                        }
-                    }
-                }
-            }
-            std::mem::swap(&mut b.k, k);
-            out
-        });
-        b.k = k;
-        outcome?;
+        let totals = self.totals(b, &places)?;
         let mut ready = vec![];
-        for (column, totals) in places.into_iter().zip(totals.chunks(sums.len())) {
-            let at = At { space: &space, first, row: None, column, mask };
+        for (at, totals) in places.iter().zip(totals.chunks(self.sums.len())) {
             let mut known: HashMap<ValueId, Val> =
-                sums.iter().zip(totals).map(|(op, v)| (op.results[0], *v)).collect();
+                self.sums.iter().zip(totals).map(|(op, v)| (op.results[0], *v)).collect();
             for (i, r) in b.f.results.clone().into_iter().enumerate() {
                 let v = at.value(b, r, &mut known)?;
-                ready.push((i, column, b.k.splat(v, lanes)));
+                ready.push((i, at.column, b.k.splat(v, lanes)));
             }
         }
         for (i, column, v) in ready {
             let pointer = b.result(i);
             let at = match first {
                 Some(first) => {
-                    let line = b.k.scale(first, width);
+                    let line = b.k.scale(first, self.width);
                     b.k.add(line, column)
                 }
                 None => column,
@@ -121,8 +117,26 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
             }
         }
         Ok(())
-    })?;
-    Ok(Shape { tasks: outer * blocks, scratch_floats: 0, tiles: false })
+    }
+
+    /// All sums at each place, walked row by row.
+    fn totals(&self, b: &mut Body<'_>, places: &[At<'_>]) -> Result<Vec<Val>, CodegenError> {
+        let zero = b.k.float(0.0, Ty::Vec(self.lanes));
+        let init = vec![zero; self.vectors * self.sums.len()];
+        let (lo, hi, step) = (b.k.int(0), b.k.int(self.rows as i64), b.k.int(1));
+        let open = b.k.begin_for(lo, hi, step, &init);
+        let mut out = vec![];
+        for (place, acc) in places.iter().zip(open.carried.chunks(self.sums.len())) {
+            let at = At { row: Some(open.i), ..*place };
+            let mut known = HashMap::new();
+            for (op, a) in self.sums.iter().zip(acc) {
+                let v = at.value(b, op.operands[0], &mut known)?;
+                let v = b.k.splat(v, self.lanes);
+                out.push(b.k.add(*a, v));
+            }
+        }
+        Ok(b.k.end_for(open, &out))
+    }
 }
 
 /// A place in the index space; after the sum there is no row.

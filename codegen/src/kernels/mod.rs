@@ -154,15 +154,11 @@ impl Body<'_> {
         step: usize,
         body: impl FnOnce(&mut Self, Val) -> Result<(), CodegenError>,
     ) -> Result<(), CodegenError> {
-        let mut outcome = Ok(());
-        let mut this = std::mem::replace(&mut self.k, Emit::new(""));
-        this.loop_(lo, hi, step, |k, i| {
-            std::mem::swap(&mut self.k, k);
-            outcome = body(self, i);
-            std::mem::swap(&mut self.k, k);
-        });
-        self.k = this;
-        outcome
+        let step = self.k.int(step as i64);
+        let open = self.k.begin_for(lo, hi, step, &[]);
+        body(self, open.i)?;
+        self.k.end_for(open, &[]);
+        Ok(())
     }
 }
 

@@ -101,25 +101,13 @@ impl Plan<'_, '_> {
             let last = self.b.k.int(tasks as i64);
             let owns = self.b.k.cmp("eq", end, last);
             let count = width % lanes;
-            let mut outcome = Ok(());
-            self.conditional(owns, |p| {
-                let at = p.b.k.int((width - count) as i64);
-                let mask = p.b.k.mask(count, lanes);
-                outcome = p.store_at(zero, at, &scalars, Some(mask));
-            });
-            outcome?;
+            self.b.k.begin_if(owns);
+            let at = self.b.k.int((width - count) as i64);
+            let mask = self.b.k.mask(count, lanes);
+            self.store_at(zero, at, &scalars, Some(mask))?;
+            self.b.k.end_if();
         }
         Ok(Shape { tasks, scratch_floats: 0, tiles: false })
-    }
-
-    fn conditional(&mut self, c: Val, body: impl FnOnce(&mut Self)) {
-        let mut k = std::mem::replace(&mut self.b.k, crate::emit::Emit::new(""));
-        k.if_(c, |k| {
-            std::mem::swap(&mut self.b.k, k);
-            body(self);
-            std::mem::swap(&mut self.b.k, k);
-        });
-        self.b.k = k;
     }
 
     /// A value is a row scalar when it lacks the inner group (or, in a space of one group, when its
@@ -221,7 +209,6 @@ impl Plan<'_, '_> {
             .collect();
         let init: Vec<Val> = neutral.iter().map(|x| self.b.k.float(*x, Ty::Vec(lanes))).collect();
         let whole = width / lanes * lanes;
-        let mut outcome = Ok(());
         let (zero, hi) = (self.b.k.int(0), self.b.k.int(whole as i64));
         let step = self.b.k.int(lanes as i64);
         let mut acc = if whole > SUM_BLOCK {
@@ -230,21 +217,20 @@ impl Plan<'_, '_> {
                 let end = p.b.k.add(lo, block);
                 let end = p.b.k.min(end, hi);
                 let part = p.nested(lo, end, step, &init, |p, i, acc| {
-                    p.accumulate(row, i, reductions, acc, scalars, None, &mut outcome)
-                });
+                    p.accumulate(row, i, reductions, acc, scalars, None)
+                })?;
                 let pairs = reductions.iter().zip(total.iter().zip(part));
-                pairs.map(|(op, (a, b))| p.combine(op, *a, b)).collect()
-            })
+                Ok(pairs.map(|(op, (a, b))| p.combine(op, *a, b)).collect())
+            })?
         } else {
             self.nested(zero, hi, step, &init, |p, i, acc| {
-                p.accumulate(row, i, reductions, acc, scalars, None, &mut outcome)
-            })
+                p.accumulate(row, i, reductions, acc, scalars, None)
+            })?
         };
         if whole < width {
             let mask = self.b.k.mask(width - whole, lanes);
-            acc = self.accumulate(row, hi, reductions, &acc, scalars, Some(mask), &mut outcome);
+            acc = self.accumulate(row, hi, reductions, &acc, scalars, Some(mask))?;
         }
-        outcome?;
         Ok(reductions
             .iter()
             .zip(acc)
@@ -262,7 +248,6 @@ impl Plan<'_, '_> {
         if op.kind.is("reduce_max") { self.b.k.max(a, b) } else { self.b.k.add(a, b) }
     }
 
-    #[allow(clippy::too_many_arguments)] // one loop body's whole context
     fn accumulate(
         &mut self,
         row: Val,
@@ -271,19 +256,13 @@ impl Plan<'_, '_> {
         acc: &[Val],
         scalars: &HashMap<ValueId, Val>,
         mask: Option<Val>,
-        outcome: &mut Result<(), CodegenError>,
-    ) -> Vec<Val> {
+    ) -> Result<Vec<Val>, CodegenError> {
         let lanes = self.b.lanes;
         let mut known = scalars.clone();
         let mut out = vec![];
         for (op, a) in reductions.iter().zip(acc) {
-            let v = match self.value(op.operands[0], row, Some(i), &mut known, mask) {
-                Ok(v) => self.b.k.splat(v, lanes),
-                Err(e) => {
-                    *outcome = Err(e);
-                    return acc.to_vec();
-                }
-            };
+            let v = self.value(op.operands[0], row, Some(i), &mut known, mask)?;
+            let v = self.b.k.splat(v, lanes);
             let v = match mask {
                 None => v,
                 Some(mask) => {
@@ -294,26 +273,21 @@ impl Plan<'_, '_> {
             };
             out.push(self.combine(op, *a, v));
         }
-        out
+        Ok(out)
     }
 
+    /// A loop that hands values on.
     fn nested(
         &mut self,
         lo: Val,
         hi: Val,
         step: Val,
         init: &[Val],
-        body: impl FnOnce(&mut Self, Val, &[Val]) -> Vec<Val>,
-    ) -> Vec<Val> {
-        let mut k = std::mem::replace(&mut self.b.k, crate::emit::Emit::new(""));
-        let out = k.for_(lo, hi, step, init, |k, i, acc| {
-            std::mem::swap(&mut self.b.k, k);
-            let out = body(self, i, acc);
-            std::mem::swap(&mut self.b.k, k);
-            out
-        });
-        self.b.k = k;
-        out
+        body: impl FnOnce(&mut Self, Val, &[Val]) -> Result<Vec<Val>, CodegenError>,
+    ) -> Result<Vec<Val>, CodegenError> {
+        let open = self.b.k.begin_for(lo, hi, step, init);
+        let out = body(self, open.i, &open.carried)?;
+        Ok(self.b.k.end_for(open, &out))
     }
 
     fn store_pass(
@@ -325,12 +299,11 @@ impl Plan<'_, '_> {
         mask: Option<Val>,
     ) -> Result<(), CodegenError> {
         let step = self.b.k.int(self.b.lanes as i64);
-        let mut outcome = Ok(());
         self.nested(lo, hi, step, &[], |p, i, _| {
-            outcome = p.store_at(row, i, scalars, mask);
-            vec![]
-        });
-        outcome
+            p.store_at(row, i, scalars, mask)?;
+            Ok(vec![])
+        })?;
+        Ok(())
     }
 
     /// Computes and stores all row-vector results at inner index `i`.
