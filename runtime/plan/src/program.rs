@@ -275,110 +275,159 @@ fn print_address(out: &mut String, a: &Address, segments: &[String], vars: &[Str
 }
 
 /// Reads what [`print_program`] wrote.
+///
+/// # Errors
+/// Names the first line that is none of a program's, and why.
 pub fn parse_program(
     text: &str,
     segments: &[String],
     kernels: &[String],
 ) -> Result<Vec<Instr>, ProgramError> {
-    // Each open loop: its instruction without body, and the body so far of the level outside it.
-    let mut open: Vec<(String, u64, bool, Vec<Instr>)> = vec![];
-    let mut body: Vec<Instr> = vec![];
+    let mut reader = Reader { segments, kernels, open: vec![], body: vec![] };
     for (n, line) in text.lines().enumerate() {
-        let fail = |message: &str| ProgramError { line: n + 1, message: message.to_string() };
+        reader.line(line).map_err(|message| ProgramError { line: n + 1, message })?;
+    }
+    if !reader.open.is_empty() {
+        let line = text.lines().count();
+        return Err(ProgramError { line, message: "a loop has no end".into() });
+    }
+    Ok(reader.body)
+}
+
+/// A loop whose end has not come yet.
+struct Open {
+    var: String,
+    count: u64,
+    reverse: bool,
+    /// The instructions in front of it.
+    before: Vec<Instr>,
+}
+
+/// A program that is being read.
+struct Reader<'a> {
+    segments: &'a [String],
+    kernels: &'a [String],
+    /// Loops from the outermost to the innermost.
+    open: Vec<Open>,
+    /// Instructions so far of the innermost one.
+    body: Vec<Instr>,
+}
+
+type Words<'a> = std::str::SplitWhitespace<'a>;
+
+/// The next word as `read` takes it; `or` says what was expected.
+fn next<T>(
+    words: &mut Words<'_>,
+    or: &str,
+    read: impl FnOnce(&str) -> Option<T>,
+) -> Result<T, String> {
+    words.next().and_then(read).ok_or_else(|| or.to_string())
+}
+
+impl Reader<'_> {
+    fn line(&mut self, line: &str) -> Result<(), String> {
         // As `lines` takes it for part of the end of all lines but the last.
         let line = line.trim_end_matches('\r');
-        let (code, loc) = match line.split_once(" ; ") {
-            Some((c, l)) => (c, l),
-            None => (line, ""),
-        };
+        let (code, loc) = line.split_once(" ; ").unwrap_or((line, ""));
         let mut words = code.split_whitespace();
         match words.next() {
-            Some("loop") => {
-                let var = words.next().ok_or_else(|| fail("a loop needs a name"))?.to_string();
-                let count: u64 = words
-                    .next()
-                    .and_then(|w| w.parse().ok())
-                    .filter(|c| *c > 0)
-                    .ok_or_else(|| fail("a loop needs a count"))?;
-                let reverse = match words.next() {
-                    None => false,
-                    Some("reverse") => true,
-                    Some(_) => return Err(fail("expected `reverse`")),
-                };
-                let known = open.iter().any(|o| o.0 == var);
-                if open.len() == MAX_DEPTH || known || var.ends_with(NEXT) {
-                    return Err(fail("loops are nested wrongly"));
-                }
-                open.push((var, count, reverse, std::mem::take(&mut body)));
-            }
+            Some("loop") => self.begin(&mut words)?,
             Some("end") => {
-                let (var, count, reverse, outer) =
-                    open.pop().ok_or_else(|| fail("`end` without a loop"))?;
-                let inner = std::mem::replace(&mut body, outer);
-                body.push(Instr::Loop { var, count, reverse, body: inner });
+                let Open { var, count, reverse, before } =
+                    self.open.pop().ok_or("`end` without a loop")?;
+                let body = std::mem::replace(&mut self.body, before);
+                self.body.push(Instr::Loop { var, count, reverse, body });
             }
-            Some("launch") => {
-                let kernel: usize = words
-                    .next()
-                    .and_then(|w| w.parse().ok())
-                    .filter(|k| *k < kernels.len())
-                    .ok_or_else(|| fail("there is no such kernel"))?;
-                if words.next() != Some(kernels[kernel].as_str()) {
-                    return Err(fail("number and name of the kernel differ"));
-                }
-                let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
-                let args = words
-                    .by_ref()
-                    .map(|w| address(w, segments, &vars).ok_or_else(|| fail("expected an address")))
-                    .collect::<Result<_, _>>()?;
-                body.push(Instr::Launch { kernel, args, loc: loc.to_string() });
-            }
+            Some("launch") => self.launch(&mut words, loc)?,
             Some("wait") => {
-                let event = words.next().and_then(event_number);
-                let event = event.ok_or_else(|| fail("expected the number of an event"))?;
-                body.push(Instr::Wait { event });
+                let event = next(&mut words, "expected the number of an event", event_number)?;
+                self.body.push(Instr::Wait { event });
             }
-            Some(word) => {
-                let started = word == "start";
-                let kind = if started { words.next() } else { Some(word) };
-                let kind = kind.and_then(Exchange::named).ok_or_else(|| {
-                    fail("expected launch, loop, end, start, wait or an exchange")
-                })?;
-                let axis = words.next().ok_or_else(|| fail("expected an axis"))?.to_string();
-                let mut size = || {
-                    let word = words.next().and_then(|w| w.parse().ok());
-                    word.ok_or_else(|| fail("expected more sizes"))
-                };
-                let shape = (0..kind.sizes()).map(|_| size()).collect::<Result<Vec<u64>, _>>()?;
-                let vars: Vec<&str> = open.iter().map(|o| o.0.as_str()).collect();
-                let mut next = || {
-                    let word = words.next().and_then(|w| address(w, segments, &vars));
-                    word.ok_or_else(|| fail("expected an address"))
-                };
-                let (from, to) = (next()?, next()?);
-                let event = match started {
-                    true => {
-                        let n = words.next().and_then(|w| event_number(w.strip_prefix('@')?));
-                        Some(n.ok_or_else(|| fail("expected `@` and the number of an event"))?)
-                    }
-                    false => None,
-                };
-                let loc = loc.to_string();
-                body.push(Instr::Exchange { kind, axis, shape, from, to, event, loc });
+            Some("start") => {
+                let kind = words.next().unwrap_or_default().to_string();
+                self.collective(&kind, &mut words, true, loc)?;
             }
-            None => return Err(fail("an empty line")),
+            Some(kind) => self.collective(kind, &mut words, false, loc)?,
+            None => return Err("an empty line".into()),
         }
-        if words.next().is_some() {
-            return Err(fail("expected the end of the line"));
+        match words.next() {
+            None => Ok(()),
+            Some(_) => Err("expected the end of the line".into()),
         }
     }
-    if !open.is_empty() {
-        return Err(ProgramError {
-            line: text.lines().count(),
-            message: "a loop has no end".into(),
+
+    /// `loop VAR COUNT [reverse]`.
+    fn begin(&mut self, words: &mut Words<'_>) -> Result<(), String> {
+        let var = next(words, "a loop needs a name", |w| Some(w.to_string()))?;
+        let positive = |w: &str| w.parse().ok().filter(|c| *c > 0);
+        let count: u64 = next(words, "a loop needs a count", positive)?;
+        let reverse = match words.next() {
+            None => false,
+            Some("reverse") => true,
+            Some(_) => return Err("expected `reverse`".into()),
+        };
+        let known = self.open.iter().any(|o| o.var == var);
+        if self.open.len() == MAX_DEPTH || known || var.ends_with(NEXT) {
+            return Err("loops are nested wrongly".into());
+        }
+        let before = std::mem::take(&mut self.body);
+        self.open.push(Open { var, count, reverse, before });
+        Ok(())
+    }
+
+    /// `launch NUMBER NAME ADDRESS…`.
+    fn launch(&mut self, words: &mut Words<'_>, loc: &str) -> Result<(), String> {
+        let known = |w: &str| w.parse().ok().filter(|k| *k < self.kernels.len());
+        let kernel: usize = next(words, "there is no such kernel", known)?;
+        if words.next() != Some(self.kernels[kernel].as_str()) {
+            return Err("number and name of the kernel differ".into());
+        }
+        let mut args = vec![];
+        for word in words {
+            args.push(self.address(word).ok_or("expected an address")?);
+        }
+        self.body.push(Instr::Launch { kernel, args, loc: loc.to_string() });
+        Ok(())
+    }
+
+    /// `[start] KIND AXIS SIZES… FROM TO [@EVENT]`, behind its kind.
+    fn collective(
+        &mut self,
+        kind: &str,
+        words: &mut Words<'_>,
+        started: bool,
+        loc: &str,
+    ) -> Result<(), String> {
+        let kind = Exchange::named(kind)
+            .ok_or("expected launch, loop, end, start, wait or an exchange")?;
+        let axis = next(words, "expected an axis", |w| Some(w.to_string()))?;
+        let mut shape = vec![];
+        for _ in 0..kind.sizes() {
+            shape.push(next(words, "expected more sizes", |w| w.parse().ok())?);
+        }
+        let from = next(words, "expected an address", |w| self.address(w))?;
+        let to = next(words, "expected an address", |w| self.address(w))?;
+        let number = |w: &str| event_number(w.strip_prefix('@')?);
+        let event = match started {
+            true => Some(next(words, "expected `@` and the number of an event", number)?),
+            false => None,
+        };
+        self.body.push(Instr::Exchange {
+            kind,
+            axis,
+            shape,
+            from,
+            to,
+            event,
+            loc: loc.to_string(),
         });
+        Ok(())
     }
-    Ok(body)
+
+    fn address(&self, word: &str) -> Option<Address> {
+        let vars: Vec<&str> = self.open.iter().map(|o| o.var.as_str()).collect();
+        address(word, self.segments, &vars)
+    }
 }
 
 fn address(word: &str, segments: &[String], vars: &[&str]) -> Option<Address> {
