@@ -52,6 +52,8 @@ STEPS = {
     "accumulate_one_masked": (dict(gradient_accumulation_steps=2), "second_zero"),
     "learned_positions": (dict(pos_emb="learned", gpt_j_residual=False), "ones"),
     "no_positions": (dict(pos_emb="none", bias_gelu_fusion=True), "ones"),
+    "norms_without_bias": (dict(
+        pos_emb="none", gpt_j_residual=False, use_bias_in_norms=False), "random"),
 }
 TRAINING = {
     "train": dict(bias_gelu_fusion=True),
@@ -116,11 +118,15 @@ def shapes(cfg):
         at = f"gpt_neox.layers.{i}."
         for norm in ("input_layernorm", "post_attention_layernorm"):
             out |= {at + norm + ".weight": (e,), at + norm + ".bias": (e,)}
+            if not cfg.get("use_bias_in_norms", True):
+                del out[at + norm + ".bias"]
         for linear, rows, cols in (
                 ("attention.query_key_value", 3 * e, e), ("attention.dense", e, e),
                 ("mlp.dense_h_to_4h", f, e), ("mlp.dense_4h_to_h", e, f)):
             out |= {at + linear + ".weight": (rows, cols), at + linear + ".bias": (rows,)}
     out |= {"gpt_neox.final_layer_norm.weight": (e,), "gpt_neox.final_layer_norm.bias": (e,)}
+    if not cfg.get("use_bias_in_norms", True):
+        del out["gpt_neox.final_layer_norm.bias"]
     if cfg["no_weight_tying"]:
         out["embed_out.weight"] = (v, e)
     return out

@@ -63,7 +63,8 @@ def logits(p, tokens, cfg):
     eps = cfg["layernorm_epsilon"]
 
     def norm(x, name):
-        return layer_norm(x, p[name + ".weight"], p[name + ".bias"], eps)
+        # `use_bias_in_norms: false` leaves the biases out.
+        return layer_norm(x, p[name + ".weight"], p.get(name + ".bias", 0.0), eps)
 
     x = p["gpt_neox.embed_in.weight"][tokens]
     if cfg["pos_emb"] == "learned":

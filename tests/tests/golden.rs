@@ -225,6 +225,7 @@ fn logits_losses_and_every_gradient() {
         "accumulate_one_masked",
         "learned_positions",
         "no_positions",
+        "norms_without_bias",
     ] {
         check_step(name);
     }
