@@ -89,7 +89,13 @@ fn attention(
         })
     };
     let whole = gradient("gradient", attrs.clone());
-    let parts = gradient("parts", attrs.clone().with("keys", Attr::Int(keys as i64)));
+    let parts = attrs.clone().with("keys", Attr::Int(keys as i64));
+    // Queries' heads all at once, one by one, and in runs of which the last may be shorter.
+    let parts = match size[2].checked_sub(2) {
+        Some(members) if members > 0 => parts.with("members", Attr::Int(members as i64)),
+        _ => parts,
+    };
+    let parts = gradient("parts", parts);
     let mut x = inputs(&whole, 1 << 20, &mut Random(i as u64));
     let given = [&x[..3], &x[6..]].concat();
     let made = run_function(&Module::new(), &forward, &given).unwrap();

@@ -242,6 +242,8 @@ fn grouped_cases(r: &mut Random, out: &mut Vec<Case>) {
     let parts = |attrs: &Attrs| attrs.clone().with("keys", Attr::Int((q as i64 / 3).max(1)));
     out.push(case("attention_grad", six.clone(), scale.clone()));
     out.push(case("attention_grad", six.clone(), parts(&scale)));
+    let some = |attrs: Attrs| attrs.with("members", Attr::Int(2));
+    out.push(case("attention_grad", six.clone(), some(parts(&scale))));
     let token = [
         f(&[("batch", b), ("heads", h), ("queries", n), ("seq", 1), ("head_dim", e)]),
         f(&[("batch", b), ("heads", h), ("seq", 1), ("head_dim", e)]),
@@ -265,7 +267,8 @@ fn grouped_cases(r: &mut Random, out: &mut Vec<Case>) {
     let dropped = [&three[..], &ids].concat();
     out.push(Case { ids: 1000, ..case("dropout_attention", dropped, drop.clone()) });
     let dropped = [&six[..], &ids].concat();
-    out.push(Case { ids: 1000, ..case("dropout_attention_grad", dropped.clone(), parts(&drop)) });
+    let both = some(parts(&drop));
+    out.push(Case { ids: 1000, ..case("dropout_attention_grad", dropped.clone(), both) });
     out.push(Case { ids: 1000, ..case("dropout_attention_grad", dropped, drop) });
 }
 

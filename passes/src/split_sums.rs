@@ -5,17 +5,20 @@
 //! %dx, %dw, %db =                 ⇒   %dx, %r, %q = layer_norm_grad(…) {rows = 32}
 //!   layer_norm_grad(%x, …, %dy)       %dw = reduce_sum(%r) over the runs; %db = reduce_sum(%q)
 //! %dq, … = attention_grad(…)      ⇒   %r, … = attention_grad(…) {keys = 384}; %dq = reduce_sum(%r) over the parts
+//! …, %dk, %dv = attention_grad(…) ⇒   …, %r, %q = attention_grad(…) {members = 1}; %dk = reduce_sum(%r) over the parts, …
 //! ```
 //! One sum is work for one thread; sums of rows are work for all threads. The gradients of a norm's weight and bias are sums over rows,
 //! which the norm's backward kernel has in its caches anyway, so it sums them in runs of rows. Attention's backward kernel has a task
-//! for each head; where heads are few and sequences long, several tasks share a head, each with some of its keys.
-//! An op that can be divided in this way takes an attribute that says so: [`ROWS`] or [`KEYS`].
+//! for each head of keys; where those are few, several tasks share one, each with some of the query heads that share it, and in long
+//! sequences with some of its keys. An op that can be divided in this way takes an attribute that says so: [`ROWS`], [`MEMBERS`] or
+//! [`KEYS`].
 //!
 //! Invariant: how a sum is divided depends on shapes alone, so a model trains to the same bits with any number of threads.
 
 use std::collections::HashSet;
 
-use neoxc_ir::ops::attention_grad::KEYS;
+use neoxc_ir::ops::attention_grad::{KEYS, MEMBERS};
+use neoxc_ir::ops::qkv_split::sharing;
 use neoxc_ir::ops::sum_runs::{ROWS, can_sum_runs};
 use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, ValueId, keys};
 
@@ -57,7 +60,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         if f.ops.iter().any(is_whole_norm) {
             norms += split_norms(f)?;
         }
-        if f.ops.iter().any(|op| run_of(f, op).is_some()) {
+        if f.ops.iter().any(|op| !runs_of(f, op).0.is_empty()) {
             heads += split_heads(f)?;
         }
     }
@@ -67,42 +70,90 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(PassReport { notes: vec![note] })
 }
 
-/// The keys of a run, where `op` is an attention's backward whose heads of keys are few and long.
-fn run_of(f: &Function, op: &Op) -> Option<usize> {
-    let whole = op.kind.0.signature().attrs.contains(&KEYS) && op.attrs.get(KEYS.name).is_none();
-    let k = f.ty(*op.operands.get(1).filter(|_| whole)?);
-    let (heads, seq) = (k.size("batch")? * k.size("heads")?, k.size("seq")?);
+/// How the tasks of `op`, an attention's backward whose heads of keys are few, share each of them: by the query heads
+/// that have it, which costs nothing but sums of small parts, and then by keys, where they are many.
+fn runs_of(f: &Function, op: &Op) -> Attrs {
+    let mut runs = Attrs::new();
+    let can =
+        |attr| op.kind.0.signature().attrs.contains(&attr) && op.attrs.get(attr.name).is_none();
+    let [q, k, ..] = op.operands[..] else { return runs };
+    let (q, k) = (f.ty(q), f.ty(k));
+    let (Some(batch), Some(heads), Some(seq)) = (k.size("batch"), k.size("heads"), k.size("seq"))
+    else {
+        return runs;
+    };
+    let mut tasks = (batch * heads).max(1);
+    let all = sharing(q);
+    let parts = TASKS.div_ceil(tasks).min(all);
+    if can(MEMBERS) && parts > 1 {
+        let members = all.div_ceil(parts);
+        runs.set(MEMBERS.name, Attr::Int(members as i64));
+        tasks *= all.div_ceil(members);
+    }
     let (least, step) = run_sizes(k.dtype);
     // A task has two runs.
     let most = (seq / least).div_ceil(2);
-    let parts = TASKS.div_ceil(heads.max(1)).min(most);
-    (parts > 1).then(|| seq.div_ceil(2 * parts).next_multiple_of(step))
+    let parts = TASKS.div_ceil(tasks).min(most);
+    if can(KEYS) && parts > 1 {
+        let keys = seq.div_ceil(2 * parts).next_multiple_of(step);
+        runs.set(KEYS.name, Attr::Int(keys as i64));
+    }
+    runs
 }
 
 fn split_heads(f: &mut Function) -> Result<usize, PassError> {
     let mut count = 0;
+    let used = used(f);
     for op in std::mem::take(&mut f.ops) {
-        let Some(keys) = run_of(f, &op) else {
+        let runs = runs_of(f, &op);
+        if runs.0.is_empty() {
             f.ops.push(op);
             continue;
-        };
+        }
         count += 1;
         let dtype = f.ty(op.operands[0]).dtype;
-        let attrs = op.attrs.clone().with(KEYS.name, Attr::Int(keys as i64));
-        let at = f.ops.len();
+        let mut attrs = op.attrs.clone();
+        attrs.0.extend(runs.0);
         let b = &mut Builder::new(f);
         b.at(&op.loc);
-        let parts = b.op(op.kind, &op.operands, attrs)?[0];
-        let dq = b.reduce_sum(parts, &["part"])?;
-        b.cast(dq, dtype)?;
-        // The values are the ones they were.
-        f.ops[at].results[1..].copy_from_slice(&op.results[1..]);
-        if let Some(last) = f.ops.last_mut() {
-            last.results[0] = op.results[0];
-        }
+        let made = b.op(op.kind, &op.operands, attrs)?;
+        settle(b, made, op.results, &used, ("part", dtype))?;
     }
     f.renumber();
     Ok(count)
+}
+
+/// The values that something reads.
+fn used(f: &Function) -> HashSet<ValueId> {
+    f.ops.iter().flat_map(|op| &op.operands).chain(&f.results).copied().collect()
+}
+
+/// Lets the last op's results `made` be the values `results` that they were: those with the dim `parts` once they are
+/// added up along it and rounded to `dtype`. Nothing is added up that nobody uses, as the gradient of a bias that a norm
+/// does not have.
+fn settle(
+    b: &mut Builder<'_>,
+    made: Vec<ValueId>,
+    results: Vec<ValueId>,
+    used: &HashSet<ValueId>,
+    (parts, dtype): (&str, DType),
+) -> Result<(), PassError> {
+    let maker = b.function.ops.len() - 1;
+    for (i, (made, result)) in made.into_iter().zip(results).enumerate() {
+        if !b.ty(made).has(parts) {
+            b.function.ops[maker].results[i] = result;
+            continue;
+        }
+        if !used.contains(&result) {
+            continue;
+        }
+        let sum = b.reduce_sum(made, &[parts])?;
+        b.cast(sum, dtype)?;
+        if let Some(last) = b.function.ops.last_mut() {
+            last.results[0] = result;
+        }
+    }
+    Ok(())
 }
 
 /// Whether the op sums over all rows, and could sum runs of them.
@@ -112,8 +163,7 @@ fn is_whole_norm(op: &Op) -> bool {
 
 fn split_norms(f: &mut Function) -> Result<usize, PassError> {
     let mut count = 0;
-    let operands = f.ops.iter().flat_map(|op| &op.operands);
-    let used: HashSet<ValueId> = operands.chain(&f.results).copied().collect();
+    let used = used(f);
     for op in std::mem::take(&mut f.ops) {
         if !is_whole_norm(&op) {
             f.ops.push(op);
@@ -128,22 +178,8 @@ fn split_norms(f: &mut Function) -> Result<usize, PassError> {
         let b = &mut Builder::new(f);
         b.at(&op.loc);
         let made = b.op(op.kind, &op.operands, attrs)?;
-        // The values are the ones they were: what is no sum as it is made, sums of runs once they are added up.
-        let maker = b.function.ops.len() - 1;
-        for (i, (made, result)) in made.into_iter().zip(op.results).enumerate() {
-            // Nobody wants the gradient of a bias that a norm does not have.
-            if b.ty(made).has("run") && !used.contains(&result) {
-                continue;
-            }
-            if b.ty(made).has("run") {
-                b.reduce_sum(made, &["run"])?;
-                if let Some(sum) = b.function.ops.last_mut() {
-                    sum.results[0] = result;
-                }
-            } else {
-                b.function.ops[maker].results[i] = result;
-            }
-        }
+        let dtype = b.ty(made[1]).dtype;
+        settle(b, made, op.results, &used, ("run", dtype))?;
     }
     f.renumber();
     Ok(count)
@@ -186,7 +222,7 @@ mod tests {
 
     use neoxc_ir::eval::{Tensor, run as evaluate};
     use neoxc_ir::target::Target;
-    use neoxc_ir::{TensorType, ValueId, verify};
+    use neoxc_ir::{TensorType, verify};
 
     use super::*;
 
@@ -295,6 +331,56 @@ mod tests {
                         _ => (i.iter().sum::<usize>() % (7 + n)) as f64 / 4.0 - 1.0,
                     })
                 })
+                .collect();
+            let (want, got) = (evaluate(&whole, "f", &x).unwrap(), evaluate(&m, "f", &x).unwrap());
+            for (a, b) in want.iter().zip(&got) {
+                assert_eq!(a.ty, b.ty);
+                let far = a.data.iter().zip(&b.data).map(|(a, b)| (a - b).abs());
+                assert!(far.fold(0.0, f64::max) <= 1e-9);
+            }
+        }
+    }
+
+    #[test]
+    fn tasks_share_queries_of_few_heads_of_keys() {
+        // One task for each of a group's heads, for runs of them, and for runs of keys as well.
+        let cases = [
+            (1, 1, 3, 5, Some(1), None),
+            (2, 4, 6, 5, Some(2), None),
+            (1, 1, 2, 1200, Some(1), Some(384)),
+        ];
+        for (batch, heads, queries, seq, members, keys) in cases {
+            let (b, h, n, s, d) = (
+                ("batch", batch),
+                ("heads", heads),
+                ("queries", queries),
+                ("seq", seq),
+                ("head_dim", 1),
+            );
+            let (q, k, y) = ([b, h, n, s, d], [b, h, s, d], [b, s, h, n, d]);
+            let types = [&q[..], &k, &k, &y, &q[..4], &y].map(TensorType::f32);
+            let mut f = Function::new("f");
+            let p: Vec<ValueId> =
+                types.iter().map(|ty| f.add_param("", ty.clone(), Attrs::new())).collect();
+            let attrs = Attrs::new().with("scale", Attr::Float(0.5));
+            f.results = Builder::new(&mut f).named("attention_grad", &p, attrs).unwrap();
+            let mut m = Module::new();
+            m.insert(f);
+            let whole = m.clone();
+            run(&mut m, &PassCx::new(Target::X86V4)).unwrap();
+            verify(&m).unwrap();
+            let attrs = &m.functions[0].ops[0].attrs;
+            assert_eq!((attrs.int("members"), attrs.int("keys")), (members, keys));
+            let value = |n: usize| {
+                move |i: &[usize]| match n {
+                    4 => 8.0,
+                    _ => (i.iter().sum::<usize>() % (7 + n)) as f64 / 4.0 - 1.0,
+                }
+            };
+            let x: Vec<Tensor> = types
+                .into_iter()
+                .enumerate()
+                .map(|(n, ty)| Tensor::from_fn(ty, value(n)))
                 .collect();
             let (want, got) = (evaluate(&whole, "f", &x).unwrap(), evaluate(&m, "f", &x).unwrap());
             for (a, b) in want.iter().zip(&got) {

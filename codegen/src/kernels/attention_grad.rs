@@ -193,11 +193,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         }
         Ok(())
     })?;
-    Ok(Shape {
-        tasks: s.key_heads() * s.runs.parts(),
-        scratch_floats: parts.iter().sum(),
-        tiles: false,
-    })
+    Ok(Shape { tasks: s.gradient_tasks(), scratch_floats: parts.iter().sum(), tiles: false })
 }
 
 /// Floats from the weights of one key to those of the next, by so many groups: an odd number of cache lines, for rows

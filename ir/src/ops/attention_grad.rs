@@ -12,6 +12,21 @@ pub const KEYS: AttrSpec = AttrSpec {
     doc: "keys of a run; `dq` gets a leading dim `part`, of which part i is what run i and the i-th from the end add",
 };
 
+/// The attribute that divides the query heads that share a head of keys.
+pub const MEMBERS: AttrSpec = AttrSpec {
+    name: "members",
+    kind: AttrKind::Int,
+    required: false,
+    doc: "query heads of those that share a head of keys, taken together; `dk` and `dv` get a leading dim `part`, of which part i is what the i-th of these runs adds",
+};
+
+/// How many of the query heads that share a head of keys are taken together: all of them unless `attrs` says so.
+pub fn members(attrs: &Attrs, sharing: usize) -> Result<usize, OpError> {
+    let Some(n) = attrs.int(MEMBERS.name) else { return Ok(sharing) };
+    let n = usize::try_from(n).ok().filter(|n| *n > 0);
+    Ok(n.ok_or_else(|| OpError::new("`members` must be at least 1"))?.min(sharing))
+}
+
 /// How a head's keys are divided. Early keys are seen by more queries than late ones: a part is a run from the start
 /// and one from the end, so that parts are alike; the one in the middle may be a part of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +89,7 @@ impl OpDef for AttentionGrad {
                 ("dout", Arity::One),
             ],
             results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores"), KEYS] },
+            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores"), KEYS, MEMBERS] },
         }
     }
     fn class(&self) -> Class {
@@ -111,8 +126,8 @@ impl OpDef for AttentionGrad {
     }
 }
 
-/// Checks q, k, v, out, lse and dout; gives the types of dq, dk and dv. Parts of dq are sums still to be added, and
-/// so in f32 at least.
+/// Checks q, k, v, out, lse and dout; gives the types of dq, dk and dv. Parts are sums still to be added, and so in f32 at
+/// least.
 pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<TensorType>, OpError> {
     let (q, k) = (&operands[0], &operands[1]);
     let want = attention::result_types(&operands[..3])?;
@@ -124,12 +139,17 @@ pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<Tensor
         return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
     }
     let runs = Runs::of(attrs, q.size("seq").unwrap_or(1))?;
-    let mut dq = q.clone();
-    if attrs.get(KEYS.name).is_some() {
-        dq = q.with_dtype(q.dtype.wide());
-        dq.dims.insert(0, Dim::new("part", runs.parts()));
-    }
-    Ok(vec![dq, k.clone(), k.clone()])
+    let in_parts = |ty: &TensorType, attr: &AttrSpec, parts: usize| {
+        let mut ty = ty.clone();
+        if attrs.get(attr.name).is_some() {
+            ty = ty.with_dtype(ty.dtype.wide());
+            ty.dims.insert(0, Dim::new("part", parts));
+        }
+        ty
+    };
+    let all = sharing(q);
+    let of_keys = in_parts(k, &MEMBERS, all.div_ceil(members(attrs, all)?));
+    Ok(vec![in_parts(q, &KEYS, runs.parts()), of_keys.clone(), of_keys])
 }
 
 /// The gradient where the weight at a place was multiplied by `factor`.
@@ -142,8 +162,9 @@ pub fn evaluate(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec
     let queries = sharing(&q.ty);
     let (batch, seq, width) = (size("batch"), size("seq"), size("head_dim"));
     let heads = size("heads") * queries;
-    let zero = Tensor::fill(k.ty.clone(), 0.0);
+    let zero = Tensor::fill(cx.rule.results[1].clone(), 0.0);
     let (mut dk, mut dv) = (zero.clone(), zero);
+    let members = members(cx.rule.attrs, queries)?;
     let mut dq = Tensor::fill(cx.rule.results[0].clone(), 0.0);
     let runs = Runs::of(cx.rule.attrs, seq)?;
     for b in 0..batch {
@@ -164,10 +185,11 @@ pub fn evaluate(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec
                     let m = factor(&place(&q.ty, [b, h, i, j]));
                     let ds = p * (m * dot(doi, &vj[..width]) - delta) * scale;
                     let part = runs.part(j / runs.keys) * q.data.len();
+                    let to = h % queries / members * k.data.len() + shared(j);
                     for d in 0..width {
                         dq.data[part + at(i) + d] += ds * kj[d];
-                        dk.data[shared(j) + d] += ds * qi[d];
-                        dv.data[shared(j) + d] += p * m * doi[d];
+                        dk.data[to + d] += ds * qi[d];
+                        dv.data[to + d] += p * m * doi[d];
                     }
                 }
             }
@@ -190,8 +212,6 @@ pub fn decompose(
     };
     let order = names(b.ty(q));
     let order: Vec<&str> = order.iter().map(String::as_str).collect();
-    // What is summed for keys and values.
-    let over: &[&str] = if b.ty(q).has(QUERIES) { &[QUERIES, "seq"] } else { &["seq"] };
     let dtype = b.ty(q).dtype;
     let (out, dout) = (b.widened(out)?, b.widened(dout)?);
     let (s, v) = scores(b, operands, scale)?;
@@ -201,7 +221,7 @@ pub fn decompose(
     let product = b.mul(out, dout)?;
     let delta = b.reduce_sum(product, &["head_dim"])?;
     let changed = change(b, p)?;
-    let dv = b.matmul(changed, dout, over)?;
+    let dv = sum_for_keys(b, changed, dout, attrs)?;
     let dp = b.matmul(dout, v, &["head_dim"])?;
     let dp = change(b, dp)?;
     let centred = b.sub(dp, delta)?;
@@ -222,9 +242,67 @@ pub fn decompose(
         }
         Some(_) => in_parts(b, ds, k, attrs)?,
     };
-    let dk = b.matmul(ds, q, over)?;
-    let (dk, dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
-    Ok(Decomposition::Values(vec![dq, b.cast(dk, dtype)?, b.cast(dv, dtype)?]))
+    let dk = sum_for_keys(b, ds, q, attrs)?;
+    let (mut dk, mut dv) = (rename(b, dk, "kv_seq", "seq")?, rename(b, dv, "kv_seq", "seq")?);
+    if attrs.get(MEMBERS.name).is_none() {
+        (dk, dv) = (b.cast(dk, dtype)?, b.cast(dv, dtype)?);
+    }
+    Ok(Decomposition::Values(vec![dq, dk, dv]))
+}
+
+/// `weightsᵀ rows` over all queries, for keys and values; by parts of the query heads that share them.
+fn sum_for_keys(
+    b: &mut Builder<'_>,
+    weights: ValueId,
+    rows: ValueId,
+    attrs: &Attrs,
+) -> Result<ValueId, OpError> {
+    let all = sharing(b.ty(rows));
+    let over: &[&str] = if all > 1 { &[QUERIES, "seq"] } else { &["seq"] };
+    if attrs.get(MEMBERS.name).is_none() {
+        return b.matmul(weights, rows, over);
+    }
+    let members = members(attrs, all)?;
+    let count = all.div_ceil(members);
+    let int = |n: usize| Attr::Int(n as i64);
+    let mut sums = vec![];
+    for first in (0..all).step_by(members) {
+        let mut pair = [weights, rows];
+        if all > 1 {
+            let attrs = Attrs::new().with("dim", Attr::Str(QUERIES.into()));
+            let attrs = attrs.with("start", int(first));
+            let attrs = attrs.with("size", int(members.min(all - first)));
+            for x in &mut pair {
+                *x = b.one("slice", &[*x], attrs.clone())?;
+            }
+        }
+        sums.push(b.matmul(pair[0], pair[1], over)?);
+    }
+    stacked(b, sums.into_iter().enumerate(), count)
+}
+
+/// The sum of `parts`, each at its place of `count` along a leading dim `part`.
+fn stacked(
+    b: &mut Builder<'_>,
+    parts: impl IntoIterator<Item = (usize, ValueId)>,
+    count: usize,
+) -> Result<ValueId, OpError> {
+    let mut sum = None;
+    for (part, x) in parts {
+        let mut dims = b.ty(x).dims.clone();
+        dims.insert(0, Dim::new("part", 1));
+        let x = b.reshape(x, &dims)?;
+        let attrs = Attrs::new()
+            .with("dim", Attr::Str("part".into()))
+            .with("before", Attr::Int(part as i64))
+            .with("after", Attr::Int((count - 1 - part) as i64));
+        let x = b.one("pad", &[x], attrs)?;
+        sum = Some(match sum {
+            None => x,
+            Some(sum) => b.add(sum, x)?,
+        });
+    }
+    sum.ok_or_else(|| OpError::new("has no parts"))
 }
 
 /// `ds k` by parts of the keys.
@@ -236,29 +314,17 @@ fn in_parts(
 ) -> Result<ValueId, OpError> {
     let all = b.ty(k).size("kv_seq").unwrap_or(1);
     let runs = Runs::of(attrs, all)?;
-    let dim = |name: &str| Attrs::new().with("dim", Attr::Str(name.into()));
     let int = |n: usize| Attr::Int(n as i64);
-    let mut sum = None;
+    let mut parts = vec![];
     for run in 0..runs.count {
         let first = run * runs.keys;
         let size = runs.keys.min(all - first);
         let slice = |b: &mut Builder<'_>, x| {
-            let attrs = dim("kv_seq").with("start", int(first)).with("size", int(size));
-            b.one("slice", &[x], attrs)
+            let attrs = Attrs::new().with("dim", Attr::Str("kv_seq".into()));
+            b.one("slice", &[x], attrs.with("start", int(first)).with("size", int(size)))
         };
         let (ds, k) = (slice(b, ds)?, slice(b, k)?);
-        let dq = b.matmul(ds, k, &["kv_seq"])?;
-        let mut dims = b.ty(dq).dims.clone();
-        dims.insert(0, Dim::new("part", 1));
-        let dq = b.reshape(dq, &dims)?;
-        let part = runs.part(run);
-        let after = runs.parts() - 1 - part;
-        let attrs = dim("part").with("before", int(part)).with("after", int(after));
-        let dq = b.one("pad", &[dq], attrs)?;
-        sum = Some(match sum {
-            None => dq,
-            Some(sum) => b.add(sum, dq)?,
-        });
+        parts.push((runs.part(run), b.matmul(ds, k, &["kv_seq"])?));
     }
-    sum.ok_or_else(|| OpError::new("has no keys"))
+    stacked(b, parts, runs.parts())
 }

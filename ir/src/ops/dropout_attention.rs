@@ -132,5 +132,6 @@ pub fn drop(
     let mut attrs = attrs.clone();
     attrs.0.remove("scale");
     attrs.0.remove(attention_grad::KEYS.name);
+    attrs.0.remove(attention_grad::MEMBERS.name);
     b.one("dropout", &[&[p], ids].concat(), attrs)
 }

@@ -30,7 +30,16 @@ impl OpDef for DropoutAttentionGrad {
                 ("head", Arity::One),
             ],
             results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: const { &[ATTRS[0], ATTRS[1], ATTRS[2], ATTRS[3], attention_grad::KEYS] },
+            attrs: const {
+                &[
+                    ATTRS[0],
+                    ATTRS[1],
+                    ATTRS[2],
+                    ATTRS[3],
+                    attention_grad::KEYS,
+                    attention_grad::MEMBERS,
+                ]
+            },
         }
     }
     fn class(&self) -> Class {

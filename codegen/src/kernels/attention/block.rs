@@ -5,7 +5,7 @@
 //! vector operations, and nothing is ever reduced across lanes. What is summed for queries stands transposed too, until
 //! it is stored.
 
-use neoxc_ir::ops::attention_grad::Runs;
+use neoxc_ir::ops::attention_grad::{Runs, members};
 use neoxc_ir::ops::qkv_split::sharing;
 use neoxc_ir::{Function, Op};
 
@@ -32,6 +32,8 @@ pub struct Sizes {
     pub scale: f64,
     /// How the gradient's tasks share a head's keys.
     pub runs: Runs,
+    /// How many of the heads of queries that share one of keys a task of the gradient takes.
+    pub members: usize,
 }
 
 impl Sizes {
@@ -41,10 +43,12 @@ impl Sizes {
         let scale = op.attrs.float("scale");
         let seq = size("seq")?;
         let runs = Runs::of(&op.attrs, seq);
+        let members = members(&op.attrs, sharing(q));
         Ok(Sizes {
             batch: size("batch")?,
             heads: size("heads")? * sharing(q),
             sharing: sharing(q),
+            members: members.map_err(|e| CodegenError::kernel(&f.name, e.to_string()))?,
             seq,
             runs: runs.map_err(|e| CodegenError::kernel(&f.name, e.to_string()))?,
             width: size("head_dim")?,
@@ -60,6 +64,16 @@ impl Sizes {
         }
         let sharing = k.int(self.sharing as i64);
         k.div(head, sharing)
+    }
+
+    /// Tasks of the gradient that share a head of keys, each with some of its heads of queries.
+    pub fn member_parts(&self) -> usize {
+        self.sharing.div_ceil(self.members)
+    }
+
+    /// Tasks of the gradient.
+    pub fn gradient_tasks(&self) -> usize {
+        self.key_heads() * self.member_parts() * self.runs.parts()
     }
 
     /// Heads of keys and values of all sequences.

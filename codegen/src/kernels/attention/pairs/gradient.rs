@@ -43,7 +43,7 @@ pub fn emit(
     // Blocks are whole in scratch; those of queries behind the last are zeros.
     let tokens = rows.next_multiple_of(QUERIES);
     // Keys and values whose gradients are kept: a panel's, or all that the heads of queries come back to.
-    let kept = if s.sharing == 1 { panel } else { tokens + panel };
+    let kept = if s.members == 1 { panel } else { tokens + panel };
     let parts = [
         TILE,
         at.copied(rows),
@@ -157,7 +157,7 @@ pub fn emit(
                     let of_panel = keys.from(k, n0);
                     let across_keys = at.across_tokens(k, of_panel, count, packed_keys);
                     // Those of the panel's keys.
-                    let [dk_sums, dv_sums] = [dk_sums, dv_sums].map(|p| match s.sharing {
+                    let [dk_sums, dv_sums] = [dk_sums, dv_sums].map(|p| match s.members {
                         1 => p,
                         _ => {
                             let at = k.scale(n0, wide);
@@ -278,7 +278,7 @@ pub fn emit(
     if tiles {
         b.k.tile_release();
     }
-    Ok(Shape { tasks: s.key_heads() * s.runs.parts(), scratch_floats: parts.iter().sum(), tiles })
+    Ok(Shape { tasks: s.gradient_tasks(), scratch_floats: parts.iter().sum(), tiles })
 }
 
 /// Zeros to `count` floats, whole vectors.
