@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use neoxc_config::{Capacity, Moe, PipePartition, PipeSchedule, Precision, Router};
+
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Config {
@@ -18,42 +20,6 @@ pub struct Config {
     pub parallel: Parallel,
     /// Key → (file, line, column), for locations in the IR.
     pub places: BTreeMap<String, (String, u32, u32)>,
-}
-
-/// The order in which micro-batches go through a pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum PipeSchedule {
-    /// All forward, then all backward.
-    #[serde(rename = "gpipe")]
-    GPipe,
-    /// One forward, one backward.
-    #[default]
-    #[serde(rename = "1f1b")]
-    OneForwardOneBackward,
-    /// 1F1B with the gradients of weights where stages would wait.
-    #[serde(rename = "zb-h1")]
-    ZeroBubble,
-    /// 1F1B over several chunks of layers on each stage.
-    #[serde(rename = "interleaved")]
-    Interleaved,
-}
-
-/// How a pipeline's stages divide the layers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum PipePartition {
-    /// As many layers each.
-    #[default]
-    #[serde(rename = "type:transformer|mlp")]
-    Layers,
-    /// As many parameters each.
-    #[serde(rename = "parameters")]
-    Parameters,
-    /// As many modules each, as GPT-NeoX counts them.
-    #[serde(rename = "uniform")]
-    Uniform,
-    /// As much time each, by the roofline.
-    #[serde(rename = "balanced")]
-    Balanced,
 }
 
 /// Ranks along the axes of the mesh.
@@ -121,45 +87,6 @@ impl Default for Parallel {
     }
 }
 
-/// How a router chooses experts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Router {
-    /// By probability.
-    #[serde(rename = "topk")]
-    TopK,
-    /// In training so that experts get equal shares, otherwise by probability.
-    #[serde(rename = "sinkhorn")]
-    Sinkhorn,
-}
-
-/// Slots of experts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Capacity {
-    /// In training, in shares of an even distribution.
-    pub train_factor: f64,
-    /// In evaluation and generation.
-    pub eval_factor: f64,
-    /// At least so many.
-    pub minimum: usize,
-}
-
-/// Mixture of experts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Moe {
-    /// Experts of a layer.
-    pub experts: usize,
-    /// Every so many layers one has experts, from the first on.
-    pub interval: usize,
-    /// Experts of a token.
-    pub top_k: usize,
-    /// How they are chosen.
-    pub router: Router,
-    /// Slots of experts; without, nothing is dropped.
-    pub capacity: Option<Capacity>,
-    /// Weight of the load-balancing loss.
-    pub loss_coeff: f64,
-}
-
 /// Architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
@@ -219,27 +146,6 @@ pub struct Model {
     /// What is multiplied and kept for the backward pass.
     #[serde(default)]
     pub precision: Precision,
-}
-
-/// The dtype of factors and activations. Parameters, sums of gradients and the optimizer's moments are f32.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// bfloat16.
-    Bf16,
-}
-
-impl Precision {
-    /// The dtype's name, in IR and in clusters' rates.
-    pub fn name(self) -> &'static str {
-        match self {
-            Precision::F32 => "f32",
-            Precision::Bf16 => "bf16",
-        }
-    }
 }
 
 /// AdamW and its learning rate.

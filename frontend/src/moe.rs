@@ -24,10 +24,7 @@ impl Reader<'_> {
         let experts = self.whole("moe_num_experts");
         let interval = self.whole("moe_expert_interval");
         let top_k = self.whole("moe_top_k");
-        let router = match self.word("moe_router_type").as_str() {
-            "topk" => Router::TopK,
-            _ => Router::Sinkhorn,
-        };
+        let router = Router::parse(&self.word("moe_router_type")).unwrap_or(Router::Sinkhorn);
         let dropping = self.bool("moe_token_dropping");
         let loss_coeff = self.float("moe_loss_coeff");
         let capacity = Capacity {

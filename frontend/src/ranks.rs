@@ -179,12 +179,7 @@ impl Reader<'_> {
 
     /// The order of micro-batches, and the chunks of layers that an interleaved one has on each stage.
     fn schedule(&mut self, pipe: usize, model: Option<&Model>) -> (PipeSchedule, usize) {
-        let schedule = match self.word("pipe_schedule").as_str() {
-            "gpipe" => PipeSchedule::GPipe,
-            "zb-h1" => PipeSchedule::ZeroBubble,
-            "interleaved" => PipeSchedule::Interleaved,
-            _ => PipeSchedule::OneForwardOneBackward,
-        };
+        let schedule = PipeSchedule::parse(&self.word("pipe_schedule")).unwrap_or_default();
         let given = self.int("virtual_pipeline_chunks");
         if schedule != PipeSchedule::Interleaved {
             if given > Some(1) {
@@ -222,12 +217,8 @@ impl Reader<'_> {
 
     /// How stages divide the layers.
     fn partition(&mut self, pipe: usize, chunks: usize, model: Option<&Model>) -> PipePartition {
-        let partition = match self.word("pipe_partition_method").as_str() {
-            "parameters" => PipePartition::Parameters,
-            "uniform" => PipePartition::Uniform,
-            "balanced" => PipePartition::Balanced,
-            _ => PipePartition::Layers,
-        };
+        let method = self.word("pipe_partition_method");
+        let partition = PipePartition::parse(&method).unwrap_or_default();
         if chunks > 1 && partition != PipePartition::Layers {
             let message = "interleaved stages have equal chunks of layers".to_string();
             let hint = "`--set pipe_partition_method=type:transformer|mlp`";

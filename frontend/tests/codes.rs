@@ -44,6 +44,27 @@ fn examples_give_their_diagnostic_and_what_is_meant_does_not() {
     assert!(tried >= 10, "{tried} codes have a configuration as example");
 }
 
+/// A word that the table has is one that the types know, and the other way round.
+#[test]
+fn words_of_the_tables_are_those_of_the_types() {
+    use neoxc_frontend::arguments::{Range, find};
+    use neoxc_frontend::config::{PipePartition, PipeSchedule, Router};
+    let sorted = |mut words: Vec<&'static str>| {
+        words.sort_unstable();
+        words
+    };
+    let words = |name: &str| match find(name).unwrap().range {
+        Range::Words { supported, .. } => sorted(supported.to_vec()),
+        range => panic!("{name}: {range}"),
+    };
+    let routers = Router::ALL.map(|(n, _)| n).to_vec();
+    assert_eq!(words("moe_router_type"), sorted(routers));
+    let schedules = PipeSchedule::ALL.map(|(n, _)| n).to_vec();
+    assert_eq!(words("pipe_schedule"), sorted(schedules));
+    let methods = PipePartition::ALL.map(|(n, _)| n).to_vec();
+    assert_eq!(words("pipe_partition_method"), sorted(methods));
+}
+
 /// Every message is a sentence: of a few that used to be none, word for word.
 #[test]
 fn messages_are_sentences() {

@@ -160,8 +160,7 @@ pub fn assign(
     };
     let counts = counts.ok_or_else(|| {
         let message = format!("{stages} stages cannot each have some of {layers} layers");
-        let name = Partition::ALL.iter().find(|(_, p)| *p == method).map_or("", |(n, _)| n);
-        let hint = format!("fewer stages, or another `pipe_partition_method` than {name}");
+        let hint = format!("fewer stages, or another `pipe_partition_method` than {method}");
         undivided_layers(&message, &spans, &hint)
     })?;
     Ok(Stages { layers: counts, chunks })

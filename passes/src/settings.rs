@@ -13,6 +13,7 @@
 use std::fmt::Display;
 use std::str::FromStr;
 
+pub use neoxc_config::{PipePartition as Partition, PipeSchedule as Kind};
 use neoxc_ir::cluster::{Link, Machine};
 use neoxc_ir::nearest::nearest;
 use neoxc_ir::target::Target;
@@ -110,76 +111,6 @@ impl PassCx {
             chunks: 1,
             partition: Partition::default(),
         }
-    }
-}
-
-/// How layers are divided over stages (`pipe_partition_method`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Partition {
-    /// As many layers on each stage (`type:transformer|mlp`).
-    #[default]
-    Layers,
-    /// As many parameters.
-    Parameters,
-    /// As many of the modules that GPT-NeoX's pipeline has: embedding, two reshapes, layers, norm, head.
-    Uniform,
-    /// As much time by the target's roofline.
-    Balanced,
-}
-
-impl Partition {
-    /// Every method with its name.
-    pub const ALL: [(&'static str, Partition); 4] = [
-        ("type:transformer|mlp", Partition::Layers),
-        ("parameters", Partition::Parameters),
-        ("uniform", Partition::Uniform),
-        ("balanced", Partition::Balanced),
-    ];
-
-    /// The name of a method.
-    pub fn name(self) -> &'static str {
-        Partition::ALL.iter().find(|(_, p)| *p == self).map_or("", |(name, _)| name)
-    }
-}
-
-/// The order in which micro-batches go through the stages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Kind {
-    /// All forward, then all backward (Huang et al. 2019).
-    GPipe,
-    /// One forward, one backward as soon as there is one (Narayanan et al. 2019).
-    #[default]
-    OneForwardOneBackward,
-    /// As 1F1B, with the gradients of weights later: they fill what would be idle, and no stage keeps
-    /// more micro-batches than the first (ZB-H1, Qi et al. 2023).
-    ZeroBubble,
-    /// 1F1B over several chunks of layers on each stage: micro-batches go through a chunk in groups of as
-    /// many as there are stages (Narayanan et al. 2021).
-    Interleaved,
-}
-
-impl Kind {
-    /// Every kind with its name.
-    pub const ALL: [(&'static str, Kind); 4] = [
-        ("gpipe", Kind::GPipe),
-        ("1f1b", Kind::OneForwardOneBackward),
-        ("zb-h1", Kind::ZeroBubble),
-        ("interleaved", Kind::Interleaved),
-    ];
-
-    /// Whether gradients of weights are a step of their own.
-    pub fn splits(self) -> bool {
-        self == Kind::ZeroBubble
-    }
-
-    /// The kind called `name`.
-    pub fn parse(name: &str) -> Option<Kind> {
-        Kind::ALL.iter().find(|(n, _)| *n == name).map(|(_, k)| *k)
-    }
-
-    /// The name of a kind.
-    pub fn name(self) -> &'static str {
-        Kind::ALL.iter().find(|(_, k)| *k == self).map_or("", |(name, _)| name)
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+pub use neoxc_config::{Capacity, Moe, Router};
 use neoxc_ir::{DType, Loc};
 
 /// How positions enter the model.
@@ -22,51 +23,6 @@ pub enum Positions {
     },
     /// None.
     None,
-}
-
-/// How a router chooses experts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Router {
-    /// By probability.
-    TopK,
-    /// In training so that experts get equal shares; in evaluation by probability.
-    Sinkhorn,
-}
-
-/// Slots of experts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Capacity {
-    /// Slots in training, in shares of an even distribution.
-    pub train_factor: f64,
-    /// The same in evaluation and generation.
-    pub eval_factor: f64,
-    /// The fewest slots.
-    pub minimum: usize,
-}
-
-/// Mixture-of-experts layers.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Moe {
-    /// Experts of a layer.
-    pub experts: usize,
-    /// Layers 0, `interval`, 2 · `interval`, … have experts; it divides the number of layers.
-    pub interval: usize,
-    /// Experts of a token.
-    pub top_k: usize,
-    /// How they are chosen.
-    pub router: Router,
-    /// Slots of experts; without, nothing is dropped.
-    pub capacity: Option<Capacity>,
-    /// Weight of the load-balancing loss of each layer.
-    pub loss_coeff: f64,
-}
-
-impl Moe {
-    /// Whether layers compute something else in training than in evaluation.
-    pub fn trains_apart(&self) -> bool {
-        let factors = self.capacity.is_some_and(|c| c.train_factor != c.eval_factor);
-        factors || self.router == Router::Sinkhorn || self.loss_coeff > 0.0
-    }
 }
 
 /// A GPT-NeoX architecture and one micro-batch's shape.

@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 /// Crate folder → the crates of ours that it may depend on, outside tests.
 const ARROWS: &[(&str, &[&str])] = &[
     ("base", &[]),
+    ("config", &[]),
     ("ir", &["neoxc-base"]),
-    ("frontend", &["neoxc-base", "neoxc-ir"]),
-    ("stdlib-models", &["neoxc-ir", "neoxc-frontend"]),
-    ("passes", &["neoxc-base", "neoxc-ir"]),
+    ("frontend", &["neoxc-base", "neoxc-config", "neoxc-ir"]),
+    ("stdlib-models", &["neoxc-config", "neoxc-ir"]),
+    ("passes", &["neoxc-base", "neoxc-config", "neoxc-ir"]),
     ("codegen", &["neoxc-ir", "neoxc-plan"]),
     ("runtime/plan", &["neoxc-base"]),
     ("runtime", &["neoxc-base", "neoxc-plan"]),

@@ -45,14 +45,12 @@ pub use neoxc_codegen::kernels::Cut;
 use neoxc_codegen::kernels::{Choice, Tuned};
 use neoxc_codegen::{emit_plan, gpu, kernels, x86};
 use neoxc_frontend::Config;
-use neoxc_frontend::config::{PipePartition, PipeSchedule};
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::target::{Family, Target};
 use neoxc_ir::{Module, keys, text};
 use neoxc_passes::PassCx;
 pub use neoxc_passes::Phase;
-use neoxc_passes::assign_stages::Partition;
-use neoxc_passes::schedule_pipeline::{Kind, Schedule};
+use neoxc_passes::schedule_pipeline::Schedule;
 pub use neoxc_passes::{pass, pipeline};
 use neoxc_plan::Plan;
 pub use resume::config;
@@ -115,24 +113,6 @@ fn degrees(c: &Config) -> pass::Degrees {
     }
 }
 
-fn schedule(c: &Config) -> Kind {
-    match c.parallel.schedule {
-        PipeSchedule::GPipe => Kind::GPipe,
-        PipeSchedule::OneForwardOneBackward => Kind::OneForwardOneBackward,
-        PipeSchedule::ZeroBubble => Kind::ZeroBubble,
-        PipeSchedule::Interleaved => Kind::Interleaved,
-    }
-}
-
-fn partition(c: &Config) -> Partition {
-    match c.parallel.partition {
-        PipePartition::Layers => Partition::Layers,
-        PipePartition::Parameters => Partition::Parameters,
-        PipePartition::Uniform => Partition::Uniform,
-        PipePartition::Balanced => Partition::Balanced,
-    }
-}
-
 /// What passes are given for a configuration, on ranks that are `machine`, or one node of `target`.
 pub fn settings(
     config: &Config,
@@ -145,11 +125,11 @@ pub fn settings(
         zero_stage: config.parallel.zero_stage,
         sequence_parallel: config.parallel.sequence_parallel,
         expert_tensor: config.parallel.expert_tensor,
-        schedule: schedule(config),
+        schedule: config.parallel.schedule,
         machine: machine.unwrap_or(Machine::of(target)),
         overlap,
         chunks: config.parallel.chunks,
-        partition: partition(config),
+        partition: config.parallel.partition,
         ..PassCx::new(target)
     }
 }

@@ -4,7 +4,7 @@ use neoxc_frontend::Config;
 use neoxc_frontend::config;
 use neoxc_ir::{DType, Loc};
 use neoxc_models::Arch;
-use neoxc_models::arch::{Capacity, Moe, Positions, Router};
+use neoxc_models::arch::Positions;
 
 /// The architecture, with the place of every key.
 pub fn arch(c: &Config) -> Arch {
@@ -34,7 +34,7 @@ pub fn arch(c: &Config) -> Arch {
         norm_bias: m.use_bias_in_norms,
         attention_bias: m.use_bias_in_attn_linear,
         mlp_bias: m.use_bias_in_mlp,
-        moe: m.moe.map(moe),
+        moe: m.moe,
         tied: m.tied,
         init_std: m.init_std,
         output_init_std: m.output_init_std,
@@ -61,20 +61,6 @@ pub fn arch(c: &Config) -> Arch {
             })
             .collect(),
     }
-}
-
-fn moe(m: config::Moe) -> Moe {
-    let config::Moe { experts, interval, top_k, router, capacity, loss_coeff } = m;
-    let router = match router {
-        config::Router::TopK => Router::TopK,
-        config::Router::Sinkhorn => Router::Sinkhorn,
-    };
-    let capacity = capacity.map(|c| Capacity {
-        train_factor: c.train_factor,
-        eval_factor: c.eval_factor,
-        minimum: c.minimum,
-    });
-    Moe { experts, interval, top_k, router, capacity, loss_coeff }
 }
 
 /// The `run` section of a plan: field for field what `neoxc_runtime::train::Settings` reads.
