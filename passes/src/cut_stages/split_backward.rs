@@ -28,29 +28,7 @@ pub fn split(m: &mut Module, step: &mut Function) -> Result<(), PassError> {
         return Err(unsupported("its backward loop hands on several values"));
     }
 
-    // What the stage before waits for.
-    let mut needed: HashSet<ValueId> = HashSet::from([body.results[0]]);
-    let mut first = vec![false; body.ops.len()];
-    for (op, first) in body.ops.iter().zip(&mut first).rev() {
-        if op.results.iter().any(|r| needed.contains(r)) {
-            needed.extend(&op.operands);
-            *first = true;
-        }
-    }
-    let of = |which: bool| -> Vec<&Op> {
-        body.ops.iter().zip(&first).filter(|(_, f)| **f == which).map(|(op, _)| op).collect()
-    };
-    let (inputs, weights) = (of(true), of(false));
-    let made: HashSet<ValueId> = inputs.iter().flat_map(|op| &op.results).copied().collect();
-    // What the first loop makes, or is handed, and the second needs.
-    let mut kept: Vec<ValueId> = vec![];
-    let wanted = weights.iter().flat_map(|op| &op.operands).chain(&body.results[1..]);
-    for v in wanted {
-        let fill = inputs.iter().any(|op| op.kind.is("fill") && op.results.contains(v));
-        if (made.contains(v) && !fill || *v == body.params[0]) && !kept.contains(v) {
-            kept.push(*v);
-        }
-    }
+    let Sorted { inputs, weights, kept } = Sorted::of(&body);
     let uses = |ops: &[&Op], v: &ValueId| ops.iter().any(|op| op.operands.contains(v));
     let ends: Vec<ValueId> = body.results[1..].to_vec();
 
@@ -112,13 +90,53 @@ pub fn split(m: &mut Module, step: &mut Function) -> Result<(), PassError> {
     let operands: Vec<ValueId> = slices.chain(out_one[1..].to_vec()).chain(rest).collect();
     let out_two = b.named("repeat", &operands, attrs_two)?;
     step.ops.extend(tail);
-    let new: HashMap<ValueId, ValueId> =
-        op.results.iter().copied().zip(std::iter::once(out_one[0]).chain(out_two)).collect();
-    for op in &mut step.ops[at + 2..] {
-        op.operands.iter_mut().for_each(|o| *o = new.get(o).copied().unwrap_or(*o));
-    }
-    step.results.iter_mut().for_each(|r| *r = new.get(r).copied().unwrap_or(*r));
+    let made = std::iter::once(out_one[0]).chain(out_two);
+    replace(step, at + 2, &op.results.iter().copied().zip(made).collect());
     Ok(())
+}
+
+/// Has ops from number `from` on, and the results, use what `new` has for them.
+fn replace(step: &mut Function, from: usize, new: &HashMap<ValueId, ValueId>) {
+    let swap = |v: &mut ValueId| *v = new.get(v).copied().unwrap_or(*v);
+    step.ops[from..].iter_mut().flat_map(|op| &mut op.operands).for_each(swap);
+    step.results.iter_mut().for_each(swap);
+}
+
+/// The ops of a backward loop's body, by who waits for them.
+struct Sorted<'a> {
+    /// What the gradient of the loop's input needs: the stage before waits for it.
+    inputs: Vec<&'a Op>,
+    /// The rest: gradients of weights.
+    weights: Vec<&'a Op>,
+    /// What the first loop makes, or is handed, and the second needs.
+    kept: Vec<ValueId>,
+}
+
+impl<'a> Sorted<'a> {
+    fn of(body: &'a Function) -> Sorted<'a> {
+        let mut needed: HashSet<ValueId> = HashSet::from([body.results[0]]);
+        let mut first = vec![false; body.ops.len()];
+        for (op, first) in body.ops.iter().zip(&mut first).rev() {
+            if op.results.iter().any(|r| needed.contains(r)) {
+                needed.extend(&op.operands);
+                *first = true;
+            }
+        }
+        let of = |which: bool| -> Vec<&Op> {
+            body.ops.iter().zip(&first).filter(|(_, f)| **f == which).map(|(op, _)| op).collect()
+        };
+        let (inputs, weights) = (of(true), of(false));
+        let made: HashSet<ValueId> = inputs.iter().flat_map(|op| &op.results).copied().collect();
+        let mut kept: Vec<ValueId> = vec![];
+        let wanted = weights.iter().flat_map(|op| &op.operands).chain(&body.results[1..]);
+        for v in wanted {
+            let fill = inputs.iter().any(|op| op.kind.is("fill") && op.results.contains(v));
+            if (made.contains(v) && !fill || *v == body.params[0]) && !kept.contains(v) {
+                kept.push(*v);
+            }
+        }
+        Sorted { inputs, weights, kept }
+    }
 }
 
 /// Adds a parameter for each value that the first loop kept, once.

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attrs, Function, Module, ValueId, keys};
+use neoxc_ir::{Attrs, Function, Module, Op, ValueId, keys};
 
 use super::{GRADS, Place, is_rounded, next_of};
 use crate::keep_weights;
@@ -134,6 +134,18 @@ fn place_of(m: &Module, attrs: &Attrs, i: usize, who: &str) -> Result<Place, Pas
     Ok(place)
 }
 
+/// One run of a function: what is known of its values so far.
+struct Frame<'f> {
+    f: &'f Function,
+    /// The versions of bytes that each value was made as.
+    images: HashMap<ValueId, Image>,
+    places: HashMap<ValueId, Place>,
+    /// What is under way, by the value that is waited for.
+    sent: HashMap<ValueId, Vec<Under>>,
+    /// Values that are waited for, here or by the caller.
+    waited: Vec<ValueId>,
+}
+
 impl Check<'_> {
     fn range(&self, p: &Place, bytes: usize) -> (u64, u64) {
         let moved: u64 =
@@ -143,105 +155,150 @@ impl Check<'_> {
 
     /// Runs `f`, which may leave the results numbered `late` on their way.
     fn run(&mut self, f: &Function, params: &[Image], late: &[usize]) -> Result<Made, PassError> {
-        let mut image: HashMap<ValueId, Image> = HashMap::new();
-        let mut places: HashMap<ValueId, Place> = HashMap::new();
-        // What is under way, by the value that is waited for.
-        let mut sent: HashMap<ValueId, Vec<Under>> = HashMap::new();
         let waits = f.ops.iter().filter(|op| op.kind.is("wait")).map(|op| op.operands[0]);
-        let waited: Vec<ValueId> = waits.chain(late.iter().map(|n| f.results[*n])).collect();
+        let waited = waits.chain(late.iter().map(|n| f.results[*n])).collect();
+        let mut frame = Frame {
+            f,
+            images: HashMap::new(),
+            places: HashMap::new(),
+            sent: HashMap::new(),
+            waited,
+        };
         for ((p, attrs), i) in f.params.iter().zip(&f.param_attrs).zip(params) {
-            image.insert(*p, i.clone());
-            places.insert(*p, place_of(self.module, attrs, 0, &f.name)?);
+            frame.images.insert(*p, i.clone());
+            frame.places.insert(*p, place_of(self.module, attrs, 0, &f.name)?);
         }
         for op in &f.ops {
-            for o in &op.operands {
-                if sent.contains_key(o) && !op.kind.is("wait") {
-                    return Err(self.broken(f, op, "uses what is still on its way"));
-                }
-                self.expect(f, *o, &places[o], &image[o], op)?;
-            }
-            if op.kind.is("wait") {
-                let under = sent.remove(&op.operands[0]);
-                let under = under.ok_or_else(|| self.broken(f, op, "waits for nothing"))?;
-                let changed =
-                    |u: &Under| self.memory.read(&u.segment, u.range.0, u.range.1) != u.image;
-                if under.iter().any(changed) {
-                    return Err(self.broken(f, op, "waits for bytes that another value has"));
-                }
-            }
+            self.reads(&mut frame, op)?;
             for (i, r) in op.results.iter().enumerate() {
-                places.insert(*r, place_of(self.module, &op.attrs, i, &f.name)?);
+                frame.places.insert(*r, place_of(self.module, &op.attrs, i, &f.name)?);
             }
             if op.kind.0.class() == Class::View {
-                let same = image[&op.operands[0]].clone();
-                image.insert(op.results[0], same);
+                let same = frame.images[&op.operands[0]].clone();
+                frame.images.insert(op.results[0], same);
             } else if op.kind.is("repeat") {
-                let operands: Vec<Image> = op.operands.iter().map(|o| image[o].clone()).collect();
-                let number = |v: &ValueId| op.results.iter().position(|r| r == v);
-                let late: Vec<usize> = waited.iter().filter_map(number).collect();
-                let (steps, under_way) = self.repeat(f, op, operands, &late)?;
-                self.results_of_loop(f, op, &places, &steps)?;
-                sent.extend(late.iter().map(|n| op.results[*n]).zip(under_way));
-                let micro = op.attrs.str("dim") == Some("micro");
-                let totals = if micro { totals(op) } else { vec![] };
-                if micro {
-                    // The last micro-batch may have a loop of its own, which goes on with what this one made.
-                    self.gradients.clear();
-                }
-                for (n, r) in op.results.iter().enumerate() {
-                    let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
-                    let now = self.memory.read(&places[r].segment, lo, hi);
-                    if totals.contains(&n) {
-                        self.gradients.push((places[r].clone(), (lo, hi), now.clone()));
-                    }
-                    image.insert(*r, now);
-                }
+                self.iterates(&mut frame, op)?;
             } else {
-                // In-place pairs may overlap; anything else written must not touch an operand.
-                let pairs = if op.kind.0.class() == Class::Collective {
-                    if op.kind.is("all_reduce") { vec![0, 0] } else { vec![] }
-                } else {
-                    let callee = op.attrs.symbol("callee").unwrap_or_default();
-                    let callee = function(self.module, callee)?;
-                    callee.attrs.ints(keys::INPLACE).unwrap_or_default().to_vec()
-                };
-                for (i, r) in op.results.iter().enumerate() {
-                    let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
-                    for (j, o) in op.operands.iter().enumerate() {
-                        let (a, b) = self.range(&places[o], f.ty(*o).bytes());
-                        let overlap = places[o].segment == places[r].segment && a < hi && lo < b;
-                        let allowed = (a, b) == (lo, hi)
-                            && pairs.chunks(2).any(|p| p == [i as i64, j as i64]);
-                        if overlap && !allowed {
-                            return Err(self.broken(f, op, "overwrites an operand it still reads"));
-                        }
-                    }
-                    for other in &op.results[..i] {
-                        let (a, b) = self.range(&places[other], f.ty(*other).bytes());
-                        if places[other].segment == places[r].segment && a < hi && lo < b {
-                            return Err(self.broken(f, op, "writes two results to one place"));
-                        }
-                    }
-                    self.memory.write(&places[r].segment, lo, hi);
-                }
-                for r in &op.results {
-                    let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
-                    let now = self.memory.read(&places[r].segment, lo, hi);
-                    image.insert(*r, now);
-                }
-                if op.kind.0.class() == Class::Collective && waited.contains(&op.results[0]) {
-                    let (x, y) = (op.operands[0], op.results[0]);
-                    // In place there is nothing else that is sent.
-                    let ends = if places[&x] == places[&y] { vec![y] } else { vec![x, y] };
-                    let under = |v: &ValueId| Under {
-                        segment: places[v].segment.clone(),
-                        range: self.range(&places[v], f.ty(*v).bytes()),
-                        image: image[v].clone(),
-                    };
-                    sent.insert(y, ends.iter().map(under).collect());
-                }
+                self.writes(&mut frame, op)?;
             }
         }
+        self.ends(frame, late)
+    }
+
+    /// The operands are as they were made; what is waited for has kept its bytes until now.
+    fn reads(&self, frame: &mut Frame<'_>, op: &Op) -> Result<(), PassError> {
+        let f = frame.f;
+        for o in &op.operands {
+            if frame.sent.contains_key(o) && !op.kind.is("wait") {
+                return Err(self.broken(f, op, "uses what is still on its way"));
+            }
+            self.expect(f, *o, &frame.places[o], &frame.images[o], op)?;
+        }
+        if op.kind.is("wait") {
+            let under = frame.sent.remove(&op.operands[0]);
+            let under = under.ok_or_else(|| self.broken(f, op, "waits for nothing"))?;
+            let changed = |u: &Under| self.memory.read(&u.segment, u.range.0, u.range.1) != u.image;
+            if under.iter().any(changed) {
+                return Err(self.broken(f, op, "waits for bytes that another value has"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A loop: its iterations one after the other, then what it leaves.
+    fn iterates(&mut self, frame: &mut Frame<'_>, op: &Op) -> Result<(), PassError> {
+        let f = frame.f;
+        let operands: Vec<Image> = op.operands.iter().map(|o| frame.images[o].clone()).collect();
+        let number = |v: &ValueId| op.results.iter().position(|r| r == v);
+        let late: Vec<usize> = frame.waited.iter().filter_map(number).collect();
+        let (steps, under_way) = self.repeat(f, op, operands, &late)?;
+        self.results_of_loop(f, op, &frame.places, &steps)?;
+        frame.sent.extend(late.iter().map(|n| op.results[*n]).zip(under_way));
+        let micro = op.attrs.str("dim") == Some("micro");
+        let totals = if micro { totals(op) } else { vec![] };
+        if micro {
+            // The last micro-batch may have a loop of its own, which goes on with what this one made.
+            self.gradients.clear();
+        }
+        for (n, r) in op.results.iter().enumerate() {
+            let place = &frame.places[r];
+            let (lo, hi) = self.range(place, f.ty(*r).bytes());
+            let now = self.memory.read(&place.segment, lo, hi);
+            if totals.contains(&n) {
+                self.gradients.push((place.clone(), (lo, hi), now.clone()));
+            }
+            frame.images.insert(*r, now);
+        }
+        Ok(())
+    }
+
+    /// A kernel or a collective: its results get new versions of their bytes, and touch no operand but in place.
+    fn writes(&mut self, frame: &mut Frame<'_>, op: &Op) -> Result<(), PassError> {
+        let f = frame.f;
+        let collective = op.kind.0.class() == Class::Collective;
+        let pairs = if collective {
+            if op.kind.is("all_reduce") { vec![0, 0] } else { vec![] }
+        } else {
+            let callee = op.attrs.symbol("callee").unwrap_or_default();
+            let callee = function(self.module, callee)?;
+            callee.attrs.ints(keys::INPLACE).unwrap_or_default().to_vec()
+        };
+        for i in 0..op.results.len() {
+            self.apart(frame, op, i, &pairs)?;
+            let (place, (lo, hi)) = self.lies(frame, op.results[i]);
+            self.memory.write(&place.segment, lo, hi);
+        }
+        for r in &op.results {
+            let (place, (lo, hi)) = self.lies(frame, *r);
+            let now = self.memory.read(&place.segment, lo, hi);
+            frame.images.insert(*r, now);
+        }
+        if collective && frame.waited.contains(&op.results[0]) {
+            let (x, y) = (op.operands[0], op.results[0]);
+            // In place there is nothing else that is sent.
+            let in_place = frame.places[&x] == frame.places[&y];
+            let ends = if in_place { vec![y] } else { vec![x, y] };
+            let under = |v: &ValueId| Under {
+                segment: frame.places[v].segment.clone(),
+                range: self.range(&frame.places[v], f.ty(*v).bytes()),
+                image: frame.images[v].clone(),
+            };
+            let under = ends.iter().map(under).collect();
+            frame.sent.insert(y, under);
+        }
+        Ok(())
+    }
+
+    /// Result `i` of `op` shares no byte with an operand, unless `pairs` has the two at one place, and none with
+    /// another result.
+    fn apart(&self, frame: &Frame<'_>, op: &Op, i: usize, pairs: &[i64]) -> Result<(), PassError> {
+        let (place, (lo, hi)) = self.lies(frame, op.results[i]);
+        for (j, o) in op.operands.iter().enumerate() {
+            let (other, (a, b)) = self.lies(frame, *o);
+            let overlap = other.segment == place.segment && a < hi && lo < b;
+            let allowed = (a, b) == (lo, hi) && pairs.chunks(2).any(|p| p == [i as i64, j as i64]);
+            if overlap && !allowed {
+                return Err(self.broken(frame.f, op, "overwrites an operand it still reads"));
+            }
+        }
+        for r in &op.results[..i] {
+            let (other, (a, b)) = self.lies(frame, *r);
+            if other.segment == place.segment && a < hi && lo < b {
+                return Err(self.broken(frame.f, op, "writes two results to one place"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The place of a value, and its bytes there.
+    fn lies<'p>(&self, frame: &'p Frame<'_>, v: ValueId) -> (&'p Place, (u64, u64)) {
+        let place = &frame.places[&v];
+        (place, self.range(place, frame.f.ty(v).bytes()))
+    }
+
+    /// At the end everything was waited for, and results hold what was made.
+    fn ends(&self, frame: Frame<'_>, late: &[usize]) -> Result<Made, PassError> {
+        let Frame { f, images, places, mut sent, .. } = frame;
         let mut under_way = vec![vec![]; f.results.len()];
         for n in late {
             under_way[*n] = sent.remove(&f.results[*n]).unwrap_or_default();
@@ -251,14 +308,13 @@ impl Check<'_> {
         }
         for r in &f.results {
             let (lo, hi) = self.range(&places[r], f.ty(*r).bytes());
-            if self.memory.read(&places[r].segment, lo, hi) != image[r] {
-                return Err(PassError::internal(format!(
-                    "@{}: a result is overwritten before the end",
-                    f.name
-                )));
+            if self.memory.read(&places[r].segment, lo, hi) != images[r] {
+                let name = &f.name;
+                let lost = format!("@{name}: a result is overwritten before the end");
+                return Err(PassError::internal(lost));
             }
         }
-        Ok(Made { images: f.results.iter().map(|r| image[r].clone()).collect(), under_way })
+        Ok(Made { images: f.results.iter().map(|r| images[r].clone()).collect(), under_way })
     }
 
     /// After a loop, its carried results hold what the last iteration made, and each slice of a stacked
@@ -266,7 +322,7 @@ impl Check<'_> {
     fn results_of_loop(
         &self,
         f: &Function,
-        op: &neoxc_ir::Op,
+        op: &Op,
         places: &HashMap<ValueId, Place>,
         steps: &[(usize, Vec<Image>)],
     ) -> Result<(), PassError> {
@@ -287,7 +343,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn broken(&self, f: &Function, op: &neoxc_ir::Op, what: &str) -> PassError {
+    fn broken(&self, f: &Function, op: &Op, what: &str) -> PassError {
         PassError::internal_at(
             format!(
                 "@{}: {:?} {what}",
@@ -304,7 +360,7 @@ impl Check<'_> {
         v: ValueId,
         place: &Place,
         image: &Image,
-        op: &neoxc_ir::Op,
+        op: &Op,
     ) -> Result<(), PassError> {
         let (lo, hi) = self.range(place, f.ty(v).bytes());
         if &self.memory.read(&place.segment, lo, hi) == image {
@@ -316,7 +372,7 @@ impl Check<'_> {
     fn repeat(
         &mut self,
         f: &Function,
-        op: &neoxc_ir::Op,
+        op: &Op,
         operands: Vec<Image>,
         late: &[usize],
     ) -> Result<Iterations, PassError> {
