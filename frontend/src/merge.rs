@@ -111,9 +111,30 @@ fn apply(merged: &mut Merged, set: &str, sources: &mut Sources, diagnostics: &mu
             return;
         }
     };
+    shift(&mut node, at as u32);
     node.span = span(at, text.chars().count());
     let parts: Vec<String> = key.trim().split('.').map(|p| p.replace('-', "_")).collect();
     insert(merged, &parts, node, &span(0, key.chars().count()));
+}
+
+/// Moves the places in a value of `--set` behind its key, which was not read with it.
+fn shift(node: &mut Node, columns: u32) {
+    let move_span = |span: &mut Span| {
+        if span.line == 1 {
+            span.column += columns;
+        }
+    };
+    move_span(&mut node.span);
+    match &mut node.value {
+        Value::List(list) => list.iter_mut().for_each(|n| shift(n, columns)),
+        Value::Map(pairs) => {
+            for (key, value) in pairs {
+                move_span(&mut key.span);
+                shift(value, columns);
+            }
+        }
+        _ => {}
+    }
 }
 
 fn insert(map: &mut Merged, parts: &[String], node: Node, at: &Span) {

@@ -28,7 +28,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("allow_chopped", true).not_yet(PACKED, "").doc("Whether a document that is longer than a sequence may be cut; only where `pack_impl` is not `packed`."),
     word("dataset_impl", "gpt2", &["gpt2"], &["pairwise", "online"]).not_yet("a sample is a sequence of one data set", "use `dataset_impl: gpt2`")
         .doc("What a sample is: a sequence, a pair of them, or what a server gives."),
-    flag("eod_mask_loss", false).doc("The prediction after an end-of-document token is not learned."),
+    flag("eod_mask_loss", false).doc("The prediction after an end-of-document token is not learned; the tokenizer must have one."),
     flag("use_shared_fs", true).idle("no index is written beside the data").doc("Whether all nodes see the same files."),
     flag("mmap_warmup", false).idle("the system reads mapped files as they are needed").doc("Read data sets once when a run starts."),
     int("num_workers").number(2.0).idle("samples are read from mapped files, without processes").doc("Processes that load data."),
@@ -38,6 +38,6 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     dict("data_efficiency").not_yet(ORDER, "").doc("DeepSpeed's sampling and dropping of tokens."),
     word("tokenizer_type", "GPT2BPETokenizer", &["GPT2BPETokenizer", "HFTokenizer", "HFGPT2Tokenizer", "SPMTokenizer", "CharLevelTokenizer", "TiktokenTokenizer"], &[])
         .doc("Kind of tokenizer that made the data. Training needs only its number of ids; commands that read or make text know GPT-2's two files, Hugging Face's tokenizer.json, and bytes."),
-    text("vocab_file").doc("The tokenizer's file: vocab.json of GPT-2, or tokenizer.json."),
-    text("merge_file").doc("merges.txt of GPT-2's tokenizer."),
+    text("vocab_file").doc("The tokenizer's file, vocab.json of GPT-2 or tokenizer.json: beside the file that names it, else from the current folder."),
+    text("merge_file").doc("merges.txt of GPT-2's tokenizer, found as `vocab_file` is."),
 ];

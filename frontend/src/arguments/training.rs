@@ -17,7 +17,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("train_epochs").not_yet("the length of a run is given in steps", "set `train_iters`").doc("Passes over the training data."),
     int("seed").number(1234.0).between(0.0, 4_294_967_295.0).doc("Seed of start values, of the order of samples and of dropout."),
     int("eval_interval").number(1000.0).between(1.0, 1e12).doc("Steps between evaluations."),
-    int("eval_iters").number(100.0).between(0.0, 1e12).doc("Batches of an evaluation."),
+    int("eval_iters").number(100.0).between(0.0, 1e12).doc("Batches of an evaluation, each of as many sequences as a step has."),
     int("exit_interval").not_yet("a run ends after `train_iters` steps, or saves and ends at SIGTERM", "").doc("Stop after every so many steps."),
     flag("char_level_ppl", false).not_yet("perplexity is per token", "").doc("Report perplexity per character."),
     text("save").doc("Folder that checkpoints are written to."),

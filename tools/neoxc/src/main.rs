@@ -1,5 +1,8 @@
 //! `neoxc`: the command line. The only place that renders diagnostics.
 
+#[macro_use]
+mod print;
+
 mod cli;
 mod commands;
 mod render;
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Inspect(a) => commands::inspect::run(&a),
     };
     match done {
+        Ok(()) if neoxc_runtime::say::failed() => ExitCode::from(5),
         Ok(()) => ExitCode::SUCCESS,
         Err(f) => {
             if !f.message.is_empty() {

@@ -14,7 +14,6 @@ pub fn run(a: &Run) -> Result<(), Failure> {
         None => compile_config(&load(&a.config)?, &a.target)?.plan,
     };
     match command::run(&plan, &a.run)? {
-        0 if neoxc_runtime::say::failed() => Err(Failure::new(5, "")),
         0 => Ok(()),
         // It has said why.
         code => Err(Failure::new(code, "")),
