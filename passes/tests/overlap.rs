@@ -258,7 +258,7 @@ fn shorter_by_the_rates_that_it_was_given() {
     let one = PassCx { degrees: Degrees::ONE, ..cx };
     let mut alone = m.clone();
     run_pass(&mut alone, &overlap_exchanges::PASS, &one).unwrap();
-    assert!(alone == m, "one rank has nothing to overlap");
+    assert!(alone.functions == m.functions, "one rank has nothing to overlap");
 }
 
 /// The next weights are on their way beside a kernel that takes longer than they do, not asked for behind it.
