@@ -235,17 +235,13 @@ fn rows_columns_and_movements() {
         let state = [(&x[..], F), (&x[..], F), (&x[..], F), (&x[..], F)];
         let rates = [(one, F), (one, F), (one, F), (one, F)];
         cases.push((
-            kernel(&format!("adamw{i}"), "rowwise", &[state, rates].concat(), |b, p| {
+            kernel(&format!("update{i}"), "rowwise", &[state, rates].concat(), |b, p| {
                 // The second moment and its correction are positive.
                 let square = b.mul(p[3], p[3]).unwrap();
                 let half = b.scalar(0.5).unwrap();
                 let operands = [p[0], p[1], p[2], square, p[4], half, half, p[7]];
-                let rates = Attrs::new()
-                    .with("beta1", Attr::Float(0.9))
-                    .with("beta2", Attr::Float(0.95))
-                    .with("eps", Attr::Float(1e-3))
-                    .with("weight_decay", Attr::Float(0.1));
-                let y = b.named("adamw", &operands, rates).unwrap();
+                let settings = "adam beta1=0.9 beta2=0.95 eps=0.001 weight_decay=0.1";
+                let y = common::update(b, &operands, settings);
                 vec![y[0], y[1], y[2], cast(b, y[0])]
             }),
             1,

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Dims, F, Random, check, check_everywhere, inputs, kernel};
+use common::{Dims, F, Random, check, check_everywhere, inputs, kernel, update};
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
 
@@ -217,20 +217,16 @@ fn rows_and_columns() {
         }),
         1,
     ));
-    let rates = Attrs::new()
-        .with("beta1", Attr::Float(0.9))
-        .with("beta2", Attr::Float(0.95))
-        .with("eps", Attr::Float(1e-2))
-        .with("weight_decay", Attr::Float(0.1));
+    let settings = "adam beta1=0.9 beta2=0.95 eps=0.01 weight_decay=0.1";
     let adam: Vec<(Dims<'_>, DType)> =
         std::iter::repeat_n((&big[..], F), 4).chain(std::iter::repeat_n((&[][..], F), 4)).collect();
     cases.push((
-        kernel("adamw", "rowwise", &adam, |k, p| {
+        kernel("update", "rowwise", &adam, |k, p| {
             // v, and the corrections, must be positive.
             let v = k.mul(p[3], p[3]).unwrap();
             let one = k.scalar(1.5).unwrap();
             let (c1, c2) = (k.add(p[5], one).unwrap(), k.add(p[6], one).unwrap());
-            k.named("adamw", &[p[0], p[1], p[2], v, p[4], c1, c2, p[7]], rates).unwrap()
+            update(k, &[p[0], p[1], p[2], v, p[4], c1, c2, p[7]], settings)
         }),
         1,
     ));

@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_base::codes::{
-    conflict, impossible_value, missing_key, not_supported, unknown_key, wrong_type,
-};
+use neoxc_base::codes::{conflict, impossible_value, missing_key, not_supported, wrong_type};
 use neoxc_base::diag::Diagnostic;
 
 use crate::config::{Config, Model, Optimizer, Parallel, Precision, Run};
@@ -231,55 +229,7 @@ impl Reader<'_> {
     }
 
     fn optimizer(&mut self) -> Option<Optimizer> {
-        let mut lr = self.given("lr");
-        let (mut betas, mut eps) = ((0.9, 0.999), 1e-8);
-        let mut decay = self.float("weight_decay");
-        if let Some((_, node)) = self.find("optimizer").cloned()
-            && let Value::Map(pairs) = node.value
-        {
-            for (key, value) in pairs {
-                match (key.name.as_str(), &value.value) {
-                    ("type", Value::Str(s))
-                        if s.eq_ignore_ascii_case("adam") || s.eq_ignore_ascii_case("adamw") => {}
-                    ("type", v) => {
-                        let what = match v {
-                            Value::Str(s) => format!("the optimizer `{s}`"),
-                            v => format!("an optimizer whose type is {}", v.describe()),
-                        };
-                        let instead = "use `\"type\": \"Adam\"`, which is AdamW";
-                        self.tell(not_supported::not_supported(&what, "", &value.span, instead));
-                    }
-                    ("params", Value::Map(params)) => {
-                        for (key, value) in params {
-                            match (key.name.as_str(), &value.value) {
-                                ("lr", _) => {
-                                    lr = self.nested("optimizer.params.lr", value).or(lr);
-                                }
-                                ("eps", _) => {
-                                    let given = self.nested("optimizer.params.eps", value);
-                                    eps = given.unwrap_or(eps);
-                                }
-                                ("weight_decay", _) => {
-                                    let given = self.nested("optimizer.params.weight_decay", value);
-                                    decay = given.unwrap_or(decay);
-                                }
-                                ("betas", _) => betas = self.betas(value).unwrap_or(betas),
-                                (name, _) => {
-                                    let what =
-                                        "a parameter of Adam: lr, betas, eps or weight_decay";
-                                    let d = unknown_key::unknown_key(name, what, &key.span, None);
-                                    self.tell(d);
-                                }
-                            }
-                        }
-                    }
-                    (name, _) => {
-                        let what = "a key of `optimizer`, which has type and params";
-                        self.tell(unknown_key::unknown_key(name, what, &key.span, None));
-                    }
-                }
-            }
-        }
+        let (settings, lr) = self.optimizer_settings();
         let Some(lr) = lr else {
             if ["lr", "optimizer.params.lr"].into_iter().any(|name| self.was_refused(name)) {
                 return None;
@@ -296,9 +246,8 @@ impl Reader<'_> {
         Some(Optimizer {
             lr,
             min_lr: self.float("min_lr"),
-            betas,
-            eps,
-            weight_decay: decay,
+            kind: settings.optimizer.name().into(),
+            hypers: settings.values().map(|(name, x)| (name.to_string(), x)).collect(),
             gradient_clipping: clip,
             lr_decay_style: self.word("lr_decay_style"),
             lr_decay_iters: decay_iters.max(1),
@@ -307,7 +256,7 @@ impl Reader<'_> {
     }
 
     /// The two decay rates of Adam's moments.
-    fn betas(&mut self, node: &Node) -> Option<(f64, f64)> {
+    pub(crate) fn betas(&mut self, node: &Node) -> Option<(f64, f64)> {
         const NAME: &str = "optimizer.params.betas";
         let Value::List(l) = &node.value else {
             self.nested(NAME, node);

@@ -148,19 +148,19 @@ pub struct Model {
     pub precision: Precision,
 }
 
-/// AdamW and its learning rate.
+/// The optimizer and its learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
     /// Peak learning rate.
     pub lr: f64,
     /// Final learning rate.
     pub min_lr: f64,
-    /// First and second decay rates.
-    pub betas: (f64, f64),
-    /// Epsilon.
-    pub eps: f64,
-    /// Decoupled weight decay.
-    pub weight_decay: f64,
+    /// Its name.
+    #[serde(default = "first_optimizer")]
+    pub kind: String,
+    /// Its hyper-parameters by name; those that are left out have its defaults.
+    #[serde(default)]
+    pub hypers: BTreeMap<String, f64>,
     /// Global gradient-norm limit; 0 means none.
     pub gradient_clipping: f64,
     /// `constant`, `linear`, `cosine`, `exponential`.
@@ -169,6 +169,19 @@ pub struct Optimizer {
     pub lr_decay_iters: u64,
     /// Part of them that warms up.
     pub warmup: f64,
+}
+
+/// The name of the optimizer in configurations that were written when there was one.
+fn first_optimizer() -> String {
+    neoxc_optimizers::ALL[0].name().into()
+}
+
+impl Optimizer {
+    /// The optimizer with its settings; none where it is not known, or not with these.
+    pub fn settings(&self) -> Option<neoxc_optimizers::Settings> {
+        let start = neoxc_optimizers::Settings::new(neoxc_optimizers::find(&self.kind)?);
+        self.hypers.iter().try_fold(start, |settings, (name, x)| settings.with(name, *x))
+    }
 }
 
 /// The run.

@@ -39,6 +39,7 @@ pub mod cluster;
 pub mod config;
 pub mod merge;
 mod moe;
+mod optimizer;
 mod ranks;
 mod reader;
 mod tokenizer;

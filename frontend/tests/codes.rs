@@ -74,7 +74,7 @@ fn messages_are_sentences() {
         (
             "optimizer: {type: Lamb, params: {lr: 0.1}}",
             "the optimizer `Lamb` is not supported yet",
-            "use `\"type\": \"Adam\"`, which is AdamW",
+            "use one of adam, adamw; adam is AdamW",
         ),
         (
             "use_qk_layernorm: true",

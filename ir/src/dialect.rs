@@ -1,5 +1,5 @@
 //! The `neox` dialect as IRDL, generated from the op registry, for
-//! `mlir-opt --irdl-file=… --allow-unregistered-dialect` (the flag is for `neox_loop.repeat`, see
+//! `mlir-opt --irdl-file=… --allow-unregistered-dialect` (the flag is for `neox_loop`, see
 //! [`crate::OpKind::full_name`]).
 
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use crate::ops;
 /// The dialect as an MLIR module.
 pub fn irdl() -> String {
     let mut out = String::from("module {\n  irdl.dialect @neox {\n");
-    for op in ops::ALL.iter().filter(|op| !matches!(op.name(), "call" | "repeat")) {
+    for op in ops::ALL.iter().filter(|op| !matches!(op.name(), "call" | "map" | "repeat")) {
         let s = op.signature();
         let _ = writeln!(out, "    irdl.operation @{} {{", op.name());
         // Two uses of one IRDL constraint must be the same type, so each value has its own.

@@ -85,10 +85,6 @@ keys! {
     ARENA = "neox.arena", Int, [Module], "place-memory";
     /// Bytes of the arena by class of stages.
     ARENAS = "neox.arenas", Ints, [Module], "place-memory";
-    /// Adam's decay of the first moment.
-    BETA1 = "neox.beta1", Float, [Function], "model";
-    /// Adam's decay of the second moment.
-    BETA2 = "neox.beta2", Float, [Function], "model";
     /// A loop whose backward loop recomputes its body, this many iterations at a time.
     CHECKPOINT = "neox.checkpoint", Int, [Op], "model";
     /// The ops that rewriting chose in the place of others, with the roofline times of both.
@@ -98,15 +94,17 @@ keys! {
     /// A sentence for each class of stages.
     CLASSES = "neox.classes", Strs, [Module], "cut-stages";
     /// The norm that gradients are clipped to; 0 for no clipping.
-    CLIP = "neox.clip", Float, [Function], "model";
+    CLIP = "neox.clip", Float, [Module], "the driver";
     /// The checked configuration, `section.key=value` with values in JSON: what a plan needs besides the program.
     CONFIG = "neox.config", Strs, [Module], "the driver";
     /// Whether weight decay applies to a weight.
     DECAY = "neox.decay", Bool, [Parameter], "model";
-    /// What Adam adds to the root of the second moment.
-    EPS = "neox.eps", Float, [Function], "model";
     /// Floating-point operations of a step, counted while the program was whole.
     FLOPS = "neox.flops", Float, [Module], "the driver";
+    /// The formula of a number that a step is given, over `step` and `lr`.
+    FORMULA = "neox.formula", Str, [Parameter], "build-train-step";
+    /// Whether a weight is not trained: it has no gradient and no state, and no update changes it.
+    FROZEN = "neox.frozen", Bool, [Parameter], "model";
     /// Micro-batches of a step, over all data ranks.
     GRAD_ACCUM = "neox.grad_accum", Int, [Function], "model";
     /// The axis that divides each dim of a weight's gradient, where the weight is divided otherwise.
@@ -129,6 +127,8 @@ keys! {
     MICRO = "neox.micro", Int, [Module], "cut-stages";
     /// The name of an input or of a state among those of its role.
     NAME = "neox.name", Str, [Parameter], "model";
+    /// The optimizer and its settings, as `neoxc_optimizers::Settings` displays them.
+    OPTIMIZER = "neox.optimizer", Str, [Module], "the driver";
     /// The logical name of a weight, `{layer}` in it where layers are stacked.
     PARAM = "neox.param", Str, [Parameter], "model";
     /// The logical names of all weights, in the order of @train_step.
@@ -139,8 +139,8 @@ keys! {
     PLACE = "neox.place", Strs, [Parameter Op], "place-memory";
     /// The dtype of factors and activations.
     PRECISION = "neox.precision", Str, [Module], "model";
-    /// What each result of a stage's program is.
-    RESULTS = "neox.results", Strs, [Function], "cut-stages";
+    /// What each result of an entry is.
+    RESULTS = "neox.results", Strs, [Function], "model";
     /// What an entry's parameter is, if not a weight.
     ROLE = "neox.role", Str, [Parameter], "model";
     /// Bytes that stay in the arena from the forward loop to the backward loop.
@@ -151,6 +151,8 @@ keys! {
     SCHEDULE_TRAIN = "neox.schedule_train", Strs, [Module], "cut-stages";
     /// What the passes were given: words `key=value` (passes/src/settings.rs).
     SETTINGS = "neox.settings", Strs, [Module], "every pass";
+    /// The optimizer's slot that a parameter's state is in.
+    SLOT = "neox.slot", Str, [Parameter], "build-train-step";
     /// Slots of each chunk of each stage.
     SLOTS = "neox.slots", Ints, [Module], "cut-stages";
     /// The class of each stage.
@@ -159,8 +161,6 @@ keys! {
     STAGE_LAYERS = "neox.stage_layers", Strs, [Module], "cut-stages";
     /// Numbers of a loop's results that are totals over its iterations, where these are not the carried ones.
     TOTALS = "neox.totals", Ints, [Op], "drop-zero-sums";
-    /// AdamW's weight decay.
-    WEIGHT_DECAY = "neox.weight_decay", Float, [Function], "model";
     /// Dims of an input that no axis divides, though it divides those of other inputs of the role.
     WHOLE = "neox.whole", Strs, [Parameter], "model";
 }

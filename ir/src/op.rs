@@ -427,12 +427,12 @@ impl OpKind {
 
     /// Name with dialect, as in text.
     ///
-    /// The loop has a dialect name of its own: IRDL wants all values of a variadic operand to have one
-    /// type, which a loop's never have, so the loop stays outside the generated dialect.
+    /// Loops have a dialect name of their own: IRDL wants all values of a variadic operand to have one
+    /// type, which a loop's never have, so loops stay outside the generated dialect.
     pub fn full_name(self) -> String {
         match self.name() {
             "call" => "func.call".to_string(),
-            "repeat" => "neox_loop.repeat".to_string(),
+            name @ ("map" | "repeat") => format!("neox_loop.{name}"),
             name => format!("neox.{name}"),
         }
     }

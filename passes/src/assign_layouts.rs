@@ -8,14 +8,15 @@
 //! MLP's inner dim and along the vocabulary, where the ranks divide it evenly: parameters do not depend on
 //! the layout, so it is not padded for them. Data parallelism is one more: the loop over micro-batches is divided, so a
 //! step computes the same sum whatever the number of ranks. ZeRO's first stage divides the optimizer's
-//! moments over the data axis, and over the expert axis those of everything but experts: then each rank wants its part of the gradients, and gives its part of
+//! state over the data axis, and over the expert axis those of everything but experts: then each rank wants its part of the gradients, and gives its part of
 //! the new weights. Expert parallelism is one dim more, that of experts. Everything else is propagated by
 //! `partition-program`.
 
 use std::collections::{BTreeSet, HashMap};
 
 use neoxc_base::codes::undivided_dim::undivided_dim;
-use neoxc_ir::{Attr, Dim, Function, Loc, Module, TensorType, ValueId, keys};
+use neoxc_ir::role::name_of;
+use neoxc_ir::{Attr, Dim, Function, Loc, Module, Output, Role, TensorType, ValueId, keys};
 
 use crate::entries::{Part, entries, is_training};
 use crate::facts::Fact;
@@ -58,7 +59,7 @@ fn of_tensor(dim: &Dim, cx: &PassCx) -> bool {
     divided && (even || !MAY_STAY_WHOLE.contains(&&*dim.name))
 }
 
-/// The axis that divides `dim` of the parameter called `name`, of its gradient and of its moments;
+/// The axis that divides `dim` of the parameter called `name`, of its gradient and of its state;
 /// nothing where none does.
 fn of_state(name: &str, ty: &TensorType, dim: &Dim, cx: &PassCx) -> &'static str {
     // The router looks at all experts.
@@ -82,53 +83,48 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     }
     for (p, attrs) in f.params.iter().zip(&mut f.param_attrs) {
         let ty = &f.values[p.index()].ty;
-        let role = attrs.str(keys::ROLE).unwrap_or_default().to_string();
-        let adam = role.starts_with("adam");
-        let state = attrs.get(keys::PARAM).is_some() || adam || role == "grad";
+        let role = Role::of(attrs);
+        let state = matches!(role, Some(Role::Parameter | Role::State | Role::Gradient));
         // Generation has one sequence, which all have.
         let splits =
             |ty: &TensorType, dim: &str| ty.size(dim).is_some_and(|n| n.is_multiple_of(d.expert));
         let whole: Vec<String> =
             attrs.strs(keys::WHOLE).unwrap_or_default().into_iter().map(str::to_string).collect();
-        let name = attrs.str(keys::PARAM).or(attrs.str(keys::NAME)).unwrap_or_default().to_string();
-        let axis = |dim: &Dim| match (state, role.as_str(), &*dim.name) {
+        let name = name_of(attrs).to_string();
+        let axis = |dim: &Dim| match (state, role, &*dim.name) {
             (.., dim) if whole.iter().any(|w| w == dim) => "",
             (true, ..) if !of_state(&name, ty, dim, cx).is_empty() => of_state(&name, ty, dim, cx),
-            (_, "batch" | "losses", "micro") if d.data > 1 => "data",
-            (_, "batch", "batch") if d.expert > 1 && splits(ty, "batch") => "expert",
-            (_, "batch", "seq") if d.context > 1 => "context",
+            (_, Some(Role::Batch | Role::Losses), "micro") if d.data > 1 => "data",
+            (_, Some(Role::Batch), "batch") if d.expert > 1 && splits(ty, "batch") => "expert",
+            (_, Some(Role::Batch), "seq") if d.context > 1 => "context",
             _ => "",
         };
         let mut layout: Vec<&str> = ty.dims.iter().map(axis).collect();
-        for axis in moments(cx, adam, &layout) {
-            // Along the outermost dim that can be divided; layers stay together.
-            let free = |i: &usize| {
-                let dim = &ty.dims[*i];
-                let divides = dim.size.is_multiple_of(d.of(axis));
-                layout[*i].is_empty() && &*dim.name != "layer" && divides
-            };
-            if let Some(i) = (0..layout.len()).find(free) {
-                layout[i] = axis;
-            }
+        if role == Some(Role::State) {
+            layout = divided_state(cx, ty, layout);
         }
         divides(ty, &layout, d, readers.get(p).unwrap_or(&Loc::Unknown))?;
         if layout.iter().any(|a| !a.is_empty()) {
             attrs.set(keys::LAYOUT, Attr::strs(&layout));
         }
-        if update && matches!(role.as_str(), "grad" | "losses") {
+        if update && matches!(role, Some(Role::Gradient | Role::Losses)) {
             // Every data rank has its part of the sum; so has every stage of the losses.
-            let mut sums = if role == "grad" { vec!["data"] } else { vec!["data", "pipe"] };
+            let grad = role == Some(Role::Gradient);
+            let mut sums = if grad { vec!["data"] } else { vec!["data", "pipe"] };
             sums.retain(|axis| d.of(axis) > 1 && !layout.contains(axis));
             attrs.set(keys::PARTIAL, Attr::strs(&sums));
         }
     }
     // What the first program of a step makes is laid out as what the others add to it.
     if is_training(&f.name, Part::Start) {
-        let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
+        let results = Output::all(f).unwrap_or_default();
         let (makers, mut layouts) = (f.definitions(), vec![]);
-        for (n, r) in f.results.iter().enumerate() {
+        for (r, what) in f.results.iter().zip(&results) {
             let ty = f.ty(*r);
-            let name = names.get(n).copied().unwrap_or_default();
+            let Output::Gradient(name) = what else {
+                layouts.push(vec![""; ty.dims.len()].join(","));
+                continue;
+            };
             let axis = |dim: &Dim| of_state(name, ty, dim, cx);
             let layout: Vec<&str> = ty.dims.iter().map(axis).collect();
             let made = makers[r.index()].map(|i| f.ops[i].loc.clone());
@@ -140,17 +136,29 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
     Ok(())
 }
 
-/// The axes that ZeRO divides a moment over: those of the ranks that have the same weights. Expert ranks
-/// have different experts; `divide-state`, which goes on from here, knows data ranks only.
-fn moments(cx: &PassCx, adam: bool, layout: &[&str]) -> Vec<&'static str> {
+/// The layout of a parameter's optimizer state, where its weights have `layout`: ZeRO divides it over the ranks that
+/// have the same weights. Expert ranks have different experts; `divide-state`, which goes on from here, knows data
+/// ranks only.
+fn divided_state<'a>(cx: &PassCx, ty: &TensorType, mut layout: Vec<&'a str>) -> Vec<&'a str> {
     let d = cx.degrees;
     let mut axes = vec![];
-    if adam && cx.zero_stage >= 1 {
+    if cx.zero_stage >= 1 {
         axes.extend((d.data > 1).then_some("data"));
         let alone = cx.zero_stage == 1 || d.data == 1;
         axes.extend((d.expert > 1 && alone && !layout.contains(&"expert")).then_some("expert"));
     }
-    axes
+    for axis in axes {
+        // Along the outermost dim that can be divided; layers stay together.
+        let free = |i: &usize| {
+            let dim = &ty.dims[*i];
+            let divides = dim.size.is_multiple_of(d.of(axis));
+            layout[*i].is_empty() && &*dim.name != "layer" && divides
+        };
+        if let Some(i) = (0..layout.len()).find(free) {
+            layout[i] = axis;
+        }
+    }
+    layout
 }
 
 /// Refuses a layout whose axes do not divide the dims of a value that comes from `loc`.

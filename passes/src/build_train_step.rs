@@ -1,13 +1,19 @@
-//! `build-train-step`: gradients of all micro-batches, clipping, AdamW.
+//! `build-train-step`: gradients of all micro-batches, clipping, the optimizer's update.
 //!
 //! ```text
-//! @train_step(params…, adam_m…, adam_v…, tokens, labels, mask, lr, bc1, bc2, layers, consts…)
-//!   -> (params'…, adam_m'…, adam_v'…, loss, grad_norm)
+//! @train_step(params…, state…, tokens, labels, mask, scalars…, layers, consts…)
+//!   -> (params'…, state'…, loss, grad_norm)
 //! ```
-//! Batch inputs gain a leading dim `micro`. Clipping scales by min(1, clip / (norm + 1e-6)) as
-//! torch.nn.utils.clip_grad_norm_ does.
+//! Which state and scalars there are, and what the update of one element is, the optimizer declares that the module's
+//! `neox.optimizer` names (`neoxc_optimizers`). Each trained parameter is updated by one `map` of that function, so that
+//! all of it is divided, placed and stored together. Batch inputs gain a leading dim `micro`. Clipping scales by
+//! min(1, clip / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_ does; `neox.clip` of 0 means none.
 
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId, keys};
+use neoxc_ir::role::{self, name_of, state_attrs};
+use neoxc_ir::{
+    Attr, Attrs, Builder, DType, Dim, Function, Module, Output, Role, TensorType, ValueId, keys,
+};
+use neoxc_optimizers::{Settings, WEIGHT_DECAY, build};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -21,78 +27,93 @@ pub const PASS: Pass = Pass {
     run,
 };
 
-fn input(f: &mut Function, role: &str, name: &str, ty: TensorType) -> ValueId {
-    let attrs = Attrs::new()
-        .with(keys::ROLE, Attr::Str(role.into()))
-        .with(keys::NAME, Attr::Str(name.into()));
-    f.add_param(name, ty, attrs)
+fn unsupported(what: impl Into<String>) -> PassError {
+    PassError::internal(what.into())
+}
+
+/// Adds a parameter for each of the micro-batch's that has the role, with the type that `ty` makes of its.
+fn inputs(
+    f: &mut Function,
+    step: &Function,
+    role: Role,
+    ty: impl Fn(&TensorType) -> TensorType,
+) -> Vec<ValueId> {
+    let one = |(v, a): (ValueId, &Attrs)| {
+        let name = label(step, v);
+        let mut attrs = role.attrs(&name);
+        if let Some(whole) = a.get(keys::WHOLE) {
+            attrs.set(keys::WHOLE, whole.clone());
+        }
+        f.add_param(&name, ty(step.ty(v)), attrs)
+    };
+    role.all(step).map(one).collect()
+}
+
+fn label(f: &Function, v: ValueId) -> String {
+    f.values[v.index()].name.as_deref().unwrap_or("p").to_string()
+}
+
+/// The functions that update an element of a parameter that decays, and of one that does not.
+fn updates(m: &mut Module, settings: &Settings) -> Result<[String; 2], PassError> {
+    let lost = || unsupported("the optimizer has no weight decay");
+    let still = settings.clone().with(WEIGHT_DECAY.name, 0.0).ok_or_else(lost)?;
+    let mut add = |name: &str, settings: &Settings| -> Result<String, PassError> {
+        let name = m.fresh_name(name);
+        m.insert(build(&name, settings)?);
+        Ok(name)
+    };
+    if *settings == still {
+        let name = add("update", &still)?;
+        return Ok([name.clone(), name]);
+    }
+    Ok([add("update_decayed", settings)?, add("update", &still)?])
 }
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    let missing = |what: &str| PassError::internal(format!("there is no @{what}"));
+    let missing = |what: &str| unsupported(format!("there is no @{what}"));
     let step = m.function("micro_step").cloned().ok_or_else(|| missing("micro_step"))?;
     let eval = m.function("eval_step").ok_or_else(|| missing("eval_step"))?;
-    let setting = |name: &str| {
-        eval.attrs.float(name).ok_or_else(|| PassError::internal(format!("@loss has no `{name}`")))
-    };
-    let (beta1, beta2, eps) = (setting(keys::BETA1)?, setting(keys::BETA2)?, setting(keys::EPS)?);
-    let (decay, clip) = (setting(keys::WEIGHT_DECAY)?, setting(keys::CLIP)?);
     let count = eval.attrs.int(keys::GRAD_ACCUM).unwrap_or(1).max(1) as usize;
+    let text = m.attrs.str(keys::OPTIMIZER).unwrap_or_default();
+    let settings = Settings::parse(text).ok_or_else(|| {
+        unsupported(format!("`{}` is `{text}`, which is no optimizer", keys::OPTIMIZER))
+    })?;
+    let clip = m.attrs.float(keys::CLIP).ok_or_else(|| missing(keys::CLIP))?;
+    let [decayed, still] = updates(m, &settings)?;
+    let slots = settings.optimizer.slots(&settings);
 
     let mut f = Function::new("train_step");
-    let of = |f: &Function, role: &str| -> Vec<(ValueId, Attrs)> {
-        let named = |a: &Attrs| match a.get(keys::PARAM) {
-            Some(_) => Some("param".to_string()),
-            None => a.str(keys::ROLE).map(str::to_string),
+    let params: Vec<(ValueId, Attrs)> = Role::Parameter
+        .all(&step)
+        .map(|(v, a)| (f.add_param(&label(&step, v), step.ty(v).clone(), a.clone()), a.clone()))
+        .collect();
+    let trained: Vec<(ValueId, Attrs)> =
+        params.iter().filter(|(_, a)| !role::is_frozen(a)).cloned().collect();
+    let mut state: Vec<Vec<ValueId>> = vec![];
+    for slot in &slots {
+        let one = |(v, a): &(ValueId, Attrs)| {
+            let (name, ty) = (format!("{}_{}", slot.name, label(&f, *v)), f.ty(*v).clone());
+            f.add_param(&name, ty, state_attrs(slot.name, name_of(a)))
         };
-        let pairs = f.params.iter().copied().zip(f.param_attrs.clone());
-        pairs.filter(|(_, a)| named(a).as_deref() == Some(role)).collect()
-    };
-    let name = |v: ValueId| step.values[v.index()].name.as_deref().unwrap_or("p").to_string();
-    let params: Vec<(ValueId, Attrs)> = of(&step, "param")
-        .into_iter()
-        .map(|(v, a)| (f.add_param(&name(v), step.ty(v).clone(), a.clone()), a))
-        .collect();
-    let moments = |f: &mut Function, role: &str| -> Vec<ValueId> {
-        of(&step, "param")
-            .into_iter()
-            .map(|(v, a)| {
-                let which = a.str(keys::PARAM).unwrap_or_default().to_string();
-                let id = input(f, role, &format!("{role}_{}", name(v)), step.ty(v).clone());
-                if let Some(last) = f.param_attrs.last_mut() {
-                    last.set(keys::NAME, Attr::Str(which));
-                }
-                id
-            })
-            .collect()
-    };
-    let (ms, vs) = (moments(&mut f, "adam_m"), moments(&mut f, "adam_v"));
-    let micro = Dim::new("micro", count);
-    let batch: Vec<ValueId> = of(&step, "batch")
-        .into_iter()
-        .map(|(v, a)| {
-            let id = input(&mut f, "batch", &name(v), step.ty(v).stacked(micro.clone()));
-            if let (Some(whole), Some(last)) = (a.get(keys::WHOLE), f.param_attrs.last_mut()) {
-                last.set(keys::WHOLE, whole.clone());
-            }
-            id
-        })
-        .collect();
-    let scalar = TensorType::scalar(DType::F32);
-    let [lr, bc1, bc2] = ["lr", "bc1", "bc2"].map(|n| input(&mut f, "scalar", n, scalar.clone()));
-    // What all micro-batches share: the numbers of the layers, if something depends on them, and constants.
-    let mut shared = vec![];
-    for role in ["layers", "const"] {
-        for (v, _) in of(&step, role) {
-            shared.push(input(&mut f, role, &name(v), step.ty(v).clone()));
-        }
+        state.push(trained.iter().map(one).collect());
     }
+    let micro = Dim::new("micro", count);
+    let batch = inputs(&mut f, &step, Role::Batch, |ty| ty.stacked(micro.clone()));
+    let mut scalars = vec![];
+    for scalar in settings.optimizer.scalars {
+        let formula = settings.substituted(scalar.formula);
+        let attrs = Role::Scalar.attrs(scalar.name).with(keys::FORMULA, Attr::Str(formula));
+        scalars.push(f.add_param(scalar.name, TensorType::scalar(DType::F32), attrs));
+    }
+    // What all micro-batches share: the numbers of the layers, if something depends on them, and constants.
+    let mut shared = inputs(&mut f, &step, Role::Layers, TensorType::clone);
+    shared.extend(inputs(&mut f, &step, Role::Const, TensorType::clone));
 
     let b = &mut Builder::with_module(&mut f, m);
     let loc = step.ops.first().map(|o| o.loc.clone()).unwrap_or_default();
     b.at(&loc);
     let mut operands = vec![];
-    for (p, _) in &params {
+    for (p, _) in &trained {
         let ty = b.ty(*p).clone();
         operands.push(b.fill(0.0, &ty)?);
     }
@@ -102,15 +123,48 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let attrs = Attrs::new()
         .with("callee", Attr::Symbol("micro_step".into()))
         .with("count", Attr::Int(count as i64))
-        .with("carried", Attr::Int(params.len() as i64))
+        .with("carried", Attr::Int(trained.len() as i64))
         .with("sliced", Attr::Int(batch.len() as i64))
         .with("dim", Attr::Str("micro".into()));
     let out = b.named("repeat", &operands, attrs)?;
-    let (grads, losses) = out.split_at(params.len());
+    let (grads, losses) = out.split_at(trained.len());
     let sum = b.reduce_sum(losses[0], &["micro"])?;
     let inverse = b.scalar(1.0 / count as f64)?;
     let loss = b.mul(sum, inverse)?;
+    let (norm, factor) = clipped(b, grads, clip)?;
 
+    let mut results = vec![];
+    for (i, (p, attrs)) in trained.iter().enumerate() {
+        let update = if attrs.flag(keys::DECAY) { &decayed } else { &still };
+        let state = state.iter().map(|of_slot| of_slot[i]);
+        let operands: Vec<ValueId> =
+            [*p, grads[i]].into_iter().chain(state).chain(scalars.iter().copied()).collect();
+        let attrs = Attrs::new()
+            .with("callee", Attr::Symbol(update.clone()))
+            .with("results", Attr::Int(1 + slots.len() as i64));
+        results.push(b.named("map", &[&operands[..], &[factor]].concat(), attrs)?);
+    }
+    let names: Vec<String> = trained.iter().map(|(_, a)| name_of(a).to_string()).collect();
+    let mut outputs: Vec<Output> = names.iter().cloned().map(Output::Parameter).collect();
+    let of_slot = |s: &&neoxc_optimizers::Slot| {
+        let slot = s.name.to_string();
+        names.iter().map(move |n| Output::State(slot.clone(), n.clone())).collect::<Vec<_>>()
+    };
+    outputs.extend(slots.iter().flat_map(of_slot));
+    outputs.extend([Output::Port("loss".into()), Output::Port("grad_norm".into())]);
+    f.results = (0..=slots.len()).flat_map(|n| results.iter().map(move |new| new[n])).collect();
+    f.results.extend([loss, norm]);
+    Output::set(&mut f, &outputs);
+    m.insert(f);
+    Ok(PassReport::default())
+}
+
+/// The norm of all gradients together, and the scale that brings it down to `clip`.
+fn clipped(
+    b: &mut Builder<'_>,
+    grads: &[ValueId],
+    clip: f64,
+) -> Result<(ValueId, ValueId), PassError> {
     let mut total = None;
     for g in grads {
         let part = b.one("sum_squares", &[*g], Attrs::new())?;
@@ -119,31 +173,13 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
             Some(t) => b.add(t, part)?,
         });
     }
-    let total = total.ok_or_else(|| PassError::internal("the model has no parameters".into()))?;
+    let total = total.ok_or_else(|| unsupported("the model has no parameters to train"))?;
     let norm = b.unary("sqrt", total)?;
-    let factor = if clip > 0.0 {
-        let (limit, tiny, one) = (b.scalar(clip)?, b.scalar(1e-6)?, b.scalar(1.0)?);
-        let shifted = b.add(norm, tiny)?;
-        let ratio = b.div(limit, shifted)?;
-        b.one("minimum", &[ratio, one], Attrs::new())?
-    } else {
-        b.scalar(1.0)?
-    };
-    let (mut p_out, mut m_out, mut v_out) = (vec![], vec![], vec![]);
-    for (i, (p, attrs)) in params.iter().enumerate() {
-        let decays = attrs.flag(keys::DECAY);
-        let rates = Attrs::new()
-            .with("beta1", Attr::Float(beta1))
-            .with("beta2", Attr::Float(beta2))
-            .with("eps", Attr::Float(eps))
-            .with("weight_decay", Attr::Float(if decays { decay } else { 0.0 }));
-        let operands = [*p, grads[i], ms[i], vs[i], lr, bc1, bc2, factor];
-        let new = b.named("adamw", &operands, rates)?;
-        p_out.push(new[0]);
-        m_out.push(new[1]);
-        v_out.push(new[2]);
+    if clip <= 0.0 {
+        return Ok((norm, b.scalar(1.0)?));
     }
-    f.results = [p_out, m_out, v_out, vec![loss, norm]].concat();
-    m.insert(f);
-    Ok(PassReport::default())
+    let (limit, tiny, one) = (b.scalar(clip)?, b.scalar(1e-6)?, b.scalar(1.0)?);
+    let shifted = b.add(norm, tiny)?;
+    let ratio = b.div(limit, shifted)?;
+    Ok((norm, b.one("minimum", &[ratio, one], Attrs::new())?))
 }

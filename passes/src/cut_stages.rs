@@ -20,7 +20,10 @@ mod split_backward;
 use std::collections::{HashMap, HashSet};
 
 use neoxc_base::codes::undivided_dim::undivided_dim;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::role::{is_frozen, name_of as parameter_of};
+use neoxc_ir::{
+    Attr, Attrs, Builder, DType, Dim, Function, Module, Op, Output, Role, TensorType, ValueId, keys,
+};
 
 use crate::assign_stages::{Class, assign};
 use crate::entries::{Entry, Part, Program, name_of};
@@ -78,12 +81,14 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let own = |f: &Function| owned(f, class);
         let holds = own(&step)?;
         here.push(start(&step, carried, micro, &holds, class.layers * chunks)?);
-        here.extend(cut(m, &step, Program::Train, carried, &["loss"], &holds, class)?);
+        let port = |name: &str| Output::Port(name.into());
+        here.extend(cut(m, &step, Program::Train, carried, &[Output::Loss], &holds, class)?);
         let held = &names_of(&step, &holds);
         let p = finish::Part { held, tied: &tied, class, stages, layers: class.layers * chunks };
-        here.push(finish::cut(&train, at, carried, &p)?);
-        here.extend(cut(m, &eval, Program::Eval, 0, &["loss"], &own(&eval)?, class)?);
-        here.extend(cut(m, &logits, Program::Logits, 0, &["logits"], &own(&logits)?, class)?);
+        here.push(finish::cut(m, &train, at, carried, &p)?);
+        here.extend(cut(m, &eval, Program::Eval, 0, &[port("loss")], &own(&eval)?, class)?);
+        let held = own(&logits)?;
+        here.extend(cut(m, &logits, Program::Logits, 0, &[port("logits")], &held, class)?);
         here.iter_mut().for_each(|f| f.name = name_of(&f.name, n));
         made.extend(here);
     }
@@ -150,22 +155,23 @@ fn owned(f: &Function, class: &Class) -> Result<Vec<bool>, PassError> {
         })
     };
     // Tables are small, and the same on all stages.
-    let table = |a: &Attrs| a.str(keys::ROLE) == Some("const");
-    Ok(f.params.iter().zip(&f.param_attrs).map(|(p, a)| table(a) || uses(p)).collect())
-}
-
-fn named(role: &str, name: &str) -> Attrs {
-    Attrs::new().with(keys::ROLE, Attr::Str(role.into())).with(keys::NAME, Attr::Str(name.into()))
+    let all = f.params.iter().zip(&f.param_attrs);
+    Ok(all.map(|(p, a)| Role::Const.is(a) || uses(p)).collect())
 }
 
 fn label(f: &Function, v: ValueId) -> String {
     f.values[v.index()].name.as_deref().unwrap_or_default().to_string()
 }
 
+/// Parameters of the model that are trained, by their numbers among all of a function's.
+fn trained(f: &Function) -> impl Iterator<Item = (usize, &Attrs)> {
+    let all = f.param_attrs.iter().enumerate();
+    all.filter(|(_, a)| Role::Parameter.is(a) && !is_frozen(a))
+}
+
 /// The parameter of the model that gradient `n` belongs to.
 fn parameter(step: &Function, n: usize) -> &str {
-    let mut names = step.param_attrs.iter().filter_map(|a| a.str(keys::PARAM));
-    names.nth(n).unwrap_or_default()
+    trained(step).nth(n).map_or("", |(_, a)| parameter_of(a))
 }
 
 /// Names of the parameters of the model that are held.
@@ -191,21 +197,19 @@ fn start(
         let ty = with_layers(step.ty(*p), layers);
         let zero = Builder::new(&mut f).fill(0.0, &ty)?;
         f.results.push(zero);
-        results.push(format!("grad {}", parameter(step, n)));
+        results.push(Output::Gradient(parameter(step, n).into()));
     }
     let ty = TensorType::scalar(DType::F32).stacked(Dim::new("micro", micro));
     let zero = Builder::new(&mut f).fill(0.0, &ty)?;
     f.results.push(zero);
-    results.push("losses".into());
-    f.attrs.set(keys::RESULTS, Attr::strs(&results));
+    results.push(Output::Losses);
+    Output::set(&mut f, &results);
     Ok(f)
 }
 
 /// The number among all parameters of the one that gradient `n` belongs to.
 fn carried_parameter(step: &Function, n: usize) -> usize {
-    let mut named =
-        (0..step.params.len()).filter(|i| step.param_attrs[*i].get(keys::PARAM).is_some());
-    named.nth(n).unwrap_or(0)
+    trained(step).nth(n).map_or(0, |(i, _)| i)
 }
 
 /// Adds a copy of `op` to `to`; constants that it needs come with it.
@@ -323,7 +327,7 @@ fn cut(
     f: &Function,
     program: Program,
     carried: usize,
-    outputs: &[&str],
+    outputs: &[Output],
     holds: &[bool],
     class: &Class,
 ) -> Result<Vec<Function>, PassError> {
@@ -411,7 +415,7 @@ fn cut(
                     continue;
                 }
                 let ty = with_layers(f.ty(*p), layers);
-                let v = g.add_param(&label(f, *p), ty, named("grad", parameter(f, n)));
+                let v = g.add_param(&label(f, *p), ty, Role::Gradient.attrs(parameter(f, n)));
                 grads.insert(n, v);
                 map.insert(*p, v);
             }
@@ -428,29 +432,29 @@ fn cut(
                     map.insert(*o, *grads.get(n).ok_or_else(lost)?);
                 } else if let Some(name) = names.get(o) {
                     let ty = with_layers(f.ty(*o), layers);
-                    map.insert(*o, g.add_param(name, ty, named("slot", name)));
+                    map.insert(*o, g.add_param(name, ty, Role::Slot.attrs(name)));
                 }
             }
         }
-        let mut results: Vec<(String, ValueId)> = vec![];
+        let mut results: Vec<(Output, ValueId)> = vec![];
         for op in ops {
             copy(f, op, &mut g, &mut map, Some(m), &|a| shrink(a, layers))?;
             for r in &op.results {
                 if let Some(n) = sums.get(r) {
-                    let name = format!("grad {}", parameter(f, *n));
+                    let name = Output::Gradient(parameter(f, *n).into());
                     results.retain(|(other, _)| *other != name);
                     results.push((name, map[r]));
                 } else if cross.iter().any(|(v, _)| v == r) {
-                    results.push((format!("slot {}", names[r]), map[r]));
+                    results.push((Output::Slot(names[r].clone()), map[r]));
                 }
                 if let Some(n) = f.results[carried..].iter().position(|x| x == r) {
-                    results.push((outputs[n].to_string(), map[r]));
+                    results.push((outputs[n].clone(), map[r]));
                 }
             }
         }
-        let texts: Vec<&str> = results.iter().map(|(name, _)| name.as_str()).collect();
-        g.attrs.set(keys::RESULTS, Attr::strs(&texts));
-        g.results = results.into_iter().map(|(_, v)| v).collect();
+        let (what, values): (Vec<Output>, Vec<ValueId>) = results.into_iter().unzip();
+        g.results = values;
+        Output::set(&mut g, &what);
         made.push(g);
     }
     Ok(made)

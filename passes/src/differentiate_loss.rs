@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::{GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Role, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -90,16 +90,16 @@ impl Differentiator<'_> {
         cotangents.insert(result, seed);
         self.reverse(&mut f, forward, &twins, &mut cotangents)?;
         // Carried first, then what each micro-batch slices, then what all share.
-        let role = |a: &Attrs| a.str(keys::ROLE).unwrap_or("param").to_string();
-        let of = |want: &str| -> Vec<(ValueId, Attrs)> {
-            params.iter().filter(|(_, a)| role(a) == want).cloned().collect()
+        let of = |want: Role| -> Vec<(ValueId, Attrs)> {
+            params.iter().filter(|(_, a)| want.is(a)).cloned().collect()
         };
         let mut order: Vec<(ValueId, Attrs)> = grads.iter().map(|g| (*g, Attrs::new())).collect();
-        order.extend(of("batch"));
-        order.extend(of("param"));
-        order.extend(of("layers"));
-        order.extend(of("const"));
+        order.extend(of(Role::Batch));
+        order.extend(of(Role::Parameter));
+        order.extend(of(Role::Layers));
+        order.extend(of(Role::Const));
         (f.params, f.param_attrs) = order.into_iter().unzip();
+        f.attrs.0.remove(keys::RESULTS);
         f.results = carried.iter().map(|p| cotangents[p]).chain([result]).collect();
         f.remove_dead_ops();
         Ok(f)

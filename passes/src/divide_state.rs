@@ -1,5 +1,5 @@
 //! `divide-state`: gradients (ZeRO stage 2) and weights (stage 3) divided over the data ranks, as the
-//! optimizer's moments already are (Rajbhandari et al. 2020).
+//! optimizer's state already is (Rajbhandari et al. 2020).
 //!
 //! ```text
 //! @block.bwd(%sum, …)  %2 = add(%sum, %g)
@@ -13,7 +13,8 @@
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::ops::find;
-use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::role::{is_frozen, name_of as parameter_of};
+use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys};
 
 use crate::entries::{Entry, class_of, entries, name_of};
 use crate::facts::Fact;
@@ -47,8 +48,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     for update in updates {
         let (base, class) = class_of(&update);
         let f = d.get(&update)?.clone();
-        let all: Vec<Divided> =
-            f.params.iter().zip(&f.param_attrs).filter_map(moments(&f)).collect();
+        let all = divided(&f);
         for p in &all {
             let done = match base {
                 "train_finish" => d.sums_of_stages(p, class)?,
@@ -77,16 +77,19 @@ fn unsupported(message: &str) -> PassError {
     PassError::internal(message.to_string())
 }
 
-/// For a first moment that is divided over `data`: its parameter and the dim.
-fn moments(f: &Function) -> impl Fn((&ValueId, &Attrs)) -> Option<Divided> + '_ {
-    |(v, attrs)| {
-        if attrs.str(keys::ROLE) != Some("adam_m") {
-            return None;
+/// The parameters of which an update has state that is divided over `data`, and the dim.
+fn divided(f: &Function) -> Vec<Divided> {
+    let mut out: Vec<Divided> = vec![];
+    for (v, attrs) in Role::State.all(f) {
+        let layout = attrs.strs(keys::LAYOUT).unwrap_or_default();
+        let name = parameter_of(attrs);
+        if let Some(at) = layout.iter().position(|a| *a == "data")
+            && !out.iter().any(|d| d.name == name)
+        {
+            out.push(Divided { name: name.into(), dim: f.ty(v).dims[at].name.to_string() });
         }
-        let at = attrs.strs(keys::LAYOUT)?.iter().position(|a| *a == "data")?;
-        let dim = f.ty(*v).dims[at].name.to_string();
-        Some(Divided { name: attrs.str(keys::NAME)?.to_string(), dim })
     }
+    out
 }
 
 /// Sets the axis of a parameter's dim.
@@ -299,9 +302,8 @@ impl Divide<'_> {
     /// The gradient of one parameter, in a step with a loop over micro-batches.
     fn sums_of_step(&mut self, p: &Divided) -> Result<bool, PassError> {
         let f = self.get("train_step")?;
-        let named = |a: &&Attrs| a.get(keys::PARAM).is_some();
-        let n =
-            f.param_attrs.iter().filter(named).position(|a| a.str(keys::PARAM) == Some(&p.name));
+        let trained = |(_, a): &(ValueId, &Attrs)| !is_frozen(a);
+        let n = Role::Parameter.all(f).filter(trained).position(|(_, a)| parameter_of(a) == p.name);
         let micro = |op: &Op| op.attrs.str("dim") == Some("micro");
         let (Some(n), Some(at)) = (n, f.ops.iter().position(micro)) else { return Ok(false) };
         let sum = f.ops[at].results[n];
@@ -335,8 +337,7 @@ impl Divide<'_> {
 
     /// The gradient of one parameter, in the programs of a pipeline's stages.
     fn sums_of_stages(&mut self, p: &Divided, class: usize) -> Result<bool, PassError> {
-        let is_sum =
-            |a: &Attrs| a.str(keys::ROLE) == Some("grad") && a.str(keys::NAME) == Some(&p.name);
+        let is_sum = |a: &Attrs| Role::Gradient.is(a) && parameter_of(a) == p.name;
         let finish = &name_of("train_finish", class);
         let f = self.get(finish)?;
         let Some(k) = f.param_attrs.iter().position(is_sum) else { return Ok(false) };
@@ -359,11 +360,11 @@ impl Divide<'_> {
                 self.shrink(entry, v, &p.dim)?;
             }
         }
-        let wanted = format!("grad {}", p.name);
+        let wanted = Output::Gradient(p.name.clone());
         let start = &name_of("train_start", class);
         let f = self.get(start)?;
-        let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
-        if let Some(at) = names.iter().position(|n| *n == wanted) {
+        let results = Output::all(f).unwrap_or_default();
+        if let Some(at) = results.iter().position(|r| *r == wanted) {
             let v = f.results[at];
             self.shrink(start, v, &p.dim)?;
             let f = self.get(start)?;
@@ -391,7 +392,9 @@ impl Divide<'_> {
             let ty = f.ty(v).clone();
             let base = layout_of(&f.param_attrs[k]);
             set_layout(&ty, &mut f.param_attrs[k], keys::LAYOUT, &base, &p.dim);
-            if entry == update {
+            let new = Output::Parameter(p.name.clone());
+            let results = Output::all(f).unwrap_or_default();
+            if let Some(k) = results.iter().position(|r| *r == new && entry == update) {
                 self.keep_divided(entry, k, &p.dim)?;
             }
         }

@@ -11,7 +11,7 @@
 
 use std::collections::HashMap;
 
-use neoxc_ir::op::Class;
+use neoxc_ir::op::{Class, Decomposition};
 use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Loc, Module, Op, ValueId, keys, text};
 
 use crate::facts::Fact;
@@ -28,19 +28,24 @@ pub const PASS: Pass = Pass {
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let mut kernels = Kernels::default();
-    let functions = std::mem::take(&mut m.functions);
     let mut fused = vec![];
-    for f in functions {
+    for f in &m.functions {
         if f.name == "setup" || f.attrs.get(keys::KERNEL).is_some() {
-            fused.push(f);
-        } else {
-            fused.push(fuse(&f, &mut kernels)?);
+            fused.push(f.clone());
+        } else if !is_mapped(m, &f.name) {
+            fused.push(fuse(m, f, &mut kernels)?);
         }
     }
     let count = kernels.list.len();
     m.functions = kernels.list;
     m.functions.append(&mut fused);
     Ok(PassReport { notes: vec![format!("{count} distinct kernels")] })
+}
+
+/// Whether `name` is a function of one element: kernels have its ops.
+fn is_mapped(m: &Module, name: &str) -> bool {
+    let mut ops = m.functions.iter().flat_map(|f| &f.ops);
+    ops.any(|op| op.kind.is("map") && op.attrs.symbol("callee") == Some(name))
 }
 
 /// Distinct kernel functions so far.
@@ -90,8 +95,7 @@ fn family(op: &Op) -> Option<&'static str> {
         "iota" => "iota",
         "qkv_merge" => "qkv_merge",
         "transpose" | "slice" | "pad" => "copy",
-        "layer_norm" | "layer_norm_grad" | "rms_norm" | "rms_norm_grad" | "sum_squares"
-        | "adamw" | "softmax" => "rowwise",
+        "layer_norm" | "layer_norm_grad" | "sum_squares" | "map" | "softmax" => "rowwise",
         "grouped_matmul" => "matmul",
         "grouped_weight" | "sum_rows" => "grouped_sum",
         "top_k" | "take_choices" | "put_choices" | "sinkhorn" | "expert_load" | "expert_slots"
@@ -430,7 +434,7 @@ fn unsupported(f: &Function, op: &Op) -> PassError {
     PassError::internal_at(what, &op.loc)
 }
 
-fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
+fn fuse(m: &Module, f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
     // A group runs where its first op stands: what a rank takes of a parameter is there before.
     let early = |op: &Op| op.kind.is("take_part") && f.params.contains(&op.operands[0]);
     let mut sorted = f.clone();
@@ -467,10 +471,10 @@ fn fuse(f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
     }
     for (i, op) in f.ops.iter().enumerate() {
         if let Some(group) = constants.get(&i) {
-            emit(f, group, kernels, &mut out, &mut map)?;
+            emit((m, f), group, kernels, &mut out, &mut map)?;
         }
         if let Some(g) = first.get(&i) {
-            emit(f, &s.groups[*g], kernels, &mut out, &mut map)?;
+            emit((m, f), &s.groups[*g], kernels, &mut out, &mut map)?;
         }
         if s.of[i].is_none() && !is_copied(f, op) {
             let operands = lookup(f, &map, &op.operands)?;
@@ -506,7 +510,7 @@ fn lookup(
 
 /// Makes the kernel function of `group`, and the call of it.
 fn emit(
-    f: &Function,
+    (m, f): (&Module, &Function),
     group: &Group,
     kernels: &mut Kernels,
     out: &mut Function,
@@ -564,9 +568,15 @@ fn emit(
     for i in &inside {
         let op = &f.ops[*i];
         let operands: Vec<ValueId> = op.operands.iter().map(|o| inner[o]).collect();
-        let mut b = Builder::new(&mut k);
+        let mut b = Builder::with_module(&mut k, m);
         b.at(&op.loc);
-        let r = b.op(op.kind, &operands, op.attrs.clone())?;
+        let r = match op.kind.is("map") {
+            false => b.op(op.kind, &operands, op.attrs.clone())?,
+            true => match op.kind.0.decompose(&mut b, &operands, &op.attrs)? {
+                Decomposition::Values(values) => values,
+                Decomposition::Primitive => return Err(unsupported(f, op)),
+            },
+        };
         inner.extend(op.results.iter().copied().zip(r));
     }
     k.results = results.iter().map(|r| inner[r]).collect();

@@ -1,8 +1,8 @@
 //! `keep-weights`: weights that every step and every token would round are rounded once, where they change.
 //!
 //! ```text
-//! @train_step(%w): %h = cast(%w) {bf16}; …; %n, … = adamw(%w, …); return %n, …
-//!   ⇒  @train_step(%w, %h {neox.role = "rounded"}): …; %n, … = adamw(%w, …); return %n, …, cast(%n) {bf16}
+//! @train_step(%w): %h = cast(%w) {bf16}; …; %n, … = map(%w, …); return %n, …
+//!   ⇒  @train_step(%w, %h {neox.role = "rounded"}): …; %n, … = map(%w, …); return %n, …, cast(%n) {bf16}
 //!      @round_weights(%w): return cast(%w) {bf16}
 //! @decode(%w): %h = cast(%w) {bf16}; …   ⇒   @decode(%w, %h {neox.role = "rounded"}): …
 //! ```
@@ -12,7 +12,8 @@
 //!
 //! A weight of which each data rank updates a part is whole only after an exchange, and is rounded in every run as before.
 
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::role::{is_frozen, name_of};
+use neoxc_ir::{Attrs, Builder, DType, Function, Module, Op, Output, Role, TensorType, ValueId};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -28,9 +29,6 @@ pub const PASS: Pass = Pass {
 /// The entry that makes the rounded weights.
 pub const MAKER: &str = "round_weights";
 
-/// The role of a rounded weight among an entry's parameters.
-pub const ROLE: &str = "rounded";
-
 /// The entry that changes weights.
 pub const UPDATE: &str = "train_step";
 
@@ -41,6 +39,8 @@ const READERS: [&str; 4] = [UPDATE, "eval_step", "logits", "decode"];
 struct Weight {
     /// Which of the weights it is.
     at: usize,
+    /// What the weight is called.
+    name: String,
     /// What the copy is.
     ty: TensorType,
     /// The op that makes one.
@@ -51,16 +51,20 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     // A pipeline's stages have no step of their own.
     let Some(update) = m.function(UPDATE).cloned() else { return Ok(PassReport::default()) };
     let readers: Vec<Function> = READERS.iter().filter_map(|n| m.function(n).cloned()).collect();
-    let whole = |at: &usize| {
-        let new = update.results.get(*at);
-        let maker = update.ops.iter().find(|op| op.results.first() == new);
-        maker.is_some_and(|op| op.kind.is("adamw") && op.operands[0] == weights(&update)[*at])
+    // Of a weight that is not trained, and of one whose update makes all of it.
+    let whole = |(w, attrs): &(ValueId, &Attrs)| {
+        let new = result(&update, name_of(attrs)).map(|at| update.results[at]);
+        let maker = update.ops.iter().find(|op| op.results.first() == new.as_ref());
+        is_frozen(attrs) || maker.is_some_and(|op| op.kind.is("map") && op.operands[0] == *w)
     };
-    let kept: Vec<Weight> = (0..weights(&update).len())
-        .filter(whole)
-        .filter_map(|at| {
+    let kept: Vec<Weight> = Role::Parameter
+        .all(&update)
+        .enumerate()
+        .filter(|(_, one)| whole(one))
+        .filter_map(|(at, (_, attrs))| {
             let (f, cast) = readers.iter().find_map(|f| Some((f, rounding(f, at)?)))?;
-            Some(Weight { at, ty: f.ty(cast.results[0]).clone(), cast: cast.clone() })
+            let (name, ty) = (name_of(attrs).to_string(), f.ty(cast.results[0]).clone());
+            Some(Weight { at, name, ty, cast: cast.clone() })
         })
         .collect();
     if kept.is_empty() {
@@ -81,8 +85,13 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 
 /// The weights among an entry's parameters, which all entries have in the same order.
 fn weights(f: &Function) -> Vec<ValueId> {
-    let all = f.params.iter().zip(&f.param_attrs);
-    all.filter(|(_, a)| a.get(keys::PARAM).is_some()).map(|(p, _)| *p).collect()
+    Role::Parameter.all(f).map(|(p, _)| p).collect()
+}
+
+/// Which of the update's results are the new weights called `name`.
+fn result(update: &Function, name: &str) -> Option<usize> {
+    let new = Output::Parameter(name.to_string());
+    Output::all(update)?.iter().position(|r| *r == new)
 }
 
 /// The op that rounds weight number `at` in `f`.
@@ -99,37 +108,39 @@ fn read(f: &mut Function, kept: &[Weight]) {
         let v = made.unwrap_or_else(|| f.add_value(w.ty.clone()));
         f.ops.retain(|op| !op.results.contains(&v));
         f.params.push(v);
-        // Without a name: nobody else fills it.
-        f.param_attrs.push(Attrs::new().with(keys::ROLE, Attr::Str(ROLE.into())));
+        f.param_attrs.push(Role::Rounded.attrs(&w.name));
     }
 }
 
-/// Makes the step `f` hand on rounded weights as well: in front of the loss and the gradient's norm.
+/// Makes the step `f` hand on the rounded weights that it changes as well.
 fn keep_up(f: &mut Function, kept: &[Weight]) -> Result<(), PassError> {
-    let mut new = vec![];
+    let mut results = Output::all(f).unwrap_or_default();
     for w in kept {
-        let v = f.results[w.at];
-        let mut b = Builder::new(f);
-        new.push(b.at(&w.cast.loc).cast(v, w.ty.dtype)?);
+        let new = Output::Parameter(w.name.clone());
+        let Some(at) = results.iter().position(|r| *r == new) else { continue };
+        let v = f.results[at];
+        let rounded = Builder::new(f).at(&w.cast.loc).cast(v, w.ty.dtype)?;
+        f.results.push(rounded);
+        results.push(Output::Rounded(w.name.clone()));
     }
-    let numbers = f.results.len() - 2;
-    f.results.splice(numbers..numbers, new);
+    Output::set(f, &results);
     Ok(())
 }
 
 /// `@round_weights`, with all weights, so that each lies where the other entries have it.
 fn maker(update: &Function, kept: &[Weight]) -> Result<Function, PassError> {
     let mut f = Function::new(MAKER);
-    let all = update.params.iter().zip(&update.param_attrs);
     let mut params = vec![];
-    for (p, attrs) in all.filter(|(_, a)| a.get(keys::PARAM).is_some()) {
+    for (p, attrs) in Role::Parameter.all(update) {
         let name = update.values[p.index()].name.clone().unwrap_or_default();
-        params.push(f.add_param(&name, update.ty(*p).clone(), attrs.clone()));
+        params.push(f.add_param(&name, update.ty(p).clone(), attrs.clone()));
     }
     for w in kept {
         let mut b = Builder::new(&mut f);
         let v = b.at(&w.cast.loc).cast(params[w.at], w.ty.dtype)?;
         f.results.push(v);
     }
+    let results: Vec<Output> = kept.iter().map(|w| Output::Rounded(w.name.clone())).collect();
+    Output::set(&mut f, &results);
     Ok(f)
 }

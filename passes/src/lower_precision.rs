@@ -15,7 +15,9 @@ use std::collections::HashMap;
 
 use neoxc_base::codes::uncomputed_dtype::uncomputed_dtype;
 use neoxc_ir::op::{Class, Held, RuleCx};
-use neoxc_ir::{Attr, Attrs, DType, Function, Loc, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::{
+    Attr, Attrs, DType, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys,
+};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -149,19 +151,16 @@ impl<'a> Values<'a> {
             if called.contains(&f.name.as_str()) || skipped(f) {
                 continue;
             }
-            let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
-            let role = |a: &Attrs| a.str(keys::ROLE).unwrap_or_default().to_string();
-            // Behind its first result an entry gives what it adds to each of its caches.
-            let caches = f.param_attrs.iter().filter(|a| role(a) == "cache");
-            let caches: Vec<&str> = caches.filter_map(|a| a.str(keys::NAME)).collect();
-            let slot_of_result = |n: usize| match names.get(n) {
-                Some(name) => name.strip_prefix("slot "),
-                None => caches.get(n.checked_sub(1)?).copied(),
+            let what = Output::all(f).unwrap_or_default();
+            let slot_of_result = |n: usize| match what.get(n)? {
+                // What an entry adds to a cache is as the cache is.
+                Output::Slot(name) | Output::Cache(name) => Some(name.as_str()),
+                _ => None,
             };
             let results = f.results.iter().enumerate().map(|(n, v)| (*v, slot_of_result(n), false));
             let params = f.params.iter().zip(&f.param_attrs).map(|(v, a)| {
-                let slot = ["slot", "cache"].contains(&&*role(a));
-                (*v, a.str(keys::NAME).filter(|_| slot), a.get(keys::PARAM).is_some())
+                let slot = Role::Slot.is(a) || Role::Cache.is(a);
+                (*v, a.str(keys::NAME).filter(|_| slot), Role::Parameter.is(a))
             });
             let all: Vec<(ValueId, Option<&str>, bool)> = params.chain(results).collect();
             for (v, slot, master) in all {
@@ -192,7 +191,8 @@ impl<'a> Values<'a> {
 
     /// What the op `op` of function `f` says of its values.
     fn relate(&mut self, f: usize, op: &Op) {
-        if let Some(g) = self.position(op.attrs.symbol("callee")) {
+        let callee = op.attrs.symbol("callee").filter(|_| op.kind.0.class() == Class::Call);
+        if let Some(g) = self.position(callee) {
             let callee = &self.m.functions[g];
             let carried = op.attrs.int("carried").unwrap_or(0) as usize;
             for (n, (o, p)) in op.operands.iter().zip(&callee.params).enumerate() {

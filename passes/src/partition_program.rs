@@ -34,7 +34,9 @@ mod route;
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::{
+    Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys,
+};
 
 use self::layout::{Axes, Layout, ranks};
 use crate::entries::{class_of, entries};
@@ -78,7 +80,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let Some(f) = p.source.function(entry) else { continue };
         let class = class_of(entry).1;
         let layout = |(v, a): (&ValueId, &Attrs)| {
-            let slot = a.str(keys::NAME).filter(|_| a.str(keys::ROLE) == Some("slot"));
+            let slot = a.str(keys::NAME).filter(|_| Role::Slot.is(a));
             let left = slot.and_then(|n| slots.get(&(class, n.to_string()))).cloned();
             // What comes from another stage.
             let handed = slot.filter(|n| ["x", "dy"].contains(n)).is_some();
@@ -86,14 +88,10 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
             Some(left.or(handed).unwrap_or_else(|| Layout::of_attr(f.ty(*v), a)))
         };
         let layouts = f.params.iter().zip(&f.param_attrs).map(layout).collect();
-        let Some(results) = f.attrs.strs(keys::RESULTS) else {
-            p.function(f, entry, layouts, Ends::Whole)?;
-            continue;
-        };
-        let done = p.function(f, entry, layouts, Ends::Named)?;
-        for (name, layout) in results.iter().zip(done.results) {
-            if let Some(name) = name.strip_prefix("slot ") {
-                slots.insert((class, name.to_string()), layout);
+        let done = p.function(f, entry, layouts, Ends::Entry)?;
+        for (what, layout) in Output::all(f).unwrap_or_default().into_iter().zip(done.results) {
+            if let Output::Slot(name) = what {
+                slots.insert((class, name), layout);
             }
         }
     }
@@ -115,13 +113,11 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
 /// What the results of a function must be.
 #[derive(Clone, Copy)]
 enum Ends {
-    /// As their namesakes among the parameters (state), or whole on every rank.
-    Whole,
     /// The first so many as the parameters in the same place: a loop's body.
     Carried(usize),
-    /// As `neox.results` says: sums as their parameter, what other stages see whole, what this stage
-    /// keeps as it is.
-    Named,
+    /// As `neox.results` says: state and sums as their parameter, what other stages see whole, what this stage
+    /// keeps as it is. Whole on every rank where it says nothing.
+    Entry,
 }
 
 /// A function after partitioning.
@@ -229,6 +225,13 @@ impl Partition<'_> {
                 "call" => {
                     return Err(PassError::internal_at(format!("@{name} has a call"), &op.loc));
                 }
+                "map" => {
+                    let body = op.attrs.symbol("callee").and_then(|c| self.source.function(c));
+                    if let Some(body) = body {
+                        self.out.insert(body.clone());
+                    }
+                    ops::step(&mut b, op)?;
+                }
                 "reshape" if b.is_open(op.operands[0]) => {
                     b.values.insert(op.results[0], Val::View(op.clone()));
                 }
@@ -236,6 +239,7 @@ impl Partition<'_> {
             }
         }
         let mut results = vec![];
+        let outputs = Output::all(f).unwrap_or_default();
         for (i, r) in f.results.iter().enumerate() {
             let wanted = match ends {
                 Ends::Carried(n) if i < n => match &b.params[i] {
@@ -244,29 +248,21 @@ impl Partition<'_> {
                     None => Some(b.layout(*r).unwrap_or_else(|| Layout::whole(f.ty(*r)))),
                 },
                 Ends::Carried(_) => None,
-                Ends::Named => {
-                    let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
-                    let name = names.get(i).copied().unwrap_or_default();
-                    let handed = ["slot x", "slot y", "slot dy", "slot dx"].contains(&name);
+                Ends::Entry => {
+                    let what = outputs.get(i);
+                    let slot = what.and_then(|w| match w {
+                        Output::Slot(name) => Some(name.as_str()),
+                        _ => None,
+                    });
+                    let handed = slot.is_some_and(|n| ["x", "y", "dy", "dx"].contains(&n));
                     let divided = self.stream.layout(f.ty(*r)).filter(|_| handed);
                     let whole = divided.unwrap_or_else(|| Layout::whole(f.ty(*r)));
-                    let sum = name.strip_prefix("grad ").and_then(|name| {
-                        let same = |a: &Attrs| {
-                            let named = a.str(keys::NAME) == Some(name);
-                            a.str(keys::ROLE) == Some("grad") && named
-                        };
-                        b.params[f.param_attrs.iter().position(same)?].clone()
-                    });
-                    let kept = b.layout(*r).filter(|_| name.starts_with("slot saved"));
+                    let like = what.and_then(|w| b.params[w.replaces(f)?].clone());
+                    let kept = b.layout(*r).filter(|_| slot.is_some() && !handed);
                     let kept = kept.map(|l| Layout { partial: Default::default(), ..l });
                     let layouts = f.attrs.strs(keys::LAYOUTS).unwrap_or_default();
                     let given = layouts.get(i).map(|text| Layout::parse(text));
-                    Some(sum.or(kept).or(given).unwrap_or(whole))
-                }
-                Ends::Whole => {
-                    let state = f.params.get(i).filter(|_| i + 2 < f.results.len());
-                    let like = state.and_then(|_| b.params[i].clone());
-                    Some(like.unwrap_or_else(|| Layout::whole(f.ty(*r))))
+                    Some(like.or(kept).or(given).unwrap_or(whole))
                 }
             };
             if let (Ends::Carried(n), Some(l)) = (ends, &wanted)

@@ -17,7 +17,8 @@
 use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::role::name_of as parameter_of;
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Output, Role, TensorType, ValueId};
 
 use crate::entries::{class_of, entries, name_of};
 use crate::facts::Fact;
@@ -287,16 +288,11 @@ impl Peel<'_> {
         for base in ["train_backward", "train_weights"] {
             let Some(mut last) = self.m.function(&name_of(base, class)).cloned() else { continue };
             last.name = name_of(&format!("{base}_last"), class);
-            let names = last.attrs.strs(keys::RESULTS).unwrap_or_default();
-            let mut names: Vec<String> = names.into_iter().map(str::to_string).collect();
+            let mut results = Output::all(&last).unwrap_or_default();
             let before = moved;
-            for n in 0..names.len() {
-                let Some(name) = names[n].strip_prefix("grad ").map(str::to_string) else {
-                    continue;
-                };
-                let is = |a: &Attrs| {
-                    a.str(keys::ROLE) == Some("grad") && a.str(keys::NAME) == Some(&name)
-                };
+            for n in 0..results.len() {
+                let Output::Gradient(name) = results[n].clone() else { continue };
+                let is = |a: &Attrs| Role::Gradient.is(a) && parameter_of(a) == name;
                 let k = f.param_attrs.iter().position(is).ok_or_else(lost)?;
                 let given = f.params[k];
                 let ops: Vec<Op> = chain(&f, given).iter().map(|i| f.ops[*i].clone()).collect();
@@ -307,12 +303,9 @@ impl Peel<'_> {
                     Some(Summed::Same) => given,
                     Some(Summed::New(part)) => {
                         last.results.push(part);
-                        names.push(format!("sum {name}"));
-                        let attrs = Attrs::new()
-                            .with(keys::ROLE, Attr::Str("sum".into()))
-                            .with(keys::NAME, Attr::Str(name.clone()));
+                        results.push(Output::Sum(name.clone()));
                         let ty = f.ty(end).clone();
-                        f.add_param(&format!("sum{k}"), ty, attrs)
+                        f.add_param(&format!("sum{k}"), ty, Role::Sum.attrs(&name))
                     }
                 };
                 let gone: Vec<ValueId> = ops.iter().map(|op| op.results[0]).collect();
@@ -322,7 +315,7 @@ impl Peel<'_> {
                 moved += 1;
             }
             if moved > before {
-                last.attrs.set(keys::RESULTS, Attr::strs(&names));
+                Output::set(&mut last, &results);
                 last.renumber();
                 self.m.insert(last);
             }

@@ -18,7 +18,8 @@ mod shared;
 mod walk;
 
 pub use check::check;
-use neoxc_ir::{Attr, Attrs, Function, Module, keys};
+use neoxc_ir::role::{name_of, state_segment};
+use neoxc_ir::{Attr, Attrs, Function, Module, Output, Role, keys};
 
 use self::shared::Shared;
 use crate::entries::{class_of, entries};
@@ -97,42 +98,41 @@ pub fn aligned(bytes: u64) -> u64 {
     bytes.div_ceil(ALIGN) * ALIGN
 }
 
-/// Whether a parameter is a rounded weight.
-fn is_rounded(attrs: &Attrs) -> bool {
-    attrs.str(keys::ROLE) == Some(keep_weights::ROLE)
-}
-
-/// Where an entry has the rounded weights.
-fn rounded_places(f: &Function, places: &[Place]) -> Vec<Place> {
-    let all = f.param_attrs.iter().zip(places);
-    all.filter(|(attrs, _)| is_rounded(attrs)).map(|(_, p)| p.clone()).collect()
+/// Where an entry that has `places` for its parameters has what `result` becomes: the weights, the state or the
+/// rounded weights that it is the new value of.
+fn place_of(f: &Function, places: &[Place], result: &Output) -> Option<Place> {
+    let at = match result {
+        Output::Rounded(name) => {
+            f.param_attrs.iter().position(|a| Role::Rounded.is(a) && name_of(a) == name)
+        }
+        other => other.replaces(f),
+    };
+    places.get(at?).cloned()
 }
 
 /// Fixed places of an entry's parameters, by role.
 fn entry_places(f: &Function) -> Result<Vec<Place>, PassError> {
-    let mut next = std::collections::BTreeMap::<&'static str, u64>::new();
+    let mut next = std::collections::BTreeMap::<String, u64>::new();
     let mut out = vec![];
     // Rounded weights lie first, so that all entries have them in the same place.
-    let all = || f.params.iter().zip(&f.param_attrs);
-    let rounded = all().filter(|(_, attrs)| is_rounded(attrs));
-    next.insert("arena", rounded.map(|(p, _)| aligned(f.ty(*p).bytes() as u64)).sum());
-    for (p, attrs) in all() {
-        let segment = match (attrs.get(keys::PARAM), attrs.str(keys::ROLE)) {
-            (Some(_), _) => "params",
-            (_, Some("adam_m")) => "adam_m",
-            (_, Some("adam_v")) => "adam_v",
-            (_, Some("batch" | "layers" | "scalar")) => "io",
-            (_, Some("const")) => "consts",
-            (_, Some(keep_weights::ROLE)) => "rounded",
+    let rounded = Role::Rounded.all(f);
+    next.insert("arena".into(), rounded.map(|(p, _)| aligned(f.ty(p).bytes() as u64)).sum());
+    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+        let segment = match Role::of(attrs) {
+            Some(Role::Parameter) => "params".to_string(),
+            Some(Role::State) => state_segment(attrs.str(keys::SLOT).unwrap_or_default()),
+            Some(Role::Batch | Role::Layers | Role::Scalar) => "io".into(),
+            Some(Role::Const) => "consts".into(),
+            Some(Role::Rounded) => "rounded".into(),
             // Stays from one run to the next, where training has its activations.
-            (_, Some("cache")) => "arena",
+            Some(Role::Cache) => "arena".into(),
             _ => {
                 return Err(PassError::internal(format!("@{}: a parameter has no role", f.name)));
             }
         };
-        let at = next.entry(segment).or_default();
-        let segment = if segment == "rounded" { "arena" } else { segment };
-        out.push(Place { segment: segment.into(), offset: *at, strides: vec![] });
+        let at = next.entry(segment.clone()).or_default();
+        let segment = if segment == "rounded" { "arena".into() } else { segment };
+        out.push(Place { segment, offset: *at, strides: vec![] });
         *at += aligned(f.ty(*p).bytes() as u64);
     }
     Ok(out)
@@ -200,29 +200,22 @@ fn place(m: &mut Module) -> Result<PassReport, PassError> {
         let params = entry_places(&f)?;
         let mut out_at = taken("io", &f, &params);
         let mut kept = taken("arena", &f, &params);
-        let states = |role: &str| -> Vec<Place> {
-            f.params
-                .iter()
-                .zip(&params)
-                .filter(|(_, p)| p.segment == role)
-                .map(|(_, p)| p.clone())
-                .collect()
-        };
-        let mut targets: Vec<Place> = if *entry == keep_weights::UPDATE {
-            let rounded = rounded_places(&f, &params);
-            [states("params"), states("adam_m"), states("adam_v"), rounded].concat()
-        } else {
-            vec![]
-        };
-        if let (keep_weights::MAKER, Some(reader)) = (&**entry, m.function(keep_weights::UPDATE)) {
-            // Made where they are read.
-            let places = entry_places(reader)?;
+        // Rounded weights are made where they are read.
+        let maker = m.function(keep_weights::UPDATE).filter(|_| *entry == keep_weights::MAKER);
+        let reader = maker.unwrap_or(&f);
+        let places = if maker.is_some() { entry_places(reader)? } else { params.clone() };
+        if maker.is_some() {
             kept = taken("arena", reader, &places);
-            targets = rounded_places(reader, &places);
         }
-        for r in &f.results[targets.len()..] {
-            targets.push(Place { segment: "io".into(), offset: out_at, strides: vec![] });
-            out_at += aligned(f.ty(*r).bytes() as u64);
+        let what = Output::all(&f).unwrap_or_default();
+        let mut targets: Vec<Place> = vec![];
+        for (n, r) in f.results.iter().enumerate() {
+            let known = what.get(n).and_then(|what| place_of(reader, &places, what));
+            targets.push(known.unwrap_or_else(|| {
+                let at = out_at;
+                out_at += aligned(f.ty(*r).bytes() as u64);
+                Place { segment: "io".into(), offset: at, strides: vec![] }
+            }));
         }
         let placed = walk::place(m, entry, params, targets, kept)?;
         report.notes.push(format!(

@@ -29,8 +29,8 @@ fn machine() -> Machine {
     m
 }
 
-fn fused(a: &Arch, cx: &PassCx) -> Module {
-    let mut m = neoxc_models::build(a).unwrap();
+fn fused(a: &Arch, cx: &PassCx, clip: f64) -> Module {
+    let mut m = common::build_with(a, common::OPTIMIZER, clip).unwrap();
     for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused] {
         run_phase(&mut m, phase, cx).unwrap_or_else(|e| panic!("{e}\n{a:?}"));
     }
@@ -64,7 +64,6 @@ fn results_stay_the_same_to_the_bit() {
             positions: [Positions::None, Positions::Rotary { dims: 2, base: 1e4 }][pick(2)],
             parallel_residual: pick(2) == 0,
             tied: pick(2) == 0,
-            clip: [0.0, 0.5][pick(2)],
             ..arch()
         };
         let (pipe, data, context, tensor) =
@@ -83,7 +82,7 @@ fn results_stay_the_same_to_the_bit() {
             ..PassCx::new(Target::X86V4)
         };
         let what = format!("{cx:?}\n{a:?}");
-        let plain = fused(&a, &cx);
+        let plain = fused(&a, &cx, [0.0, 0.5][pick(2)]);
         let mut before = plain.clone();
         let report = run_pass(&mut before, &prefetch_gathers::PASS, &cx)
             .unwrap_or_else(|e| panic!("{e} {what}"));
@@ -173,7 +172,7 @@ fn overlapped(cx: &PassCx) -> Module {
         layers: 4,
         ..arch()
     };
-    let mut m = fused(&sizes, cx);
+    let mut m = fused(&sizes, cx, 0.5);
     run_pass(&mut m, &prefetch_gathers::PASS, cx).unwrap();
     run_pass(&mut m, &overlap_exchanges::PASS, cx).unwrap();
     m
@@ -249,6 +248,7 @@ fn shorter_by_the_rates_that_it_was_given() {
     let m = fused(
         &Arch { grad_accum: 4, seq: 8, embed: 8, heads: 4, head_dim: 2, ffn: 16, ..arch() },
         &cx,
+        0.5,
     );
     let blocking = Times::new(&cx).blocking(&m, "train_step");
     let mut same = m.clone();
@@ -271,7 +271,7 @@ fn weights_are_gathered_beside_a_long_kernel() {
     let degrees = Degrees { data: 2, ..Degrees::ONE };
     let cx = PassCx { machine, degrees, zero_stage: 3, ..PassCx::new(Target::X86V4) };
     let sizes = Arch { seq: 8, embed: 32, heads: 4, head_dim: 8, ffn: 64, layers: 2, ..arch() };
-    let mut m = fused(&Arch { grad_accum: 2, ..sizes }, &cx);
+    let mut m = fused(&Arch { grad_accum: 2, ..sizes }, &cx, 0.5);
     run_pass(&mut m, &overlap_exchanges::PASS, &cx).unwrap();
     let text = outline(m.function("train_step.block.fwd").unwrap());
     let line = |what: &str| text.lines().position(|l| l.trim_start().starts_with(what)).unwrap();

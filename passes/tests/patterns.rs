@@ -23,7 +23,7 @@ fn sharded(cx: PassCx) -> Module {
 fn partitioned(cx: PassCx, a: Arch) -> Module {
     let sizes =
         Arch { seq: 8, embed: 8, heads: 4, head_dim: 2, ffn: 16, layers: 4, grad_accum: 4, ..a };
-    let mut m = neoxc_models::build(&sizes).unwrap();
+    let mut m = common::build(&sizes).unwrap();
     for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded] {
         run_phase(&mut m, phase, &cx).unwrap();
     }
@@ -41,7 +41,7 @@ fn outline(f: &Function) -> String {
         let exchange = op.kind.0.class() == Class::Collective;
         let rows = ["gather", "scatter_add"].contains(&op.kind.name());
         let loss = op.kind.name().contains("cross_entropy");
-        let product = ["matmul", "repeat", "adamw"].contains(&op.kind.name());
+        let product = ["matmul", "repeat", "map"].contains(&op.kind.name());
         let experts = ["grouped_matmul", "grouped_weight", "dispatch", "combine"];
         if !exchange && !rows && !loss && !product && !experts.contains(&op.kind.name()) {
             continue;
@@ -123,7 +123,7 @@ fn exchanges_are_those_that_move_fewer_bytes() {
 fn an_uneven_vocabulary_stays_whole() {
     for (vocab, note) in [(12, None), (11, Some("`vocab`: 2 ranks do not divide 11"))] {
         let cx = cx(Degrees { tensor: 2, ..Degrees::ONE });
-        let mut m = neoxc_models::build(&Arch { vocab, ffn: 8, ..arch() }).unwrap();
+        let mut m = common::build(&Arch { vocab, ffn: 8, ..arch() }).unwrap();
         for phase in [Phase::Rewritten, Phase::Grad] {
             run_phase(&mut m, phase, &cx).unwrap();
         }

@@ -53,7 +53,7 @@ fn variants() -> Vec<(&'static str, Arch)> {
         ("learned", Arch { positions: Positions::Learned { rows: 8 }, ..a.clone() }),
         ("none", Arch { positions: Positions::None, norm_bias: false, ..a.clone() }),
         ("no_bias", Arch { attention_bias: false, mlp_bias: false, ..a.clone() }),
-        ("accumulate", Arch { grad_accum: 3, clip: 0.0, ..a.clone() }),
+        ("accumulate", Arch { grad_accum: 3, ..a.clone() }),
         ("checkpoint", Arch { checkpoint: Some(1), layers: 3, ..a.clone() }),
         ("groups", Arch { checkpoint: Some(2), layers: 6, grad_accum: 2, ..a.clone() }),
         ("one group", Arch { checkpoint: Some(3), layers: 3, tied: true, ..a.clone() }),
@@ -102,7 +102,7 @@ fn through(m: &mut Module, phase: Phase) -> Vec<String> {
 #[test]
 fn fused_forms_are_found() {
     for (name, a) in variants() {
-        let mut m = neoxc_models::build(&a).unwrap();
+        let mut m = common::build(&a).unwrap();
         let mut r = Random(5);
         let (x, y) = (inputs(&m, "loss", &mut r), inputs(&m, "logits", &mut r));
         let (want, want_logits) = (run(&m, "loss", &x).unwrap(), run(&m, "logits", &y).unwrap());
@@ -127,7 +127,7 @@ fn the_gradient_is_the_derivative() {
     for (name, a) in variants() {
         // A loss that no value carries is tested with whole layers of experts (`experts.rs`).
         let moe = a.moe.map(|m| Moe { loss_coeff: 0.0, ..m });
-        let mut m = neoxc_models::build(&Arch { grad_accum: 1, moe, ..a }).unwrap();
+        let mut m = common::build(&Arch { grad_accum: 1, moe, ..a }).unwrap();
         through(&mut m, Phase::Rewritten);
         let forward = m.clone();
         through(&mut m, Phase::Grad);
@@ -174,8 +174,8 @@ fn the_gradient_is_the_derivative() {
 #[test]
 fn only_training_drops() {
     let a = Arch { hidden_dropout: 0.5, attention_dropout: 0.5, ..arch() };
-    let mut with = neoxc_models::build(&a).unwrap();
-    let mut without = neoxc_models::build(&arch()).unwrap();
+    let mut with = common::build(&a).unwrap();
+    let mut without = common::build(&arch()).unwrap();
     let mut r = Random(3);
     let x = inputs(&with, "loss", &mut r);
     let loss = run(&with, "loss", &x).unwrap();
@@ -216,7 +216,7 @@ fn recomputation_makes_the_same_masks() {
             checkpoint,
             ..arch()
         };
-        let mut m = neoxc_models::build(&a).unwrap();
+        let mut m = common::build(&a).unwrap();
         through(&mut m, Phase::Rewritten);
         through(&mut m, Phase::Grad);
         let x = inputs(&m, "train_step", &mut Random(4));
@@ -230,7 +230,7 @@ fn recomputation_makes_the_same_masks() {
 #[test]
 fn every_phase_computes_the_same_step() {
     for (name, a) in variants() {
-        let mut m = neoxc_models::build(&a).unwrap();
+        let mut m = common::build(&a).unwrap();
         through(&mut m, Phase::Rewritten);
         through(&mut m, Phase::Grad);
         let mut r = Random(21);
@@ -258,7 +258,7 @@ fn every_phase_computes_the_same_step() {
 
 #[test]
 fn the_optimizer_is_adamw_with_clipping() {
-    let mut m = neoxc_models::build(&arch()).unwrap();
+    let mut m = common::build(&arch()).unwrap();
     through(&mut m, Phase::Rewritten);
     through(&mut m, Phase::Grad);
     let f = m.function("train_step").unwrap().clone();
@@ -292,9 +292,10 @@ fn the_optimizer_is_adamw_with_clipping() {
 #[test]
 fn accumulated_gradients_are_the_mean_of_single_ones() {
     for checkpoint in [None, Some(2)] {
-        let base = Arch { clip: 0.0, layers: 4, checkpoint, ..arch() };
-        let mut whole = neoxc_models::build(&Arch { grad_accum: 3, ..base.clone() }).unwrap();
-        let mut single = neoxc_models::build(&base).unwrap();
+        let base = Arch { layers: 4, checkpoint, ..arch() };
+        let build = |a: &Arch| common::build_with(a, common::OPTIMIZER, 0.0).unwrap();
+        let mut whole = build(&Arch { grad_accum: 3, ..base.clone() });
+        let mut single = build(&base);
         for m in [&mut whole, &mut single] {
             through(m, Phase::Rewritten);
             through(m, Phase::Grad);
@@ -351,7 +352,7 @@ fn accumulated_gradients_are_the_mean_of_single_ones() {
 #[test]
 fn compile_time_does_not_grow_with_layers() {
     let size = |layers| {
-        let mut m = neoxc_models::build(&Arch { layers, ..arch() }).unwrap();
+        let mut m = common::build(&Arch { layers, ..arch() }).unwrap();
         for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused, Phase::Scheduled]
         {
             run_phase(&mut m, phase, &CX).unwrap();
@@ -365,7 +366,7 @@ fn compile_time_does_not_grow_with_layers() {
 /// activation lives.
 #[test]
 fn the_placement_check_refuses_overlaps() {
-    let mut m = neoxc_models::build(&arch()).unwrap();
+    let mut m = common::build(&arch()).unwrap();
     for phase in [Phase::Rewritten, Phase::Grad, Phase::Sharded, Phase::Fused, Phase::Scheduled] {
         run_phase(&mut m, phase, &CX).unwrap();
     }
@@ -398,7 +399,7 @@ fn the_placement_check_refuses_overlaps() {
 #[test]
 fn gradients_come_where_activations_were() {
     let of = |grad_accum: usize| {
-        let mut m = neoxc_models::build(&Arch { grad_accum, clip: 0.5, ..arch() }).unwrap();
+        let mut m = common::build(&Arch { grad_accum, ..arch() }).unwrap();
         for phase in Phase::ALL.into_iter().skip(1).take(5) {
             run_phase(&mut m, phase, &CX).unwrap();
         }

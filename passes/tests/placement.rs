@@ -145,7 +145,6 @@ fn random_arch(r: &mut Random) -> Arch {
         checkpoint: [None, Some(group)][pick(2)],
         hidden_dropout: [0.0, 0.4][pick(2)],
         attention_dropout: [0.0, 0.4][pick(2)],
-        clip: [0.0, 0.5][pick(2)],
         ..arch()
     }
 }
@@ -157,7 +156,8 @@ fn addresses_alone_carry_every_value() {
         let a = random_arch(&mut r);
         let cx =
             PassCx { chunk_bytes: 50 + (seed as usize) * 40, ..PassCx::new(Target::X86Native) };
-        let mut m = neoxc_models::build(&a).unwrap();
+        let clip = [0.0, 0.5][(r.next() % 2) as usize];
+        let mut m = common::build_with(&a, common::OPTIMIZER, clip).unwrap();
         for phase in Phase::ALL.into_iter().skip(1).take(2) {
             run_phase(&mut m, phase, &cx).unwrap();
         }

@@ -101,9 +101,9 @@ fn every_mesh_computes_the_same() {
             attention_dropout: [0.0, 0.4][pick(2)],
             // Ids go up to 10, so that the last part of 12 has some.
             vocab: [11, 12, 12][pick(3)],
-            clip: [0.0, 0.5][pick(2)],
             ..arch()
         };
+        let clip = [0.0, 0.5][pick(2)];
         for (data, expert, context, tensor) in [
             (1, 1, 1, 2),
             (2, 1, 1, 1),
@@ -139,7 +139,7 @@ fn every_mesh_computes_the_same() {
                 machine: without_latency(),
                 ..PassCx::new(Target::X86V4)
             };
-            let mut m = neoxc_models::build(&a).unwrap();
+            let mut m = common::build_with(&a, common::OPTIMIZER, clip).unwrap();
             for phase in [Phase::Rewritten, Phase::Grad] {
                 run_phase(&mut m, phase, &cx).unwrap();
             }

@@ -98,7 +98,7 @@ impl Pipeline<'_> {
     fn input(&self, f: &Function, p: usize, rank: usize, n: usize, chunk: Option<usize>) -> Tensor {
         let (ty, attrs) = (f.ty(f.params[p]), &f.param_attrs[p]);
         let name = attrs.str("neox.param").or(attrs.str("neox.name")).unwrap_or("").to_string();
-        let role = attrs.str("neox.role").unwrap_or("param").to_string();
+        let role = common::kind(attrs);
         let c = chunk.unwrap_or(0);
         let key = |n: usize, c: usize| (role.clone(), name.clone(), n, c);
         let here = Here { axes: &self.axes, rank, layers: &self.layers, chunk };
@@ -279,7 +279,7 @@ fn stages_compute_what_the_whole_does() {
                 machine: without_latency(),
                 ..PassCx::new(Target::X86V4)
             };
-            let mut m = neoxc_models::build(&a).unwrap();
+            let mut m = common::build(&a).unwrap();
             for phase in [Phase::Rewritten, Phase::Grad] {
                 run_phase(&mut m, phase, &cx).unwrap();
             }
@@ -296,7 +296,7 @@ fn stages_compute_what_the_whole_does() {
                 let name = attrs.str("neox.param").or(attrs.str("neox.name"));
                 let label = f.values[p.index()].name.as_deref().unwrap_or_default();
                 let name = name.unwrap_or(label).to_string();
-                match attrs.str("neox.role").unwrap_or("param") {
+                match common::kind(attrs).as_str() {
                     "batch" => {
                         batch.insert(name, t.clone());
                     }
@@ -338,7 +338,7 @@ fn stages_compute_what_the_whole_does() {
             let whole = before.function("train_step").unwrap();
             let key = |a: &Attrs| {
                 let name = a.str("neox.param").or(a.str("neox.name")).unwrap_or_default();
-                (a.str("neox.role").unwrap_or_default().to_string(), name.to_string())
+                (common::kind(a), name.to_string())
             };
             let new: HashMap<_, _> = whole.param_attrs.iter().map(key).zip(&want).collect();
             let mut seen = std::collections::HashSet::new();

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use neoxc_plan::{Held, Parameter, Plan, Port};
+use neoxc_plan::{Held, Parameter, Plan, Port, Values};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -23,21 +23,23 @@ fn place(plan: &Plan, p: &Parameter, held: &Held, stage: u64, layer: u64) -> Opt
     Some((offset + layer * bytes, bytes as usize))
 }
 
-/// Where `rank` has its part of one layer's tensor of a parameter: segment, offset and length in bytes.
+/// Where `rank` has its part of one layer's tensor of a parameter: segment, offset and length in bytes. Nowhere, with
+/// length 0, where there are no such values of it.
 pub fn part(
     plan: &Plan,
     rank: u64,
-    segment: &str,
+    values: &Values,
     p: &Parameter,
     layer: u64,
 ) -> (usize, u64, usize) {
     let here = plan.along("pipe", rank).1;
     let layer = plan.stage_of(p, layer).1;
-    let (offset, len) = place(plan, p, p.held(segment), here, layer).unwrap_or_default();
-    (plan.segment(segment).unwrap_or(0), offset, len)
+    let held = p.held(values);
+    let (offset, len) = held.and_then(|held| place(plan, p, held, here, layer)).unwrap_or_default();
+    (plan.segment(&values.segment()).unwrap_or(0), offset, len)
 }
 
-/// Parameters and moments of the ranks, on loan: programs that would change them wait until it is dropped.
+/// Parameters and optimizer state of the ranks, on loan: programs that would change them wait until it is dropped.
 pub struct Lent<'a> {
     plan: &'a Plan,
     first: u64,
@@ -46,8 +48,8 @@ pub struct Lent<'a> {
 
 impl Lent<'_> {
     /// What `rank` has of one layer's tensor of a parameter.
-    pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
-        let (at, offset, len) = part(self.plan, rank, segment, p, layer);
+    pub fn part(&self, rank: u64, values: &Values, p: &Parameter, layer: u64) -> &[u8] {
+        let (at, offset, len) = part(self.plan, rank, values, p, layer);
         self.loans[(rank - self.first) as usize].bytes(at, offset, len)
     }
 
@@ -256,7 +258,7 @@ impl<'a> Ranks<'a> {
         Ok(f32::from_le_bytes(bytes))
     }
 
-    /// Keeps parameters and moments as they are where one of these scalar outputs of a program is not finite:
+    /// Keeps parameters and optimizer state as they are where one of these scalar outputs of a program is not finite:
     /// all ranks have the same ones, and so decide alike.
     pub fn guard(&mut self, program: &str, outputs: &[&str]) {
         for (n, rank) in self.own().into_iter().enumerate() {
@@ -309,7 +311,7 @@ impl<'a> Ranks<'a> {
         Ok(all.into_iter().next().map(|(_, text)| text))
     }
 
-    /// Lends parameters and moments.
+    /// Lends parameters and optimizer state.
     pub fn lend(&self) -> Lent<'a> {
         let loans = self.devices.iter().map(CpuDevice::lend).collect();
         Lent { plan: self.plan, first: self.first, loans }
@@ -321,16 +323,16 @@ impl<'a> Ranks<'a> {
     }
 
     /// What `rank` has of one layer's tensor of a parameter.
-    pub fn part(&self, rank: u64, segment: &str, p: &Parameter, layer: u64) -> &[u8] {
-        let (at, offset, len) = part(self.plan, rank, segment, p, layer);
+    pub fn part(&self, rank: u64, values: &Values, p: &Parameter, layer: u64) -> &[u8] {
+        let (at, offset, len) = part(self.plan, rank, values, p, layer);
         self.device(rank).bytes(at, offset, len)
     }
 
-    /// The whole tensor of one layer of a parameter (of its gradient, its moments: by segment), where this
-    /// process has all ranks.
-    pub fn tensor(&self, segment: &str, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
-        let at = self.plan.segment(segment).unwrap_or(0);
-        let held = p.held(segment);
+    /// The whole tensor of one layer of a parameter (of its gradient, its state), where this process has all ranks;
+    /// empty where there are no such values of it.
+    pub fn tensor(&self, values: &Values, p: &Parameter, layer: u64) -> Cow<'_, [u8]> {
+        let at = self.plan.segment(&values.segment()).unwrap_or(0);
+        let Some(held) = p.held(values) else { return Cow::Borrowed(&[]) };
         let (stage, layer) = self.plan.stage_of(p, layer);
         // A validated plan has every layer on a stage.
         let (offset, len) = place(self.plan, p, held, stage, layer).unwrap_or_default();
@@ -368,15 +370,15 @@ impl<'a> Ranks<'a> {
     /// Puts `bytes` behind the first `at` of a rank's part of a tensor.
     fn take(&mut self, rank: u64, t: &Tensor, at: usize, bytes: &[u8]) {
         let p = &self.plan.tables.parameters[t.parameter];
-        let (segment, offset, _) = part(self.plan, rank, t.segment, p, t.layer);
+        let (segment, offset, _) = part(self.plan, rank, &t.values, p, t.layer);
         let device = &mut self.devices[(rank - self.first) as usize];
         device.bytes_mut(segment, offset + at as u64, bytes.len()).copy_from_slice(bytes);
     }
 
     /// Sends every rank its part of one layer's tensor of a parameter.
-    pub fn set_tensor(&mut self, segment: &str, p: &Parameter, layer: u64, bytes: &[u8]) {
-        let at = self.plan.segment(segment).unwrap_or(0);
-        let held = p.held(segment);
+    pub fn set_tensor(&mut self, values: &Values, p: &Parameter, layer: u64, bytes: &[u8]) {
+        let at = self.plan.segment(&values.segment()).unwrap_or(0);
+        let Some(held) = p.held(values) else { return };
         let (stage, layer) = self.plan.stage_of(p, layer);
         for (rank, device) in self.own().into_iter().zip(&mut self.devices) {
             let here = self.plan.along("pipe", rank).1;

@@ -83,16 +83,6 @@ pub struct Arch {
     pub attention_dropout: f64,
     /// Seed of what is dropped.
     pub seed: u32,
-    /// AdamW's first decay rate.
-    pub beta1: f64,
-    /// AdamW's second decay rate.
-    pub beta2: f64,
-    /// AdamW's epsilon.
-    pub adam_eps: f64,
-    /// Decoupled weight decay of matrices and embeddings.
-    pub weight_decay: f64,
-    /// Global gradient-norm limit; 0 means none.
-    pub clip: f64,
     /// Configuration key → place.
     pub locs: BTreeMap<String, Loc>,
 }

@@ -8,7 +8,9 @@
 mod params;
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId, keys};
+use neoxc_ir::{
+    Attr, Attrs, Builder, DType, Dim, Function, Module, Output, TensorType, ValueId, keys,
+};
 
 use crate::arch::{Arch, Moe, Positions};
 use crate::dropout::{self, Names, Site};
@@ -306,15 +308,6 @@ fn head(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId) -> Result<ValueId
 /// everything is masked.
 fn loss(a: &Arch, module: &Module, name: &str, layer: &str, trains: bool) -> Result<Function> {
     let mut f = Function::new(name);
-    for (name, value) in [
-        (keys::BETA1, a.beta1),
-        (keys::BETA2, a.beta2),
-        (keys::EPS, a.adam_eps),
-        (keys::WEIGHT_DECAY, a.weight_decay),
-        (keys::CLIP, a.clip),
-    ] {
-        f.attrs.set(name, Attr::Float(value));
-    }
     f.attrs.set(keys::GRAD_ACCUM, Attr::Int(a.grad_accum as i64));
     let (p, stacked) = declare(a, &mut f);
     let dims = vec![Dim::new("batch", a.batch), Dim::new("seq", a.seq)];
@@ -335,6 +328,7 @@ fn loss(a: &Arch, module: &Module, name: &str, layer: &str, trains: bool) -> Res
     let losses = b.named("cross_entropy", &[logits, labels], dim)?[0];
     let masked = b.mul(losses, mask)?;
     f.results = vec![mean(a, b, masked, mask)?];
+    Output::set(&mut f, &[Output::Port("loss".into())]);
     Ok(f)
 }
 
@@ -377,6 +371,7 @@ fn logits(a: &Arch, module: &Module) -> Result<Function> {
     let row = final_norm(a, b, &p, row)?;
     let out = head(a, b, &p, row)?;
     f.results = vec![out];
+    Output::set(&mut f, &[Output::Port("logits".into())]);
     Ok(f)
 }
 
@@ -425,6 +420,8 @@ fn decode(a: &Arch, module: &Module) -> Result<Function> {
     let row = final_norm(a, b, &p, row)?;
     let out = head(a, b, &p, row)?;
     f.results = vec![out, made[1], made[2]];
+    let [keys, values] = ["keys", "values"].map(|name| Output::Cache(name.into()));
+    Output::set(&mut f, &[Output::Port("logits".into()), keys, values]);
     Ok(f)
 }
 

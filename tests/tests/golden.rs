@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use neoxc_driver::{Options, compile};
 use neoxc_ir::target::Target;
-use neoxc_plan::{Plan, Port};
+use neoxc_plan::{Plan, Port, SegmentKind, Values};
 use neoxc_runtime::device::{CpuDevice, Device};
 use neoxc_runtime::train::Settings;
 use neoxc_runtime::train::lr::learning_rate;
@@ -85,7 +85,7 @@ impl<'p> Machine<'p> {
                 let bytes = value(&name);
                 assert_eq!(bytes.len() as u64, p.elements() * 4, "{name}");
                 let offset = p.weights.offset(0).unwrap() + (layer * bytes.len()) as u64;
-                device.write(plan.segment("params").unwrap(), offset, &bytes);
+                device.write(plan.segment_of(SegmentKind::Weights).unwrap(), offset, &bytes);
             }
         }
         Self { plan, device }
@@ -109,24 +109,25 @@ impl<'p> Machine<'p> {
         floats(&bytes)
     }
 
-    fn step(&mut self, tokens: &[u8], labels: &[u8], mask: &[u8], lr: f32, bc: [f32; 2]) {
+    /// Step `step`, which may have the numbers of another one.
+    fn step(&mut self, tokens: &[u8], labels: &[u8], mask: &[u8], lr: f64, step: u64) {
         for (name, bytes) in [("tokens", tokens), ("labels", labels), ("mask", mask)] {
             self.put("train_step", name, bytes);
         }
-        for (name, x) in [("lr", lr), ("bc1", bc[0]), ("bc2", bc[1])] {
-            self.put("train_step", name, &x.to_le_bytes());
+        for (name, formula) in &self.plan.tables.scalars {
+            self.put("train_step", name, &(formula.value(step, lr) as f32).to_le_bytes());
         }
         self.device.run("train_step").unwrap();
     }
 
     /// Gradient (or parameter) tensors by logical name.
-    fn tensors(&self, segment: &str) -> Vec<(String, Vec<f32>)> {
-        let at = self.plan.segment(segment).unwrap();
+    fn tensors(&self, values: &Values) -> Vec<(String, Vec<f32>)> {
+        let at = self.plan.segment(&values.segment()).unwrap();
         let mut out = vec![];
         for p in &self.plan.tables.parameters {
             let len = p.elements() as usize * 4;
             for (layer, name) in p.names().into_iter().enumerate() {
-                let offset = p.held(segment).offset(0).unwrap() + (layer * len) as u64;
+                let offset = p.held(values).unwrap().offset(0).unwrap() + (layer * len) as u64;
                 out.push((name, floats(self.device.bytes(at, offset, len))));
             }
         }
@@ -198,11 +199,11 @@ fn check_step(name: &str) {
         let d = distance(&all, &logits);
         assert!(d < TOLERANCE, "{name}: logits token by token are off by {d}");
     }
-    m.step(tokens, labels, mask, 0.0, [1.0, 1.0]);
+    m.step(tokens, labels, mask, 0.0, 1);
     let d = distance(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
     assert!(d < TOLERANCE, "{name}: the loss is off by {d}");
     let mut worst = (0f32, String::new());
-    for (n, got) in m.tensors("grads") {
+    for (n, got) in m.tensors(&Values::Gradient) {
         let d = distance(&got, &floats(&c.tensors[&format!("grad.{n}")]));
         assert!(d < TOLERANCE, "{name}: the gradient of {n} is off by {d}");
         if d > worst.0 {
@@ -254,15 +255,14 @@ fn check_training(name: &str) {
             let size = all.len() / losses.len();
             all[step * size..(step + 1) * size].to_vec()
         };
-        let n = step as i32 + 1;
-        let lr = learning_rate(&settings, n as u64);
+        let n = step as u64 + 1;
+        let lr = learning_rate(&settings, n);
         assert!(
             (lr - lrs[step]).abs() < 1e-12,
             "{name} step {n}: learning rate {lr}, {}",
             lrs[step]
         );
-        let bc = [settings.betas.0, settings.betas.1].map(|b| (1.0 - b.powi(n)) as f32);
-        m.step(&part("tokens"), &part("labels"), &part("mask"), lr as f32, bc);
+        m.step(&part("tokens"), &part("labels"), &part("mask"), lr, n);
         let (loss, norm) = (m.get("train_step", "loss")[0], m.get("train_step", "grad_norm")[0]);
         assert!(
             (f64::from(loss) - losses[step]).abs() < 1e-4,
@@ -272,7 +272,7 @@ fn check_training(name: &str) {
         let off = (f64::from(norm) - norms[step]).abs() / norms[step];
         assert!(off < 1e-4, "{name} step {n}: norm {norm} {}", norms[step]);
     }
-    for (n, got) in m.tensors("params") {
+    for (n, got) in m.tensors(&Values::Weights) {
         // The key's part of this bias has no effect; its gradient is rounding noise, which Adam scales up.
         if !n.ends_with("query_key_value.bias") {
             let d = distance(&got, &floats(&c.tensors[&format!("final.{n}")]));
@@ -329,10 +329,10 @@ fn a_model_of_real_size() {
         let d = distance(&got, &wanted[i * got.len()..(i + 1) * got.len()]);
         assert!(d < TOLERANCE, "logits at {p} are off by {d}");
     }
-    m.step(tokens, &c.tensors["labels"], &c.tensors["mask"], 0.0, [1.0, 1.0]);
+    m.step(tokens, &c.tensors["labels"], &c.tensors["mask"], 0.0, 1);
     let d = distance(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
     assert!(d < TOLERANCE, "the loss is off by {d}");
-    for (n, got) in m.tensors("grads") {
+    for (n, got) in m.tensors(&Values::Gradient) {
         let index = c.tensors[&format!("grad_index.{n}")].chunks(4);
         let sample = floats(&c.tensors[&format!("grad_sample.{n}")]);
         let g = &c.json["gradients"][&n];
@@ -381,11 +381,11 @@ fn bf16_is_as_close_as_pytorch_s() {
         assert!(d < bound(&peer["logits"]), "{name}: logits token by token are off by {d}");
         assert!(d > 1e-5, "{name}: logits token by token are not rounded");
         let [tokens, labels, mask] = ["tokens", "labels", "mask"].map(|n| &c.tensors[n]);
-        m.step(tokens, labels, mask, 0.0, [1.0, 1.0]);
+        m.step(tokens, labels, mask, 0.0, 1);
         let d = apart(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
         assert!(d < bound(&peer["loss"]), "{name}: the loss is off by {d}");
         let (mut all, mut theirs) = (0.0, 0.0);
-        for (n, got) in m.tensors("grads") {
+        for (n, got) in m.tensors(&Values::Gradient) {
             let d = apart(&got, &floats(&c.tensors[&format!("grad.{n}")]));
             let of = &peer["grads"][&n];
             assert!(d < bound(of), "{name}: the gradient of {n} is off by {d}, PyTorch's by {of}");

@@ -279,7 +279,7 @@ fn every_layout_reads_what_every_other_one_wrote() {
         Layout { tensor: 4, ..ONE },
     ];
     let plans: Vec<Plan> = layouts.iter().map(|l| made(folder.path(), MODELS[0], *l)).collect();
-    // Two steps, so that moments are not zero.
+    // Two steps, so that the optimizer's state is not zero.
     let written: Vec<_> = plans
         .iter()
         .enumerate()
@@ -297,7 +297,7 @@ fn every_layout_reads_what_every_other_one_wrote() {
             let m = ranks.load(&save.join("global_step2")).unwrap();
             let out = folder.path().join("again");
             let settings = neoxc_runtime::train::Settings::of(plan).unwrap();
-            let get = |r, t: &checkpoint::Tensor| ranks.part(r, t.segment, parameter(t), t.layer);
+            let get = |r, t: &checkpoint::Tensor| ranks.part(r, &t.values, parameter(t), t.layer);
             let again = checkpoint::save(&out, plan, &settings, m.step, m.samples, &get).unwrap();
             assert!(all_tensors(&again) == *want, "{:?} → {:?}", layouts[from], layouts[to]);
         }

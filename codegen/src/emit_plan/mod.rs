@@ -10,22 +10,62 @@ use std::collections::{BTreeMap, HashMap};
 use neoxc_ir::eval;
 use neoxc_ir::op::{Class, Cost, RuleCx};
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, ValueId, keys};
+use neoxc_ir::role::{is_frozen, name_of as parameter_of};
+use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, Output, Role, ValueId, keys};
 use neoxc_plan::{
-    Address, Exchange, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, ROUND_WEIGHTS,
-    Schedule, Segment, Stride, Tables, name_of,
+    Address, Exchange, Formula, Held, Init, Instr, Memory, Parameter, Plan, Port, Program,
+    ROUND_WEIGHTS, Schedule, Segment, SegmentKind, State, Stride, Tables, Values, name_of,
 };
 
 use crate::CodegenError;
 use crate::kernels::Kernel;
 
-/// Segments, in the order of their numbers.
-const SEGMENTS: [&str; 8] =
-    ["params", "grads", "adam_m", "adam_v", "arena", "consts", "io", "slots"];
+/// A segment: its name in addresses, and what it holds.
+type Named = (String, SegmentKind);
 
-/// Numbers of two of them.
-const GRADS: usize = 1;
-const ARENA: usize = 4;
+/// Segments, in the order of their numbers; `slots` are those that the optimizer keeps.
+fn segments(slots: &[&str]) -> Vec<Named> {
+    let of = |values: Values| (values.segment(), values.kind());
+    let mut out = vec![of(Values::Weights), of(Values::Gradient)];
+    out.extend(slots.iter().map(|slot| of(Values::State((*slot).to_string()))));
+    let rest = [
+        ("arena", SegmentKind::Arena),
+        ("consts", SegmentKind::Consts),
+        ("io", SegmentKind::Io),
+        ("slots", SegmentKind::Slots),
+    ];
+    out.extend(rest.map(|(name, kind)| (name.to_string(), kind)));
+    out
+}
+
+/// The updates of the stages of all classes, or of the one rank's step.
+fn updates(m: &Module, classes: usize) -> impl Iterator<Item = &Function> {
+    let names = ["train_step", "train_finish"];
+    let all = (0..classes).flat_map(move |c| names.map(|base| name_of(base, c)));
+    all.filter_map(|name| m.function(&name))
+}
+
+/// The optimizer's slots, in their order.
+fn slots_of(m: &Module, classes: usize) -> Vec<&str> {
+    let mut out: Vec<&str> = vec![];
+    for (_, attrs) in updates(m, classes).flat_map(|f| Role::State.all(f)) {
+        let slot = attrs.str(keys::SLOT).unwrap_or_default();
+        if !out.contains(&slot) {
+            out.push(slot);
+        }
+    }
+    out
+}
+
+/// The numbers that a step is given, and their formulas.
+fn scalars(m: &Module, classes: usize) -> Result<Vec<(String, Formula)>, CodegenError> {
+    let Some(update) = updates(m, classes).next() else { return Ok(vec![]) };
+    let one = |(_, attrs): (ValueId, &Attrs)| {
+        let formula = Formula::parse(attrs.str(keys::FORMULA).unwrap_or_default()).map_err(bad)?;
+        Ok((parameter_of(attrs).to_string(), formula))
+    };
+    Role::Scalar.all(update).map(one).collect()
+}
 
 fn bad(message: impl Into<String>) -> CodegenError {
     CodegenError::Schedule(message.into())
@@ -42,7 +82,9 @@ pub fn kernel_functions(m: &Module) -> Vec<&Function> {
 struct Emitter<'a> {
     m: &'a Module,
     kernels: HashMap<&'a str, usize>,
-    bytes: [u64; 8],
+    segments: &'a [Named],
+    /// Of each segment.
+    bytes: Vec<u64>,
     /// Which numbers of events are under way.
     events: Vec<bool>,
 }
@@ -58,7 +100,7 @@ impl Emitter<'_> {
         let wrong = || bad(format!("`{text}` is not an address"));
         let mut parts = text.split('+');
         let segment = parts.next().ok_or_else(wrong)?;
-        let segment = SEGMENTS.iter().position(|s| *s == segment).ok_or_else(wrong)?;
+        let segment = self.segments.iter().position(|(s, _)| s == segment).ok_or_else(wrong)?;
         let offset: u64 = parts.next().and_then(|o| o.parse().ok()).ok_or_else(wrong)?;
         let mut end = offset + bytes;
         let mut strides = vec![];
@@ -283,8 +325,7 @@ fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
 /// Offsets of the gradients' sums: the totals of the loop over micro-batches, or what the update of a
 /// pipeline's stage is given.
 fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
-    let sum = |a: &&Attrs| a.str(keys::ROLE) == Some("grad");
-    let given: Vec<&Attrs> = f.param_attrs.iter().filter(sum).collect();
+    let given: Vec<&Attrs> = Role::Gradient.all(f).map(|(_, a)| a).collect();
     if !given.is_empty() {
         let offset = |a: &&Attrs| {
             let place = Emitter::places(a)?.pop().unwrap_or_default();
@@ -311,8 +352,8 @@ fn parameters(
 ) -> Result<Vec<Parameter>, CodegenError> {
     let mut out = vec![];
     let mut grads = gradient_offsets(f)?.into_iter();
-    for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
-        let Some(name) = attrs.str(keys::PARAM) else { continue };
+    for (p, attrs) in Role::Parameter.all(f) {
+        let name = parameter_of(attrs);
         let init = match attrs.str(keys::INIT).unwrap_or_default() {
             "zeros" => Init::Zeros,
             "ones" => Init::Ones,
@@ -321,7 +362,7 @@ fn parameters(
                 Init::Normal(std.ok_or_else(|| bad(format!("{name}: no start value `{other}`")))?)
             }
         };
-        let mut dims: Vec<u64> = f.ty(*p).dims.iter().map(|d| d.size as u64).collect();
+        let mut dims: Vec<u64> = f.ty(p).dims.iter().map(|d| d.size as u64).collect();
         let axes = axes_of(attrs);
         // Sizes of the whole parameter.
         for (dim, axis) in dims.iter_mut().zip(&axes) {
@@ -339,26 +380,30 @@ fn parameters(
                 axes: axes.into_iter().skip(usize::from(stacked)).collect(),
             })
         };
-        let of_role =
-            |a: &&Attrs| a.str(keys::ROLE) == Some("adam_m") && a.str(keys::NAME) == Some(name);
-        let moments = f.param_attrs.iter().find(of_role);
+        let own = |(_, a): &(ValueId, &Attrs)| parameter_of(a) == name;
+        let state = Role::State.all(f).filter(own).map(|(_, a)| {
+            let slot = a.str(keys::SLOT).unwrap_or_default().to_string();
+            Ok(State { slot, held: held(a)? })
+        });
         let weights = held(attrs)?;
         let skip = |axes: Vec<&str>| -> Vec<String> {
             axes.into_iter().skip(usize::from(stacked)).map(str::to_string).collect()
         };
-        let own = f
-            .param_attrs
-            .iter()
-            .find(|a| a.str(keys::ROLE) == Some("grad") && a.str(keys::NAME) == Some(name));
-        let gradient = match own {
-            Some(a) => skip(a.strs(keys::LAYOUT).unwrap_or_default()),
+        let layout = match Role::Gradient.all(f).find(own) {
+            Some((_, a)) => skip(a.strs(keys::LAYOUT).unwrap_or_default()),
             // As the weights, but whole on every data rank unless it says otherwise.
             None => match attrs.strs(keys::GRADIENT_LAYOUT) {
                 Some(axes) => skip(axes),
                 None => weights.axes.iter().map(|a| a.replace("data", "")).collect(),
             },
         };
-        let offset = grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?;
+        let gradient = match is_frozen(attrs) {
+            true => None,
+            false => {
+                let offset = grads.next().ok_or_else(|| bad(format!("{name} has no gradient")))?;
+                Some(Held { offsets: vec![Some(offset)], axes: layout })
+            }
+        };
         out.push(Parameter {
             name: name.to_string(),
             layers,
@@ -366,9 +411,9 @@ fn parameters(
             shape: published_shape(name, &dims),
             dims,
             init,
-            gradients: Held { offsets: vec![Some(offset)], axes: gradient },
+            gradient,
             weights,
-            moments: held(moments.ok_or_else(|| bad(format!("{name} has no moments")))?)?,
+            state: state.collect::<Result<_, CodegenError>>()?,
         });
     }
     Ok(out)
@@ -384,6 +429,27 @@ fn place_of(f: &Function, v: ValueId) -> Option<String> {
     let op = f.ops.iter().find(|op| op.results.contains(&v))?;
     let at = op.results.iter().position(|r| *r == v)?;
     Emitter::places(&op.attrs).ok()?.get(at).cloned()
+}
+
+/// Whether the runtime gives a parameter of this role before a run.
+fn is_given(role: Option<Role>) -> bool {
+    matches!(role, Some(Role::Batch | Role::Layers | Role::Scalar))
+}
+
+/// What the runtime reads after a run: what an entry says it puts out, and what is to be added to each of its caches.
+fn outputs(f: &Function) -> Result<Vec<Port>, CodegenError> {
+    let unsaid = || bad(format!("@{} does not say what its results are", f.name));
+    let mut out = vec![];
+    for (what, r) in Output::all(f).ok_or_else(unsaid)?.into_iter().zip(&f.results) {
+        let name = match what {
+            Output::Port(name) => name,
+            Output::Cache(name) => format!("new_{name}"),
+            _ => continue,
+        };
+        let place = place_of(f, *r).ok_or_else(|| bad("an output has no place"))?;
+        out.push(port(&name, f.ty(*r), &place, &Attrs::new())?);
+    }
+    Ok(out)
 }
 
 /// What one launch of a kernel function computes and moves. A single op knows what it touches of its operands, such
@@ -434,11 +500,24 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let classes = m.attrs.strs(keys::CLASSES).map_or(1, |c| c.len());
     let symbols: HashMap<&str, usize> =
         kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect();
-    let emitter = || Emitter { m, kernels: symbols.clone(), bytes: [0; 8], events: vec![] };
+    let slots = slots_of(m, classes);
+    let segments = segments(&slots);
+    let number = |kind: SegmentKind| {
+        let at = segments.iter().position(|(_, k)| *k == kind);
+        at.expect("there is a segment of every kind but state")
+    };
+    let (grads_at, arena_at) = (number(SegmentKind::Gradients), number(SegmentKind::Arena));
+    let emitter = || Emitter {
+        m,
+        kernels: symbols.clone(),
+        segments: &segments,
+        bytes: vec![0; segments.len()],
+        events: vec![],
+    };
     let mut programs = vec![];
     let mut schedules: BTreeMap<String, Schedule> = BTreeMap::new();
     // Bytes of each segment, by class.
-    let mut bytes: Vec<[u64; 8]> = vec![];
+    let mut bytes: Vec<Vec<u64>> = vec![];
     for class in (0..classes).filter(|_| staged) {
         let mut e = emitter();
         let stages::Staged { programs: parts, schedules: all } = stages::emit(&mut e, class)?;
@@ -467,25 +546,13 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             e.address(&place, &[], f.ty(*p).bytes() as u64, &[])?;
-            let given =
-                matches!(attrs.str(keys::ROLE), Some("batch" | "layers" | "scalar" | "cache"));
+            let role = Role::of(attrs);
+            let given = role == Some(Role::Cache) || is_given(role);
             if let Some(name) = attrs.str(keys::NAME).filter(|_| given) {
                 program.inputs.push(port(name, f.ty(*p), &place, attrs)?);
             }
         }
-        let names: &[&str] = match entry {
-            "train_step" => &["loss", "grad_norm"],
-            "eval_step" => &["loss"],
-            "decode" => &["logits", "new_keys", "new_values"],
-            // Its results are what the others have as inputs.
-            ROUND_WEIGHTS => &[],
-            _ => &["logits"],
-        };
-        let first = f.results.len() - names.len();
-        for (name, r) in names.iter().zip(&f.results[first..]) {
-            let place = place_of(f, *r).ok_or_else(|| bad("an output has no place"))?;
-            program.outputs.push(port(name, f.ty(*r), &place, &Attrs::new())?);
-        }
+        program.outputs = outputs(f)?;
         programs.push(program);
     }
     let arena = m.attrs.int(keys::ARENA).unwrap_or(0).max(0) as u64;
@@ -495,19 +562,18 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     }
     let arenas = m.attrs.ints(keys::ARENAS).unwrap_or_default();
     for (class, bytes) in bytes.iter_mut().enumerate() {
-        *bytes = bytes.map(|b| b.div_ceil(64) * 64);
-        bytes[ARENA] = bytes[ARENA].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
+        bytes.iter_mut().for_each(|b| *b = b.div_ceil(64) * 64);
+        bytes[arena_at] =
+            bytes[arena_at].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
     }
     // Where gradients are a part of the arena.
-    let grads = m.attrs.int(keys::GRADS).map(|at| (ARENA, at.max(0) as u64));
-    let mut consts = vec![0u8; bytes[0][5] as usize];
+    let grads = m.attrs.int(keys::GRADS).map(|at| (arena_at, at.max(0) as u64));
+    let mut consts = vec![0u8; bytes[0][number(SegmentKind::Consts)] as usize];
     if m.function("setup").is_some() {
         let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
         let name = if staged { "train_forward" } else { "train_step" };
         let train = m.function(name).ok_or_else(|| bad(format!("there is no @{name}")))?;
-        let roles = train.params.iter().zip(&train.param_attrs);
-        let tables = roles.filter(|(_, a)| a.str(keys::ROLE) == Some("const"));
-        for ((_, attrs), value) in tables.zip(&values) {
+        for ((_, attrs), value) in Role::Const.all(train).zip(&values) {
             let place = Emitter::places(attrs)?.pop().unwrap_or_default();
             let at: usize = place.split_once('+').and_then(|(_, o)| o.parse().ok()).unwrap_or(0);
             for (i, x) in value.data.iter().enumerate() {
@@ -523,12 +589,17 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
     let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0).div_ceil(64) * 64;
     // In the order in which a plan on disk has them.
     programs.sort_by(|a, b| a.name.cmp(&b.name));
-    let memory = |bytes: &[u64; 8]| {
-        let rest = bytes[ARENA] - grads.map_or(0, |_| bytes[GRADS]);
-        let saved = saved.min(rest);
-        let (parameters, gradients, optimizer) = (bytes[0], bytes[GRADS], bytes[2] + bytes[3]);
-        let activations = saved + bytes[7];
-        let workspace = rest - saved + bytes[5] + bytes[6] + scratch * extras.threads;
+    let memory = |bytes: &Vec<u64>| {
+        let of = |kind| {
+            let all = segments.iter().zip(bytes).filter(|((_, k), _)| *k == kind);
+            all.map(|(_, n)| n).sum::<u64>()
+        };
+        let (parameters, gradients) = (of(SegmentKind::Weights), of(SegmentKind::Gradients));
+        let rest = of(SegmentKind::Arena) - grads.map_or(0, |_| gradients);
+        let (saved, optimizer) = (saved.min(rest), of(SegmentKind::State));
+        let activations = saved + of(SegmentKind::Slots);
+        let other = of(SegmentKind::Consts) + of(SegmentKind::Io);
+        let workspace = rest - saved + other + scratch * extras.threads;
         let peak = parameters + gradients + optimizer + activations + workspace;
         Memory { parameters, gradients, optimizer, activations, workspace, peak }
     };
@@ -595,16 +666,18 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
             stage_layers,
             stage_class,
             schedules,
-            segments: SEGMENTS
+            segments: segments
                 .iter()
                 .enumerate()
-                .map(|(i, n)| Segment {
-                    name: (*n).to_string(),
+                .map(|(i, (name, kind))| Segment {
+                    name: name.clone(),
+                    kind: *kind,
                     bytes: bytes.iter().map(|b| b[i]).collect(),
-                    within: grads.filter(|_| i == GRADS),
+                    within: grads.filter(|_| i == grads_at),
                 })
                 .collect(),
             parameters,
+            scalars: scalars(m, classes)?,
             kernels: table,
             ports: Default::default(),
             config: extras.config,
@@ -645,12 +718,20 @@ fn all_parameters(
             by_class.iter().map(|all| all.iter().find(|p| p.name == name)).collect();
         let some = here.iter().flatten().next();
         let mut p = (*some.ok_or_else(|| bad(format!("{name} is on no stage")))?).clone();
-        let offsets = |kind: fn(&Parameter) -> &Held| -> Vec<Option<u64>> {
-            here.iter().map(|p| p.and_then(|p| kind(p).offset(0))).collect()
-        };
-        p.weights.offsets = offsets(|p| &p.weights);
-        p.gradients.offsets = offsets(|p| &p.gradients);
-        p.moments.offsets = offsets(|p| &p.moments);
+        for values in p.values() {
+            let offset = |p: &&Parameter| p.held(&values).and_then(|held| held.offset(0));
+            let offsets = here.iter().map(|p| p.as_ref().and_then(offset)).collect();
+            let held = match &values {
+                Values::Weights => Some(&mut p.weights),
+                Values::Gradient => p.gradient.as_mut(),
+                Values::State(slot) => {
+                    p.state.iter_mut().find(|s| s.slot == *slot).map(|s| &mut s.held)
+                }
+            };
+            if let Some(held) = held {
+                held.offsets = offsets;
+            }
+        }
         p.layers = p.layers.map(|_| layers);
         out.push(p);
     }

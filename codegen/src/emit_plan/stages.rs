@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_ir::{Attrs, Dim, Function, keys};
+use neoxc_ir::{Attrs, Dim, Function, Output, Role, keys};
 use neoxc_plan::{Handed, Instr, Program, Schedule, SlotPlaces, name_of};
 
-use super::{Emitter, bad, place_of, port};
+use super::{Emitter, bad, is_given, outputs, place_of, port};
 use crate::CodegenError;
 
 /// Programs, and schedules by the name of the whole that they make.
@@ -14,15 +14,9 @@ pub struct Staged {
     pub schedules: BTreeMap<String, Schedule>,
 }
 
-/// An output's name, and the part that makes it.
-type Output = (&'static str, &'static str);
-
-/// A whole, the prefix of its parts, and its outputs.
-const WHOLES: [(&str, &str, &[Output]); 3] = [
-    ("train_step", "train", &[("loss", "train_finish"), ("grad_norm", "train_finish")]),
-    ("eval_step", "eval", &[("loss", "eval_head")]),
-    ("logits", "logits", &[("logits", "logits_head")]),
-];
+/// A whole, and the prefix of its parts.
+const WHOLES: [(&str, &str); 3] =
+    [("train_step", "train"), ("eval_step", "eval"), ("logits", "logits")];
 
 const STEPS: [&str; 10] = [
     "start",
@@ -42,7 +36,7 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
     let m = e.m;
     let int = |name: &str| m.attrs.int(name).unwrap_or(1).max(1) as u64;
     let mut out = Staged { programs: vec![], schedules: BTreeMap::new() };
-    for (whole, prefix, outputs) in WHOLES {
+    for (whole, prefix) in WHOLES {
         let train = prefix == "train";
         let chunks = int(keys::CHUNKS);
         let all = m.attrs.ints(keys::SLOTS).ok_or_else(|| bad("there are no slots"))?;
@@ -71,21 +65,20 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
                 let place = Emitter::places(attrs)?.pop().unwrap_or_default();
                 e.address(&place, &vars, f.ty(*p).bytes() as u64, &counts)?;
                 let name = attrs.str(keys::NAME).unwrap_or_default().to_string();
-                let role = attrs.str(keys::ROLE);
-                if role == Some("slot") {
+                let role = Role::of(attrs);
+                if role == Some(Role::Slot) {
                     handed.push((name, place, f.ty(*p).bytes() / 4));
-                } else if matches!(role, Some("batch" | "layers" | "scalar"))
-                    && !program.inputs.iter().any(|q| q.name == name)
-                {
+                } else if is_given(role) && !program.inputs.iter().any(|q| q.name == name) {
                     program.inputs.push(input(m, f, *p, attrs, &place, &name, micro)?);
                 }
             }
-            let names = f.attrs.strs(keys::RESULTS).unwrap_or_default();
-            for (name, r) in names.iter().zip(&f.results) {
-                let Some(name) = name.strip_prefix("slot ") else { continue };
+            for (what, r) in Output::all(f).unwrap_or_default().into_iter().zip(&f.results) {
+                let Output::Slot(name) = what else { continue };
                 let place = place_of(f, *r).ok_or_else(|| bad("a slot has no place"))?;
-                handed.push((name.to_string(), place, f.ty(*r).bytes() / 4));
+                handed.push((name, place, f.ty(*r).bytes() / 4));
             }
+            // The head, and what comes out of it, is on the last stage.
+            program.outputs.extend(outputs(f)?);
             for (name, place, elements) in handed {
                 let (offset, stride) = slot(&place)?;
                 places.stride = places.stride.max(stride);
@@ -95,18 +88,6 @@ pub fn emit(e: &mut Emitter<'_>, class: usize) -> Result<Staged, CodegenError> {
             }
         }
         schedule.places.push(places);
-        for (name, part) in outputs {
-            // The head, and what comes out of it, is on the last stage.
-            let Some(f) = m.function(&name_of(part, class)) else { continue };
-            let at = match f.attrs.strs(keys::RESULTS) {
-                Some(names) => names.iter().position(|n| n == name),
-                // The update: state, loss, gradient norm.
-                None => f.results.len().checked_sub(if *name == "loss" { 2 } else { 1 }),
-            };
-            let r = at.map(|at| f.results[at]).ok_or_else(|| bad(format!("no {name}")))?;
-            let place = place_of(f, r).ok_or_else(|| bad("an output has no place"))?;
-            program.outputs.push(port(name, f.ty(r), &place, &Attrs::new())?);
-        }
         let key = if train { keys::SCHEDULE_TRAIN } else { keys::SCHEDULE_FORWARD };
         let texts = m.attrs.strs(key).ok_or_else(|| bad("there is no schedule"))?;
         schedule.stages = texts.into_iter().map(str::to_string).collect();

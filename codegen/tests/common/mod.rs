@@ -49,6 +49,23 @@ pub fn kernel(
     f
 }
 
+/// The update of an optimizer that `settings` describes, as the ops that a kernel has.
+pub fn update(b: &mut Builder<'_>, operands: &[ValueId], settings: &str) -> Vec<ValueId> {
+    let settings = neoxc_optimizers::Settings::parse(settings).unwrap();
+    let body = neoxc_optimizers::build("update", &settings).unwrap();
+    let attrs = Attrs::new()
+        .with("callee", Attr::Symbol("update".into()))
+        .with("results", Attr::Int(body.results.len() as i64));
+    let mut m = Module::new();
+    m.insert(body);
+    let map = neoxc_ir::ops::find("map").unwrap();
+    let mut b = Builder::with_module(b.function, &m);
+    match map.0.decompose(&mut b, operands, &attrs).unwrap() {
+        neoxc_ir::op::Decomposition::Values(values) => values,
+        neoxc_ir::op::Decomposition::Primitive => panic!("it has a decomposition"),
+    }
+}
+
 /// Bytes of a tensor as the kernel sees it.
 pub fn bytes(t: &Tensor) -> Vec<u8> {
     match t.ty.dtype {

@@ -13,7 +13,9 @@ pub fn function(op: &dyn OpDef, cx: &RuleCx<'_>) -> Result<Function, OpError> {
         .enumerate()
         .map(|(i, t)| f.add_param(&format!("p{i}"), t.clone(), Attrs::new()))
         .collect();
-    match op.decompose(&mut Builder::new(&mut f), &params, cx.attrs)? {
+    let mut b = Builder::new(&mut f);
+    b.module = cx.module;
+    match op.decompose(&mut b, &params, cx.attrs)? {
         Decomposition::Values(values) => f.results = values,
         Decomposition::Primitive => {
             return Err(OpError::new(format!("{} has no decomposition", op.name())));
@@ -26,5 +28,5 @@ pub fn function(op: &dyn OpDef, cx: &RuleCx<'_>) -> Result<Function, OpError> {
 pub fn evaluate(op: &'static dyn OpDef, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
     let f = function(op, &cx.rule)?;
     let inputs: Vec<Tensor> = cx.operands.iter().map(|t| (*t).clone()).collect();
-    crate::eval::run_function(&Module::new(), &f, &inputs)
+    crate::eval::run_function(cx.rule.module.unwrap_or(&Module::new()), &f, &inputs)
 }

@@ -14,7 +14,6 @@ mod prelude;
 mod routing;
 mod rows;
 
-mod adamw;
 mod add;
 mod all_gather;
 mod all_reduce;
@@ -56,6 +55,7 @@ mod linear_cross_entropy_grad;
 mod linear_cross_entropy_train;
 mod log;
 mod logistic;
+mod map;
 pub mod matmul;
 mod maximum;
 mod minimum;
@@ -96,7 +96,6 @@ mod wait;
 
 /// Every op, by name.
 pub static ALL: &[&dyn OpDef] = &[
-    &adamw::AdamW,
     &add::Add,
     &all_gather::AllGather,
     &all_reduce::AllReduce,
@@ -138,6 +137,7 @@ pub static ALL: &[&dyn OpDef] = &[
     &linear_cross_entropy_train::LinearCrossEntropyTrain,
     &log::Log,
     &logistic::Logistic,
+    &map::Map,
     &matmul::Matmul,
     &maximum::Maximum,
     &minimum::Minimum,

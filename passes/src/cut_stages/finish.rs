@@ -3,16 +3,17 @@
 //!
 //! ```text
 //! %n = sqrt(Σ of all parameters)    ⇒  %t = all_reduce(Σ of its own) {axis = "pipe"}   %n = sqrt(%t)
-//! %w' = adamw(%w, …), all           ⇒  %w' = adamw(%w, …), its own
+//! %w' = map(%w, …), all             ⇒  %w' = map(%w, …), its own
 //! ```
 //! The gradient of a tied embedding is first summed between the first stage and the last (axis `ends`); the
 //! first one alone counts it.
 
 use std::collections::{HashMap, HashSet};
 
-use neoxc_ir::{Attr, Attrs, Builder, Function, ValueId, keys};
+use neoxc_ir::role::name_of;
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Output, Role, ValueId};
 
-use super::{copy, label, named, parameter, shrink, with_layers};
+use super::{copy, label, parameter, shrink, with_layers};
 use crate::assign_stages::Class;
 use crate::pass::PassError;
 
@@ -32,6 +33,7 @@ pub struct Part<'a> {
 
 /// The update of one class.
 pub fn cut(
+    m: &Module,
     train: &Function,
     at: usize,
     carried: usize,
@@ -41,11 +43,13 @@ pub fn cut(
     let mut map: HashMap<ValueId, ValueId> = HashMap::new();
     // What is on other stages.
     let mut gone: HashSet<ValueId> = HashSet::new();
-    let batch = |a: &Attrs| matches!(a.str(keys::ROLE), Some("batch" | "layers" | "const"));
-    for (v, attrs) in train.params.iter().zip(&train.param_attrs).filter(|(_, a)| !batch(a)) {
-        let adam = attrs.str(keys::ROLE).is_some_and(|r| r.starts_with("adam"));
-        let of = attrs.str(keys::PARAM).or(attrs.str(keys::NAME).filter(|_| adam));
-        if of.is_some_and(|name| !p.held.contains(name)) {
+    for (v, attrs) in train.params.iter().zip(&train.param_attrs) {
+        let role = Role::of(attrs);
+        if matches!(role, Some(Role::Batch | Role::Layers | Role::Const)) {
+            continue;
+        }
+        let state = matches!(role, Some(Role::Parameter | Role::State));
+        if state && !p.held.contains(name_of(attrs)) {
             gone.insert(*v);
             continue;
         }
@@ -56,13 +60,13 @@ pub fn cut(
     let mut counted: HashSet<ValueId> = HashSet::new();
     for (n, r) in train.ops[at].results.iter().enumerate() {
         let name = if n < carried { parameter(train, n) } else { "losses" };
-        let role = if n < carried { "grad" } else { "losses" };
+        let role = if n < carried { Role::Gradient } else { Role::Losses };
         if n < carried && !p.held.contains(name) {
             gone.insert(*r);
             continue;
         }
         let ty = with_layers(train.ty(*r), p.layers);
-        let mut v = f.add_param(&format!("{role}{n}"), ty, named(role, name));
+        let mut v = f.add_param(&format!("{role}{n}"), ty, role.attrs(name));
         if n < carried && p.tied.contains(name) {
             // With two stages these are all there are.
             let axis = if p.stages == 2 { "pipe" } else { "ends" };
@@ -99,10 +103,14 @@ pub fn cut(
                 map.insert(*o, sum);
             }
         }
-        copy(train, op, &mut f, &mut map, None, &|a| shrink(a, p.layers))?;
+        copy(train, op, &mut f, &mut map, Some(m), &|a| shrink(a, p.layers))?;
     }
-    let here = train.results.iter().filter(|r| !gone.contains(r));
-    f.results = here.map(|r| map[r]).collect();
+    let lost = || PassError::internal("@train_step does not say what its results are".into());
+    let all = train.results.iter().zip(Output::all(train).ok_or_else(lost)?);
+    let here = all.filter(|(r, _)| !gone.contains(r));
+    let (values, what): (Vec<ValueId>, Vec<Output>) = here.map(|(r, what)| (map[r], what)).unzip();
+    f.results = values;
+    Output::set(&mut f, &what);
     Ok(f)
 }
 

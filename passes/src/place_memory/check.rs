@@ -11,9 +11,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attrs, Function, Module, Op, ValueId, keys};
+use neoxc_ir::{Attrs, Function, Module, Op, Role, ValueId, keys};
 
-use super::{GRADS, Place, is_rounded, next_of};
+use super::{GRADS, Place, next_of};
 use crate::keep_weights;
 use crate::pass::PassError;
 
@@ -102,8 +102,8 @@ pub fn check(m: &Module, entry: &str) -> Result<(), PassError> {
         let (lo, hi) = c.range(&place, f.ty(*p).bytes());
         c.memory.write(&place.segment, lo, hi);
         let image = c.memory.read(&place.segment, lo, hi);
-        let stays = attrs.str(keys::ROLE) == Some("cache")
-            || is_rounded(attrs) && entry != keep_weights::UPDATE;
+        let stays =
+            Role::Cache.is(attrs) || Role::Rounded.is(attrs) && entry != keep_weights::UPDATE;
         if stays {
             kept.push((place, (lo, hi), image.clone()));
         }

@@ -2,17 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_ir::{Attrs, Function, Module, ValueId, keys};
+use neoxc_ir::role::{name_of, state_segment};
+use neoxc_ir::{Attrs, Function, Module, Output, Role, ValueId, keys};
 
 use super::{Place, aligned};
 use crate::entries::{Part, class_of, entries, is_training, trains};
 use crate::pass::PassError;
 
+/// Segment and name of what programs share.
+type Key = (String, String);
+
 /// Fixed places of what the programs of a stage share, by segment and name.
 #[derive(Default)]
 pub struct Shared {
-    offsets: BTreeMap<(&'static str, String), u64>,
-    next: BTreeMap<&'static str, u64>,
+    offsets: BTreeMap<Key, u64>,
+    next: BTreeMap<String, u64>,
     micro: u64,
     chunks: i64,
 }
@@ -23,11 +27,8 @@ impl Shared {
         let int = |name: &str| m.attrs.int(name).unwrap_or(1);
         let (micro, chunks) = (int(keys::MICRO) as u64, int(keys::CHUNKS));
         let mut s = Shared { micro, chunks, ..Self::default() };
-        let mut sizes: Vec<((&'static str, String), u64)> = vec![];
-        let mut want = |key: (&'static str, String), bytes: u64| match sizes
-            .iter_mut()
-            .find(|(k, _)| *k == key)
-        {
+        let mut sizes: Vec<(Key, u64)> = vec![];
+        let mut want = |key: Key, bytes: u64| match sizes.iter_mut().find(|(k, _)| *k == key) {
             Some((_, size)) => *size = bytes.max(*size),
             None => sizes.push((key, bytes)),
         };
@@ -38,40 +39,38 @@ impl Shared {
             let entry = class_of(&entry).0;
             for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
                 let each = f.ty(*p).bytes() as u64;
-                let Some((segment, name)) = shared_name(entry, attrs) else { continue };
+                let Some(key) = shared_name(entry, attrs) else { continue };
                 let many = stride_of(attrs) == Some("micro") && trains(entry);
-                let times = match attrs.str(keys::ROLE) {
+                let times = match Role::of(attrs) {
                     _ if many => s.micro,
-                    Some("layers") => s.chunks as u64,
+                    Some(Role::Layers) => s.chunks as u64,
                     _ => 1,
                 };
-                want((segment, name), each * times);
+                want(key, each * times);
             }
-            for (name, r) in result_names(f).into_iter().zip(&f.results) {
+            for (what, r) in Output::all(f).unwrap_or_default().into_iter().zip(&f.results) {
                 let each = f.ty(*r).bytes() as u64;
-                match name.split_once(' ') {
-                    Some(("slot", name)) => want(("slots", name.to_string()), each),
-                    Some(_) => {}
-                    None if name == "loss" && trains(entry) => {
-                        want(("io", "train losses".into()), each * s.micro);
-                    }
-                    None if name == "losses" => want(("io", "train losses".into()), each),
-                    None => want(("io", format!("{entry} {name}")), each),
+                let Some(key) = result_key(entry, &what) else { continue };
+                match what {
+                    Output::Loss => want(key, each * s.micro),
+                    Output::Slot(_) | Output::Losses | Output::Port(_) => want(key, each),
+                    // What it is the new value of has its place.
+                    _ => {}
                 }
             }
         }
         for (key, bytes) in sizes {
-            let at = s.next.entry(key.0).or_default();
+            let at = s.next.entry(key.0.clone()).or_default();
             s.offsets.insert(key, *at);
             *at += aligned(bytes);
         }
         s
     }
 
-    fn place(&self, segment: &'static str, name: &str) -> Result<Place, PassError> {
-        let offset = self.offsets.get(&(segment, name.to_string())).copied();
-        let lost = || PassError::internal(format!("{segment} has no {name}"));
-        Ok(Place { segment: segment.into(), offset: offset.ok_or_else(lost)?, strides: vec![] })
+    fn place(&self, key: Key) -> Result<Place, PassError> {
+        let lost = || PassError::internal(format!("{} has no {}", key.0, key.1));
+        let offset = self.offsets.get(&key).copied().ok_or_else(lost)?;
+        Ok(Place { segment: key.0, offset, strides: vec![] })
     }
 
     /// Bytes of one slot.
@@ -80,7 +79,7 @@ impl Shared {
     }
 
     fn slot(&self, name: &str) -> Result<Place, PassError> {
-        Ok(self.place("slots", name)?.slice("slot", self.slot_bytes()))
+        Ok(self.place(("slots".into(), name.into()))?.slice("slot", self.slot_bytes()))
     }
 
     /// The place of state of which a program that is run chunk by chunk has one chunk's layers.
@@ -96,36 +95,33 @@ impl Shared {
     pub fn params(&self, f: &Function) -> Result<Vec<Place>, PassError> {
         let one = |(p, attrs): (&ValueId, &Attrs)| {
             let lost = || PassError::internal(format!("@{}: a parameter has no role", f.name));
-            let (segment, name) = shared_name(&f.name, attrs).ok_or_else(lost)?;
+            let key = shared_name(&f.name, attrs).ok_or_else(lost)?;
             match stride_of(attrs) {
-                Some("slot") => self.slot(&name),
+                Some("slot") => self.slot(&key.1),
                 Some(var) if trains(&f.name) => {
-                    Ok(self.place(segment, &name)?.slice(var, f.ty(*p).bytes() as u64))
+                    Ok(self.place(key)?.slice(var, f.ty(*p).bytes() as u64))
                 }
-                _ => Ok(self.in_chunk(f, *p, self.place(segment, &name)?)),
+                _ => Ok(self.in_chunk(f, *p, self.place(key)?)),
             }
         };
         f.params.iter().zip(&f.param_attrs).map(one).collect()
     }
 
     pub fn results(&self, f: &Function) -> Result<Vec<Place>, PassError> {
-        let train = trains(&f.name);
-        let one = |(name, r): (String, &ValueId)| match name.split_once(' ') {
-            Some(("slot", name)) => self.slot(name),
-            Some(("grad", name)) => Ok(self.in_chunk(f, *r, self.place("grads", name)?)),
-            Some(("sum", name)) => Ok(self.in_chunk(f, *r, self.place("grads", &summed(name))?)),
-            Some((segment, name)) => {
-                let known = ["params", "adam_m", "adam_v"].into_iter().find(|s| *s == segment);
-                self.place(known.unwrap_or("params"), name)
+        let entry = class_of(&f.name).0;
+        let lost = || PassError::internal(format!("@{entry} does not say what its results are"));
+        let one = |(what, r): (Output, &ValueId)| match &what {
+            Output::Slot(name) => self.slot(name),
+            _ => {
+                let place = self.place(result_key(entry, &what).ok_or_else(lost)?)?;
+                Ok(match what {
+                    Output::Gradient(_) | Output::Sum(_) => self.in_chunk(f, *r, place),
+                    Output::Loss => place.slice("micro", f.ty(*r).bytes() as u64),
+                    _ => place,
+                })
             }
-            None if name == "loss" && train => {
-                let bytes = f.ty(*r).bytes() as u64;
-                Ok(self.place("io", "train losses")?.slice("micro", bytes))
-            }
-            None if name == "losses" => self.place("io", "train losses"),
-            None => self.place("io", &format!("{} {name}", class_of(&f.name).0)),
         };
-        result_names(f).into_iter().zip(&f.results).map(one).collect()
+        Output::all(f).ok_or_else(lost)?.into_iter().zip(&f.results).map(one).collect()
     }
 }
 
@@ -136,47 +132,45 @@ fn summed(name: &str) -> String {
 
 /// The loop variable of a program's caller that a parameter moves with.
 fn stride_of(attrs: &Attrs) -> Option<&'static str> {
-    match attrs.str(keys::ROLE) {
-        Some("slot") => Some("slot"),
-        Some("batch") => Some("micro"),
+    match Role::of(attrs) {
+        Some(Role::Slot) => Some("slot"),
+        Some(Role::Batch) => Some("micro"),
         _ => None,
     }
 }
 
 /// Segment and name of a parameter that the programs of a stage share.
-fn shared_name(entry: &str, attrs: &Attrs) -> Option<(&'static str, String)> {
-    let name = attrs.str(keys::NAME).unwrap_or_default().to_string();
+fn shared_name(entry: &str, attrs: &Attrs) -> Option<Key> {
+    let name = name_of(attrs).to_string();
     let (kind, _) = entry.split_once('_').unwrap_or((entry, ""));
-    if let Some(name) = attrs.str(keys::PARAM) {
-        return Some(("params", name.to_string()));
-    }
-    Some(match attrs.str(keys::ROLE)? {
-        "adam_m" => ("adam_m", name),
-        "adam_v" => ("adam_v", name),
-        "grad" => ("grads", name),
-        "sum" => ("grads", summed(&name)),
-        "slot" => ("slots", name),
-        "losses" => ("io", "train losses".into()),
-        "batch" | "layers" | "scalar" => ("io", format!("{kind} {name}")),
-        "const" => ("consts", name),
-        _ => return None,
-    })
+    let (segment, name) = match Role::of(attrs)? {
+        Role::Parameter => ("params".to_string(), name),
+        Role::State => (state_segment(attrs.str(keys::SLOT)?), name),
+        Role::Gradient => ("grads".into(), name),
+        Role::Sum => ("grads".into(), summed(&name)),
+        Role::Slot => ("slots".into(), name),
+        Role::Losses => ("io".into(), LOSSES.into()),
+        Role::Batch | Role::Layers | Role::Scalar => ("io".into(), format!("{kind} {name}")),
+        Role::Const => ("consts".into(), name),
+        Role::Cache | Role::Rounded => return None,
+    };
+    Some((segment, name))
 }
 
-/// What each result of a stage's program is; the update gives back the state that it was given.
-fn result_names(f: &Function) -> Vec<String> {
-    if let Some(names) = f.attrs.strs(keys::RESULTS) {
-        return names.into_iter().map(str::to_string).collect();
-    }
-    let state = f.results.len().saturating_sub(2);
-    let of = |attrs: &Attrs| {
-        shared_name(&f.name, attrs).map(|(segment, name)| format!("{segment} {name}"))
+/// The losses of a step's micro-batches, in `io`.
+const LOSSES: &str = "train losses";
+
+/// Segment and name of a result of a stage's program.
+fn result_key(entry: &str, what: &Output) -> Option<Key> {
+    let (segment, name) = match what {
+        Output::Parameter(name) => ("params".to_string(), name.clone()),
+        Output::State(slot, name) => (state_segment(slot), name.clone()),
+        Output::Gradient(name) => ("grads".into(), name.clone()),
+        Output::Sum(name) => ("grads".into(), summed(name)),
+        Output::Slot(name) => ("slots".into(), name.clone()),
+        Output::Loss | Output::Losses => ("io".into(), LOSSES.into()),
+        Output::Port(name) => ("io".into(), format!("{entry} {name}")),
+        Output::Rounded(_) | Output::Cache(_) => return None,
     };
-    let mut names: Vec<String> = f.param_attrs.iter().take(state).filter_map(of).collect();
-    names.extend(["loss".to_string(), "grad_norm".to_string()]);
-    if let Some(loss) = names.iter_mut().find(|n| *n == "loss") {
-        // Not to be taken for one micro-batch's.
-        *loss = "mean_loss".into();
-    }
-    names
+    Some((segment, name))
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
+use neoxc_ir::op::OpError;
 use neoxc_ir::target::Target;
-use neoxc_ir::{DType, Module};
+use neoxc_ir::{Attr, Attrs, DType, Module, Role, keys};
 use neoxc_models::arch::{Arch, Moe, Positions, Router};
 
 /// Links without latency: nothing is too small to be exchanged early.
@@ -45,13 +46,30 @@ pub fn arch() -> Arch {
         hidden_dropout: 0.0,
         attention_dropout: 0.0,
         seed: 1234,
-        beta1: 0.9,
-        beta2: 0.95,
-        adam_eps: 1e-8,
-        weight_decay: 0.1,
-        clip: 0.5,
         locs: BTreeMap::new(),
     }
+}
+
+/// What the tests train with.
+pub const OPTIMIZER: &str = "adam beta1=0.9 beta2=0.95 eps=1e-8 weight_decay=0.1";
+
+/// The model, and what a step of it is built with.
+pub fn build(a: &Arch) -> Result<Module, OpError> {
+    build_with(a, OPTIMIZER, 0.5)
+}
+
+/// The same with another optimizer, and another limit of the gradient's norm.
+pub fn build_with(a: &Arch, optimizer: &str, clip: f64) -> Result<Module, OpError> {
+    let mut m = neoxc_models::build(a)?;
+    m.attrs.set(keys::OPTIMIZER, Attr::Str(optimizer.into()));
+    m.attrs.set(keys::CLIP, Attr::Float(clip));
+    Ok(m)
+}
+
+/// What an input is, with the slot of state.
+pub fn kind(attrs: &Attrs) -> String {
+    let role = Role::of(attrs).map_or("", Role::name);
+    [role, attrs.str(keys::SLOT).unwrap_or_default()].join(" ").trim().to_string()
 }
 
 /// Experts in every layer, nothing dropped.
@@ -85,14 +103,17 @@ pub fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
         .map(|(p, attrs)| {
             let ty = f.ty(*p).clone();
             let which = attrs.str("neox.name").unwrap_or_default();
-            match (attrs.str("neox.role"), which) {
-                (Some("const"), _) => tables.next().unwrap(),
-                (Some("layers"), _) => Tensor::from_fn(ty, |i| i[0] as f64),
+            match (Role::of(attrs), which) {
+                (Some(Role::Const), _) => tables.next().unwrap(),
+                (Some(Role::Layers), _) => Tensor::from_fn(ty, |i| i[0] as f64),
                 (_, "mask") => Tensor::from_fn(ty, |_| f64::from(!r.next().is_multiple_of(4))),
                 (_, "last") => Tensor::fill(ty, 3.0),
-                (Some("scalar"), "lr") => Tensor::fill(ty, 0.01),
-                (Some("scalar"), _) => Tensor::fill(ty, 0.4),
-                (Some("adam_v"), _) => Tensor::from_fn(ty, |_| r.unit().abs()),
+                (Some(Role::Scalar), "lr") => Tensor::fill(ty, 0.01),
+                (Some(Role::Scalar), _) => Tensor::fill(ty, 0.4),
+                // A mean of squares is positive.
+                (Some(Role::State), _) if attrs.str(keys::SLOT) == Some("exp_avg_sq") => {
+                    Tensor::from_fn(ty, |_| r.unit().abs())
+                }
                 _ if ty.dtype == DType::I32 => Tensor::from_fn(ty, |_| (r.next() % 11) as f64),
                 _ => Tensor::from_fn(ty, |_| 0.5 * r.unit()),
             }

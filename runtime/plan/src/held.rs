@@ -174,7 +174,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Init;
+    use crate::{Init, State};
 
     #[test]
     fn every_layer_is_on_one_stage() {
@@ -190,8 +190,8 @@ mod tests {
             dims: vec![5],
             init: Init::Zeros,
             weights: held.clone(),
-            gradients: held.clone(),
-            moments: held,
+            gradient: Some(held.clone()),
+            state: vec![State { slot: "mean".into(), held }],
         }];
         plan.tables.stage_layers = vec![vec![(0, 2)], vec![(2, 2)], vec![(4, 2)]];
         assert_eq!(plan.layers_of(0), [0, 1]);
@@ -225,8 +225,8 @@ mod tests {
                 dims: dims.clone(),
                 init: Init::Zeros,
                 weights: held.clone(),
-                gradients: held.clone(),
-                moments: held.clone(),
+                gradient: None,
+                state: vec![],
             };
             let mut seen = vec![0; p.elements() as usize];
             for rank in plan.owners(&held) {

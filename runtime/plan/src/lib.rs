@@ -21,7 +21,7 @@
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut plan = Plan::default();
 //! plan.tables.mesh = vec![("tensor".into(), 2)];
-//! plan.tables.segments = vec![Segment { name: "arena".into(), bytes: vec![64], within: None }];
+//! plan.tables.segments = vec![Segment { name: "arena".into(), bytes: vec![64], ..Segment::default() }];
 //! let text = "\
 //! loop layer 4
 //!   all_reduce tensor 1 4 1 arena+0+layer*16 arena+0+layer*16
@@ -46,24 +46,27 @@
 //! # }
 //! ```
 
+mod formula;
 mod held;
 pub mod names;
 mod program;
 mod schedule;
 mod store;
 mod validate;
+mod values;
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use neoxc_base::entry::name_of;
-
+pub use formula::Formula;
 pub use held::{Block, Held, Run};
+pub use neoxc_base::entry::name_of;
 pub use program::{
     Address, Exchange, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
 };
 pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedule};
+pub use values::{SegmentKind, State, Values};
 
 /// The axis of the first and the last stage of a pipeline.
 pub const ENDS: &str = "ends";
@@ -72,7 +75,7 @@ pub const ENDS: &str = "ends";
 pub const ROUND_WEIGHTS: &str = "round_weights";
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 7;
+pub const FORMAT: u32 = 8;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -123,8 +126,10 @@ pub struct Memory {
 /// One allocation, or a part of another that has a name of its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Segment {
-    /// `params grads adam_m adam_v arena consts io slots`.
+    /// Its name in addresses.
     pub name: String,
+    /// What it holds.
+    pub kind: SegmentKind,
     /// Bytes on the stages of each class.
     pub bytes: Vec<u64>,
     /// The number of the segment that it is a part of, and where in that it begins, bytes: gradients are a part of
@@ -161,12 +166,14 @@ pub struct Parameter {
     pub dims: Vec<u64>,
     /// Start value.
     pub init: Init,
-    /// Where the weights lie, in `params`.
+    /// Where the weights lie.
     pub weights: Held,
-    /// Where their gradients lie, in `grads`.
-    pub gradients: Held,
-    /// Where Adam's moments lie, in `adam_m` and in `adam_v`.
-    pub moments: Held,
+    /// Where their gradients lie; nowhere where the parameter is not trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gradient: Option<Held>,
+    /// What the optimizer keeps of it, and where; nothing where the parameter is not trained.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state: Vec<State>,
 }
 
 impl Parameter {
@@ -175,13 +182,20 @@ impl Parameter {
         self.shape.iter().product()
     }
 
-    /// Where its values lie in a segment.
-    pub fn held(&self, segment: &str) -> &Held {
-        match segment {
-            "grads" => &self.gradients,
-            "adam_m" | "adam_v" => &self.moments,
-            _ => &self.weights,
+    /// Where values of it lie, if it has them.
+    pub fn held(&self, values: &Values) -> Option<&Held> {
+        match values {
+            Values::Weights => Some(&self.weights),
+            Values::Gradient => self.gradient.as_ref(),
+            Values::State(slot) => self.state.iter().find(|s| s.slot == *slot).map(|s| &s.held),
         }
+    }
+
+    /// All values that it has.
+    pub fn values(&self) -> Vec<Values> {
+        let state = self.state.iter().map(|s| Values::State(s.slot.clone()));
+        let gradient = self.gradient.as_ref().map(|_| Values::Gradient);
+        [Values::Weights].into_iter().chain(gradient).chain(state).collect()
     }
 
     /// Each tensor's logical name, layer by layer.
@@ -291,6 +305,8 @@ pub struct Tables {
     pub segments: Vec<Segment>,
     /// Parameters.
     pub parameters: Vec<Parameter>,
+    /// Numbers that a training step is given, and their formulas.
+    pub scalars: Vec<(String, Formula)>,
     /// For each pipeline stage the layers that it has, in the order in which it has them: runs of (first,
     /// how many). Empty where every rank has all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -481,9 +497,9 @@ impl Plan {
     /// Bytes that are allocated for a segment on a rank of a stage: none for a part of another.
     pub fn allocated_bytes(&self, s: &Segment, stage: u64) -> u64 {
         let bytes = s.bytes.get(self.class_of(stage)).copied().unwrap_or(0);
-        match s.name.as_str() {
+        match s.kind {
             _ if s.within.is_some() => 0,
-            "slots" => bytes.saturating_sub(self.unused_slots(stage)),
+            SegmentKind::Slots => bytes.saturating_sub(self.unused_slots(stage)),
             _ => bytes,
         }
     }
@@ -496,5 +512,16 @@ impl Plan {
     /// Number of the segment called `name`.
     pub fn segment(&self, name: &str) -> Option<usize> {
         self.tables.segments.iter().position(|s| s.name == name)
+    }
+
+    /// Number of the first segment that holds this.
+    pub fn segment_of(&self, kind: SegmentKind) -> Option<usize> {
+        self.tables.segments.iter().position(|s| s.kind == kind)
+    }
+
+    /// What the optimizer keeps, by the names of its slots, in the order of their segments.
+    pub fn slots(&self) -> Vec<&str> {
+        let state = self.tables.segments.iter().filter(|s| s.kind == SegmentKind::State);
+        state.map(|s| Values::slot_of(&s.name)).collect()
     }
 }

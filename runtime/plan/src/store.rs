@@ -202,7 +202,7 @@ impl Plan {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Address, Instr, Kernel, Segment};
+    use crate::{Address, Instr, Kernel, Segment, SegmentKind};
 
     fn sample() -> Plan {
         let kernel = Kernel {
@@ -226,8 +226,18 @@ mod tests {
         Plan {
             tables: Tables {
                 segments: vec![
-                    Segment { name: "arena".into(), bytes: vec![192], within: None },
-                    Segment { name: "consts".into(), bytes: vec![4], within: None },
+                    Segment {
+                        name: "arena".into(),
+                        kind: SegmentKind::Arena,
+                        bytes: vec![192],
+                        within: None,
+                    },
+                    Segment {
+                        name: "consts".into(),
+                        kind: SegmentKind::Consts,
+                        bytes: vec![4],
+                        within: None,
+                    },
                 ],
                 kernels: vec![kernel],
                 ports: [("eval_step".to_string(), (vec![], vec![]))].into(),
@@ -287,7 +297,12 @@ mod tests {
         let mut part = |segment, offset, bytes| {
             let within = Some((segment, offset));
             plan.tables.segments.truncate(2);
-            plan.tables.segments.push(Segment { name: "grads".into(), bytes: vec![bytes], within });
+            plan.tables.segments.push(Segment {
+                name: "grads".into(),
+                kind: SegmentKind::Gradients,
+                bytes: vec![bytes],
+                within,
+            });
             validate::validate(&plan).map_err(|e| e.to_string())
         };
         assert_eq!(part(0, 64, 128), Ok(()));
@@ -300,7 +315,7 @@ mod tests {
         assert!(part(1, 0, 4).is_err());
         plan.tables.segments[2].within = Some((0, 64));
         assert_eq!(validate::validate(&plan).map_err(|e| e.to_string()), Ok(()));
-        plan.tables.segments[2].name = "params".into();
+        plan.tables.segments[2].kind = SegmentKind::Weights;
         assert!(validate::validate(&plan).is_err());
         assert_eq!((plan.allocation(2), plan.allocation(1)), ((0, 64), (1, 0)));
         assert_eq!(plan.allocated_bytes(&plan.tables.segments[2], 0), 0);

@@ -10,7 +10,8 @@ use std::collections::HashMap;
 use neoxc_base::entry::class_of;
 
 use crate::{
-    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Segment, Turn, parse_schedule,
+    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Segment, SegmentKind, Turn,
+    Values, parse_schedule,
 };
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
@@ -34,12 +35,14 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
     if !known || !whole || (0..classes).any(|c| !(0..stages).any(|s| plan.class_of(s) == c)) {
         return invalid("the classes of stages do not fit together".into());
     }
-    // Nothing else may be a part: weights and moments are on loan while other segments are written.
+    // Nothing else may be a part: weights and state are on loan while other segments are written.
     let part = |s: &Segment| {
         let Some((at, offset)) = s.within else { return true };
         let inside = |(of, n): (&u64, &u64)| offset.checked_add(*n).is_some_and(|end| end <= *of);
-        let of = t.segments.get(at).filter(|of| of.name == "arena" && of.within.is_none());
-        s.name == "grads" && of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
+        let arena = |of: &&Segment| of.kind == SegmentKind::Arena && of.within.is_none();
+        let of = t.segments.get(at).filter(arena);
+        s.kind == SegmentKind::Gradients
+            && of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
     };
     if !t.segments.iter().all(part) {
         return invalid("a part of a segment leaves it".into());
@@ -54,7 +57,9 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
         let segment = t.segments.iter().find(|s| s.name == name);
         segment.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0)
     };
-    if (0..classes).any(|class| plan.consts.len() as u64 != bytes("consts", class)) {
+    let consts = plan.segment_of(SegmentKind::Consts).map(|n| &t.segments[n]);
+    let consts = |class: usize| consts.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0);
+    if (0..classes).any(|class| plan.consts.len() as u64 != consts(class)) {
         return invalid("consts.bin has another size than its segment".into());
     }
     for p in &t.parameters {
@@ -72,8 +77,9 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
             }
         };
         let all = product(&p.shape).filter(|n| *n > 0 && product(&p.dims) == Some(*n));
-        let fits = |segment: &str| {
-            let held = p.held(segment);
+        let fits = |values: Values| {
+            let (Some(held), segment) = (p.held(&values), values.segment()) else { return false };
+            let kind = t.segments.iter().find(|s| s.name == segment).map(|s| s.kind);
             let named: Vec<&String> = held.axes.iter().filter(|a| !a.is_empty()).collect();
             let known = named.iter().all(|a| t.mesh.iter().any(|(n, _)| n == *a));
             let once = (1..named.len()).all(|i| !named[..i].contains(&named[i]));
@@ -86,16 +92,26 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
                 size.checked_mul(4)?.checked_add(offset)
             };
             let inside = |class: usize| match held.offset(class) {
-                Some(offset) => end(class, offset).is_some_and(|e| e <= bytes(segment, class)),
+                Some(offset) => end(class, offset).is_some_and(|e| e <= bytes(&segment, class)),
                 None => p.layer_axis.is_none(),
             };
             let same =
                 |class: usize| held.offset(class).is_some() == p.weights.offset(class).is_some();
             let some = (0..classes).any(|class| held.offset(class).is_some());
-            ok && some && (0..classes).all(|class| inside(class) && same(class))
+            let meant = kind == Some(values.kind());
+            ok && some && meant && (0..classes).all(|class| inside(class) && same(class))
         };
-        if !["params", "grads", "adam_m", "adam_v"].into_iter().all(fits) {
+        if !p.values().into_iter().all(fits) {
             return invalid(format!("parameter {} leaves its segment", p.name));
+        }
+        // A parameter is trained, with all of the optimizer's state, or has neither gradient nor state.
+        let slots: Vec<&str> = p.state.iter().map(|s| s.slot.as_str()).collect();
+        let wanted = if p.gradient.is_some() { plan.slots() } else { vec![] };
+        if slots != wanted {
+            return invalid(format!(
+                "parameter {} has the state {slots:?}, not {wanted:?}",
+                p.name
+            ));
         }
     }
     for program in &plan.programs {
@@ -139,7 +155,7 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
     if !some || chunks == 0 || [s.slots.len(), s.stages.len()] != [stages as usize; 2] {
         return invalid(format!("the schedule of {} has the wrong stages", s.prefix));
     }
-    let slots = plan.tables.segments.iter().find(|g| g.name == "slots");
+    let slots = plan.segment_of(SegmentKind::Slots).map(|n| &plan.tables.segments[n]);
     let classes = slots.map_or(0, |g| g.bytes.len());
     if s.places.len() != classes {
         return invalid(format!("the slots of {} are not those of the stages", s.prefix));
@@ -336,8 +352,12 @@ mod tests {
         };
         let mut plan = Plan { programs: vec![part("forward")], ..Plan::default() };
         plan.tables.mesh = vec![("pipe".into(), 2), ("data".into(), 2)];
-        plan.tables.segments =
-            vec![Segment { name: "slots".into(), bytes: vec![512], within: None }];
+        plan.tables.segments = vec![Segment {
+            name: "slots".into(),
+            kind: SegmentKind::Slots,
+            bytes: vec![512],
+            within: None,
+        }];
         plan.tables.schedules = [("train_step".to_string(), schedule)].into();
         plan
     }

@@ -3,7 +3,7 @@
 //! Nothing in it is believed before it was checked: names stay inside the folder, sizes are bounded, the
 //! parts of a tensor cover it once.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs;
 use std::path::Path;
 
@@ -13,8 +13,11 @@ use serde::{Deserialize, Serialize};
 use super::hash::hash;
 use crate::RuntimeError;
 
-/// Version of the format.
-pub const FORMAT: u32 = 3;
+/// Version of the format. Format 3 did not list the optimizer's slots: they are known by the names of its tensors.
+pub const FORMAT: u32 = 4;
+
+/// The oldest format that is read.
+const OLDEST: u32 = 3;
 
 /// Largest manifest that is read.
 const MAX_BYTES: u64 = 1 << 30;
@@ -41,8 +44,14 @@ pub struct Manifest {
     pub world: Vec<(String, u64)>,
     /// One file per writing rank.
     pub files: BTreeMap<String, FileEntry>,
-    /// Every tensor by logical name.
+    /// Every tensor by logical name: weights, and what the optimizer keeps of them as `<slot>.<name>`.
     pub tensors: BTreeMap<String, Entry>,
+    /// The slots of the optimizer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub slots: Vec<String>,
+    /// Weights that are not trained, of which the optimizer keeps nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub frozen: Vec<String>,
     /// The resolved configuration.
     pub config: serde_json::Value,
     /// Hash of everything above.
@@ -113,9 +122,10 @@ impl Manifest {
         let text = fs::read(&path).map_err(RuntimeError::io("read", &path))?;
         let wrong = |e: serde_json::Error| bad(format!("is not a manifest: {e}"));
         let version: Version = serde_json::from_slice(&text).map_err(wrong)?;
-        if version.format != Some(u64::from(FORMAT)) {
+        let known = |f: u64| (u64::from(OLDEST)..=u64::from(FORMAT)).contains(&f);
+        if !version.format.is_some_and(known) {
             let has = version.format.map_or("no format".to_string(), |f| format!("format {f}"));
-            return Err(bad(format!("has {has}, not format {FORMAT}")));
+            return Err(bad(format!("has {has}, not format {FORMAT} or {OLDEST}")));
         }
         let m: Manifest = serde_json::from_slice(&text).map_err(wrong)?;
         if m.clone().sealed()?.seal != m.seal {
@@ -123,6 +133,30 @@ impl Manifest {
         }
         m.check().map_err(bad)?;
         Ok(m)
+    }
+
+    /// The optimizer's slots.
+    pub fn slots(&self) -> BTreeSet<String> {
+        if self.format >= FORMAT {
+            return self.slots.iter().cloned().collect();
+        }
+        let slot = |name: &String| {
+            let (slot, weight) = name.split_once('.')?;
+            self.tensors.contains_key(weight).then(|| slot.to_string())
+        };
+        self.tensors.keys().filter_map(slot).collect()
+    }
+
+    /// The slot and the weight that a tensor is the state of; none of a weight.
+    pub fn state_of<'n>(&self, name: &'n str) -> Option<(&'n str, &'n str)> {
+        let (slot, weight) = name.split_once('.')?;
+        let known = self.format < FORMAT || self.slots.iter().any(|s| s == slot);
+        (known && self.tensors.contains_key(weight)).then_some((slot, weight))
+    }
+
+    /// Names of the weights.
+    pub fn weights(&self) -> impl Iterator<Item = &String> {
+        self.tensors.keys().filter(|name| self.state_of(name).is_none())
     }
 
     /// Whether names, sizes and parts make sense.
@@ -218,6 +252,8 @@ mod tests {
             world: vec![],
             files: [("rank-00000.safetensors".to_string(), file)].into(),
             tensors: [("w".to_string(), entry)].into(),
+            slots: vec![],
+            frozen: vec![],
             config: serde_json::Value::Null,
             seal: String::new(),
         }

@@ -3,8 +3,8 @@
 //! ```text
 //! global_step200/manifest.json            step, sample cursor, seed, configuration; of each tensor the
 //!                                         shape, and where its parts lie, with their hashes
-//!                rank-00000.safetensors   parts that rank 0 wrote, f32: published GPTNeoX names,
-//!                …                        exp_avg.<name>, exp_avg_sq.<name>
+//!                rank-00000.safetensors   parts that rank 0 wrote, f32: published GPTNeoX names, and
+//!                …                        <slot>.<name> for each of the optimizer's slots
 //! latest                                  name of the newest complete folder
 //! ```
 //! A folder appears when every rank's part is in it: temporary name, fsync, rename. Who wrote which part, and
@@ -18,34 +18,26 @@ mod reader;
 mod save;
 mod writer;
 
+use std::collections::HashSet;
 use std::path::Path;
 
 pub use folder::{latest, of_step, prune, step_of, sweep};
 pub use hash::hash;
 pub use manifest::{Entry, FileEntry, Manifest, Slice};
-use neoxc_plan::{Block, Held, Parameter, Plan};
+use neoxc_plan::{Block, Held, Parameter, Plan, Values};
 pub use reader::Reader;
 pub use save::{Save, attempt, save};
 pub use writer::Source;
 
 use crate::RuntimeError;
 
-/// The plan's segments that a checkpoint holds, and what stands before the names of their tensors.
-const STATE: [(&str, &str); 3] =
-    [("params", ""), ("adam_m", "exp_avg."), ("adam_v", "exp_avg_sq.")];
-
-/// Whether checkpoints hold what is in a segment.
-pub fn holds(segment: &str) -> bool {
-    STATE.iter().any(|(name, _)| *name == segment)
-}
-
 /// One whole tensor of a checkpoint: its name, and what it is of the plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
     /// Logical name.
     pub name: String,
-    /// `params`, `adam_m` or `adam_v`.
-    pub segment: &'static str,
+    /// Weights, or what the optimizer keeps in one of its slots.
+    pub values: Values,
     /// Number of the parameter in the plan's table.
     pub parameter: usize,
     /// Layer, where the parameter is a stack.
@@ -55,7 +47,7 @@ pub struct Tensor {
 impl Tensor {
     fn of<'p>(&self, plan: &'p Plan) -> (&'p Parameter, &'p Held) {
         let p = &plan.tables.parameters[self.parameter];
-        (p, p.held(self.segment))
+        (p, p.held(&self.values).expect("`tensors` names only values that there are"))
     }
 
     /// The part that `rank` has.
@@ -101,15 +93,28 @@ impl Tensor {
 /// Every tensor of a plan that a checkpoint holds, in the order in which they are written.
 pub fn tensors(plan: &Plan) -> Vec<Tensor> {
     let mut out = vec![];
-    for (segment, prefix) in STATE {
-        for (parameter, p) in plan.tables.parameters.iter().enumerate() {
+    let state = plan.slots().into_iter().map(|slot| Values::State(slot.to_string()));
+    for values in [Values::Weights].into_iter().chain(state) {
+        let here = |p: &Parameter| p.held(&values).is_some();
+        let all = plan.tables.parameters.iter().enumerate();
+        for (parameter, p) in all.filter(|(_, p)| here(p)) {
             for (layer, name) in p.names().into_iter().enumerate() {
-                let name = format!("{prefix}{name}");
-                out.push(Tensor { name, segment, parameter, layer: layer as u64 });
+                let name = match &values {
+                    Values::State(slot) => format!("{slot}.{name}"),
+                    _ => name,
+                };
+                let (values, layer) = (values.clone(), layer as u64);
+                out.push(Tensor { name, values, parameter, layer });
             }
         }
     }
     out
+}
+
+/// Names of a plan's tensors that are not trained.
+pub(crate) fn frozen(plan: &Plan) -> Vec<String> {
+    let all = plan.tables.parameters.iter().filter(|p| p.gradient.is_none());
+    all.flat_map(Parameter::names).collect()
 }
 
 /// Receives bytes of a rank's part of a tensor: how many of the part's stand in front of them, and these.
@@ -139,8 +144,13 @@ pub fn load_model(
     put: Sink<'_>,
 ) -> Result<Manifest, RuntimeError> {
     let mut list = tensors(plan);
-    list.retain(|t| t.segment == "params");
+    list.retain(|t| t.values == Values::Weights);
     load_all(folder, plan, ranks, &list, put)
+}
+
+/// Names with commas, for people.
+fn listed(names: &[&str]) -> String {
+    if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
 fn load_all(
@@ -154,6 +164,19 @@ fn load_all(
     let other = |what: String| {
         RuntimeError::checkpoint(folder, format!("belongs to another model: {what}"))
     };
+    let (has, keeps) = (reader.manifest.slots(), plan.slots());
+    let all = list.iter().any(|t| t.values != Values::Weights);
+    if all && has != keeps.iter().map(|s| s.to_string()).collect() {
+        let has: Vec<&str> = has.iter().map(String::as_str).collect();
+        return Err(RuntimeError::checkpoint(
+            folder,
+            format!(
+                "is of another optimizer: it has the state {}, the plan's optimizer keeps {}",
+                listed(&has),
+                listed(&keeps)
+            ),
+        ));
+    }
     for t in list {
         let entry = reader.entry(&t.name).ok_or_else(|| other(format!("it has no {}", t.name)))?;
         let (p, _) = t.of(plan);
@@ -162,10 +185,11 @@ fn load_all(
             return Err(other(what));
         }
     }
-    let all = tensors(plan).len();
-    if reader.manifest.tensors.len() != all {
-        let n = reader.manifest.tensors.len();
-        return Err(other(format!("it has {n} tensors, the plan {all}")));
+    let known: HashSet<&str> = list.iter().map(|t| t.name.as_str()).collect();
+    let mut names = reader.manifest.tensors.keys();
+    let meant = |n: &&String| all || reader.manifest.state_of(n).is_none();
+    if let Some(name) = names.find(|n| meant(n) && !known.contains(n.as_str())) {
+        return Err(other(format!("it has {name}, the plan has not")));
     }
     for t in list {
         let own: Vec<u64> = ranks.iter().copied().filter(|r| t.is_on(plan, *r)).collect();

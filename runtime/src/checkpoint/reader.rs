@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 use neoxc_plan::Run;
 
-use super::STATE;
 use super::hash::hash;
 use super::manifest::{Entry, Manifest, Slice};
 use crate::RuntimeError;
@@ -67,16 +66,21 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Whether manifest and files have the same parts, and every weight its moments.
+    /// Whether manifest and files have the same parts, and every weight that is trained its state.
     fn check(&self) -> Result<(), RuntimeError> {
+        let (slots, frozen) = (self.manifest.slots(), &self.manifest.frozen);
         let mut listed: BTreeSet<(&str, &str)> = BTreeSet::new();
         for (name, entry) in &self.manifest.tensors {
             entry.slices.iter().try_for_each(|s| self.part(name, s).map(|_| ()))?;
             listed.extend(entry.slices.iter().map(|s| (s.file.as_str(), name.as_str())));
-            let weight = STATE[1..].iter().find_map(|(_, prefix)| name.strip_prefix(prefix));
-            let weight = weight.unwrap_or(name);
-            for (_, prefix) in STATE {
-                let other = format!("{prefix}{weight}");
+            let weight = self.manifest.state_of(name).map_or(name.as_str(), |(_, weight)| weight);
+            let none = frozen.iter().any(|f| f == weight);
+            if none && weight != name {
+                let what = format!("has {name}, though {weight} is not trained");
+                return Err(RuntimeError::checkpoint(&self.folder, what));
+            }
+            for slot in slots.iter().filter(|_| !none) {
+                let other = format!("{slot}.{weight}");
                 if self.entry(&other).is_none_or(|o| o.shape != entry.shape) {
                     let what = format!("has {name}, but no {other} of its shape");
                     return Err(RuntimeError::checkpoint(&self.folder, what));

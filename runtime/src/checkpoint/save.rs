@@ -121,6 +121,8 @@ impl Save<'_> {
                 world: self.plan.tables.mesh.clone(),
                 files,
                 tensors,
+                slots: self.plan.slots().into_iter().map(str::to_string).collect(),
+                frozen: super::frozen(self.plan),
                 config: self.plan.tables.config.clone(),
                 seal: String::new(),
             };

@@ -4,7 +4,7 @@ use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, ROUND_WEIGHTS, Stride};
+use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, ROUND_WEIGHTS, SegmentKind, Stride};
 
 use super::Device;
 use super::check::{Check, Found};
@@ -15,7 +15,6 @@ use super::memory::Segment;
 use super::pool::{Entry, Pool};
 use super::staged::{Action, At, Staged};
 use crate::RuntimeError;
-use crate::checkpoint;
 use crate::collectives::{Collectives, Sizes, Ticket, sizes, take_part};
 
 /// An address with the offset that each enclosing loop adds.
@@ -30,7 +29,7 @@ enum Step {
         kernel: u32,
         /// Number of the program in the plan, and line in its text.
         place: (u32, u32),
-        /// Whether it changes weights or moments.
+        /// Whether it changes weights or optimizer state.
         updates: bool,
     },
     Exchange {
@@ -154,8 +153,7 @@ impl CpuDevice {
             .iter()
             .map(|s| Ok(Arc::new(Segment::new(plan.allocated_bytes(s, stage as u64))?)))
             .collect::<Result<Vec<_>, RuntimeError>>()?;
-        let state: Vec<bool> =
-            plan.tables.segments.iter().map(|s| checkpoint::holds(&s.name)).collect();
+        let state: Vec<bool> = plan.tables.segments.iter().map(|s| s.kind.is_state()).collect();
         let mut entries = vec![];
         for k in &plan.tables.kernels {
             // SAFETY: the symbol was compiled with the kernel ABI; the plan's hashes vouch for it.
@@ -178,8 +176,9 @@ impl CpuDevice {
                 (p.name.clone(), resolve(&p.body, &loaded, 0, (file, &mut 0)))
             })
             .collect();
-        let rounding = plan.segment("params").filter(|_| plan.program(ROUND_WEIGHTS).is_some());
-        let slots = plan.segment("slots").map_or(0, |at| bases[at]);
+        let rounding =
+            plan.segment_of(SegmentKind::Weights).filter(|_| plan.program(ROUND_WEIGHTS).is_some());
+        let slots = plan.segment_of(SegmentKind::Slots).map_or(0, |at| bases[at]);
         let schedules = plan
             .tables
             .schedules
@@ -205,7 +204,7 @@ impl CpuDevice {
             _library: library,
             _file: file,
         };
-        if let Some(at) = plan.segment("consts") {
+        if let Some(at) = plan.segment_of(SegmentKind::Consts) {
             device.write(at, 0, &plan.consts);
         }
         Ok(device)
@@ -319,12 +318,12 @@ impl CpuDevice {
         unsafe { self.segments[at].slice_mut(before + offset, len) }
     }
 
-    /// Lends weights and moments: programs run on, up to the first instruction that would change them.
+    /// Lends weights and optimizer state: programs run on, up to the first instruction that would change them.
     pub fn lend(&self) -> Loan {
         Loan::new(&self.segments, &self.gate)
     }
 
-    /// From now on weights and moments stay as they are while one of these numbers (f32, by segment and
+    /// From now on weights and optimizer state stay as they are while one of these numbers (f32, by segment and
     /// offset) is not finite. A program computes them before its first update.
     pub fn guard(&mut self, numbers: &[(usize, u64)]) {
         let address = |(at, offset): &(usize, u64)| self.bytes(*at, *offset, 4).as_ptr() as usize;
@@ -425,7 +424,7 @@ fn handed(what: &str, forward: bool, at: At) -> String {
     format!("`{what}` {preposition} {whom} (step {micro} of chunk {chunk} in the schedule)")
 }
 
-/// What may keep a program from updating weights and moments.
+/// What may keep a program from updating weights and optimizer state.
 struct Hold<'a> {
     gate: &'a Gate,
     guards: &'a [usize],

@@ -1,4 +1,4 @@
-//! Memory on loan: a device runs on while somebody reads its weights and moments, and waits only before an
+//! Memory on loan: a device runs on while somebody reads its weights and optimizer state, and waits only before an
 //! instruction that would change them.
 //!
 //! That is how a checkpoint is written without a copy of the state: in a training step, only the update at

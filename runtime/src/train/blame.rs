@@ -2,7 +2,7 @@
 //! weights (`Ranks::guard`), so that they can be looked at and the step can be made again, and nothing is spent on
 //! steps that go well.
 
-use neoxc_plan::{Address, Instr, MAX_DEPTH, Parameter, Plan, Stride};
+use neoxc_plan::{Address, Instr, MAX_DEPTH, Parameter, Plan, SegmentKind, Stride, Values};
 
 use crate::RuntimeError;
 use crate::device::Found;
@@ -17,10 +17,10 @@ fn place(p: &Parameter, layer: u64) -> u64 {
     }
 }
 
-/// Whether `rank` has a part of one layer's tensor of a parameter in a segment.
-fn has(plan: &Plan, rank: u64, segment: &str, p: &Parameter, layer: u64) -> bool {
+/// Whether `rank` has a part of such values of one layer's tensor of a parameter.
+fn has(plan: &Plan, rank: u64, values: &Values, p: &Parameter, layer: u64) -> bool {
     let here = plan.along("pipe", rank).1;
-    plan.stages_with(p.held(segment)).contains(&here)
+    p.held(values).is_some_and(|held| plan.stages_with(held).contains(&here))
         && (p.layer_axis.is_none() || plan.stage_of(p, layer).0 == here)
 }
 
@@ -34,26 +34,26 @@ pub fn first_not_finite(plan: &Plan, ranks: &mut Ranks, loss: f32) -> Result<Str
     }
     all.sort_by_key(|(p, layer, _)| place(p, *layer));
     // The largest number of each part, infinite for what is not finite.
-    let largest = |segment: &str, (p, layer, _): &(&Parameter, u64, String)| {
+    let largest = |values: &Values, (p, layer, _): &(&Parameter, u64, String)| {
         let most = |rank: u64| {
-            let numbers = ranks.part(rank, segment, p, *layer).chunks_exact(4);
+            let numbers = ranks.part(rank, values, p, *layer).chunks_exact(4);
             let sizes = numbers.map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]).abs());
             sizes.fold(0f32, |a, x| if x.is_finite() { a.max(x) } else { f32::INFINITY })
         };
         // Of equal ones the first rank's.
-        let own = ranks.own().into_iter().rev().filter(|r| has(plan, *r, segment, p, *layer));
+        let own = ranks.own().into_iter().rev().filter(|r| has(plan, *r, values, p, *layer));
         let parts = own.map(|rank| (most(rank), rank));
         ranks.most(parts.max_by(|(a, _), (b, _)| a.total_cmp(b)).unwrap_or_default())
     };
     for one in &all {
-        let (size, rank) = largest("params", one)?;
+        let (size, rank) = largest(&Values::Weights, one)?;
         if size.is_infinite() {
             return Ok(format!("parameter {}{}", one.2, on(plan, rank)));
         }
     }
     let mut most = (0f32, "none".to_string());
     for one in all.iter().rev() {
-        let (size, rank) = largest("grads", one)?;
+        let (size, rank) = largest(&Values::Gradient, one)?;
         if size > most.0 {
             let name = format!("gradient of {}{}", one.2, on(plan, rank));
             most = (
@@ -101,17 +101,17 @@ fn at_line<'p>(
 
 /// What lies at an address of a rank, if it is part of a parameter or of its gradient.
 fn tensor_at(plan: &Plan, rank: u64, segment: usize, offset: u64) -> Option<String> {
-    let (segment, kind) = match plan.tables.segments.get(segment)?.name.as_str() {
-        "params" => ("params", ""),
-        "grads" => ("grads", "gradient of "),
+    let (values, kind) = match plan.tables.segments.get(segment)?.kind {
+        SegmentKind::Weights => (Values::Weights, ""),
+        SegmentKind::Gradients => (Values::Gradient, "gradient of "),
         _ => return None,
     };
     plan.tables.parameters.iter().find_map(|p| {
         let mut names = p.names().into_iter().enumerate();
         names.find_map(|(layer, name)| {
-            let (_, start, len) = part(plan, rank, segment, p, layer as u64);
+            let (_, start, len) = part(plan, rank, &values, p, layer as u64);
             let inside = (start..start + len as u64).contains(&offset);
-            (inside && has(plan, rank, segment, p, layer as u64)).then(|| format!("{kind}{name}"))
+            (inside && has(plan, rank, &values, p, layer as u64)).then(|| format!("{kind}{name}"))
         })
     })
 }

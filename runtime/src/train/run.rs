@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use neoxc_plan::Plan;
+use neoxc_plan::{Plan, Values};
 use serde::Serialize;
 
 use super::blame::first_not_finite;
@@ -170,7 +170,7 @@ impl<'a> Trainer<'a> {
             whole.resize((p.elements() * 4) as usize, 0);
             for (layer, name) in p.names().iter().enumerate() {
                 fill(&mut whole, name, p.init, self.settings.seed);
-                self.ranks.set_tensor("params", p, layer as u64, &whole);
+                self.ranks.set_tensor(&Values::Weights, p, layer as u64, &whole);
             }
         }
     }
@@ -270,11 +270,10 @@ impl<'a> Trainer<'a> {
         self.name(self.cursor, batch)?;
         self.cursor += batch;
         let lr = learning_rate(&self.settings, step);
-        let (b1, b2) = self.settings.betas;
-        let power = i32::try_from(step).unwrap_or(i32::MAX);
-        self.ranks.put("train_step", "lr", &(lr as f32).to_le_bytes())?;
-        self.ranks.put("train_step", "bc1", &((1.0 - b1.powi(power)) as f32).to_le_bytes())?;
-        self.ranks.put("train_step", "bc2", &((1.0 - b2.powi(power)) as f32).to_le_bytes())?;
+        for (name, formula) in &self.plan.tables.scalars {
+            let value = formula.value(step, lr) as f32;
+            self.ranks.put("train_step", name, &value.to_le_bytes())?;
+        }
         self.ranks.run("train_step")?;
         let (loss, norm) = (
             self.ranks.scalar("train_step", "loss")?,

@@ -41,7 +41,7 @@ pub struct Saver<'scope, 'env> {
 fn write(save: &Save, lent: Lent, own: &[u64], keep: Option<usize>, cancel: &AtomicBool) -> Saved {
     let get = |rank, t: &Tensor| {
         let p = &save.plan.tables.parameters[t.parameter];
-        lent.part(rank, t.segment, p, t.layer)
+        lent.part(rank, &t.values, p, t.layer)
     };
     let written = save.write(own, &get, &|| lent.wanted())?;
     drop(lent);

@@ -26,8 +26,6 @@ pub struct Settings {
     pub lr: f64,
     /// Final learning rate.
     pub min_lr: f64,
-    /// AdamW's decay rates.
-    pub betas: (f64, f64),
     /// `constant`, `linear`, `cosine`, `exponential`.
     pub lr_decay_style: String,
     /// Iterations of decay.
@@ -121,7 +119,7 @@ pub(crate) mod testing {
         let json = serde_json::json!({
             "seq_length": 1, "padded_vocab_size": 1, "vocab_size": 1, "micro_batch": 1,
             "grad_accum": 1, "train_iters": 100, "seed": 1, "lr": 1.0, "min_lr": 0.0,
-            "betas": [0.9, 0.95], "lr_decay_style": "constant", "lr_decay_iters": 100,
+            "lr_decay_style": "constant", "lr_decay_iters": 100,
             "warmup": 0.0, "eval_interval": 1, "eval_iters": 1, "log_interval": 1,
             "save": null, "checkpoint_factor": null, "checkpoint_log": false,
             "extra_save_iters": [], "keep_last": null, "data_path": null,

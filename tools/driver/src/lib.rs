@@ -147,6 +147,9 @@ pub fn phases(
     let start = Instant::now();
     let arch = lower_config::arch(config);
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
+    lower_config::set_optimizer(config, &mut m).ok_or_else(|| {
+        CompileError::Model(format!("no optimizer is called {}", config.optimizer.kind))
+    })?;
     resume::note(config, &mut m);
     let cx = settings(config, target, machine, overlap);
     cx.note(&mut m);

@@ -2,7 +2,7 @@
 
 use neoxc_frontend::Config;
 use neoxc_frontend::config;
-use neoxc_ir::{DType, Loc};
+use neoxc_ir::{Attr, DType, Loc, Module, keys};
 use neoxc_models::Arch;
 use neoxc_models::arch::Positions;
 
@@ -46,11 +46,6 @@ pub fn arch(c: &Config) -> Arch {
         hidden_dropout: m.hidden_dropout,
         attention_dropout: m.attention_dropout,
         seed: c.run.seed,
-        beta1: c.optimizer.betas.0,
-        beta2: c.optimizer.betas.1,
-        adam_eps: c.optimizer.eps,
-        weight_decay: c.optimizer.weight_decay,
-        clip: c.optimizer.gradient_clipping,
         locs: c
             .places
             .iter()
@@ -61,6 +56,14 @@ pub fn arch(c: &Config) -> Arch {
             })
             .collect(),
     }
+}
+
+/// What a training step is built with, on the module: the optimizer and its settings, and the limit of the gradient's
+/// norm. None where the configuration's optimizer is not known.
+pub fn set_optimizer(c: &Config, m: &mut Module) -> Option<()> {
+    m.attrs.set(keys::OPTIMIZER, Attr::Str(c.optimizer.settings()?.to_string()));
+    m.attrs.set(keys::CLIP, Attr::Float(c.optimizer.gradient_clipping));
+    Some(())
 }
 
 /// The `run` section of a plan: field for field what `neoxc_runtime::train::Settings` reads.
@@ -75,7 +78,6 @@ pub fn run(c: &Config) -> serde_json::Value {
         "vocab_size": c.model.vocab_size,
         "lr": c.optimizer.lr,
         "min_lr": c.optimizer.min_lr,
-        "betas": c.optimizer.betas,
         "lr_decay_style": c.optimizer.lr_decay_style,
         "lr_decay_iters": c.optimizer.lr_decay_iters,
         "warmup": c.optimizer.warmup,

@@ -255,8 +255,12 @@ mod tests {
     #[test]
     fn parts_of_a_segment_are_its_bytes() {
         let segments = ["a", "b", "c"].map(str::to_string);
-        let segment =
-            |n: usize, within| Segment { name: segments[n].clone(), bytes: vec![256], within };
+        let segment = |n: usize, within| Segment {
+            name: segments[n].clone(),
+            bytes: vec![256],
+            within,
+            ..Segment::default()
+        };
         let mut plan = plan();
         // `c` begins at byte 64 of `b`.
         plan.tables.segments = vec![segment(0, None), segment(1, None), segment(2, Some((1, 64)))];

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use crate::{Instr, Move, Plan, PlanError, Round, Schedule, Turn};
+use crate::{Instr, Move, Plan, PlanError, Round, Schedule, SegmentKind, Turn};
 
 /// Checks the stages of a schedule, whose turns are `rounds` and not too many to be followed.
 pub fn check(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
@@ -55,7 +55,7 @@ pub fn check(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), Pla
 
 /// Whether any instruction has an address in the slots.
 fn in_slots(plan: &Plan, body: &[Instr]) -> bool {
-    let slots = plan.segment("slots");
+    let slots = plan.segment_of(SegmentKind::Slots);
     let is = |segment: usize| Some(segment) == slots;
     body.iter().any(|instr| match instr {
         Instr::Launch { args, .. } => args.iter().any(|a| is(a.segment)),
@@ -73,8 +73,12 @@ mod tests {
     /// One stage with so many slots; `start` has nothing to do with them.
     fn checked(slots: u64, text: &str) -> Result<(), String> {
         let mut plan = Plan::default();
-        plan.tables.segments =
-            vec![Segment { name: "slots".into(), bytes: vec![1024], within: None }];
+        plan.tables.segments = vec![Segment {
+            name: "slots".into(),
+            kind: SegmentKind::Slots,
+            bytes: vec![1024],
+            within: None,
+        }];
         let body = "all_reduce data 1 16 1 slots+0+slot*64 slots+0+slot*64 ; -\n";
         for (name, body) in [("start", ""), ("forward", body), ("backward", body)] {
             let text = format!("loop slot 9\nloop micro 9\nloop chunk 9\n{body}end\nend\nend\n");

@@ -29,10 +29,8 @@ pub fn open(folder: &Path) -> Result<(Reader, Config), RuntimeError> {
             known.insert(name);
         }
     }
-    // The reader has found that every weight has its moments, and these their weights.
-    let is_weight = |name: &&String| !name.starts_with("exp_avg");
-    let mut names = reader.manifest.tensors.keys().filter(is_weight);
-    if let Some(name) = names.find(|n| !known.contains(*n)) {
+    // The reader has found that every weight has its state, and this its weight.
+    if let Some(name) = reader.manifest.weights().find(|n| !known.contains(*n)) {
         return Err(bad(format!("has {name}, which its configuration's model has not")));
     }
     Ok((reader, config))

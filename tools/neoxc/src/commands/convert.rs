@@ -75,8 +75,7 @@ fn to_hf(folder: &Path, out: &Path, precision: Precision) -> Result<(), Failure>
     }
     let mut data: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
     let mut whole = vec![];
-    let weights = |name: &&String| !name.starts_with("exp_avg");
-    for name in reader.manifest.tensors.keys().filter(weights) {
+    for name in reader.manifest.weights() {
         reader.read(name, &mut whole)?;
         let shape = reader.entry(name).map(|e| e.shape.clone()).unwrap_or_default();
         let shape = shape.into_iter().map(|d| d as usize).collect();

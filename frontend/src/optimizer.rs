@@ -1,0 +1,115 @@
+//! `optimizer` and `optimizer_type`: which optimizer, and its hyper-parameters, by the declarations of
+//! `neoxc_optimizers`.
+
+use neoxc_base::codes::{impossible_value, not_supported, unknown_key, wrong_type};
+use neoxc_optimizers::{Hyper, Optimizer, Settings, WEIGHT_DECAY, find, names};
+
+use crate::arguments;
+use crate::reader::{Reader, number};
+use crate::yaml::{Key, Node, Value};
+
+impl Reader<'_> {
+    /// The optimizer that the configuration asks for, and the learning rate if it is given.
+    pub(crate) fn optimizer_settings(&mut self) -> (Settings, Option<f64>) {
+        let mut lr = self.given("lr");
+        let pairs = match self.find("optimizer").map(|(_, n)| n.value.clone()) {
+            Some(Value::Map(pairs)) => pairs,
+            _ => vec![],
+        };
+        let inner = pairs.iter().find(|(k, _)| k.name == "type").map(|(_, n)| n.clone());
+        let outer = self.find("optimizer_type").map(|(_, n)| n.clone());
+        let optimizer = self.kind_of_optimizer(inner.as_ref().or(outer.as_ref()));
+        // GPT-NeoX copies the one to the other.
+        let same = |n: &Node| matches!(&n.value, Value::Str(s) if optimizer.names.contains(&&*s.to_lowercase()));
+        if inner.is_some() && outer.is_some_and(|n| !same(&n)) {
+            let message = "`optimizer_type` is another one than `optimizer.type`".to_string();
+            self.both(message, "optimizer", "optimizer_type", "leave out `optimizer_type`");
+        }
+        let decay = self.float(WEIGHT_DECAY.name);
+        let settings = Settings::new(optimizer);
+        let mut settings = settings.clone().with(WEIGHT_DECAY.name, decay).unwrap_or(settings);
+        for (key, value) in &pairs {
+            match (key.name.as_str(), &value.value) {
+                ("type", _) => {}
+                ("params", Value::Map(params)) => {
+                    for (key, value) in params {
+                        match key.name.as_str() {
+                            "lr" => lr = self.nested("optimizer.params.lr", value).or(lr),
+                            _ => self.hyper(&mut settings, key, value),
+                        }
+                    }
+                }
+                (name, _) => {
+                    let what = "a key of `optimizer`, which has type and params";
+                    self.tell(unknown_key::unknown_key(name, what, &key.span, None));
+                }
+            }
+        }
+        (settings, lr)
+    }
+
+    fn kind_of_optimizer(&mut self, kind: Option<&Node>) -> &'static Optimizer {
+        let default = neoxc_optimizers::ALL[0];
+        let Some(node) = kind else { return default };
+        let (found, what) = match &node.value {
+            Value::Str(s) => (find(s), format!("the optimizer `{s}`")),
+            v => (None, format!("an optimizer whose type is {}", v.describe())),
+        };
+        found.unwrap_or_else(|| {
+            let instead = format!("use one of {}; adam is AdamW", names());
+            self.tell(not_supported::not_supported(&what, "", &node.span, &instead));
+            default
+        })
+    }
+
+    /// Sets what a key of `optimizer.params` says.
+    fn hyper(&mut self, settings: &mut Settings, key: &Key, node: &Node) {
+        let all = settings.optimizer.hypers;
+        let hypers: Vec<&Hyper> = all.iter().filter(|h| h.key == key.name).collect();
+        let name = format!("optimizer.params.{}", key.name);
+        let values = match hypers[..] {
+            [] => {
+                let mut keys: Vec<&str> = all.iter().map(|h| h.key).collect();
+                keys.dedup();
+                let of = settings.optimizer.name();
+                let what = format!("a parameter of {of}: lr, {}", keys.join(", "));
+                self.tell(unknown_key::unknown_key(&key.name, &what, &key.span, None));
+                return;
+            }
+            [one] if one.at.is_none() => self.number_of(&name, one, node).map(|x| vec![x]),
+            _ => self.betas(node).map(|(a, b)| vec![a, b]),
+        };
+        for (hyper, x) in hypers.into_iter().zip(values.unwrap_or_default()) {
+            match settings.clone().with(hyper.name, x) {
+                Some(with) => *settings = with,
+                None if self.was_refused(&name) => {}
+                None => {
+                    let range = hyper.range.to_string();
+                    let d =
+                        impossible_value::out_of_range(&name, &x.to_string(), &range, &node.span);
+                    self.tell(d);
+                }
+            }
+        }
+    }
+
+    /// A number, or a choice as one: checked by the argument's declaration if there is one of this name, else by the
+    /// optimizer's alone.
+    fn number_of(&mut self, name: &str, hyper: &Hyper, node: &Node) -> Option<f64> {
+        if arguments::find(name).is_some() {
+            return self.nested(name, node);
+        }
+        let flag = hyper.range == neoxc_optimizers::Range::Flag;
+        let value = match &node.value {
+            Value::Bool(b) if flag => Some(f64::from(u8::from(*b))),
+            _ if flag => None,
+            other => number(other),
+        };
+        if value.is_none() {
+            let want = if flag { "true or false" } else { "a number" };
+            let found = node.value.describe();
+            self.tell(wrong_type::wrong_type(name, &found, want, &node.span, hyper.doc));
+        }
+        value
+    }
+}

@@ -1,0 +1,80 @@
+//! AdamW: Adam with decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), which is what GPT-NeoX's
+//! `adam` runs.
+//!
+//! ```text
+//! m' = β₁m + (1-β₁)g     v' = β₂v + (1-β₂)g²
+//! w' = w - lr·λ·w - lr·(m'/(1-β₁ᵗ)) / (√(v'/(1-β₂ᵗ)) + ε)
+//! ```
+
+use neoxc_ir::op::OpError;
+
+use crate::{Hyper, LR, Optimizer, Range, Scalar, Slot, Update, WEIGHT_DECAY};
+
+/// The optimizer of this file.
+pub static ADAM: Optimizer = Optimizer {
+    names: &["adam", "adamw"],
+    doc: "AdamW (arXiv:1711.05101)",
+    hypers: &[
+        Hyper {
+            name: "beta1",
+            key: "betas",
+            at: Some(0),
+            default: 0.9,
+            range: Range::HalfOpen(0.0, 1.0),
+            doc: "what a step keeps of the mean gradient",
+        },
+        Hyper {
+            name: "beta2",
+            key: "betas",
+            at: Some(1),
+            default: 0.999,
+            range: Range::HalfOpen(0.0, 1.0),
+            doc: "what a step keeps of the mean squared gradient",
+        },
+        Hyper {
+            name: "eps",
+            key: "eps",
+            at: None,
+            default: 1e-8,
+            range: Range::Closed(0.0, 1e9),
+            doc: "added to the root of the mean squared gradient",
+        },
+        WEIGHT_DECAY,
+    ],
+    slots: &[
+        Slot { name: "exp_avg", only_with: None },
+        Slot { name: "exp_avg_sq", only_with: None },
+    ],
+    scalars: &[
+        LR,
+        Scalar { name: "bc1", formula: "1 - beta1^step" },
+        Scalar { name: "bc2", formula: "1 - beta2^step" },
+    ],
+    update,
+};
+
+fn update(u: &mut Update<'_, '_>) -> Result<(), OpError> {
+    let (w, g) = (u.weight(), u.gradient());
+    let (b1, b2) = (u.hyper("beta1"), u.hyper("beta2"));
+    let (m, v) = (u.get("exp_avg")?, u.get("exp_avg_sq")?);
+    let m = u.blend(m, b1, g, 1.0 - b1)?;
+    let g2 = u.mul(g, g)?;
+    let v = u.blend(v, b2, g2, 1.0 - b2)?;
+    let bc2 = u.get("bc2")?;
+    let unbiased = u.div(v, bc2)?;
+    let root = u.sqrt(unbiased)?;
+    let eps = u.number(u.hyper("eps"))?;
+    let root = u.add(root, eps)?;
+    let bc1 = u.get("bc1")?;
+    let unbiased = u.div(m, bc1)?;
+    let step = u.div(unbiased, root)?;
+    let decay = u.scale(w, u.hyper("weight_decay"))?;
+    let total = u.add(decay, step)?;
+    let lr = u.get("lr")?;
+    let total = u.mul(total, lr)?;
+    let new = u.sub(w, total)?;
+    u.set_weight(new);
+    u.set("exp_avg", m);
+    u.set("exp_avg_sq", v);
+    Ok(())
+}
