@@ -21,7 +21,7 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut f = Function::new("projection");
-//! f.attrs.set("neox.kernel", Attr::Str("matmul".into()));
+//! f.attrs.set(neoxc_ir::keys::KERNEL, Attr::Str("matmul".into()));
 //! let mut param = |name, dims: &[(&str, usize)]| f.add_param(name, TensorType::f32(dims), Attrs::new());
 //! let x = param("x", &[("seq", 5), ("embed", 16)]);
 //! let w = param("w", &[("ffn", 24), ("embed", 16)]);

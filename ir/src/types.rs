@@ -1,7 +1,7 @@
 //! Tensor types: a dtype and *named* dims. A dim is a tensor's; an axis is the mesh's.
 //!
 //! Invariant: dim names are unique within one type, so an op can speak of `"embed"` and never of
-//! "dimension 2". The layout (`shard`) maps dims to mesh axes; it is empty on a single device.
+//! "dimension 2". How axes divide the dims of an entry's values is an attribute (`neox.layout`), not part of the type.
 
 use std::fmt;
 use std::sync::Arc;
@@ -82,22 +82,19 @@ impl Dim {
     }
 }
 
-/// dtype + named dims (+ layout).
+/// dtype + named dims.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct TensorType {
     /// Element type.
     pub dtype: DType,
     /// Dims from the slowest to the fastest in memory (row-major, contiguous).
     pub dims: Vec<Dim>,
-    /// Per dim the mesh axes it is divided over, as `"data"` or `"data,tensor"`; empty when
-    /// nothing is divided.
-    pub shard: Vec<Arc<str>>,
 }
 
 impl TensorType {
-    /// An undivided tensor.
+    /// A tensor.
     pub fn new(dtype: DType, dims: Vec<Dim>) -> Self {
-        Self { dtype, dims, shard: vec![] }
+        Self { dtype, dims }
     }
 
     /// An undivided f32 tensor from `(name, size)` pairs.
@@ -123,11 +120,6 @@ impl TensorType {
             .try_fold(1usize, |n, d| n.checked_mul(d.size))
             .filter(|n| *n <= MAX_ELEMENTS)
             .ok_or_else(|| OpError::new(format!("{self} has more than 2^52 elements")))
-    }
-
-    /// Whether dtype and dims are those of `other`, whatever the layouts.
-    pub fn same_tensor(&self, other: &Self) -> bool {
-        self.dtype == other.dtype && self.dims == other.dims
     }
 
     /// Bytes of the contiguous tensor.
@@ -168,17 +160,8 @@ impl TensorType {
     /// Without the dim called `name`.
     #[must_use]
     pub fn without(&self, name: &str) -> Self {
-        let keep: Vec<usize> =
-            (0..self.dims.len()).filter(|i| &*self.dims[*i].name != name).collect();
-        Self {
-            dtype: self.dtype,
-            dims: keep.iter().map(|i| self.dims[*i].clone()).collect(),
-            shard: if self.shard.is_empty() {
-                vec![]
-            } else {
-                keep.iter().map(|i| self.shard[*i].clone()).collect()
-            },
-        }
+        let dims = self.dims.iter().filter(|d| &*d.name != name).cloned().collect();
+        Self { dtype: self.dtype, dims }
     }
 
     /// With `dim` put in front (as a loop's stacked results have).
@@ -186,12 +169,7 @@ impl TensorType {
     pub fn stacked(&self, dim: Dim) -> Self {
         let mut dims = vec![dim];
         dims.extend(self.dims.iter().cloned());
-        let shard = if self.shard.is_empty() {
-            vec![]
-        } else {
-            std::iter::once("".into()).chain(self.shard.iter().cloned()).collect()
-        };
-        Self { dtype: self.dtype, dims, shard }
+        Self { dtype: self.dtype, dims }
     }
 }
 
@@ -208,16 +186,7 @@ impl fmt::Display for TensorType {
                 f.write_str(if i > 0 { ", " } else { "" })?;
                 write_quoted(f, &d.name)?;
             }
-            f.write_str("]")?;
-            if !self.shard.is_empty() {
-                f.write_str(", shard = [")?;
-                for (i, s) in self.shard.iter().enumerate() {
-                    f.write_str(if i > 0 { ", " } else { "" })?;
-                    write_quoted(f, s)?;
-                }
-                f.write_str("]")?;
-            }
-            f.write_str("}")?;
+            f.write_str("]}")?;
         }
         f.write_str(">")
     }

@@ -119,9 +119,6 @@ fn check_type(ty: &TensorType) -> Result<(), String> {
         }
     }
     ty.checked_elements().map_err(|e| e.0)?;
-    if !ty.shard.is_empty() && ty.shard.len() != ty.dims.len() {
-        return Err(format!("{ty}: the layout names {} dims", ty.shard.len()));
-    }
     Ok(())
 }
 

@@ -6,10 +6,10 @@
 
 use neoxc_base::codes::undivided_layers::undivided_layers;
 use neoxc_ir::op::RuleCx;
-use neoxc_ir::target::Target;
+use neoxc_ir::target::Rates;
 use neoxc_ir::{Function, Module, Op, TensorType, keys};
 
-use crate::pass::PassError;
+use crate::pass::{PassCx, PassError};
 pub use crate::settings::Partition;
 
 /// What decides the programs of a stage.
@@ -129,15 +129,8 @@ pub fn uniform(layers: usize, stages: usize) -> Option<Vec<usize>> {
 
 /// The layers of every stage of a model whose micro-batch is `step`; `parts` says of each of its ops whether
 /// it is in front of the layers (-1), one of their loops (0), or behind them (1).
-pub fn assign(
-    m: &Module,
-    step: &Function,
-    parts: &[i8],
-    method: Partition,
-    target: Target,
-    stages: usize,
-    chunks: usize,
-) -> Result<Stages, PassError> {
+pub fn assign(m: &Module, step: &Function, parts: &[i8], cx: &PassCx) -> Result<Stages, PassError> {
+    let (method, stages, chunks) = (cx.partition, cx.degrees.pipe, cx.chunks);
     let count = step.ops.iter().zip(parts).find(|(_, p)| **p == 0);
     let layers = count.and_then(|(op, _)| op.attrs.int("count")).unwrap_or(0).max(0) as usize;
     let spans = count.map(|(op, _)| op.loc.spans()).unwrap_or_default();
@@ -156,7 +149,9 @@ pub fn assign(
             divide(layers, stages, Weights { before: 0.0, layer: 1.0, behind: 0.0 })
         }
         Partition::Parameters => divide(layers, stages, of_parameters(step, parts, layers)),
-        Partition::Balanced => divide(layers, stages, of_time(m, step, parts, target, layers)),
+        Partition::Balanced => {
+            divide(layers, stages, of_time(m, step, parts, cx.machine.rates, layers))
+        }
     };
     let counts = counts.ok_or_else(|| {
         let message = format!("{stages} stages cannot each have some of {layers} layers");
@@ -188,10 +183,10 @@ fn of_parameters(step: &Function, parts: &[i8], layers: usize) -> Weights {
     w
 }
 
-fn of_time(m: &Module, step: &Function, parts: &[i8], target: Target, layers: usize) -> Weights {
+fn of_time(m: &Module, step: &Function, parts: &[i8], rates: Rates, layers: usize) -> Weights {
     let mut w = Weights { before: 0.0, layer: 0.0, behind: 0.0 };
     for (op, part) in step.ops.iter().zip(parts) {
-        let seconds = time(m, step, op, target);
+        let seconds = time(m, step, op, rates);
         match part {
             -1 => w.before += seconds,
             0 => w.layer += seconds / layers.max(1) as f64,
@@ -202,17 +197,17 @@ fn of_time(m: &Module, step: &Function, parts: &[i8], target: Target, layers: us
 }
 
 /// Seconds of an op at the roofline, loops multiplied out.
-fn time(m: &Module, f: &Function, op: &Op, target: Target) -> f64 {
+fn time(m: &Module, f: &Function, op: &Op, rates: Rates) -> f64 {
     if let Some(g) = op.attrs.symbol("callee").and_then(|c| m.function(c)) {
         let count = op.attrs.int("count").unwrap_or(1).max(1) as f64;
-        return count * g.ops.iter().map(|op| time(m, g, op, target)).sum::<f64>();
+        return count * g.ops.iter().map(|op| time(m, g, op, rates)).sum::<f64>();
     }
     let types = |ids: &[neoxc_ir::ValueId]| -> Vec<TensorType> {
         ids.iter().map(|v| f.ty(*v).clone()).collect()
     };
     let (operands, results) = (types(&op.operands), types(&op.results));
     let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: Some(m) };
-    let (cost, rates) = (op.kind.0.cost(&cx), target.rates());
+    let cost = op.kind.0.cost(&cx);
     (cost.flops / rates.flops).max(cost.bytes / rates.memory_bytes)
 }
 

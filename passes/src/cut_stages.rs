@@ -48,7 +48,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     if stages == 1 {
         return Ok(PassReport::default());
     }
-    let (chunks, target) = (cx.chunks, cx.target);
+    let chunks = cx.chunks;
     let missing = |what: &str| PassError::internal(format!("there is no @{what}"));
     let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
     let (mut step, train) = (get("micro_step")?, get("train_step")?);
@@ -69,7 +69,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     }
     let carried = train.ops[at].attrs.int("carried").unwrap_or(0) as usize;
     let sides = sides(&step)?;
-    let all = assign(m, &step, &sides, cx.partition, target, stages, chunks)?;
+    let all = assign(m, &step, &sides, cx)?;
     let (classes, of) = all.classes();
     let end = |first, last| owned(&step, &Class { layers: 0, first, last });
     let inside = names_of(&step, &end(false, false)?);
@@ -254,25 +254,41 @@ fn shrink(attrs: &Attrs, layers: usize) -> Attrs {
     out
 }
 
+/// What a loop over layers is: forward and backward hand a value on from layer to layer, in the order of the layers
+/// and against it; what only leaves values, against it, are the gradients of weights.
+fn part_of_loop(f: &Function, op: &Op) -> Result<Part, PassError> {
+    let (dim, carried) = (op.attrs.str("dim").unwrap_or_default(), op.attrs.int("carried"));
+    let callee = op.attrs.symbol("callee").unwrap_or_default();
+    let fail = |what: String| Err(PassError::internal_at(what, &op.loc));
+    if dim != LAYER {
+        return fail(format!(
+            "@{}: the loop of @{callee} is over `{dim}`, not over layers",
+            f.name
+        ));
+    }
+    match (carried, op.attrs.flag("reverse")) {
+        (Some(1), false) => Ok(Part::Forward),
+        (Some(1), true) => Ok(Part::Backward),
+        (Some(0), true) => Ok(Part::Weights),
+        _ => fail(format!("@{}: the loop of @{callee} is no forward or backward", f.name)),
+    }
+}
+
 /// The part that each op belongs to.
 fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
-    let loops: Vec<usize> = (0..f.ops.len()).filter(|i| f.ops[*i].kind.is("repeat")).collect();
-    let layers = loops.iter().all(|i| {
-        let one = f.ops[*i].attrs.int("carried") == Some(1) || loops.get(2) == Some(i);
-        f.ops[*i].attrs.str("dim") == Some(LAYER) && one
-    });
-    let (forward, backward) = match loops[..] {
-        [forward] => (forward, None),
-        [forward, backward] | [forward, backward, _] => (forward, Some(backward)),
-        _ => {
-            let message = format!("@{} has {} loops over layers", f.name, loops.len());
-            return Err(PassError::internal(message));
+    let mut loops: HashMap<Part, usize> = HashMap::new();
+    for (i, op) in f.ops.iter().enumerate().filter(|(_, op)| op.kind.is("repeat")) {
+        let part = part_of_loop(f, op)?;
+        let callee = |i: usize| f.ops[i].attrs.symbol("callee").unwrap_or_default();
+        if let Some(other) = loops.insert(part, i) {
+            let (a, b) = (callee(other), callee(i));
+            let what = format!("@{}: the loops of @{a} and @{b} are both {part:?}", f.name);
+            return Err(PassError::internal_at(what, &op.loc));
         }
-    };
-    if !layers {
-        let message = format!("@{} has a loop over something else than layers", f.name);
-        return Err(PassError::internal(message));
     }
+    let lost = || PassError::internal(format!("@{} has no loop over layers", f.name));
+    let forward = *loops.get(&Part::Forward).ok_or_else(lost)?;
+    let backward = loops.get(&Part::Backward).copied();
     let mut out = vec![Part::Head; f.ops.len()];
     let mut needed: HashSet<ValueId> = f.ops[forward].operands.iter().copied().collect();
     out[forward] = Part::Forward;
@@ -292,7 +308,7 @@ fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
             }
         }
     }
-    if let Some(weights) = loops.get(2) {
+    if let Some(weights) = loops.get(&Part::Weights) {
         out[*weights] = Part::Weights;
     }
     Ok(out)

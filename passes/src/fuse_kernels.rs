@@ -400,6 +400,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
             }
             _ => {
                 let family = family(op).ok_or_else(|| unsupported(f, op))?;
+                rows_lie_together(f, op, family)?;
                 let g = s.new_group(family, i);
                 if op.kind.is("qkv_merge") {
                     s.pull(g, i, &|op| op.kind.is("rotary") || op.kind.is("neg"));
@@ -427,6 +428,18 @@ fn is_copied(f: &Function, op: &Op) -> bool {
 /// Whether the op is what a kernel of products is about.
 fn is_product(op: &Op) -> bool {
     matches!(op.kind.name(), "matmul" | "grouped_matmul")
+}
+
+/// Refuses ops along a dim whose elements do not lie together: `rowwise` reads rows.
+fn rows_lie_together(f: &Function, op: &Op, family: &str) -> Result<(), PassError> {
+    let (Some(dim), "rowwise") = (op.attrs.str("dim"), family) else { return Ok(()) };
+    let innermost = f.ty(op.operands[0]).dims.last().is_some_and(|d| &*d.name == dim);
+    if innermost {
+        return Ok(());
+    }
+    let name = op.kind.full_name();
+    let what = format!("@{}: `{name}` along `{dim}`, which is not the innermost dim", f.name);
+    Err(PassError::internal_at(what, &op.loc))
 }
 
 fn unsupported(f: &Function, op: &Op) -> PassError {

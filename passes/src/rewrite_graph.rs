@@ -17,7 +17,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
 use egg::{Id, Pattern, Rewrite, Runner, StopReason, Symbol, SymbolLang};
-use neoxc_ir::target::Target;
+use neoxc_ir::target::Rates;
 use neoxc_ir::{Attr, Function, Loc, Module, Op, ValueId, keys};
 
 use self::apply::Apply;
@@ -91,7 +91,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let module = Arc::new(m.clone());
     let rules: Vec<&'static Rule> = rules::all().collect();
     for f in &mut m.functions {
-        let (new, o) = rewrite(f, &module, cx.target, &rules, Pick::Cheapest)?;
+        let (new, o) = rewrite(f, &module, cx.machine.rates, &rules, Pick::Cheapest)?;
         *f = new;
         report.notes.push(format!(
             "@{}: {} after {} rounds with {} terms; {:.2} us as written, {:.2} us as chosen",
@@ -114,11 +114,11 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(report)
 }
 
-/// Rewrites `f`, a function of `module`, with `rules`.
+/// Rewrites `f`, a function of `module`, with `rules`; times are on the roofline of `rates`.
 pub fn rewrite(
     f: &Function,
     module: &Arc<Module>,
-    target: Target,
+    rates: Rates,
     rules: &[&'static Rule],
     pick: Pick,
 ) -> Result<(Function, Outcome), PassError> {
@@ -190,7 +190,7 @@ pub fn rewrite(
         .map(|r| (r.name, log.iter().filter(|(rule, _)| *rule == r.name).count()))
         .collect();
     let roots: Vec<Id> = f.results.iter().map(|r| graph.find(class[r])).collect();
-    let costs = Costs::new(&graph, target, &written);
+    let costs = Costs::new(&graph, rates, &written);
     let extracted = costs.extract(pick);
     let as_written = written.iter().map(|w| costs.seconds(&w.node)).sum();
     let rebuilt = rebuild::rebuild(&rebuild::Source {

@@ -50,7 +50,7 @@ fn inputs(m: &Module, r: &mut Random) -> Vec<Tensor> {
 fn rewritten(m: &Module, rules: &[&'static Rule], pick: Pick) -> (Module, Outcome) {
     let source = Arc::new(m.clone());
     let f = m.function("main").unwrap();
-    let (new, outcome) = rewrite(f, &source, Target::X86V4, rules, pick).unwrap();
+    let (new, outcome) = rewrite(f, &source, Target::X86V4.rates(), rules, pick).unwrap();
     let mut out = m.clone();
     out.insert(new);
     verify(&out).unwrap();

@@ -132,10 +132,7 @@ pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<Tensor
     let (q, k) = (&operands[0], &operands[1]);
     let want = attention::result_types(&operands[..3])?;
     let have = &operands[3..];
-    if !have[0].same_tensor(&want[0])
-        || !have[1].same_tensor(&want[1])
-        || !have[2].same_tensor(&want[0])
-    {
+    if have[0] != want[0] || have[1] != want[1] || have[2] != want[0] {
         return Err(OpError::new(format!("out and dout must be {}, lse {}", want[0], want[1])));
     }
     let runs = Runs::of(attrs, q.size("seq").unwrap_or(1))?;

@@ -152,9 +152,9 @@ impl OpDef for Repeat {
             let fits = if sliced {
                 let slices = have.size(dim).filter(|_| s.first.is_some()).unwrap_or(s.count);
                 let enough = slices.checked_sub(s.count) >= Some(s.first.unwrap_or(0));
-                enough && have.same_tensor(&want.stacked(Dim::new(dim, slices)))
+                enough && *have == want.stacked(Dim::new(dim, slices))
             } else {
-                have.same_tensor(want)
+                have == want
             };
             if !fits {
                 return Err(OpError::new(format!(

@@ -5,7 +5,6 @@
 //! inferred; the verifier compares them with the rules.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use super::lexer::{Spanned, Token, lex};
 use crate::attrs::{Attr, Attrs};
@@ -326,7 +325,7 @@ impl Parser {
             return self.fail("expected sizes such as 4x8xf32");
         };
         self.next();
-        let (mut names, mut shard): (Vec<String>, Vec<Arc<str>>) = (vec![], vec![]);
+        let mut names: Vec<String> = vec![];
         if self.eat(",") {
             let start = self.at;
             let attrs = self.attrs()?;
@@ -334,19 +333,15 @@ impl Parser {
                 self.at = start;
                 return self.fail(message);
             }
-            let list = |name| attrs.strs(name).unwrap_or_default();
-            names = list("dims").into_iter().map(str::to_string).collect();
-            shard = list("shard").into_iter().map(Arc::from).collect();
+            let list = attrs.strs("dims").unwrap_or_default();
+            names = list.into_iter().map(str::to_string).collect();
         }
         if names.len() != sizes.len() {
             return self.fail(format!("expected {} dim names", sizes.len()));
         }
-        if !shard.is_empty() && shard.len() != sizes.len() {
-            return self.fail(format!("expected {} entries of `shard`", sizes.len()));
-        }
         self.expect(">")?;
         let dims = names.iter().zip(sizes).map(|(n, s)| Dim::new(n, s)).collect();
-        let ty = TensorType { dtype, dims, shard };
+        let ty = TensorType::new(dtype, dims);
         match ty.checked_elements() {
             Ok(_) => Ok(ty),
             Err(e) => self.fail(e.0),
@@ -451,25 +446,20 @@ impl Parser {
     }
 }
 
-/// Checks a type's `{dims = [..], shard = [..]}`: both are lists of strings and nothing else is
-/// there; a dim's name and a mesh axis are words, a `shard` entry is axes with commas, or empty.
+/// Checks a type's `{dims = [..]}`: a list of words, and nothing else is there.
 fn check_encoding(attrs: &Attrs) -> std::result::Result<(), String> {
     let word = |s: &str| {
         !s.is_empty() && !s.contains(|c: char| c.is_whitespace() || c.is_control() || c == ',')
     };
     for name in attrs.0.keys() {
+        if name != "dims" {
+            return Err(format!("expected `dims`, not `{name}`"));
+        }
         let Some(entries) = attrs.strs(name) else {
             return Err(format!("expected `{name}` to be a list of strings"));
         };
-        let fits = |s: &&str| match name.as_str() {
-            "dims" => word(s),
-            _ => s.is_empty() || s.split(',').all(word),
-        };
-        if name != "dims" && name != "shard" {
-            return Err(format!("expected `dims` or `shard`, not `{name}`"));
-        }
-        if let Some(bad) = entries.iter().find(|s| !fits(s)) {
-            return Err(format!("{bad:?} is not an entry of `{name}`"));
+        if let Some(bad) = entries.iter().find(|s| !word(s)) {
+            return Err(format!("{bad:?} is not the name of a dim"));
         }
     }
     Ok(())

@@ -6,7 +6,7 @@ use egg::{Id, Language, SymbolLang};
 use neoxc_ir::TensorType;
 use neoxc_ir::op::{Cost, RuleCx};
 use neoxc_ir::ops;
-use neoxc_ir::target::Target;
+use neoxc_ir::target::Rates;
 
 use super::Written;
 use super::terms::{Graph, leaf, lookup, split};
@@ -28,7 +28,7 @@ const SWEEPS: usize = 64;
 
 pub struct Costs<'a> {
     graph: &'a Graph,
-    target: Target,
+    rates: Rates,
     /// Terms of the function as written.
     written: HashSet<SymbolLang>,
 }
@@ -41,9 +41,9 @@ struct Best {
 }
 
 impl<'a> Costs<'a> {
-    pub fn new(graph: &'a Graph, target: Target, written: &[Written]) -> Self {
+    pub fn new(graph: &'a Graph, rates: Rates, written: &[Written]) -> Self {
         let written = written.iter().map(|w| canonical(graph, &w.node)).collect();
-        Self { graph, target, written }
+        Self { graph, rates, written }
     }
 
     /// Whether the function had this term.
@@ -53,7 +53,7 @@ impl<'a> Costs<'a> {
             || self.written.contains(&canonical(self.graph, node))
     }
 
-    /// Seconds of one term on the target's roofline.
+    /// Seconds of one term on the roofline of these rates.
     pub fn seconds(&self, node: &SymbolLang) -> f64 {
         let Some(kind) = ops::find(node.op.as_str()) else { return 0.0 };
         let Some((attrs, operands)) = split(node) else { return 0.0 };
@@ -77,7 +77,7 @@ impl<'a> Costs<'a> {
         if cost == Cost::free() {
             return 0.0;
         }
-        let r = self.target.rates();
+        let r = self.rates;
         (cost.flops / r.flops).max(cost.bytes / r.memory_bytes) + r.launch_seconds
     }
 

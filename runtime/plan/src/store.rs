@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -188,14 +188,6 @@ impl Plan {
         plan.files = files;
         validate::validate(&plan)?;
         Ok(plan)
-    }
-
-    /// The folder's manifest hash: names this very plan.
-    pub fn fingerprint(folder: &Path) -> Result<String, PlanError> {
-        let path: PathBuf = folder.join("manifest.json");
-        let text =
-            fs::read(&path).map_err(|source| PlanError::Io { action: "read", path, source })?;
-        Ok(hash(&text))
     }
 }
 
