@@ -1,0 +1,25 @@
+// Two layers are recomputed together: the loop over layers becomes a loop over groups of them.
+// RUN: group-checkpoints
+!x = tensor<3xf32, {dims = ["embed"]}>
+!w = tensor<4x3xf32, {dims = ["layer", "embed"]}>
+module {
+  func.func @block(%x: !x, %w: !x) -> !x {
+    %0 = "neox.mul"(%x, %w) : (!x, !x) -> !x
+    return %0 : !x
+  }
+  func.func @loss(%x: !x, %w: !w) -> !x {
+    %0 = "neox_loop.repeat"(%x, %w) {callee = @block, carried = 1, count = 4, dim = "layer", neox.checkpoint = 2, sliced = 1} : (!x, !w) -> !x
+    return %0 : !x
+  }
+}
+// EXPECT:
+//   @block(%x [embed 3], %w [embed 3])
+//     %0 = mul(%x, %w) [embed 3]
+//     return %0
+//   @loss(%x [embed 3], %w [layer 4, embed 3])
+//     %0 = reshape(%w) {dims = ["layer_group", "layer", "embed"], sizes = [2, 2, 3]} [layer_group 2, layer 2, embed 3]
+//     %1 = repeat(%x, %0) {callee = @block.group, carried = 1, count = 2, dim = "layer_group", checkpoint = 1, sliced = 1} [embed 3]
+//     return %1
+//   @block.group(%x [embed 3], %w [layer 2, embed 3])
+//     %0 = repeat(%x, %w) {callee = @block, carried = 1, count = 2, dim = "layer", sliced = 1} [embed 3]
+//     return %0

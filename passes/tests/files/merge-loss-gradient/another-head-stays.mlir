@@ -1,0 +1,18 @@
+// The gradient is of other weights than the loss: nothing is shared.
+// RUN: merge-loss-gradient
+!x = tensor<2x3xf32, {dims = ["seq", "embed"]}>
+!w = tensor<5x3xf32, {dims = ["vocab", "embed"]}>
+!y = tensor<2xi32, {dims = ["seq"]}>
+!l = tensor<2xf32, {dims = ["seq"]}>
+module {
+  func.func @micro_step(%x: !x, %w: !w, %v: !w, %y: !y, %dl: !l) -> (!l, !x, !w) {
+    %0:2 = "neox.linear_cross_entropy"(%x, %w, %y) : (!x, !w, !y) -> (!l, !l)
+    %1:2 = "neox.linear_cross_entropy_grad"(%x, %v, %y, %0#1, %dl) : (!x, !w, !y, !l, !l) -> (!x, !w)
+    return %0#0, %1#0, %1#1 : !l, !x, !w
+  }
+}
+// EXPECT:
+//   @micro_step(%x [seq 2, embed 3], %w [vocab 5, embed 3], %v [vocab 5, embed 3], %y i32[seq 2], %dl [seq 2])
+//     %0 = linear_cross_entropy(%x, %w, %y) [seq 2], [seq 2]
+//     %1 = linear_cross_entropy_grad(%x, %v, %y, %0#1, %dl) [seq 2, embed 3], [vocab 5, embed 3]
+//     return %0#0, %1#0, %1#1

@@ -1,0 +1,4 @@
+// RUN: partition-program tensor=2
+// FAILS: requires that there is a function @train_step or @train_finish
+module {
+}
