@@ -58,7 +58,7 @@ impl Cluster {
         }
     }
 
-    /// The peak in FLOP/s of products of factors of `dtype`: that of f32 where the cluster does not say.
+    /// The peak in FLOP/s of matmuls of factors of `dtype`: that of f32 where the cluster does not say.
     pub fn peak(&self, dtype: &str) -> f64 {
         let peak = self.peak_flops.get(dtype).or(self.peak_flops.get("f32"));
         peak.copied().unwrap_or(self.target.rates().flops)

@@ -159,7 +159,7 @@ fn epilogues() {
     let (w, bias) = ([("ffn", 50), ("embed", 24)], [("ffn", 50)]);
     let form = Attrs::new().with("approximate", Attr::Str("tanh".into()));
     let mut cases = vec![];
-    // As the lowered program has it: the product rounded, what is kept rounded, the rest in f32.
+    // As the lowered program has it: the matmul rounded, what is kept rounded, the rest in f32.
     cases.push((
         kernel("bias_gelu", "matmul", &[(&x, H), (&w, H), (&bias, H)], |b, p| {
             let m = b.matmul(p[0], p[1], &["embed"]).unwrap();
@@ -291,7 +291,7 @@ fn rows_columns_and_movements() {
     check(&cases, PLACE);
 }
 
-/// Weights are rounded too, as operands of products: a place of theirs on top of the result's.
+/// Weights are rounded too, as operands of matmuls: a place of theirs on top of the result's.
 #[test]
 fn attention_and_its_gradient() {
     const I: DType = DType::I32;

@@ -1,4 +1,4 @@
-//! Cuts of products into tasks: each that `neoxc tune` may choose gives the bits of the model's choice.
+//! Cuts of matmuls into tasks: each that `neoxc tune` may choose gives the bits of the model's choice.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 mod common;
@@ -16,7 +16,7 @@ fn build(f: &Function, choice: Choice<'_>) -> Kernel {
     kernels::build_for(&Module::new(), f, HERE, Cpu::of(HERE), choice).unwrap()
 }
 
-/// A bias and an accumulation behind the product, as in a layer.
+/// A bias and an accumulation behind the matmul, as in a layer.
 fn product(name: &str, m: usize, n: usize, k: usize, dtype: neoxc_ir::DType) -> Function {
     let (x, w) = ([("seq", m), ("embed", k)], [("ffn", n), ("embed", k)]);
     let (bias, y) = ([("ffn", n)], [("seq", m), ("ffn", n)]);

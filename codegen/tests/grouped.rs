@@ -163,7 +163,7 @@ fn one_token_attends_to_keys_that_heads_share() {
     }
 }
 
-/// Turns queries and keys by the tables `cos` and `sin`.
+/// Rotates queries and keys by the tables `cos` and `sin`.
 fn turned(b: &mut Builder<'_>, parts: &[ValueId], cos: ValueId, sin: ValueId) -> Vec<ValueId> {
     let mut turn = |x| b.one("rotary", &[x, cos, sin], Attrs::new()).unwrap();
     vec![turn(parts[0]), turn(parts[1]), parts[2]]
@@ -207,7 +207,7 @@ fn shared_projections_split_and_merge() {
     check(&cases, 2e-6);
 }
 
-/// The product that makes a shared projection stores its parts, turned.
+/// The matmul that makes a shared projection stores its parts, rotated.
 #[test]
 fn shared_projections_are_stored_in_parts() {
     for dtype in [F, H] {

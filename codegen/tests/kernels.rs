@@ -335,7 +335,7 @@ fn drop(rate: f64) -> Attrs {
         .with("site", Attr::Int(2))
 }
 
-/// Masks are the evaluator's bit for bit: alone, behind norms and products, in front of sums.
+/// Masks are the evaluator's bit for bit: alone, behind norms and matmuls, in front of sums.
 #[test]
 fn dropout_in_every_family() {
     const I: DType = DType::I32;
@@ -542,7 +542,7 @@ fn accumulating(
     (f, x)
 }
 
-/// Experts: routing, moving tokens, products of as many rows as each expert has; some experts have none.
+/// Experts: routing, moving tokens, matmuls of as many rows as each expert has; some experts have none.
 #[test]
 fn experts() {
     let mut r = Random(5);
@@ -628,7 +628,7 @@ fn experts() {
             let expand = single(&name("bias"), "move_tokens", "expand_rows", &three, &rows);
             let wide = of(&expand)[0].clone();
             cases.push(expand);
-            // A bias and an activation behind the product.
+            // A bias and an activation behind the matmul.
             let (mut f, mut values) = single(
                 &name("act"),
                 "matmul",

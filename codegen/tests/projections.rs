@@ -1,4 +1,4 @@
-//! Projections to queries, keys and values whose product stores them as those, and turns them, against the reference
+//! Projections to queries, keys and values whose matmul stores them as those, and rotates them, against the reference
 //! evaluator.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
@@ -13,7 +13,7 @@ use neoxc_ir::{Attrs, DType, Function};
 type Size = [usize; 6];
 
 /// Heads that vectors divide and that they do not, halves in one tile and in several, rows of two sequences in a tile,
-/// one row, contractions in several blocks, columns in several tasks. The last one is not turned.
+/// one row, contractions in several blocks, columns in several tasks. The last one is not rotated.
 const SIZES: [Size; 7] = [
     [1, 5, 1, 2, 1, 3],
     [1, 1, 2, 8, 2, 40],
@@ -24,7 +24,7 @@ const SIZES: [Size; 7] = [
     [3, 7, 2, 32, 4, 40],
 ];
 
-/// The kernel of one size; with factors and parts of `dtype`, turned or not.
+/// The kernel of one size; with factors and parts of `dtype`, rotated or not.
 fn projection(name: &str, size: Size, dtype: DType, turned: bool) -> Function {
     let [batch, seq, heads, width, half, embed] = size;
     let x = [("batch", batch), ("seq", seq), ("embed", embed)];
@@ -61,7 +61,7 @@ fn are_stored_in_parts() {
     check_everywhere(&cases(F), 1e-5);
 }
 
-/// A part is rounded before it is turned and after.
+/// A part is rounded before it is rotated and after.
 #[test]
 fn are_stored_in_parts_of_halves() {
     for cpu in units() {

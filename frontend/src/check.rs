@@ -130,7 +130,7 @@ impl Reader<'_> {
     }
 
     /// Layers recomputed together: groups have one size, so it must divide the number of layers, and be
-    /// whole turns of layers of several kinds.
+    /// whole periods of layers of several kinds.
     fn checkpoint_group(&mut self, layers: usize, turn: usize) -> usize {
         let wanted = self.whole("checkpoint_num_layers");
         let turns = layers / turn;

@@ -209,7 +209,7 @@ impl Reader<'_> {
                 m.num_layers / pipe / chunks,
                 moe.interval
             );
-            let hint = "choose chunks of whole turns";
+            let hint = "choose chunks of whole periods of layers";
             self.both(message, "virtual_pipeline_chunks", "moe_expert_interval", hint);
         }
         (schedule, chunks)

@@ -210,7 +210,7 @@ impl Fusing<'_> {
                 let r = &f.ops[*o];
                 r.kind.is("reduce_sum") && f.ty(r.results[0]).dims == result.dims
             }),
-            // The gradient of logits, rounded for the products that read it.
+            // The gradient of logits, rounded for the matmuls that read it.
             "cross_entropy" => {
                 let made = |o: &usize| {
                     let op = &f.ops[*o];
@@ -266,7 +266,7 @@ impl Fusing<'_> {
         (fits && rows > 1 && turns.flat_map(|op| &op.operands[1..]).all(older)).then_some(group)
     }
 
-    /// Moves what is made of given values alone, as what backward makes again, into a product whose epilogue reads one of
+    /// Moves what is made of given values alone, as what backward makes again, into a matmul whose epilogue reads one of
     /// them and that runs before all that need it: it costs no more reading.
     fn move_beside(&mut self) {
         let f = self.f;
@@ -425,7 +425,7 @@ fn is_copied(f: &Function, op: &Op) -> bool {
     op.kind.is("fill") || is_widening(f, op)
 }
 
-/// Whether the op is what a kernel of products is about.
+/// Whether the op is what a kernel of matmuls is about.
 fn is_product(op: &Op) -> bool {
     matches!(op.kind.name(), "matmul" | "grouped_matmul")
 }

@@ -6,7 +6,7 @@
 //! %d:2 = linear_cross_entropy_grad(%x, %w, %y, %l#1, %dl)
 //! ```
 //! Possible because the weight of each token in the loss, `%dl`, depends on the mask alone; it saves
-//! one of four products with the head, and the logits of a chunk are made once.
+//! one of four matmuls with the head, and the logits of a chunk are made once.
 
 use neoxc_ir::{Attrs, Builder, Function, Module, ValueId};
 

@@ -265,7 +265,7 @@ fn shorter_by_the_rates_that_it_was_given() {
 #[test]
 fn weights_are_gathered_beside_a_long_kernel() {
     let mut machine = machine();
-    // A product of 16 rows takes 6.6 us, what it needs next 2 us.
+    // A matmul of 16 rows takes 6.6 us, what it needs next 2 us.
     machine.rates.flops = 1e10;
     machine.within = Link { bandwidth: 2e9, latency: 0.0 };
     let degrees = Degrees { data: 2, ..Degrees::ONE };

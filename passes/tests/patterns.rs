@@ -34,7 +34,7 @@ fn short(ty: &TensorType) -> String {
     ty.dims.iter().map(|d| format!("{} {}", d.name, d.size)).collect::<Vec<_>>().join(", ")
 }
 
-/// Products and exchanges of a function with the sizes of one rank's values.
+/// Matmuls and exchanges of a function with the sizes of one rank's values.
 fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);
     for op in &f.ops {
@@ -183,7 +183,7 @@ fn stages_of_a_pipeline() {
     insta::assert_snapshot!(format!("{classes}\n{schedule}\n{}", outlines(&m, &names)));
 }
 
-/// Between products the sequence is divided, in attention the heads: all-to-alls change one for the other.
+/// Between matmuls the sequence is divided, in attention the heads: all-to-alls change one for the other.
 #[test]
 fn context_ranks_divide_the_heads_in_attention() {
     let m = sharded(cx(Degrees { context: 2, ..Degrees::ONE }));
@@ -259,7 +259,7 @@ fn norms_and_activations_are_made_again() {
 }
 
 /// Dropout costs no pass over memory of its own where something makes its operand or takes its result: it is
-/// in the epilogue of the product in front of it, and in the attention.
+/// in the epilogue of the matmul in front of it, and in the attention.
 #[test]
 fn dropout_is_fused() {
     let kernels = |a: Arch, entry: &str| {

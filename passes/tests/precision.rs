@@ -102,7 +102,7 @@ fn state_is_f32_and_what_products_read_is_half() {
         for entry in ["train_step", "eval_step", "logits"] {
             let f = m.function(entry).unwrap();
             let rounded = f.param_attrs.iter().filter(|a| a.str("neox.role") == Some("rounded"));
-            // A matrix per product of a layer, and the head; of an embedding only rows are rounded.
+            // A matrix per matmul of a layer, and the head; of an embedding only rows are rounded.
             let want = 5 + usize::from(a.moe.is_some());
             assert_eq!(rounded.count(), want, "{name} @{entry}");
             let handed_on = if entry == "train_step" { want } else { 0 };

@@ -256,7 +256,7 @@ fn stages_compute_what_the_whole_does() {
                 _ => 1,
             };
             let micro = if chunks > 1 { pipe } else { 2 };
-            // In turns of layers of several kinds.
+            // In periods of layers of several kinds.
             let turns = if chunks > 1 { 8 } else { 7 + (seed as usize) % 2 };
             let layers = turns * a.moe.map_or(1, |m| m.interval);
             let a = Arch { grad_accum: micro * data, layers, ..a.clone() };

@@ -53,9 +53,9 @@ pub fn drops(a: &Arch) -> bool {
 pub struct Names {
     /// [batch, seq].
     pub places: ValueId,
-    /// Of all layers (or turns of layers), or the layer's own.
+    /// Of all layers (or periods of layers), or the layer's own.
     pub layer: ValueId,
-    /// The layer's place in its turn.
+    /// The layer's place in its period.
     position: usize,
     constants: Vec<(&'static str, ValueId)>,
 }
@@ -91,7 +91,7 @@ impl Names {
         Names { places, layer, position: 0, constants }
     }
 
-    /// The same for the layer at `position` of a turn, which has masks of its own.
+    /// The same for the layer at `position` of a period, which has masks of its own.
     pub fn at(&self, position: usize) -> Names {
         Names { position, ..self.clone() }
     }

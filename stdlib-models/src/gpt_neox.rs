@@ -47,7 +47,7 @@ fn kept(a: &Arch) -> TensorType {
     TensorType::f32(&dims)
 }
 
-/// One turn of layers for sequences of shape [`batch`, seq].
+/// One period of layers for sequences of shape [`batch`, seq].
 fn block(a: &Arch, name: &str, what: Use) -> Result<Function> {
     let single = matches!(what, Use::Generate | Use::Decode);
     let batch = if single { 1 } else { a.batch };
@@ -450,7 +450,7 @@ fn setup(a: &Arch) -> Result<Option<Function>> {
 /// The Model phase of a GPT-NeoX architecture.
 pub fn build(a: &Arch) -> Result<Module> {
     if !a.layers.is_multiple_of(a.interval()) {
-        return Err(OpError::new("turns of layers of several kinds do not divide the layers"));
+        return Err(OpError::new("periods of layers of several kinds do not divide the layers"));
     }
     let mut module = Module::new();
     if a.precision != DType::F32 {

@@ -4,8 +4,8 @@
 //! the load-balancing loss are a group's own, so nothing of them depends on how many ranks there are.
 //! Two forms of the same layer:
 //! - *capacity-limited* (GShard, arXiv:2006.16668; DeepSpeed): every expert has as many slots of each
-//!   group, what does not fit is dropped, and experts are one batched product;
-//! - *dropless* (MegaBlocks, arXiv:2211.15841): rows sorted by expert, and products of as many rows as
+//!   group, what does not fit is dropped, and experts are one batched matmul;
+//! - *dropless* (MegaBlocks, arXiv:2211.15841): rows sorted by expert, and matmuls of as many rows as
 //!   each expert has.
 //!
 //! The weight of a choice is its probability; weights are not made to sum to 1.

@@ -143,7 +143,7 @@ fn flops_are_those_of_chosen_experts() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
     let flops = |sets: &[&str]| plan(folder.path(), sets).tables.flops_per_step;
-    // Wide enough that products are most of it.
+    // Wide enough that matmuls are most of it.
     let base = ["moe_router_type=topk", "num_layers=1", "hidden_size=48"];
     let one = flops(&with(&base, &["moe_num_experts=2", "moe_top_k=1"]));
     let two = flops(&with(&base, &["moe_num_experts=2", "moe_top_k=2"]));

@@ -131,7 +131,7 @@ fn attention(size: Size, dtype: DType) -> Result<Vec<Case>, Error> {
     let lse = TensorType::f32(&[("batch", batch), ("heads", heads), ("seq", seq)]);
     let attrs = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
     let grad = attrs.clone();
-    // Half of the products of the full square: the causal part.
+    // Half of the matmuls of the full square: the causal part.
     let product = (batch * heads * seq * seq * width) as f64;
     let end = if dtype == DType::Bf16 { "_bf16" } else { "" };
     let name = format!("attention_{heads}x{width}_{seq}");

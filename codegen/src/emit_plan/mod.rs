@@ -472,7 +472,7 @@ fn work(m: &Module, f: &Function) -> Cost {
     }
 }
 
-/// Whether a kernel function is a product of halves; others widen them.
+/// Whether a kernel function is a matmul of halves; others widen them.
 fn multiplies_halves(f: &Function) -> bool {
     let product = |op: &&Op| ["matmul", "grouped_matmul"].contains(&op.kind.name());
     f.ops.iter().filter(product).any(|op| f.ty(op.operands[0]).dtype == DType::Bf16)

@@ -1,8 +1,8 @@
-//! Matrix products with a fused epilogue: register tiles over operands read in place or from packed
+//! Matmuls with a fused epilogue: register tiles over operands read in place or from packed
 //! panels, one task per block of the result.
 //!
 //! C[batch, m, n] = Σₖ A[batch, m, k]·B[batch, k, n], every operand with its own strides, so no
-//! transposed copy is ever made. Products of rows that belong to experts are the same over ranges of rows
+//! transposed copy is ever made. Matmuls of rows that belong to experts are the same over ranges of rows
 //! that the kernel reads. A projection to queries, keys and values is stored as those. k is split into
 //! blocks whose partial tiles wait in scratch; the order of the sum is fixed by the depth and does not
 //! depend on the number of threads.

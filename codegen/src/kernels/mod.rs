@@ -46,7 +46,7 @@ pub struct Kernel {
     pub tasks: u64,
     /// Private scratch per thread.
     pub scratch_bytes: u64,
-    /// Of a product that can be cut into tasks in several ways: these.
+    /// Of a matmul that can be cut into tasks in several ways: these.
     pub ties: Option<Ties>,
     /// Whether its loops are unrolled where it is written, so that looking for more to unroll is time lost.
     pub unrolled: bool,
@@ -78,7 +78,7 @@ pub(crate) struct Body<'a> {
     lanes: usize,
     /// What shapes schedules.
     cpu: Cpu,
-    /// Which cut a product gets.
+    /// Which cut a matmul gets.
     choice: Choice<'a>,
     /// What it may be cut into.
     ties: Option<Ties>,

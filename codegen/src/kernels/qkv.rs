@@ -1,7 +1,7 @@
 //! Fused projections to queries, keys and values with rotary embedding, and back.
 //!
 //! A task is one token; the rotation works on the two halves of the rotary dims as vectors. Projections of more than one
-//! token are split by the product that makes them.
+//! token are split by the matmul that makes them.
 
 use neoxc_ir::ValueId;
 use neoxc_ir::ops::qkv_split::sharing;

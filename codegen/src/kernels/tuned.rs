@@ -1,6 +1,6 @@
 //! Cuts that were measured on this machine: what `neoxc tune` found, kept in the kernel cache.
 //!
-//! A cut says which rows and columns of a product are one task. Other cuts give the same bits, so a tuned
+//! A cut says which rows and columns of a matmul are one task. Other cuts give the same bits, so a tuned
 //! plan computes what an untuned one does.
 
 use std::path::Path;
@@ -10,7 +10,7 @@ use neoxc_ir::target::Target;
 use super::matmul::Cut;
 use crate::x86::Cache;
 
-/// Which cut a product gets.
+/// Which cut a matmul gets.
 #[derive(Clone, Copy)]
 pub enum Choice<'a> {
     /// The model's.
@@ -21,10 +21,10 @@ pub enum Choice<'a> {
     This(Cut),
 }
 
-/// What a product may be cut into.
+/// What a matmul may be cut into.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ties {
-    /// Names the product: sizes, strides and the machine.
+    /// Names the matmul: sizes, strides and the machine.
     pub key: String,
     /// Cuts that the model finds nearly equal, its choice first.
     pub cuts: Vec<Cut>,
@@ -41,7 +41,7 @@ impl Tuned {
         (target == Target::X86Native).then(|| Tuned(Cache::of(folder, target)))
     }
 
-    /// The measured cut of a product.
+    /// The measured cut of a matmul.
     pub(super) fn cut(&self, key: &str) -> Option<Cut> {
         let bytes = self.0.get(&self.0.key([key]))?;
         let text = String::from_utf8(bytes).ok()?;
@@ -49,7 +49,7 @@ impl Tuned {
         Some(Cut { rows: rows.parse().ok()?, columns: columns.parse().ok()? })
     }
 
-    /// Keeps the best cut of a product.
+    /// Keeps the best cut of a matmul.
     ///
     /// # Errors
     /// It could not be written.

@@ -22,7 +22,7 @@ pub fn weight_gradient(cx: &RuleCx<'_>) -> TensorType {
     cx.operands[1].with_dtype(cx.operands[1].dtype.wide())
 }
 
-/// FLOPs of one product of x and w.
+/// FLOPs of one matmul of x and w.
 pub fn product_flops(cx: &RuleCx<'_>) -> f64 {
     2.0 * cx.operands[0].elements() as f64 * cx.operands[1].size("vocab").unwrap_or(1) as f64
 }

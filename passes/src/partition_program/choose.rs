@@ -5,7 +5,7 @@
 //!   ⇒  gather, all_reduce(%y)   where there are many rows: each rank looks up its own
 //!   or all_gather(%table), gather   where there are few
 //! ```
-//! Where it takes as long either way, rows stay where they are. Products are not asked: to put a product's
+//! Where it takes as long either way, rows stay where they are. Matmuls are not asked: to put a matmul's
 //! weights together, ranks would compute the same, and hold activations that now are divided.
 
 use std::collections::{BTreeMap, BTreeSet};

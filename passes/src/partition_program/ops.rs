@@ -204,7 +204,7 @@ fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassEr
         return Ok(Partial { axes, on });
     }
     let count = op.operands.iter().filter(|o| !of(b, o).is_empty()).count();
-    // A product of matrices is cheaper, and its result more useful, once the sum is made.
+    // A matmul is cheaper, and its result more useful, once the sum is made.
     let each = sums == Sums::Each && count == 1 && !op.kind.is("matmul");
     if each {
         for (slot, o) in on.iter_mut().zip(&op.operands) {

@@ -1,4 +1,4 @@
-//! Causal attention, found in two products around a softmax, with dropout or without; and what leads there.
+//! Causal attention, found in two matmuls around a softmax, with dropout or without; and what leads there.
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, TensorType, ValueId};

@@ -55,12 +55,12 @@ impl Param {
     }
 }
 
-/// The experts of layer `position` of a turn.
+/// The experts of layer `position` of a period.
 pub(super) fn experts_of(a: &Arch, position: usize) -> Option<&Moe> {
     a.moe.as_ref().filter(|_| position == 0)
 }
 
-/// Parameters of layer `position` of a turn.
+/// Parameters of layer `position` of a period.
 pub(super) fn block_params(a: &Arch, position: usize) -> Vec<Param> {
     let (e, h, d, f) =
         (("embed", a.embed), ("heads", a.heads), ("head_dim", a.head_dim), ("ffn", a.ffn));
@@ -108,7 +108,7 @@ pub(super) fn block_params(a: &Arch, position: usize) -> Vec<Param> {
     p
 }
 
-/// The name of a parameter of layer `position` of a turn within its function.
+/// The name of a parameter of layer `position` of a period within its function.
 pub(super) fn short_at(a: &Arch, p: &Param, position: usize) -> String {
     match a.interval() {
         1 => p.short(),

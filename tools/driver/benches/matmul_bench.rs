@@ -1,12 +1,12 @@
-//! Matrix products of the compiler beside the processor's peak, and beside those of others, in turn.
+//! Matmuls of the compiler beside the processor's peak, and beside those of others, in turn.
 //!
 //! `[PEER_PYTHON=PYTHON] cargo bench -p neoxc-driver --bench matmul_bench [-- FILTER]` prints a line of a table
-//! for each product whose name has all words of FILTER: squares, and forward, data gradient and weight gradient of every
+//! for each matmul whose name has all words of FILTER: squares, and forward, data gradient and weight gradient of every
 //! layer of the 14M, 70M and 160M models, in f32 and bfloat16, on one core and on all. ROUNDS=N sets how often;
 //! PEERS=torch,numpy with whom: numpy has OpenBLAS, no bfloat16, and needs threadpoolctl.
 //!
-//! A round measures the peak in registers on the same threads, then the product, then the peers', each by the clock. Of a
-//! share there are two numbers: the quickest round against the highest peak, which is what the product can do, and the
+//! A round measures the peak in registers on the same threads, then the matmul, then the peers', each by the clock. Of a
+//! share there are two numbers: the quickest round against the highest peak, which is what the matmul can do, and the
 //! median round against the median peak, which is what it does beside others on the same processor (they share caches and
 //! memory, which the peak does not use). GFLOP/s are medians, and so are ratios to a peer, of whose own share of the peak
 //! there are the same two numbers.
@@ -34,7 +34,7 @@ enum Kind {
     Dw,
 }
 
-/// A product: m × n of contractions over k.
+/// A matmul: m × n of contractions over k.
 struct Case {
     name: String,
     kind: Kind,
@@ -79,7 +79,7 @@ impl Case {
     }
 }
 
-/// The three products of a layer of `t` tokens, in both dtypes.
+/// The three matmuls of a layer of `t` tokens, in both dtypes.
 fn layer(name: &str, t: usize, inputs: usize, outputs: usize, cases: &mut Vec<Case>) {
     for dtype in [DType::F32, DType::Bf16] {
         for (kind, size) in [
@@ -127,7 +127,7 @@ impl Peer {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../bench/peer_matmul.py");
         let mut child = Command::new(python)
             .args([script, name])
-            // Threads that wait for their next product would take the cores from ours.
+            // Threads that wait for their next matmul would take the cores from ours.
             .envs([("KMP_BLOCKTIME", "0"), ("OMP_WAIT_POLICY", "passive")])
             .env("OPENBLAS_THREAD_TIMEOUT", "4")
             .stdin(Stdio::piped())
@@ -138,7 +138,7 @@ impl Peer {
         Ok(Peer { name: name.to_string(), child, answers: BufReader::new(out) })
     }
 
-    /// Whether it has products of `c`'s dtype.
+    /// Whether it has matmuls of `c`'s dtype.
     fn takes(&self, c: &Case) -> bool {
         self.name != "numpy" || c.dtype == DType::F32
     }
@@ -172,7 +172,7 @@ fn median(mut x: Vec<f64>) -> f64 {
     x.get(x.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// One round: the peaks, and the seconds of the product and of each peer's.
+/// One round: the peaks, and the seconds of the matmul and of each peer's.
 struct Round {
     peaks: Vec<f64>,
     seconds: f64,
@@ -263,7 +263,7 @@ fn main() -> Result<(), Error> {
     let counts = if cores > 1 { vec![1, cores] } else { vec![1] };
     let names: String = peers.iter().map(|p| format!(" x {} | its share |", p.name)).collect();
     println!(
-        "| product | m x n x k | dtype | cores | GFLOP/s | of the peak: best, usual | of AMX's |{names}"
+        "| matmul | m x n x k | dtype | cores | GFLOP/s | of the peak: best, usual | of AMX's |{names}"
     );
     println!("|---|---|---|---|---|---|---|{}", "---|---|".repeat(peers.len()));
     for c in cases() {

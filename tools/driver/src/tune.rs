@@ -1,4 +1,4 @@
-//! `neoxc tune`: cuts of products that the model finds nearly equal, compiled to be measured, and the winners kept.
+//! `neoxc tune`: cuts of matmuls that the model finds nearly equal, compiled to be measured, and the winners kept.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -9,11 +9,11 @@ use neoxc_codegen::x86::{self, Cpu};
 use neoxc_ir::Module;
 use neoxc_ir::target::Target;
 
-/// A product with several near ties.
+/// A matmul with several near ties.
 pub struct Tie {
-    /// Names the product and the machine.
+    /// Names the matmul and the machine.
     pub key: String,
-    /// The first kernel of the plan that is this product.
+    /// The first kernel of the plan that is this matmul.
     pub kernel: String,
     /// Rows and columns of a task: the model's first.
     pub cuts: Vec<Cut>,
@@ -25,7 +25,7 @@ pub struct Tie {
     pub buffers: Vec<u64>,
 }
 
-/// The distinct products of a scheduled module that can be cut in several ways.
+/// The distinct matmuls of a scheduled module that can be cut in several ways.
 pub fn products(m: &Module) -> Result<Vec<(&neoxc_ir::Function, kernels::Ties)>, CodegenError> {
     let mut seen = HashSet::new();
     let mut out = vec![];
@@ -36,7 +36,7 @@ pub fn products(m: &Module) -> Result<Vec<(&neoxc_ir::Function, kernels::Ties)>,
     Ok(out)
 }
 
-/// Compiles every near tie of a product.
+/// Compiles every near tie of a matmul.
 pub fn compile(
     m: &Module,
     f: &neoxc_ir::Function,
@@ -57,7 +57,7 @@ pub fn compile(
     Ok(Tie { key, kernel: f.name.clone(), cuts, library, versions, buffers })
 }
 
-/// Keeps the cut of a product in the kernel cache, for compiling on this machine from now on.
+/// Keeps the cut of a matmul in the kernel cache, for compiling on this machine from now on.
 ///
 /// # Errors
 /// It could not be written.

@@ -81,8 +81,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Measure what the time of a step, or of a token, goes to, kernel by kernel, beside what this machine can do.
     Profile(Profile),
-    /// Measure, for each matrix product of a plan, ways to divide it that should be equally fast, and use the
-    /// fastest whenever this machine compiles that product. Results keep their bits.
+    /// Measure, for each matmul of a plan, ways to divide it that should be equally fast, and use the
+    /// fastest whenever this machine compiles that matmul. Results keep their bits.
     Tune(Tune),
 }
 

@@ -67,7 +67,7 @@ fn tune(f: &Path) {
         let rows = text.lines().map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap());
         rows.map(|r| r["loss"].as_f64().unwrap().to_bits()).collect::<Vec<_>>()
     };
-    // Wide enough that products have several cuts.
+    // Wide enough that matmuls have several cuts.
     let wide = [
         "--set",
         "hidden_size=256",

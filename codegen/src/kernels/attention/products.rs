@@ -1,4 +1,4 @@
-//! The products of attention in f32, on register tiles.
+//! The matmuls of attention in f32, on register tiles.
 //!
 //! Where a group of queries is the columns, vectors that lie before all keys of a tile are left out: the tile gets
 //! narrower along the diagonal, and no sum gains a term by it.
@@ -27,7 +27,7 @@ fn limits(k: &mut Emit, s: Sizes, first: Val, count: Val, column: Val) -> Vec<Va
 /// `to[key][query] = row_key · query` for `count` rows of keys and the group that is `packed`; `first` is the first
 /// row's key less the group's first query. Meanwhile the next rows come into the first-level cache, and as many of
 /// `soon` into the second.
-#[allow(clippy::too_many_arguments)] // a product has that many parts
+#[allow(clippy::too_many_arguments)] // a matmul has that many parts
 pub fn scores(
     k: &mut Emit,
     s: Sizes,
@@ -108,7 +108,7 @@ pub fn scores(
 
 /// `sums[column][query] = factor·sums[column][query] + Σ_key weights[key][query]·rows[key][column]` for a group of
 /// queries, over the keys that each vector sees; `factors` has one factor per query.
-#[allow(clippy::too_many_arguments)] // a product has that many parts
+#[allow(clippy::too_many_arguments)] // a matmul has that many parts
 pub fn add_to_queries(
     k: &mut Emit,
     s: Sizes,
@@ -255,8 +255,8 @@ pub fn add_to_keys(
     }
 }
 
-/// `rows × vectors` tile of a product: `Σ_p a(row, p)·b(p, vector)` on top of `init`, for p in `from .. to`. So many
-/// `steps`, of which the range is a multiple, are one turn of the loop, and `each` comes once in it.
+/// `rows × vectors` tile of a matmul: `Σ_p a(row, p)·b(p, vector)` on top of `init`, for p in `from .. to`. So many
+/// `steps`, of which the range is a multiple, are one iteration of the loop, and `each` comes once in it.
 fn product(
     k: &mut Emit,
     (rows, vectors, lanes): (usize, usize, usize),

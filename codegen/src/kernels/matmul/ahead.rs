@@ -1,17 +1,17 @@
 //! What tiles ask for ahead: the rows of A of the tiles that follow, and the columns of B of the next block of the
 //! contraction, on their way to the second-level cache while this tile's steps are multiplied.
 //!
-//! Some lines a turn of the innermost loop, not all at once: asked for in a burst they would take every buffer that
+//! Some lines in an iteration of the innermost loop, not all at once: asked for in a burst they would take every buffer that
 //! lines arrive in, and the tile would wait for its own.
 
 use super::tile::UNROLL;
 use crate::emit::{Emit, LINE, Val};
 use crate::kernels::pack::Source;
 
-/// More lines than so many in a turn are not worth asking for: the tile itself needs 11 or more.
+/// More lines than so many in an iteration are not worth asking for: the tile itself needs 11 or more.
 const MOST: usize = 4;
 
-/// Lines to ask for: at each turn of the innermost loop, which begins with step p, the one at `from + p·step`.
+/// Lines to ask for: in each iteration of the innermost loop, which begins with step p, the one at `from + p·step`.
 #[derive(Debug, Clone, Copy)]
 pub struct Ahead {
     from: Val,
@@ -19,7 +19,7 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Asks for the line of the turn that begins with step `p`.
+    /// Asks for the line of the iteration that begins with step `p`.
     pub fn ask(self, k: &mut Emit, p: Val) {
         let at = k.scale(p, self.step);
         let at = k.element(self.from, at);

@@ -9,12 +9,12 @@ use crate::CodegenError;
 use crate::emit::{LINE, Val};
 use crate::kernels::Body;
 
-/// The epilogue of some columns of one of the independent products.
+/// The epilogue of some columns of one of the independent matmuls.
 #[derive(Clone, Copy)]
 pub struct Epilogue<'a> {
-    /// The product.
+    /// The matmul.
     pub(super) plan: &'a Plan,
-    /// Which of the independent products.
+    /// Which of the independent matmuls.
     pub batch: Val,
     /// First column.
     pub column: Val,

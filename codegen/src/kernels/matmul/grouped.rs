@@ -1,4 +1,4 @@
-//! Products whose rows belong to experts: each expert's rows are a matrix of a height that is known only
+//! Matmuls whose rows belong to experts: each expert's rows are a matrix of a height that is known only
 //! when the kernel runs.
 //!
 //! The tasks are those of the worst case, all rows with one expert; tasks beyond an expert's rows end at
@@ -39,7 +39,7 @@ pub struct Place {
     pub rows: Rows,
 }
 
-/// The roles of the dims of a grouped product.
+/// The roles of the dims of a grouped matmul.
 pub fn roles(f: &Function, op: &Op) -> Result<Roles, CodegenError> {
     let (x, w) = (f.ty(op.operands[0]), f.ty(op.operands[1]));
     let (k, n) = sides(w, &op.attrs).map_err(|e| CodegenError::kernel(&f.name, e.0))?;
@@ -69,12 +69,12 @@ impl Ranges {
         })
     }
 
-    /// Number of independent products at most.
+    /// Number of independent matmuls at most.
     pub fn products(&self, bins: usize) -> usize {
         bins * (self.local + 1)
     }
 
-    /// What product number `which` is.
+    /// What matmul number `which` is.
     pub fn place(&self, k: &mut Emit, which: Val) -> Place {
         let ranges = k.int(self.local as i64 + 1);
         let (bin, range) = (k.div(which, ranges), k.rem(which, ranges));

@@ -12,7 +12,7 @@ use crate::emit::{Emit, Ty, Val};
 use crate::kernels::Body;
 use crate::kernels::qkv::{self, Rotation, Sizes};
 
-/// The parts of a product's result, if it has any.
+/// The parts of a matmul's result, if it has any.
 #[derive(Clone)]
 pub struct Parts {
     /// The value that is split.

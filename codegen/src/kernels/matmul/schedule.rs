@@ -1,4 +1,4 @@
-//! The schedule of a matrix product: an analytic choice of tiles, blocks and operand access.
+//! The schedule of a matmul: an analytic choice of tiles, blocks and operand access.
 //!
 //! Invariant: `block_depth`, which fixes the order of the sum, depends on the depth, the layout of the operands and the
 //! caches alone; so the bits of a result depend neither on the task shape nor on the number of threads.
@@ -51,13 +51,13 @@ impl Unit {
         match self {
             Unit::Fma => (rows * vectors) as f64 / 2.0,
             Unit::Dot => (rows * vectors) as f64,
-            // A product of two tile registers, 16 steps, takes 16 cycles.
+            // A matmul of two tile registers, 16 steps, takes 16 cycles.
             Unit::Tiles => (rows * vectors) as f64 / TILE as f64,
         }
     }
 }
 
-/// The schedule of one product.
+/// The schedule of one matmul.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     /// What multiplies.
@@ -80,7 +80,7 @@ pub struct Schedule {
     pub b: Access,
 }
 
-/// The tasks of a product: it changes no bit of the result, which is why it may be measured.
+/// The tasks of a matmul: it changes no bit of the result, which is why it may be measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
     /// Rows of a task.
@@ -94,12 +94,12 @@ const NEAR: f64 = 1.15;
 /// So many of them are worth measuring.
 const MOST_TIES: usize = 6;
 
-/// One product: sizes, and the strides of its operands.
+/// One matmul: sizes, and the strides of its operands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Problem {
     /// What multiplies.
     pub unit: Unit,
-    /// Independent products.
+    /// Independent matmuls.
     pub batch: usize,
     /// Rows.
     pub m: usize,
@@ -236,7 +236,7 @@ impl Schedule {
         Schedule { task_rows: cut.rows, task_columns: cut.columns, ..self }
     }
 
-    /// Estimated cycles of the whole product times the cores that share it.
+    /// Estimated cycles of the whole matmul times the cores that share it.
     fn cycles(&self, p: Problem, blocks: usize, cpu: Cpu) -> f64 {
         let (rows, columns) = (p.m.div_ceil(self.task_rows), p.n.div_ceil(self.task_columns));
         let tasks = p.batch * rows * columns;

@@ -83,12 +83,12 @@ impl Operand {
     }
 }
 
-/// Steps of the contraction in one turn of the innermost loop: what counts them takes the ports of multiply-adds.
+/// Steps of the contraction in one iteration of the innermost loop: what counts them takes the ports of multiply-adds.
 pub const UNROLL: usize = 4;
 
 /// One register tile.
 pub struct Tile<'a> {
-    /// The product.
+    /// The matmul.
     pub(super) plan: &'a Plan,
     /// Rows of A.
     pub a: Operand,
@@ -187,7 +187,7 @@ impl Tile<'_> {
     }
 
     /// The same with AMX: two by two tile registers of sums, stored to rows `stride` apart. `between` says what else to
-    /// do in a step, beside products that take as long.
+    /// do in a step, beside matmuls that take as long.
     fn tile_sums(
         &self,
         b: &mut Body<'_>,

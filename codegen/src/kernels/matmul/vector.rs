@@ -14,7 +14,7 @@ use crate::kernels::{Body, Shape, pack};
 /// How far ahead weights are asked for, in bytes.
 const AHEAD: usize = 1024;
 
-/// Whether a product is of this kind.
+/// Whether a matmul is of this kind.
 pub(super) fn takes(p: Problem) -> bool {
     p.batch == 1 && p.m == 1 && p.a.1 == 1 && p.b.1 == 1
 }
@@ -22,15 +22,15 @@ pub(super) fn takes(p: Problem) -> bool {
 /// Vectors of sums that keep multiply-adds busy, of which each waits for its last one.
 const SUMS: usize = 8;
 
-/// Turns of a loop, over all rows that are walked together, below which starting it is what costs.
+/// Iterations of a loop, over all rows that are walked together, below which starting it is what costs.
 const TURNS: usize = 8;
 
-/// Vectors of a row in a turn of the loop.
+/// Vectors of a row in an iteration of the loop.
 fn parts(whole: usize, lanes: usize) -> usize {
     [4, 2].into_iter().find(|n| whole.is_multiple_of(n * lanes)).unwrap_or(1)
 }
 
-/// Rows that are walked together: more than one only where a row is over in a few turns.
+/// Rows that are walked together: more than one only where a row is over in a few iterations.
 fn together(turns: usize) -> usize {
     (TURNS / turns.max(1)).max(1)
 }

@@ -88,7 +88,7 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells how a product is divided into tasks, which its kernel's text notes.
+/// Tells how a matmul is divided into tasks, which its kernel's text notes.
 fn cut(plan: &Plan, kernel: &str) {
     let text = super::dump::text(plan, Phase::Kernels).unwrap_or_default();
     let start = format!("func.func @{kernel}(");

@@ -14,7 +14,7 @@ const ROUNDS: usize = 9;
 /// The model's choice stays unless another is this much faster: less is noise.
 const MARGIN: f64 = 0.98;
 
-/// Measures near ties of a plan's products and keeps the fastest.
+/// Measures near ties of a plan's matmuls and keeps the fastest.
 pub fn run(a: &Tune) -> Result<(), Failure> {
     let plan = Plan::open(&a.plan)?;
     if plan.tables.target != Target::X86Native.name() {
@@ -78,7 +78,7 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
         println!("{}", serde_json::json!({ "products": rows, "changed": changed }));
     } else {
         println!(
-            "{count} products measured, {changed} have other tasks from now on: compile the plan again"
+            "{count} matmuls measured, {changed} have other tasks from now on: compile the plan again"
         );
     }
     Ok(())

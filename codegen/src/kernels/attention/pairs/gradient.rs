@@ -17,7 +17,7 @@ use crate::kernels::dropout::Weights;
 use crate::kernels::{Body, Shape};
 use crate::x86::Bf16;
 
-/// Keys of a chunk: products of its weights run over whole blocks in both directions.
+/// Keys of a chunk: matmuls of its weights run over whole blocks in both directions.
 const KEYS: usize = QUERIES;
 /// A vector of f32.
 const V: Ty = Ty::Vec(TILE);

@@ -1,4 +1,4 @@
-//! The layouts in which products of pairs take their operands.
+//! The layouts in which matmuls of pairs take their operands.
 
 use super::{Left, Lines, Pairs, SIDE};
 use crate::emit::{Emit, TILE, Ty, Val};
@@ -59,7 +59,7 @@ impl Pairs {
         });
     }
 
-    /// Columns of `rows` rows (whole [`SIDE`]s) as rows of pairs, 16 words of each together: what a product over
+    /// Columns of `rows` rows (whole [`SIDE`]s) as rows of pairs, 16 words of each together: what a matmul over
     /// tokens takes from the left.
     pub fn across_tokens(self, k: &mut Emit, from: Left, rows: Val, to: Val) -> Left {
         let zero = k.int(0);
@@ -82,7 +82,7 @@ impl Pairs {
         Left { base: to, row: TILE, step: wide * TILE }
     }
 
-    /// Rows (`rows` of them, whole [`TILE`]s) as lines of pairs along head_dim, `row` words long: what a product over
+    /// Rows (`rows` of them, whole [`TILE`]s) as lines of pairs along head_dim, `row` words long: what a matmul over
     /// head_dim takes from the right.
     pub fn along_width(self, k: &mut Emit, from: Left, rows: Val, to: Lines) {
         let (zero, steps) = (k.int(0), k.int((self.wide() / 2) as i64));
@@ -101,7 +101,7 @@ impl Pairs {
         });
     }
 
-    /// Rows (an even number) as lines of pairs of them: what a product over tokens takes from the right.
+    /// Rows (an even number) as lines of pairs of them: what a matmul over tokens takes from the right.
     pub fn along_tokens(self, k: &mut Emit, from: Left, rows: Val, to: Val) {
         let wide = self.wide();
         let zero = k.int(0);

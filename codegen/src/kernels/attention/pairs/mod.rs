@@ -1,7 +1,7 @@
 //! Attention of bfloat16: products of pairs, in AMX tile registers or as dot products, on top of f32.
 //!
-//! Scores stand transposed as in [`super::block`]: a row of queries for each key. Then all products have one form, and
-//! no weight moves between lanes but within its pair. Weights are rounded to bfloat16 as operands of the next product.
+//! Scores stand transposed as in [`super::block`]: a row of queries for each key. Then all matmuls have one form, and
+//! no weight moves between lanes but within its pair. Weights are rounded to bfloat16 as operands of the next matmul.
 
 pub mod forward;
 pub mod gradient;
@@ -94,7 +94,7 @@ impl Pairs {
 
     /// `c = a·b`, or `c += a·b`, for `m` rows and `n` columns. `steps` are those of the contraction for the rows from
     /// a given one on, 16 pairs each.
-    #[allow(clippy::too_many_arguments)] // a product has that many parts
+    #[allow(clippy::too_many_arguments)] // a matmul has that many parts
     pub fn product(
         self,
         k: &mut Emit,

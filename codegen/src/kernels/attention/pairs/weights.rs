@@ -1,5 +1,5 @@
 //! Backward, what becomes of a chunk's scores: weights and gradients of scores as pairs, in the layouts of the next
-//! products.
+//! matmuls.
 
 use super::{QUERIES, SIDE, VECTORS, each_key, named, sees};
 use crate::emit::{Emit, TILE, Ty, Val, math};
@@ -23,7 +23,7 @@ pub struct Room {
 }
 
 /// Makes weights and gradients of scores, less the scale, of a group of queries `offset` after the block's first, in
-/// the layouts that the next products take; zero where a query does not see a key.
+/// the layouts that the next matmuls take; zero where a query does not see a key.
 pub fn weigh(
     k: &mut Emit,
     s: Sizes,
