@@ -16,8 +16,24 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The first of the `names` with the fewest edits from `word`, if that is at most three edits.
+/// The first of the `names` with the fewest edits from `word`, if these are at most three and leave something of it.
 pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    let most = word.chars().count().saturating_sub(1).min(3);
     let all = names.into_iter().map(|name| (distance(name, word), name));
-    all.min_by_key(|(edits, _)| *edits).filter(|(edits, _)| *edits <= 3).map(|(_, name)| name)
+    all.min_by_key(|(edits, _)| *edits).filter(|(edits, _)| *edits <= most).map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_misspelt_word_finds_its_neighbour_and_another_word_none() {
+        let names = ["lr", "min_lr", "num_layers"];
+        assert_eq!(nearest("num_layer", names), Some("num_layers"));
+        assert_eq!(nearest("lt", names), Some("lr"));
+        assert_eq!(nearest("xy", names), None);
+        assert_eq!(nearest("hidden_size", names), None);
+        assert_eq!(nearest("", names), None);
+    }
 }

@@ -37,7 +37,7 @@ impl Reader<'_> {
             return None;
         }
         if top_k > experts {
-            let message = format!("{top_k} experts of a token, of {experts} there are");
+            let message = format!("a token cannot go to {top_k} experts of {experts}");
             self.both(message, "moe_top_k", "moe_num_experts", "choose fewer");
         }
         if !layers.is_multiple_of(interval) {

@@ -363,7 +363,7 @@ fn experts_have_their_rules() {
     );
     assert_eq!(l.config.unwrap().model.moe, None);
     for (sets, want) in [
-        (&["moe_num_experts=2", "moe_top_k=3"][..], "3 experts of a token, of 2 there are"),
+        (&["moe_num_experts=2", "moe_top_k=3"][..], "a token cannot go to 3 experts of 2"),
         (&["moe_num_experts=2", "moe_expert_interval=3"], "does not divide 2 layers"),
         (&["moe_num_experts=2", "moe_min_capacity=3"], "limits experts that drop nothing"),
         (&["moe_num_experts=2", "moe_loss_coeff=0.1"], "balances experts without a loss"),

@@ -415,7 +415,10 @@ fn a_cluster_is_told_what_a_plan_asks_of_it() {
     let text = fails(folder, 3, &compile("small.yml", &[]));
     assert!(text.contains("NX0112") && text.contains("memory_gib: 0.0001"), "{text}");
     let text = fails(folder, 3, &compile("small.yml", &mesh[1..]));
-    assert!(text.contains("8 ranks on a cluster of 4") && text.contains("world_size=8"), "{text}");
+    assert!(
+        text.contains("wants 8 ranks, and the cluster has 4") && text.contains("world_size=8"),
+        "{text}"
+    );
 
     let wrong = small
         .replace("nodes: 1", "nodes: -2")

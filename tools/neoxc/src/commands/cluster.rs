@@ -34,7 +34,8 @@ pub fn load(path: &Path, config: &Config, mut sources: Sources) -> Result<Checke
     let (wanted, there) = (p.ranks(), checked.cluster.ranks());
     if wanted > there {
         let c = &checked.cluster;
-        let message = format!("{wanted} ranks on a cluster of {there}");
+        let message =
+            format!("the configuration wants {wanted} ranks, and the cluster has {there}");
         let text = format!("{} nodes of {} ranks", c.nodes, c.ranks_per_node);
         return checked.refuse(config, &message, "nodes", &text, "world_size", "fewer ranks");
     }
