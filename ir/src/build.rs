@@ -131,7 +131,7 @@ impl<'a> Builder<'a> {
         self.one("cast", &[x], Attrs::new().with("dtype", Attr::Str(dtype.name().into())))
     }
 
-    /// `x` in the precision that it is computed with: halves in f32, others as they are.
+    /// `x` in the precision that ops compute in: a 16-bit float as f32, other dtypes as they are.
     pub fn widened(&mut self, x: ValueId) -> Result<ValueId, OpError> {
         let dtype = self.ty(x).dtype.wide();
         self.cast(x, dtype)

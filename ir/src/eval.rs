@@ -1,7 +1,7 @@
 //! The reference evaluator: every op in f64, one readable loop each, as slow as it likes.
 //!
 //! It is the yardstick for passes and kernels, so it shares nothing with them. Integers are held
-//! as f64 (exact up to 2^53). What an op makes is rounded where its dtype is a half; f32 is not modelled,
+//! as f64 (exact up to 2^53). A result is rounded where its dtype is a 16-bit float; the rounding of f32 is not modelled,
 //! except by `cast`.
 
 use crate::module::{Function, Module, ValueId};
@@ -45,7 +45,7 @@ impl Tensor {
         Self { ty, data }
     }
 
-    /// With elements that its dtype has, where that is a half.
+    /// The tensor with its elements rounded to its dtype, if that is a 16-bit float.
     #[must_use]
     pub fn rounded(mut self) -> Self {
         if self.ty.dtype.wide() != self.ty.dtype {

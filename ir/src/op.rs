@@ -101,16 +101,15 @@ pub enum Class {
     Special,
 }
 
-/// How an op reads an operand, or leaves a result, in a program that computes with halves. Integers are
-/// never affected.
+/// How an op reads an operand, or rounds a result, in a program of low precision (bf16). Integers are never affected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Held {
-    /// An operand is read as a half; a result is rounded to one where it is made, unless it is part of a
+pub enum Rounding {
+    /// An operand is read in the low precision; a result is rounded to it where it is made, unless it is part of a
     /// value that is exact.
-    Half,
-    /// f32. A result is rounded only if another reader, or a loop that keeps it, wants a half.
+    Low,
+    /// f32. A result is rounded only if another reader, or a loop that keeps it, wants it in the low precision.
     Free,
-    /// f32, and no reader makes it a half: losses, statistics, sums, what decides about routes.
+    /// f32, and no reader rounds it: losses, statistics, sums, and values that decide about routes.
     Exact,
     /// Moved and not computed with: all operands and results of this kind have one dtype.
     Same,
@@ -122,27 +121,30 @@ pub enum Held {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Precision {
     /// Of operands.
-    pub operands: &'static [Held],
+    pub operands: &'static [Rounding],
     /// Of results.
-    pub results: &'static [Held],
+    pub results: &'static [Rounding],
 }
 
 impl Precision {
     /// Computes in f32 on what was rounded before.
-    pub const WIDE: Precision = Precision { operands: &[Held::Free], results: &[Held::Free] };
+    pub const WIDE: Precision =
+        Precision { operands: &[Rounding::Free], results: &[Rounding::Free] };
     /// Nothing is rounded.
-    pub const EXACT: Precision = Precision { operands: &[Held::Exact], results: &[Held::Exact] };
+    pub const EXACT: Precision =
+        Precision { operands: &[Rounding::Exact], results: &[Rounding::Exact] };
     /// Moves values.
-    pub const SAME: Precision = Precision { operands: &[Held::Same], results: &[Held::Same] };
+    pub const SAME: Precision =
+        Precision { operands: &[Rounding::Same], results: &[Rounding::Same] };
 
     /// Of operand `i`.
-    pub fn operand(self, i: usize) -> Held {
-        self.operands.get(i).or(self.operands.last()).copied().unwrap_or(Held::Exact)
+    pub fn operand(self, i: usize) -> Rounding {
+        self.operands.get(i).or(self.operands.last()).copied().unwrap_or(Rounding::Exact)
     }
 
     /// Of result `i`.
-    pub fn result(self, i: usize) -> Held {
-        self.results.get(i).or(self.results.last()).copied().unwrap_or(Held::Exact)
+    pub fn result(self, i: usize) -> Rounding {
+        self.results.get(i).or(self.results.last()).copied().unwrap_or(Rounding::Exact)
     }
 }
 
@@ -394,7 +396,7 @@ pub trait OpDef: Sync {
     fn signature(&self) -> Signature;
     /// What it is to fusion.
     fn class(&self) -> Class;
-    /// What it does with values in a program that computes with halves.
+    /// How it reads and rounds values in a program of low precision.
     fn precision(&self) -> Precision;
     /// Result types from operand types.
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError>;

@@ -51,7 +51,7 @@ impl DType {
         }
     }
 
-    /// What is computed with: f32 for the halves, which only save bytes.
+    /// The dtype that ops compute in: f32 for the 16-bit floats, which only save bytes.
     #[must_use]
     pub fn wide(self) -> Self {
         match self {

@@ -6,7 +6,7 @@
 //! ```
 //! Greedy and deterministic: reductions pull in the pointwise ops that only they use; pointwise ops
 //! join the latest kernel that makes one of their operands, if all others are older, or one that reads the same given
-//! values; a projection stores the queries, keys and values that it makes; constants, and halves made f32, are copied into
+//! values; a projection stores the queries, keys and values that it makes; constants, and casts of bf16 to f32, are copied into
 //! each kernel that reads them. Views, calls and loops stay. Equal kernels become one.
 
 use std::collections::HashMap;
@@ -310,7 +310,7 @@ impl Fusing<'_> {
         let reads = |(_, op): &(usize, &Op)| op.operands.contains(&v);
         !self.f.results.contains(&v)
             && self.f.ops.iter().enumerate().filter(reads).all(|(i, op)| match self.of[i] {
-                // A half made f32 is copied to where it is read.
+                // A cast of bf16 to f32 is copied to where it is read.
                 None if is_widening(self.f, op) => self.readers(op.results[0], groups),
                 None => false,
                 Some(g) => {
@@ -412,7 +412,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
     Ok(s)
 }
 
-/// Whether the op makes f32 of a half: free where it is read.
+/// Whether the op casts bf16 to f32, which is free where the value is read.
 fn is_widening(f: &Function, op: &Op) -> bool {
     let ty = |v: &[ValueId]| f.ty(v[0]).dtype;
     op.kind.is("cast")

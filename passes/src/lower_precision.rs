@@ -5,7 +5,7 @@
 //! %z = gelu(%y)                   %y = cast(%p) {bf16}; %0 = cast(%y) {f32}; %z = gelu(%0)
 //! ```
 //! The module's `neox.precision` names the 16-bit dtype, and each op says how it reads its operands and rounds its results
-//! ([`Held`]). From that follows the dtype of each value:
+//! ([`Rounding`]). From that follows the dtype of each value:
 //! - A value is bf16 for all of its readers if a matmul reads or makes it, or if a loop carries or saves it.
 //! - A value that is only moved, or handed to a callee, has the same dtype before and after.
 //! - Losses, statistics, sums of gradients and parameters are *exact*: they are f32 whatever reads them. A value that is computed
@@ -14,7 +14,7 @@
 use std::collections::HashMap;
 
 use neoxc_base::codes::uncomputed_dtype::uncomputed_dtype;
-use neoxc_ir::op::{Class, Held, RuleCx};
+use neoxc_ir::op::{Class, Rounding, RuleCx};
 use neoxc_ir::{
     Attr, Attrs, DType, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys,
 };
@@ -31,14 +31,14 @@ pub const PASS: Pass = Pass {
 };
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
-    let half = match m.attrs.str(keys::PRECISION) {
+    let low = match m.attrs.str(keys::PRECISION) {
         None | Some("f32") => return Ok(PassReport::default()),
         Some("bf16") => DType::Bf16,
         Some(other) => {
             return Err(uncomputed_dtype(other, &[]).into());
         }
     };
-    let stored = Values::of(m).decide(half);
+    let stored = Values::of(m).decide(low);
     let (mut casts, mut parameters) = (0, 0);
     // Callees' types first: a loop's are theirs.
     for (f, dtypes) in m.functions.iter_mut().zip(&stored) {
@@ -52,15 +52,15 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         }
         let before = m.functions[i].clone();
         let mut lower =
-            Lowering { old: &before, half, dtypes, module: m, made: HashMap::new(), ops: vec![] };
+            Lowering { old: &before, low, dtypes, module: m, made: HashMap::new(), ops: vec![] };
         let f = lower.function()?;
-        let is_cast = |op: &&Op| op.kind.is("cast") && f.ty(op.results[0]).dtype == half;
+        let is_cast = |op: &&Op| op.kind.is("cast") && f.ty(op.results[0]).dtype == low;
         casts += f.ops.iter().filter(is_cast).count();
         parameters +=
             f.ops.iter().filter(is_cast).filter(|op| f.params.contains(&op.operands[0])).count();
         m.functions[i] = f;
     }
-    let note = format!("{casts} roundings to {}, {parameters} of them of parameters", half.name());
+    let note = format!("{casts} roundings to {}, {parameters} of them of parameters", low.name());
     Ok(PassReport { notes: vec![note] })
 }
 
@@ -76,7 +76,7 @@ struct Values<'a> {
     parent: Vec<usize>,
     exact: Vec<bool>,
     wanted: Vec<bool>,
-    /// Parameters of entries: f32 for the optimizer, with a copy for who reads halves.
+    /// Parameters of entries: f32 for the optimizer, with a rounded copy for the readers in low precision.
     masters: Vec<bool>,
 }
 
@@ -236,14 +236,14 @@ impl<'a> Values<'a> {
             let class = self.find(v);
             match held {
                 // What ranks sum is rounded when it is whole.
-                Held::Half if self.summed(f, id) => {}
-                Held::Half => self.wanted[class] = true,
-                Held::Exact => self.exact[class] = true,
-                Held::Same => match moved {
+                Rounding::Low if self.summed(f, id) => {}
+                Rounding::Low => self.wanted[class] = true,
+                Rounding::Exact => self.exact[class] = true,
+                Rounding::Same => match moved {
                     None => moved = (!self.masters[v]).then_some(v),
                     Some(other) => self.unite(other, v),
                 },
-                Held::Free | Held::Stored => {}
+                Rounding::Free | Rounding::Stored => {}
             }
         }
     }
@@ -260,7 +260,7 @@ impl<'a> Values<'a> {
         let maker = self.m.functions[f].ops.iter().find(|op| op.results.contains(&v));
         maker.is_some_and(|op| {
             let at = op.results.iter().position(|r| *r == v).unwrap_or(0);
-            op.kind.0.precision().result(at) == Held::Half
+            op.kind.0.precision().result(at) == Rounding::Low
         })
     }
 
@@ -271,7 +271,8 @@ impl<'a> Values<'a> {
             let mut changed = false;
             for (i, f) in m.functions.iter().enumerate().filter(|(_, f)| !skipped(f)) {
                 for op in &f.ops {
-                    if op.kind.0.precision().operand(0) != Held::Free || op.operands.is_empty() {
+                    if op.kind.0.precision().operand(0) != Rounding::Free || op.operands.is_empty()
+                    {
                         continue;
                     }
                     let classes = |s: &Self, list: &[ValueId]| -> Vec<usize> {
@@ -301,12 +302,12 @@ impl<'a> Values<'a> {
     }
 
     /// The dtype of every value of every function.
-    fn decide(mut self, half: DType) -> Vec<Vec<DType>> {
+    fn decide(mut self, low: DType) -> Vec<Vec<DType>> {
         self.spread();
         let dtype = |i: usize, f: &Function, n: usize| {
             let class = self.find(self.first[i] + n);
             match f.values[n].ty.dtype {
-                DType::F32 if self.wanted[class] && !self.exact[class] && !skipped(f) => half,
+                DType::F32 if self.wanted[class] && !self.exact[class] && !skipped(f) => low,
                 other => other,
             }
         };
@@ -325,7 +326,7 @@ fn moves_words(op: &Op) -> bool {
     op.kind.0.class() == Class::Collective && !sums_ranks(op)
 }
 
-/// Whether halves can be exchanged in pairs: what lies behind the divided dims of the result `r` is even.
+/// Whether bf16 elements can be exchanged in pairs: what lies behind the divided dims of the result `r` is even.
 fn in_pairs(f: &Function, op: &Op, r: ValueId) -> bool {
     let ty = f.ty(r);
     let at = |key: &str| op.attrs.str(key).and_then(|d| ty.position(d));
@@ -334,10 +335,10 @@ fn in_pairs(f: &Function, op: &Op, r: ValueId) -> bool {
     behind.iter().map(|d| d.size).product::<usize>().is_multiple_of(2)
 }
 
-/// One function on its way to halves.
+/// One function on its way to low precision.
 struct Lowering<'a> {
     old: &'a Function,
-    half: DType,
+    low: DType,
     dtypes: &'a [DType],
     module: &'a Module,
     /// Casts of a value to a dtype that are there already.
@@ -404,14 +405,14 @@ impl Lowering<'_> {
             return Ok(g.params.iter().map(|p| g.ty(*p).dtype).collect());
         }
         let rule = op.kind.0.precision();
-        let halves = |(n, v): (usize, &ValueId)| {
-            (rule.result(n) == Held::Same && dtype(v).is_float()).then(|| dtype(v))
+        let moved_dtype = |(n, v): (usize, &ValueId)| {
+            (rule.result(n) == Rounding::Same && dtype(v).is_float()).then(|| dtype(v))
         };
-        let moved = op.results.iter().enumerate().find_map(halves);
+        let moved = op.results.iter().enumerate().find_map(moved_dtype);
         let read = |(n, v): (usize, &ValueId)| match (dtype(v), rule.operand(n)) {
-            (d, Held::Half) if d.wide() == DType::F32 => self.half,
-            (d, Held::Free | Held::Exact) => d.wide(),
-            (d, Held::Same) if d.is_float() => moved.unwrap_or(d),
+            (d, Rounding::Low) if d.wide() == DType::F32 => self.low,
+            (d, Rounding::Free | Rounding::Exact) => d.wide(),
+            (d, Rounding::Same) if d.is_float() => moved.unwrap_or(d),
             (d, _) => d,
         };
         Ok(op.operands.iter().enumerate().map(read).collect())

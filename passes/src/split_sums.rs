@@ -43,7 +43,7 @@ const RUN_ROWS: usize = 8;
 const TASKS: usize = 32;
 /// About how many keys a run has at least (three quarters of it, where the sequence is just long enough for one more
 /// task), and what it is a multiple of: whole blocks of what kernels multiply at once. Every task prepares queries anew,
-/// which its runs must outweigh; halves are multiplied faster, and take more preparing.
+/// which its runs must outweigh; bf16 is multiplied faster, and takes more preparing.
 fn run_sizes(dtype: DType) -> (usize, usize) {
     match dtype {
         DType::Bf16 => (1024, 128),

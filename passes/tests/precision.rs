@@ -1,4 +1,4 @@
-//! Programs with bfloat16: what is a half and what is not, and that they compute what the f32 ones do, to
+//! Programs with bfloat16: which values are bf16 and which are not, and that they compute what the f32 ones do, to
 //! within roundings.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
@@ -106,8 +106,8 @@ fn state_is_f32_and_what_products_read_is_half() {
             let want = 5 + usize::from(a.moe.is_some());
             assert_eq!(rounded.count(), want, "{name} @{entry}");
             let handed_on = if entry == "train_step" { want } else { 0 };
-            let halves = dtypes(f).into_iter().filter(|d| *d == DType::Bf16).count();
-            assert_eq!(halves, want + handed_on, "{name} @{entry} shows another half");
+            let low = dtypes(f).into_iter().filter(|d| *d == DType::Bf16).count();
+            assert_eq!(low, want + handed_on, "{name} @{entry} shows another bf16 value");
             let casts = f.ops.iter().filter(|op| op.kind.is("cast"));
             let again = casts.filter(|op| f.params.contains(&op.operands[0])).count();
             assert_eq!(again, 0, "{name} @{entry} rounds what is kept");

@@ -75,7 +75,7 @@ pub struct Arch {
     pub output_init_std: f64,
     /// Layers per activation-checkpointing group; `None` keeps all activations.
     pub checkpoint: Option<usize>,
-    /// What is multiplied and kept: f32 or a half.
+    /// The dtype of matmul operands and saved activations: f32 or bf16.
     pub precision: DType,
     /// The part of the embedding and of both branches' outputs that training drops.
     pub hidden_dropout: f64,

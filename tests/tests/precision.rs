@@ -114,7 +114,7 @@ fn experts_train_with_bf16_on_one_and_several_ranks() {
     }
 }
 
-/// Text from weights rounded once, and keys and values kept in halves, is that of whole sequences.
+/// Tokens generated from weights rounded once, and keys and values kept in bf16, are those of whole sequences.
 #[test]
 fn text_token_by_token_is_that_of_whole_sequences() {
     let folder = tempfile::tempdir().unwrap();

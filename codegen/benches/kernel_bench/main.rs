@@ -361,7 +361,7 @@ fn main() -> Result<(), Error> {
         return sdpa::compare(&python, cpu, &arguments.next().unwrap_or_default());
     }
     let mut plain = peak(cpu.lanes, None)?;
-    let mut halves = peak(cpu.lanes, Some(cpu.bf16))?;
+    let mut pairs = peak(cpu.lanes, Some(cpu.bf16))?;
     println!("one core, {cpu:?}; `share` of what multiplications alone reach, timed in turn\n");
     let mut cases = vec![];
     for h in [128, 512, 768] {
@@ -397,7 +397,7 @@ fn main() -> Result<(), Error> {
         let buffers = all.map(|v| Aligned::new(c.f.ty(*v).elements())).collect();
         let mut kernel = Loaded::new(&k, buffers)?;
         let cost = start.elapsed().as_secs_f64();
-        let (peak, peak_flops) = if c.f.name.ends_with("_bf16") { &mut halves } else { &mut plain };
+        let (peak, peak_flops) = if c.f.name.ends_with("_bf16") { &mut pairs } else { &mut plain };
         let m = measure(&mut kernel, peak)?;
         println!(
             "{:26} {:6} {:9.3} {:8.1} {:5.1}% {:6.0} ms",

@@ -271,7 +271,7 @@ fn exchange(f: &Function, op: &Op) -> Result<(Exchange, Vec<u64>), CodegenError>
     Ok((kind, in_words(x, sizes)?))
 }
 
-/// The sizes of a value whose elements are moved as words of 32 bits. Halves go in pairs along the innermost
+/// The sizes of a value whose elements are moved as words of 32 bits. bf16 elements go in pairs along the innermost
 /// dim that has them on both sides; `lower-precision` leaves f32 what has none.
 fn in_words(ty: &neoxc_ir::TensorType, mut sizes: Vec<u64>) -> Result<Vec<u64>, CodegenError> {
     if ty.dtype.bytes() == 4 {
@@ -472,8 +472,8 @@ fn work(m: &Module, f: &Function) -> Cost {
     }
 }
 
-/// Whether a kernel function is a matmul of halves; others widen them.
-fn multiplies_halves(f: &Function) -> bool {
+/// Whether a kernel function is a matmul of bf16; other kernels widen bf16 operands.
+fn multiplies_bf16(f: &Function) -> bool {
     let product = |op: &&Op| ["matmul", "grouped_matmul"].contains(&op.kind.name());
     f.ops.iter().filter(product).any(|op| f.ty(op.operands[0]).dtype == DType::Bf16)
 }
@@ -649,7 +649,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
                 loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
                 flops: work.flops as u64,
                 bytes: work.bytes as u64,
-                halves: multiplies_halves(f),
+                bf16: multiplies_bf16(f),
             }
         })
         .collect();

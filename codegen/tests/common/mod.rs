@@ -278,7 +278,7 @@ pub fn check_for(target: Target, cpu: Cpu, cases: &[(Function, Vec<Tensor>)], to
     }
 }
 
-/// This machine with all that there is for matmuls of bfloat16; what it lacks is made of other instructions, on halves
+/// This machine with all that there is for matmuls of bfloat16; what it lacks is made of other instructions, on parts
 /// of vectors if need be.
 pub fn units() -> impl Iterator<Item = Cpu> {
     let own = Cpu { bf16: Bf16::Widen, ..Cpu::of(Target::X86Native) };

@@ -50,7 +50,7 @@ impl OpDef for Attention {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half], results: &[Held::Half, Held::Exact] }
+        Precision { operands: &[Rounding::Low], results: &[Rounding::Low, Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         result_types(cx.operands)

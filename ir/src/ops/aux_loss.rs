@@ -23,7 +23,7 @@ impl OpDef for AuxLoss {
         Class::View
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Same, Held::Exact], results: &[Held::Same] }
+        Precision { operands: &[Rounding::Same, Rounding::Exact], results: &[Rounding::Same] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         cx.float("coefficient")?;

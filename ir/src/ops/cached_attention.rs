@@ -32,7 +32,7 @@ impl OpDef for CachedAttention {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half], results: &[Held::Half] }
+        Precision { operands: &[Rounding::Low], results: &[Rounding::Low] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [q, k, v, keys, values, count] = cx.operands else {

@@ -12,7 +12,7 @@ pub fn round_to(dtype: DType, x: f64) -> f64 {
         DType::Bf16 => 16,
         DType::F16 => 13,
     };
-    // Half types: round the f32 at `keep` low bits (f16's narrower exponent range is not modelled:
+    // 16-bit floats: round the f32 at `keep` low bits (f16's narrower exponent range is not modelled:
     // overflow is reported by the loss scaler, not hidden here).
     let bits = (x as f32).to_bits();
     let bias = (1u32 << (keep - 1)) - 1 + ((bits >> keep) & 1);
@@ -40,7 +40,7 @@ impl OpDef for Cast {
         Class::Pointwise
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let name = cx.str("dtype")?;

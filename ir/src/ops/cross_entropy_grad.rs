@@ -31,7 +31,7 @@ impl OpDef for CrossEntropyGrad {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Exact], results: &[Held::Free] }
+        Precision { operands: &[Rounding::Exact], results: &[Rounding::Free] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 4)?;

@@ -30,8 +30,8 @@ impl OpDef for Dispatch {
     }
     fn precision(&self) -> Precision {
         Precision {
-            operands: &[Held::Same, Held::Same, Held::Same, Held::Exact],
-            results: &[Held::Same],
+            operands: &[Rounding::Same, Rounding::Same, Rounding::Same, Rounding::Exact],
+            results: &[Rounding::Same],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

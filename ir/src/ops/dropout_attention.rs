@@ -82,7 +82,7 @@ impl OpDef for DropoutAttention {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half], results: &[Held::Half, Held::Exact] }
+        Precision { operands: &[Rounding::Low], results: &[Rounding::Low, Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[3..], &cx.operands[0], cx.attrs)?;

@@ -47,8 +47,15 @@ impl OpDef for DropoutAttentionGrad {
     }
     fn precision(&self) -> Precision {
         Precision {
-            operands: &[Held::Half, Held::Half, Held::Half, Held::Half, Held::Exact, Held::Half],
-            results: &[Held::Half],
+            operands: &[
+                Rounding::Low,
+                Rounding::Low,
+                Rounding::Low,
+                Rounding::Low,
+                Rounding::Exact,
+                Rounding::Low,
+            ],
+            results: &[Rounding::Low],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -25,7 +25,7 @@ impl OpDef for Gather {
     }
     fn precision(&self) -> Precision {
         // A table has many more rows than are looked up: these are rounded, if they are, and not the table.
-        Precision { operands: &[Held::Stored], results: &[Held::Stored] }
+        Precision { operands: &[Rounding::Stored], results: &[Rounding::Stored] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (table, ids) = (&cx.operands[0], &cx.operands[1]);

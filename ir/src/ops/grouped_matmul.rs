@@ -39,7 +39,7 @@ impl OpDef for GroupedMatmul {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half], results: &[Held::Half] }
+        Precision { operands: &[Rounding::Low], results: &[Rounding::Low] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [x, w, starts, counts] = cx.operands else { return Err(OpError::new("takes four")) };

@@ -30,7 +30,7 @@ impl OpDef for GroupedWeight {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half], results: &[Held::Exact] }
+        Precision { operands: &[Rounding::Low], results: &[Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [a, b, starts, counts] = cx.operands else { return Err(OpError::new("takes four")) };

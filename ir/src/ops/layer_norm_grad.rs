@@ -32,8 +32,14 @@ impl OpDef for LayerNormGrad {
     }
     fn precision(&self) -> Precision {
         Precision {
-            operands: &[Held::Free, Held::Free, Held::Exact, Held::Exact, Held::Free],
-            results: &[Held::Free, Held::Exact],
+            operands: &[
+                Rounding::Free,
+                Rounding::Free,
+                Rounding::Exact,
+                Rounding::Exact,
+                Rounding::Free,
+            ],
+            results: &[Rounding::Free, Rounding::Exact],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

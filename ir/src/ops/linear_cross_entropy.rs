@@ -68,7 +68,10 @@ impl OpDef for LinearCrossEntropy {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half, Held::Half, Held::Exact], results: &[Held::Exact] }
+        Precision {
+            operands: &[Rounding::Low, Rounding::Low, Rounding::Exact],
+            results: &[Rounding::Exact],
+        }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 3)?;

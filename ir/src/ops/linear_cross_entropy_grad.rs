@@ -35,8 +35,8 @@ impl OpDef for LinearCrossEntropyGrad {
     }
     fn precision(&self) -> Precision {
         Precision {
-            operands: &[Held::Half, Held::Half, Held::Exact],
-            results: &[Held::Half, Held::Exact],
+            operands: &[Rounding::Low, Rounding::Low, Rounding::Exact],
+            results: &[Rounding::Low, Rounding::Exact],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

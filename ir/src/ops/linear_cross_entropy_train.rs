@@ -39,8 +39,8 @@ impl OpDef for LinearCrossEntropyTrain {
     }
     fn precision(&self) -> Precision {
         Precision {
-            operands: &[Held::Half, Held::Half, Held::Exact],
-            results: &[Held::Exact, Held::Exact, Held::Half, Held::Exact],
+            operands: &[Rounding::Low, Rounding::Low, Rounding::Exact],
+            results: &[Rounding::Exact, Rounding::Exact, Rounding::Low, Rounding::Exact],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

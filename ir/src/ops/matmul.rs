@@ -90,7 +90,7 @@ impl OpDef for Matmul {
     }
 
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Half], results: &[Held::Half] }
+        Precision { operands: &[Rounding::Low], results: &[Rounding::Low] }
     }
 
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -29,7 +29,7 @@ impl OpDef for RmsNorm {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Free], results: &[Held::Free, Held::Exact] }
+        Precision { operands: &[Rounding::Free], results: &[Rounding::Free, Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;

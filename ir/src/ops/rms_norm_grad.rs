@@ -31,8 +31,8 @@ impl OpDef for RmsNormGrad {
     }
     fn precision(&self) -> Precision {
         Precision {
-            operands: &[Held::Free, Held::Free, Held::Exact, Held::Free],
-            results: &[Held::Free, Held::Exact],
+            operands: &[Rounding::Free, Rounding::Free, Rounding::Exact, Rounding::Free],
+            results: &[Rounding::Free, Rounding::Exact],
         }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -23,7 +23,10 @@ impl OpDef for Rotary {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Same, Held::Exact, Held::Exact], results: &[Held::Same] }
+        Precision {
+            operands: &[Rounding::Same, Rounding::Exact, Rounding::Exact],
+            results: &[Rounding::Same],
+        }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];

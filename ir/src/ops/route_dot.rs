@@ -24,7 +24,7 @@ impl OpDef for RouteDot {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, y, position) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);

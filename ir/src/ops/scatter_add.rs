@@ -29,7 +29,7 @@ impl OpDef for ScatterAdd {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (ids, updates) = (&cx.operands[0], &cx.operands[1]);

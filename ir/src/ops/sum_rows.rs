@@ -24,7 +24,7 @@ impl OpDef for SumRows {
         Class::Special
     }
     fn precision(&self) -> Precision {
-        Precision { operands: &[Held::Stored], results: &[Held::Exact] }
+        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [x, starts, counts] = cx.operands else { return Err(OpError::new("takes three")) };

@@ -233,9 +233,9 @@ pub struct Kernel {
     /// Bytes that a launch has to read and write, each once.
     #[serde(default)]
     pub bytes: u64,
-    /// Whether it multiplies halves.
-    #[serde(default)]
-    pub halves: bool,
+    /// Whether it is a matmul of bf16 operands, and so has the limit of those.
+    #[serde(default, rename = "halves")]
+    pub bf16: bool,
 }
 
 /// A named input or output of a program.

@@ -120,9 +120,9 @@ impl Limits {
         Ok(Limits { f32_flops, bf16_flops, memory_bytes, read_bytes })
     }
 
-    /// Seconds that `flops` operations, products of `halves` or others, and `bytes` moved take at least.
-    pub fn seconds(&self, flops: f64, halves: bool, bytes: f64) -> f64 {
-        let rate = if halves { self.bf16_flops } else { self.f32_flops };
+    /// The least seconds of `flops` operations (of a matmul of `bf16`, or f32) and `bytes` moved.
+    pub fn seconds(&self, flops: f64, bf16: bool, bytes: f64) -> f64 {
+        let rate = if bf16 { self.bf16_flops } else { self.f32_flops };
         (flops / rate).max(bytes / self.memory_bytes)
     }
 

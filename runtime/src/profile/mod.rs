@@ -173,7 +173,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
             What::Kernel(k) => {
                 let k = &plan.tables.kernels[k as usize];
                 let (flops, bytes) = (k.flops as f64, k.bytes as f64);
-                let at_least = count * each.seconds(flops, k.halves, bytes);
+                let at_least = count * each.seconds(flops, k.bf16, bytes);
                 (row.name, row.family, row.line) =
                     (k.name.clone(), k.family.clone(), k.loc.clone());
                 row.gflops = 1e-9 * count * flops / seconds;
