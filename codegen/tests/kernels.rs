@@ -114,6 +114,33 @@ fn matmul_epilogues() {
             1,
         ));
     }
+    // A gate of which what it opens is made beside another product, and both gradients behind one.
+    let silu = |k: &mut Builder<'_>, x| {
+        let share = k.unary("logistic", x).unwrap();
+        (share, k.mul(x, share).unwrap())
+    };
+    cases.push((
+        kernel("gated", "matmul", &[(&x, F), (&w, F), (&y, F)], |k, p| {
+            let (_, open) = silu(k, p[2]);
+            let up = k.matmul(p[0], p[1], &["embed"]).unwrap();
+            vec![up, k.mul(open, up).unwrap()]
+        }),
+        1,
+    ));
+    cases.push((
+        kernel("gated_grad", "matmul", &[(&x, F), (&w, F), (&y, F), (&y, F)], |k, p| {
+            let (share, open) = silu(k, p[2]);
+            let again = k.mul(open, p[3]).unwrap();
+            let d = k.matmul(p[0], p[1], &["embed"]).unwrap();
+            let (up, one) = (k.mul(d, open).unwrap(), k.scalar(1.0).unwrap());
+            let d = k.mul(d, p[3]).unwrap();
+            let rest = k.sub(one, share).unwrap();
+            let slope = k.mul(open, rest).unwrap();
+            let slope = k.add(slope, share).unwrap();
+            vec![again, up, k.mul(d, slope).unwrap()]
+        }),
+        1,
+    ));
     let v = [("batch", 2), ("seq", 37), ("embed2", 50)];
     let acc = [("ffn", 50), ("embed", 24)];
     cases.push((

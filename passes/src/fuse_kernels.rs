@@ -9,6 +9,8 @@
 //! values; a projection stores the queries, keys and values that it makes; constants, and casts of bf16 to f32, are copied into
 //! each kernel that reads them. Views, calls and loops stay. Equal kernels become one.
 
+mod between;
+
 use std::collections::HashMap;
 
 use neoxc_ir::op::{Class, Decomposition};
@@ -266,60 +268,6 @@ impl Fusing<'_> {
         (fits && rows > 1 && turns.flat_map(|op| &op.operands[1..]).all(older)).then_some(group)
     }
 
-    /// Moves what is made of given values alone, as what backward makes again, into a matmul whose epilogue reads one of
-    /// them and that runs before all that need it: it costs no more reading.
-    fn move_beside(&mut self) {
-        let f = self.f;
-        for g in 0..self.groups.len() {
-            let ops = self.groups[g].ops.clone();
-            let reads: Vec<ValueId> =
-                ops.iter().flat_map(|i| &f.ops[*i].operands).copied().collect();
-            let given =
-                |v: &ValueId| self.def(*v).is_none_or(|d| self.of[d].is_none() || ops.contains(&d));
-            let pointwise = |i: &usize| f.ops[*i].kind.0.class() == Class::Pointwise;
-            if !ops.iter().all(pointwise) || !reads.iter().all(given) {
-                continue;
-            }
-            let mut readers = vec![];
-            let mut made = ops.iter().flat_map(|i| &f.ops[*i].results);
-            if !made.all(|v| self.readers(*v, &mut readers)) {
-                continue;
-            }
-            let Some(first) = readers.into_iter().filter(|r| *r != g).min() else { continue };
-            let wide = |v: &ValueId| {
-                let v = self.source(*v);
-                reads.iter().any(|r| self.source(*r) == v)
-                    && ops.iter().any(|i| f.ty(f.ops[*i].results[0]).dims == f.ty(v).dims)
-            };
-            let beside = |h: &usize| {
-                let group = &self.groups[*h];
-                group.family == "matmul"
-                    && group.ops.iter().any(|i| f.ops[*i].operands.iter().any(wide))
-                    && ops.iter().all(|i| self.joins(*h, *i))
-            };
-            if let Some(h) = (g + 1..first).find(beside) {
-                ops.iter().for_each(|i| self.of[*i] = Some(h));
-                self.groups[g].ops.clear();
-                self.groups[h].ops.extend(ops);
-            }
-        }
-    }
-
-    /// Adds the groups that read `v` to `groups`; says whether nothing else does.
-    fn readers(&self, v: ValueId, groups: &mut Vec<usize>) -> bool {
-        let reads = |(_, op): &(usize, &Op)| op.operands.contains(&v);
-        !self.f.results.contains(&v)
-            && self.f.ops.iter().enumerate().filter(reads).all(|(i, op)| match self.of[i] {
-                // A cast of bf16 to f32 is copied to where it is read.
-                None if is_widening(self.f, op) => self.readers(op.results[0], groups),
-                None => false,
-                Some(g) => {
-                    groups.push(g);
-                    true
-                }
-            })
-    }
-
     /// A matmul's own factors cannot be read again tile by tile.
     fn factors_stay(&self, group: usize, op: usize) -> bool {
         let g = &self.groups[group];
@@ -409,6 +357,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
         }
     }
     s.move_beside();
+    s.move_behind();
     Ok(s)
 }
 
