@@ -2,11 +2,14 @@
 //! reference evaluator, the same values; and the choice between forms is by cost and is reported.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
+mod common;
+
 use std::sync::Arc;
 
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, DType, Function, Module, text, verify};
+use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::rewrite_graph::{Outcome, Pick, rewrite};
 use neoxc_passes::rules::{self, Instance, Numerics, Rule};
 
@@ -55,6 +58,43 @@ fn rewritten(m: &Module, rules: &[&'static Rule], pick: Pick) -> (Module, Outcom
     out.insert(new);
     verify(&out).unwrap();
     (out, outcome)
+}
+
+/// How far the e-graph of a block of GPT-NeoX 20B grows: rules that multiply terms would show here. `docs/howto/add-a-rule.md`
+/// has the numbers.
+#[test]
+fn a_block_of_20b_stays_small_in_the_e_graph() {
+    let a = Arch {
+        batch: 4,
+        seq: 2048,
+        layers: 44,
+        embed: 6144,
+        heads: 64,
+        head_dim: 96,
+        ffn: 24576,
+        vocab: 50432,
+        positions: Positions::Rotary { dims: 24, base: 10_000.0 },
+        ..common::arch()
+    };
+    let m = Arc::new(neoxc_models::build(&a).unwrap());
+    let rules: Vec<&'static Rule> = rules::all().collect();
+    for (name, most) in [("block", 2000), ("loss", 2000)] {
+        let f = m.function(name).unwrap();
+        let start = std::time::Instant::now();
+        let (_, o) = rewrite(f, &m, Target::X86V4.rates(), &rules, Pick::Cheapest).unwrap();
+        let (rounds, terms) = o.size;
+        println!(
+            "@{name}: {} ops, {terms} terms after {rounds} rounds, {}, {:?}",
+            f.ops.len(),
+            o.stopped,
+            start.elapsed()
+        );
+        assert!(
+            o.stopped == "saturated" && terms <= most,
+            "@{name}: {} with {terms} terms",
+            o.stopped
+        );
+    }
 }
 
 #[test]

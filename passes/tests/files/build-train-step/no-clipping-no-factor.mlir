@@ -3,8 +3,8 @@
 // SHOW: @train_step
 !w = tensor<3xf32, {dims = ["embed"]}>
 !s = tensor<f32>
-module {
-  func.func @eval_step(%w: !w {neox.decay = false, neox.param = "w"}, %x: !w {neox.name = "tokens", neox.role = "batch"}) -> !s attributes {neox.beta1 = 0.9 : f64, neox.beta2 = 0.95 : f64, neox.clip = 0.0 : f64, neox.eps = 1.0e-8 : f64, neox.grad_accum = 2, neox.weight_decay = 0.1 : f64} {
+module attributes {neox.clip = 0.0 : f64, neox.optimizer = "adam beta1=0.9 beta2=0.95 eps=1e-8 weight_decay=0.1"} {
+  func.func @eval_step(%w: !w {neox.decay = false, neox.param = "w"}, %x: !w {neox.name = "tokens", neox.role = "batch"}) -> !s attributes {neox.grad_accum = 2} {
     %0 = "neox.mul"(%w, %x) : (!w, !w) -> !w
     %1 = "neox.reduce_sum"(%0) {dims = ["embed"]} : (!w) -> !s
     return %1 : !s
@@ -17,7 +17,7 @@ module {
   }
 }
 // EXPECT:
-//   @train_step(%w [embed 3] {decay = false, param = "w"}, %adam_m_w [embed 3] {name = "w", role = "adam_m"}, %adam_v_w [embed 3] {name = "w", role = "adam_v"}, %x [micro 2, embed 3] {name = "x", role = "batch"}, %lr [] {name = "lr", role = "scalar"}, %bc1 [] {name = "bc1", role = "scalar"}, %bc2 [] {name = "bc2", role = "scalar"})
+//   @train_step(%w [embed 3] {decay = false, param = "w"}, %exp_avg_w [embed 3] {name = "w", role = "state", slot = "exp_avg"}, %exp_avg_sq_w [embed 3] {name = "w", role = "state", slot = "exp_avg_sq"}, %x [micro 2, embed 3] {name = "x", role = "batch"}, %lr [] {formula = "lr", name = "lr", role = "scalar"}, %bc1 [] {formula = "1 - 0.9^step", name = "bc1", role = "scalar"}, %bc2 [] {formula = "1 - 0.95^step", name = "bc2", role = "scalar"}) {results = ["param w", "state exp_avg w", "state exp_avg_sq w", "output loss", "output grad_norm"]}
 //     %0 = fill() {dims = ["embed"], dtype = "f32", sizes = [3], value = 0.0} [embed 3]
 //     %1 = repeat(%0, %x, %w) {callee = @micro_step, carried = 1, count = 2, dim = "micro", sliced = 1} [embed 3], [micro 2]
 //     %2 = reduce_sum(%1#1) {dims = ["micro"]} []
@@ -26,5 +26,5 @@ module {
 //     %5 = sum_squares(%1#0) []
 //     %6 = sqrt(%5) []
 //     %7 = fill() {dims = [], dtype = "f32", sizes = [], value = 1.0} []
-//     %8 = adamw(%w, %1#0, %adam_m_w, %adam_v_w, %lr, %bc1, %bc2, %7) {beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.0} [embed 3], [embed 3], [embed 3]
+//     %8 = map(%w, %1#0, %exp_avg_w, %exp_avg_sq_w, %lr, %bc1, %bc2, %7) {callee = @update, results = 3} [embed 3], [embed 3], [embed 3]
 //     return %8#0, %8#1, %8#2, %4, %6

@@ -21,19 +21,19 @@ module {
     %2 = "neox.add"(%g, %1) : (!x, !x) -> !x
     return %0, %2 : !x, !x
   }
-  func.func @eval_step(%w: !w {neox.param = "w.{layer}"}, %t: !x {neox.name = "tokens", neox.role = "batch"}) -> !s {
+  func.func @eval_step(%w: !w {neox.param = "w.{layer}"}, %t: !x {neox.name = "tokens", neox.role = "batch"}) -> !s attributes {neox.results = ["output loss"]} {
     %0 = "neox.exp"(%t) : (!x) -> !x
     %1 = "neox_loop.repeat"(%0, %w) {callee = @block, carried = 1, count = 4, dim = "layer", sliced = 1} : (!x, !w) -> !x
     %2 = "neox.sum_squares"(%1) : (!x) -> !s
     return %2 : !s
   }
-  func.func @logits(%w: !w {neox.param = "w.{layer}"}, %t: !x {neox.name = "tokens", neox.role = "batch"}) -> !x {
+  func.func @logits(%w: !w {neox.param = "w.{layer}"}, %t: !x {neox.name = "tokens", neox.role = "batch"}) -> !x attributes {neox.results = ["output logits"]} {
     %0 = "neox.exp"(%t) : (!x) -> !x
     %1 = "neox_loop.repeat"(%0, %w) {callee = @block, carried = 1, count = 4, dim = "layer", sliced = 1} : (!x, !w) -> !x
     %2 = "neox.neg"(%1) : (!x) -> !x
     return %2 : !x
   }
-  func.func @micro_step(%g: !w, %t: !x {neox.name = "tokens", neox.role = "batch"}, %w: !w {neox.param = "w.{layer}"}) -> (!w, !s) {
+  func.func @micro_step(%g: !w, %t: !x {neox.name = "tokens", neox.role = "batch"}, %w: !w {neox.param = "w.{layer}"}) -> (!w, !s) attributes {neox.results = ["grad w.{layer}", "loss"]} {
     %0 = "neox.exp"(%t) : (!x) -> !x
     %1:2 = "neox_loop.repeat"(%0, %w) {callee = @block.fwd, carried = 1, count = 4, dim = "layer", sliced = 1} : (!x, !w) -> (!x, !w)
     %2 = "neox.sum_squares"(%1#0) : (!x) -> !s
@@ -41,7 +41,7 @@ module {
     %4:2 = "neox_loop.repeat"(%3, %w, %1#1, %g) {callee = @block.bwd, carried = 1, count = 4, dim = "layer", reverse = true, sliced = 3} : (!x, !w, !w, !w) -> (!x, !w)
     return %4#1, %2 : !w, !s
   }
-  func.func @train_step(%w: !w {neox.param = "w.{layer}"}, %t: !t {neox.name = "tokens", neox.role = "batch"}, %lr: !s {neox.name = "lr", neox.role = "scalar"}) -> (!w, !s, !s) {
+  func.func @train_step(%w: !w {neox.param = "w.{layer}"}, %t: !t {neox.name = "tokens", neox.role = "batch"}, %lr: !s {neox.name = "lr", neox.role = "scalar"}) -> (!w, !s, !s) attributes {neox.results = ["param w.{layer}", "output loss", "output grad_norm"]} {
     %z = "neox.fill"() {dims = ["layer", "embed"], dtype = "f32", sizes = [4, 3], value = 0.0 : f64} : () -> !w
     %0:2 = "neox_loop.repeat"(%z, %t, %w) {callee = @micro_step, carried = 1, count = 4, dim = "micro", sliced = 1} : (!w, !t, !w) -> (!w, !l)
     %1 = "neox.reduce_sum"(%0#1) {dims = ["micro"]} : (!l) -> !s
@@ -53,7 +53,7 @@ module {
   }
 }
 // EXPECT:
-//   @train_finish(%w [layer 2, embed 3] {param = "w.{layer}"}, %lr [] {name = "lr", role = "scalar"}, %grad0 [layer 2, embed 3] {name = "w.{layer}", role = "grad"}, %losses1 [micro 4] {name = "losses", role = "losses"})
+//   @train_finish(%w [layer 2, embed 3] {param = "w.{layer}"}, %lr [] {name = "lr", role = "scalar"}, %grad0 [layer 2, embed 3] {name = "w.{layer}", role = "grad"}, %losses1 [micro 4] {name = "losses", role = "losses"}) {results = ["param w.{layer}", "output loss", "output grad_norm"]}
 //     %0 = reduce_sum(%losses1) {dims = ["micro"]} []
 //     %1 = sum_squares(%grad0) []
 //     %2 = all_reduce(%1) {axis = "pipe", ranks = 2} []

@@ -9,7 +9,7 @@ module attributes {neox.mesh = ["data=2"]} {
     %1 = "neox.add"(%g, %0) : (!w, !w) -> !w
     return %1 : !w
   }
-  func.func @train_step(%w: !w {neox.param = "w"}, %m: !h {neox.layout = ["data"], neox.name = "w", neox.role = "adam_m"}, %t: !t {neox.name = "tokens", neox.role = "batch"}) -> (!w, !h) {
+  func.func @train_step(%w: !w {neox.param = "w"}, %m: !h {neox.layout = ["data"], neox.name = "w", neox.role = "state", neox.slot = "exp_avg"}, %t: !t {neox.name = "tokens", neox.role = "batch"}) -> (!w, !h) attributes {neox.results = ["param w", "state exp_avg w"]} {
     %z = "neox.fill"() {dims = ["embed"], dtype = "f32", sizes = [4], value = 0.0 : f64} : () -> !w
     %0 = "neox_loop.repeat"(%z, %t, %w) {callee = @micro_step, carried = 1, count = 2, dim = "micro", sliced = 1} : (!w, !t, !w) -> !w
     %1 = "neox.reduce_scatter"(%0) {axis = "data", dim = "embed", ranks = 2} : (!w) -> !h
@@ -27,7 +27,7 @@ module attributes {neox.mesh = ["data=2"]} {
 //     %1 = reduce_scatter(%0) {axis = "data", dim = "embed", ranks = 2} [embed 2]
 //     %2 = add(%g, %1) [embed 2]
 //     return %2
-//   @train_step(%w [embed 4] {gradient_layout = ["data"], param = "w"}, %m [embed 2] {layout = ["data"], name = "w", role = "adam_m"}, %t [micro 2, embed 4] {name = "tokens", role = "batch"})
+//   @train_step(%w [embed 4] {gradient_layout = ["data"], param = "w"}, %m [embed 2] {layout = ["data"], name = "w", role = "state", slot = "exp_avg"}, %t [micro 2, embed 4] {name = "tokens", role = "batch"}) {results = ["param w", "state exp_avg w"]}
 //     %0 = fill() {dims = ["embed"], dtype = "f32", sizes = [2], value = 0.0} [embed 2]
 //     %1 = repeat(%0, %t, %w) {callee = @micro_step, carried = 1, count = 2, dim = "micro", sliced = 1} [embed 2]
 //     %2 = add(%m, %1) [embed 2]

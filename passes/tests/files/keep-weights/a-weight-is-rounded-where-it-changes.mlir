@@ -1,17 +1,22 @@
 // The step takes the rounded weight as its last input, and hands the new one on in front of loss and norm; evaluation
 // takes it too, and @round_weights makes it for both.
 // RUN: keep-weights
-// UNEVALUATED: the entries take one input more
 !w = tensor<3xf32, {dims = ["embed"]}>
 !h = tensor<3xbf16, {dims = ["embed"]}>
 !s = tensor<f32>
 module {
-  func.func @train_step(%w: !w {neox.param = "w"}, %m: !w {neox.name = "w", neox.role = "adam_m"}, %v: !w {neox.name = "w", neox.role = "adam_v"}, %lr: !s {neox.name = "lr", neox.role = "scalar"}) -> (!w, !w, !w, !s, !s) {
+  func.func @update(%p: !s, %g: !s, %m: !s, %lr: !s) -> (!s, !s) {
+    %0 = "neox.add"(%m, %g) : (!s, !s) -> !s
+    %1 = "neox.mul"(%0, %lr) : (!s, !s) -> !s
+    %2 = "neox.sub"(%p, %1) : (!s, !s) -> !s
+    return %2, %0 : !s, !s
+  }
+  func.func @train_step(%w: !w {neox.param = "w"}, %m: !w {neox.name = "w", neox.role = "state", neox.slot = "exp_avg"}, %lr: !s {neox.name = "lr", neox.role = "scalar"}) -> (!w, !w, !s, !s) attributes {neox.results = ["param w", "state exp_avg w", "output loss", "output grad_norm"]} {
     %0 = "neox.cast"(%w) {dtype = "bf16"} : (!w) -> !h
     %1 = "neox.cast"(%0) {dtype = "f32"} : (!h) -> !w
-    %2:3 = "neox.adamw"(%w, %1, %m, %v, %lr, %lr, %lr, %lr) {beta1 = 0.9 : f64, beta2 = 0.95 : f64, eps = 1.0e-8 : f64, weight_decay = 0.0 : f64} : (!w, !w, !w, !w, !s, !s, !s, !s) -> (!w, !w, !w)
+    %2:2 = "neox_loop.map"(%w, %1, %m, %lr) {callee = @update, results = 2} : (!w, !w, !w, !s) -> (!w, !w)
     %3 = "neox.sum_squares"(%1) : (!w) -> !s
-    return %2#0, %2#1, %2#2, %3, %3 : !w, !w, !w, !s, !s
+    return %2#0, %2#1, %3, %3 : !w, !w, !s, !s
   }
   func.func @eval_step(%w: !w {neox.param = "w"}) -> !w {
     %0 = "neox.cast"(%w) {dtype = "bf16"} : (!w) -> !h
@@ -20,15 +25,20 @@ module {
   }
 }
 // EXPECT:
-//   @train_step(%w [embed 3] {param = "w"}, %m [embed 3] {name = "w", role = "adam_m"}, %v [embed 3] {name = "w", role = "adam_v"}, %lr [] {name = "lr", role = "scalar"}, %arg4 bf16[embed 3] {role = "rounded"})
-//     %0 = cast(%arg4) {dtype = "f32"} [embed 3]
-//     %1 = adamw(%w, %0, %m, %v, %lr, %lr, %lr, %lr) {beta1 = 0.9, beta2 = 0.95, eps = 1e-8, weight_decay = 0.0} [embed 3], [embed 3], [embed 3]
+//   @update(%p [], %g [], %m [], %lr [])
+//     %0 = add(%m, %g) []
+//     %1 = mul(%0, %lr) []
+//     %2 = sub(%p, %1) []
+//     return %2, %0
+//   @train_step(%w [embed 3] {param = "w"}, %m [embed 3] {name = "w", role = "state", slot = "exp_avg"}, %lr [] {name = "lr", role = "scalar"}, %arg3 bf16[embed 3] {name = "w", role = "rounded"}) {results = ["param w", "state exp_avg w", "output loss", "output grad_norm", "rounded w"]}
+//     %0 = cast(%arg3) {dtype = "f32"} [embed 3]
+//     %1 = map(%w, %0, %m, %lr) {callee = @update, results = 2} [embed 3], [embed 3]
 //     %2 = sum_squares(%0) []
 //     %3 = cast(%1#0) {dtype = "bf16"} bf16[embed 3]
-//     return %1#0, %1#1, %1#2, %3, %2, %2
-//   @eval_step(%w [embed 3] {param = "w"}, %arg1 bf16[embed 3] {role = "rounded"})
+//     return %1#0, %1#1, %2, %2, %3
+//   @eval_step(%w [embed 3] {param = "w"}, %arg1 bf16[embed 3] {name = "w", role = "rounded"})
 //     %0 = cast(%arg1) {dtype = "f32"} [embed 3]
 //     return %0
-//   @round_weights(%w [embed 3] {param = "w"})
+//   @round_weights(%w [embed 3] {param = "w"}) {results = ["rounded w"]}
 //     %0 = cast(%w) {dtype = "bf16"} bf16[embed 3]
 //     return %0
