@@ -41,7 +41,7 @@ fn run_function_ranks(
     axes: &Axes,
     inputs: &[Vec<Tensor>],
 ) -> Result<Vec<Vec<Tensor>>, OpError> {
-    if !exchanges(module, f) {
+    if !collectives(module, f) {
         return inputs.iter().map(|x| run_function(module, f, x)).collect();
     }
     let mut env: Vec<Vec<Option<Tensor>>> = vec![vec![None; f.values.len()]; inputs.len()];
@@ -136,7 +136,7 @@ pub fn run_stages(
         };
         let axis = here(&members[0]);
         if axis.is_none() || members.iter().any(|s| here(s) != axis) {
-            return Err(OpError::new("not every stage comes to an exchange"));
+            return Err(OpError::new("not every stage comes to a collective"));
         }
         for rank in 0..each {
             let mut sum: Option<Tensor> = None;
@@ -161,10 +161,10 @@ pub fn run_stages(
     envs.iter().enumerate().map(results).collect()
 }
 
-fn exchanges(module: &Module, f: &Function) -> bool {
+fn collectives(module: &Module, f: &Function) -> bool {
     f.ops.iter().any(|op| match op.attrs.symbol("callee").and_then(|c| module.function(c)) {
-        Some(g) => exchanges(module, g),
-        // A composite that meets other ranks names their axis, as every exchange does.
+        Some(g) => collectives(module, g),
+        // A composite that meets other ranks names their axis, as every collective does.
         None => op.attrs.get("axis").is_some(),
     })
 }
@@ -181,7 +181,7 @@ fn step(
     let rule =
         RuleCx { operands: &types, results: &results, attrs: &op.attrs, module: Some(module) };
     let callee = op.attrs.symbol("callee").and_then(|c| module.function(c));
-    if let Some(g) = callee.filter(|g| exchanges(module, g)) {
+    if let Some(g) = callee.filter(|g| collectives(module, g)) {
         return match op.kind.is("repeat") {
             true => repeat_ranks(module, &rule, g, axes, operands),
             false => run_ranks(module, &g.name, axes, operands),

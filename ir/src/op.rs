@@ -95,7 +95,7 @@ pub enum Class {
     Movement,
     /// Calls another function.
     Call,
-    /// Exchanges values between ranks.
+    /// Sends values between ranks.
     Collective,
     /// Anything else: composites and ops with a kernel of their own.
     Special,
@@ -302,7 +302,7 @@ impl ShardRule {
         self
     }
 
-    /// The same rule for an op that makes some results whole by exchanges of its own.
+    /// The same rule for an op that makes some results whole by collectives of its own.
     #[must_use]
     pub fn settled(mut self, results: &'static [usize]) -> Self {
         self.settled = results;

@@ -543,7 +543,7 @@ fn every_file_of_an_op_is_registered() {
         "decomposed",
         "pointwise",
         "rows",
-        "exchange",
+        "collective",
         "part",
         "routing",
     ];

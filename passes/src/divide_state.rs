@@ -8,7 +8,7 @@
 //!   ⇒  @block.fwd(%w', …)  %0 = all_gather(%w') {axis = "data"}   %y = matmul(%x, %0)
 //! ```
 //! Sums are scattered where something is added to them, and weights gathered where a layer needs them:
-//! no rank ever holds those of more than one layer whole. The exchanges that stage 1 had around the
+//! no rank ever holds those of more than one layer whole. The collectives that stage 1 had around the
 //! update are then gone.
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
@@ -131,8 +131,8 @@ impl Divide<'_> {
         Ok(())
     }
 
-    /// Adds an exchange of `x` in front of op `at`; `ty` is what it gives.
-    fn exchange(
+    /// Adds a collective of `x` in front of op `at`; `ty` is what it gives.
+    fn collective(
         &mut self,
         f: &str,
         at: usize,
@@ -148,7 +148,7 @@ impl Divide<'_> {
             .with("axis", Attr::Str("data".into()))
             .with("dim", Attr::Str(dim.into()))
             .with("ranks", Attr::Int(ranks));
-        let kind = find(kind).ok_or_else(|| unsupported("no such exchange"))?;
+        let kind = find(kind).ok_or_else(|| unsupported("no such collective"))?;
         let loc: Loc = f.ops[at].loc.clone();
         f.ops.insert(at, Op { kind, operands: vec![x], results: vec![result], attrs, loc });
         Ok(result)
@@ -188,7 +188,7 @@ impl Divide<'_> {
                     let other = op.operands[1 - slot];
                     let ty = self.get(f)?.ty(other).clone();
                     let ty = self.smaller(&ty, &dim)?;
-                    let part = self.exchange(f, at, "reduce_scatter", other, ty, &dim)?;
+                    let part = self.collective(f, at, "reduce_scatter", other, ty, &dim)?;
                     self.get(f)?.ops[at + 1].operands[1 - slot] = part;
                     now = op.results[0];
                 }
@@ -277,7 +277,7 @@ impl Divide<'_> {
         Ok(())
     }
 
-    /// Replaces every use of the result of the exchange at `at` by `v`.
+    /// Replaces every use of the result of the collective at `at` by `v`.
     fn bypass(&mut self, f: &str, at: usize, v: ValueId) -> Result<(), PassError> {
         let g = self.get(f)?;
         let old = g.ops[at].results[0];
@@ -468,7 +468,7 @@ impl Divide<'_> {
                                 if let Some(i) = ty.position(dim) {
                                     ty.dims[i].size *= self.ranks;
                                 }
-                                let g = self.exchange(f, at, "all_gather", v, ty, dim)?;
+                                let g = self.collective(f, at, "all_gather", v, ty, dim)?;
                                 at += 1;
                                 whole = Some(g);
                                 g

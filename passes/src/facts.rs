@@ -30,7 +30,7 @@ pub enum Fact {
     OneCallSite,
     /// Outside kernel functions there are only calls, loops, views and collectives.
     InKernels,
-    /// What an exchange under way makes is waited for before it is used.
+    /// What a collective under way makes is waited for before it is used.
     WaitedFor,
     /// Every value outside kernel functions has an address.
     Placed,
@@ -62,7 +62,7 @@ impl Fact {
             Fact::HeadInChunks => "head and loss are computed in chunks of tokens",
             Fact::OneCallSite => "every function but the entries has one call site",
             Fact::InKernels => "every computation is inside a kernel function",
-            Fact::WaitedFor => "what an exchange under way makes is waited for before it is used",
+            Fact::WaitedFor => "what a collective under way makes is waited for before it is used",
             Fact::Placed => "every value has an address",
         }
     }
@@ -123,7 +123,7 @@ impl Fact {
     }
 }
 
-/// Whether `x` is what an exchange of `f` makes, or what the iterations of a loop leave that end with one.
+/// Whether `x` is what a collective of `f` makes, or what the iterations of a loop leave that end with one.
 fn starts(m: &Module, f: &neoxc_ir::Function, x: ValueId) -> bool {
     let Some(op) = f.ops.iter().find(|op| op.results.contains(&x)) else { return false };
     if !op.kind.is("repeat") {

@@ -10,7 +10,7 @@
 //! update stores them beside the weights, in its own sweep; `@round_weights` is run where weights have come from
 //! elsewhere: start values, a checkpoint. Nothing else knows of them, and what they take of memory is the plan's.
 //!
-//! A weight of which each data rank updates a part is whole only after an exchange, and is rounded in every run as before.
+//! A weight of which each data rank updates a part is whole only after a collective, and is rounded in every run as before.
 
 use neoxc_ir::role::{is_frozen, name_of};
 use neoxc_ir::{Attrs, Builder, DType, Function, Module, Op, Output, Role, TensorType, ValueId};

@@ -1,4 +1,4 @@
-//! What exchanges cost by the machine's rates: one rule for the passes that choose them and that order them.
+//! What collectives cost by the machine's rates: one rule for the passes that choose them and that order them.
 
 use neoxc_ir::cluster::Machine;
 
@@ -17,7 +17,7 @@ impl Links {
         Links { machine: cx.machine, degrees: cx.degrees }
     }
 
-    /// Seconds of the exchange `kind` along `axis`, alone on its link, where the larger of what a rank has before
+    /// Seconds of the collective `kind` along `axis`, alone on its link, where the larger of what a rank has before
     /// and after takes `bytes`. Parts go around a ring once, or twice for a sum that every rank wants whole.
     /// `take_part` copies within a rank.
     pub fn seconds(&self, kind: &str, axis: &str, bytes: usize) -> f64 {

@@ -326,7 +326,7 @@ fn moves_words(op: &Op) -> bool {
     op.kind.0.class() == Class::Collective && !sums_ranks(op)
 }
 
-/// Whether bf16 elements can be exchanged in pairs: what lies behind the divided dims of the result `r` is even.
+/// Whether bf16 elements can be sent in pairs: what lies behind the divided dims of the result `r` is even.
 fn in_pairs(f: &Function, op: &Op, r: ValueId) -> bool {
     let ty = f.ty(r);
     let at = |key: &str| op.attrs.str(key).and_then(|d| ty.position(d));

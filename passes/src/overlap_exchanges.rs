@@ -1,4 +1,4 @@
-//! `overlap-exchanges`: exchanges go on beside what does not need them.
+//! `overlap-exchanges`: collectives go on beside what does not need them.
 //!
 //! ```text
 //! %1 = all_reduce(%0)          %1 = all_reduce(%0)     what follows runs beside it
@@ -7,7 +7,7 @@
 //!                              %2 = call @norm(%4)
 //! ```
 //! Every function is put in the order in which a rank with one compute stream and one stream per mesh axis
-//! would get through it soonest, by the machine's rates: exchanges start when their operand is there (a
+//! would get through it soonest, by the machine's rates: collectives start when their operand is there (a
 //! gather of weights: when it is time), ops that need one that is not done let later ones go first, and
 //! waits stand before first uses. Nothing is on its way when a program ends, or when the next iteration of a loop
 //! would need it or its bytes. What an iteration only leaves behind, one result of many, may be on its way longer:
@@ -17,7 +17,7 @@
 //! takes less of it until the arena has grown by no more than an eighth of what activations take.
 //!
 //! Invariant: ops and their operands stay what they were; only their order changes, and waits are added. All
-//! ranks run the same program, so all start the exchanges of an axis in the same order.
+//! ranks run the same program, so all start the collectives of an axis in the same order.
 
 mod order;
 mod times;
@@ -34,7 +34,7 @@ use crate::place_memory;
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "overlap-exchanges",
-    doc: "start exchanges early and wait for them late",
+    doc: "start collectives early and wait for them late",
     requires: &[Fact::OneCallSite, Fact::InKernels],
     ensures: &[Fact::WaitedFor],
     run,
@@ -52,7 +52,7 @@ fn room(m: &Module) -> Result<(u64, u64), PassError> {
     Ok((arena, ((arena + slots) / GROWTH).max(LEAST)))
 }
 
-/// Bytes that exchanges may take to go on beside compute.
+/// Bytes that collectives may take to go on beside compute.
 pub fn budget(m: &Module) -> Result<u64, PassError> {
     Ok(room(m)?.1)
 }
@@ -82,7 +82,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
             break;
         }
         let note = format!(
-            "{waits} exchanges overlapped: {:.2} ms shorter by the machine's rates ({:.2} → {:.2}), \
+            "{waits} collectives overlapped: {:.2} ms shorter by the machine's rates ({:.2} → {:.2}), \
              {} bytes of memory more",
             1e3 * (blocking - overlapped),
             1e3 * blocking,
@@ -92,7 +92,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         *m = new;
         return Ok(PassReport { notes: vec![note] });
     }
-    Ok(PassReport { notes: vec!["no exchange is worth the memory it takes on its way".into()] })
+    Ok(PassReport { notes: vec!["no collective is worth the memory it takes on its way".into()] })
 }
 
 /// Takes the waits of an earlier run away.
@@ -140,7 +140,7 @@ fn reorder(
     Ok(seconds)
 }
 
-/// Results of a loop's body that may be on their way when it ends: exchanges of what the body leaves as well or is
+/// Results of a loop's body that may be on their way when it ends: collectives of what the body leaves as well or is
 /// given, or that are made where the sum was, so that no later iteration touches either.
 fn late(f: &Function, carried: usize) -> Vec<usize> {
     let maker = |v: ValueId| f.ops.iter().find(|op| op.results.contains(&v));
@@ -148,7 +148,8 @@ fn late(f: &Function, carried: usize) -> Vec<usize> {
     let uses = f.use_counts();
     let may = |n: &usize| {
         let v = f.results[*n];
-        let Some(op) = maker(v).filter(|op| Times::is_exchange(op) && uses[v.index()] == 1) else {
+        let Some(op) = maker(v).filter(|op| Times::is_collective(op) && uses[v.index()] == 1)
+        else {
             return false;
         };
         let x = op.operands[0];

@@ -8,7 +8,7 @@
 //! Layouts start at the entries' parameters (`neox.layout`) and go through every op by its own
 //! sharding rule: a dim divided on one operand is divided on all, and on the results; a dim that is
 //! summed away leaves partial sums, which linear ops pass on and every other op wants whole, so that
-//! an exchange is put where layouts meet and no earlier: all-reduce for a sum wanted whole,
+//! a collective is put where layouts meet and no earlier: all-reduce for a sum wanted whole,
 //! reduce-scatter for one wanted divided, all-gather for a divided value wanted whole. Where two ways come
 //! to the same, the one is taken that takes less time (`choose`, `route`). From here on the sizes of types
 //! are those of one rank's part, and all ranks run the same program.
@@ -47,7 +47,7 @@ use crate::pass::{Degrees, Pass, PassCx, PassError, PassReport};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "partition-program",
-    doc: "make one rank's program, with the exchanges between ranks",
+    doc: "make one rank's program, with the collectives between ranks",
     requires: &[Fact::HasTrainStep],
     ensures: &[Fact::OneRank],
     run,

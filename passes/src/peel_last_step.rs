@@ -10,7 +10,7 @@
 //! the loop stay where they were: there is nothing left to go on beside them.
 //!
 //! A bucket is a parameter's gradients of all layers: one whose slices take the link less time than its latency
-//! is not summed layer by layer, but with one exchange for all of them, behind the loop.
+//! is not summed layer by layer, but with one collective for all of them, behind the loop.
 //!
 //! Invariant: the same ranks add the same values in the same order; only when they do changes.
 
@@ -187,7 +187,7 @@ impl Peel<'_> {
         Ok(Some(Summed::Same))
     }
 
-    /// Whether a value takes the link of its first exchange less time than that takes to begin.
+    /// Whether a value takes the link of its first collective less time than that takes to begin.
     fn is_small(&self, f: &Function, v: ValueId, chain: &[Op]) -> bool {
         let (kind, axis) = (chain[0].kind.name(), chain[0].attrs.str("axis").unwrap_or_default());
         let seconds = |bytes| self.links.seconds(kind, axis, bytes);

@@ -6,10 +6,10 @@
 //! The program is walked in its order, loops once; a value lives from where it is made to its last
 //! use, and one that lives into a loop lives to the loop's end. Lives that do not overlap share
 //! bytes. Carried values, accumulators and stacked results are made in their final place; where that
-//! would overwrite something still needed, a copy is inserted instead. What an exchange sends lives until it is
+//! would overwrite something still needed, a copy is inserted instead. What a collective sends lives until it is
 //! waited for, and so does what it makes.
 //!
-//! Invariant (checked by `check`): no read sees bytes of another value, nothing touches the bytes of an exchange under
+//! Invariant (checked by `check`): no read sees bytes of another value, nothing touches the bytes of a collective under
 //! way, and a step's gradients are still there at its end.
 
 mod check;

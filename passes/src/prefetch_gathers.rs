@@ -169,7 +169,7 @@ fn choose(
         let handed_on = body.results.contains(&op.results[0]);
         if uses[op.operands[0].index()] == 1 && !handed_on {
             let until = first_use(body, op.results[0]).unwrap_or(body.ops.len());
-            let computes = |(op, s): (&Op, &f64)| if Times::is_exchange(op) { 0.0 } else { *s };
+            let computes = |(op, s): (&Op, &f64)| if Times::is_collective(op) { 0.0 } else { *s };
             let needed = body.ops[..until].iter().zip(&seconds).map(computes).sum();
             gathers.push(Gather { at, slice, needed, seconds: seconds[at] });
         }

@@ -26,7 +26,7 @@ pub struct PassCx {
     pub target: Target,
     /// What a rank can do, and how fast it reaches others.
     pub machine: Machine,
-    /// Whether exchanges may go on beside compute, which takes memory.
+    /// Whether collectives may go on beside compute, which takes memory.
     pub overlap: bool,
     /// Most bytes of logits that the head may hold at once.
     pub chunk_bytes: usize,

@@ -6,7 +6,7 @@
 //! ⇒ %r:3 = repeat @head_chunk(%g; chunks of %x, %labels, %dloss; %w) over "chunk"
 //! ```
 //! The accumulator of the weight gradient is carried, so that each chunk adds to it in place. Where ranks
-//! have parts of the vocabulary, a chunk has the exchange in which they tell each other of their rows.
+//! have parts of the vocabulary, a chunk has the collective in which they tell each other of their rows.
 
 use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::Decomposition;

@@ -1,5 +1,5 @@
-//! The checker of placements against every timing of exchanges: random programs with random places, waits and
-//! starts are executed with each half of each exchange done at its start, at its wait, or somewhere between.
+//! The checker of placements against every timing of collectives: random programs with random places, waits and
+//! starts are executed with each half of each collective done at its start, at its wait, or somewhere between.
 //! The checker refuses exactly those in which some timing lets an op see, or leave, another value.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
@@ -23,7 +23,7 @@ fn op(kind: &str, operands: Vec<ValueId>, result: ValueId, attrs: Attrs) -> Op {
     Op { kind, operands, results: vec![result], attrs, loc: Loc::Unknown }
 }
 
-/// Kernels that may write their result over the first operand, exchanges, waits; every value has bytes of
+/// Kernels that may write their result over the first operand, collectives, waits; every value has bytes of
 /// its own.
 fn program(r: &mut Random) -> Module {
     let mut f = Function::new("train_step");
@@ -38,7 +38,7 @@ fn program(r: &mut Random) -> Module {
         let p = place(N);
         values.push(f.add_param(&format!("p{n}"), ty(N), Attrs::new().with("neox.place", p)));
     }
-    // Exchanges on their way, and in how many ops they are waited for.
+    // Collectives on their way, and in how many ops they are waited for.
     let mut under_way: Vec<(ValueId, u64)> = vec![];
     for step in 0..9 {
         under_way.iter_mut().for_each(|u| u.1 = u.1.saturating_sub(1));
@@ -102,7 +102,7 @@ fn mutate(m: &mut Module, r: &mut Random) {
     let n = f.ops.len() as u64;
     let at = (r.next() % n) as usize;
     if !r.next().is_multiple_of(3) {
-        // The bytes of another value, perhaps shifted; waits have those of their exchange.
+        // The bytes of another value, perhaps shifted; waits have those of their collective.
         let from = (r.next() % n) as usize;
         let place = f.ops[from].attrs.strs("neox.place").unwrap()[0].to_string();
         let mut place = Place::parse(&place).unwrap();
@@ -189,7 +189,7 @@ impl Machine<'_> {
     }
 }
 
-/// Whether some timing of a program's exchanges goes wrong. `times` says for each half of each exchange how
+/// Whether some timing of a program's collectives goes wrong. `times` says for each half of each collective how
 /// many ops behind its start it is done; the wait comes first in any case.
 fn goes_wrong(m: &Module, times: &dyn Fn(usize, usize) -> usize, backwards: bool) -> bool {
     let f = m.function("train_step").unwrap();
@@ -256,15 +256,15 @@ fn what_some_timing_breaks_is_refused_and_nothing_else() {
             mutate(&mut m, &mut r);
         }
         // Each half at once or as late as can be, in all combinations; and some times between.
-        let exchanges: Vec<usize> = {
+        let collectives: Vec<usize> = {
             let f = m.function("train_step").unwrap();
             let waits = f.ops.iter().filter(|o| o.kind.is("wait")).map(|o| o.operands[0]);
             waits.map(|v| f.ops.iter().position(|o| o.results[0] == v).unwrap()).collect()
         };
         let bit = |number: usize, half: usize| {
-            2 * exchanges.iter().position(|e| *e == number).unwrap() + half
+            2 * collectives.iter().position(|e| *e == number).unwrap() + half
         };
-        let all = 1usize << (2 * exchanges.len()).min(8);
+        let all = 1usize << (2 * collectives.len()).min(8);
         let wrong = (0..all).any(|choice| {
             let times = |number, half| 100 * (choice >> (bit(number, half) % 8) & 1);
             goes_wrong(&m, &times, false) || goes_wrong(&m, &times, true)

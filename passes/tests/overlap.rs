@@ -21,7 +21,7 @@ use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
 use neoxc_passes::prefetch_gathers;
 
-/// A machine on which exchanges of small values take about as long as small kernels.
+/// A machine on which collectives of small values take about as long as small kernels.
 fn machine() -> Machine {
     let mut m = Machine::of(Target::X86V4);
     m.rates.launch_seconds = 1e-7;
@@ -117,13 +117,13 @@ fn results_stay_the_same_to_the_bit() {
                 }
             }
         }
-        // The place for every value, checked with exchanges on their way.
+        // The place for every value, checked with collectives on their way.
         run_phase(&mut after, Phase::Scheduled, &cx).unwrap_or_else(|e| panic!("{e} {what}"));
     }
-    assert!(waits > 100 && moved > 0, "{waits} exchanges overlapped, {moved}");
+    assert!(waits > 100 && moved > 0, "{waits} collectives overlapped, {moved}");
 }
 
-/// Kernels by family, exchanges, waits: 1, 2, … are exchanges on their way; those that a loop's body leaves on
+/// Kernels by family, collectives, waits: 1, 2, … are collectives on their way; those that a loop's body leaves on
 /// their way are waited for behind the loop.
 fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);

@@ -34,16 +34,16 @@ fn short(ty: &TensorType) -> String {
     ty.dims.iter().map(|d| format!("{} {}", d.name, d.size)).collect::<Vec<_>>().join(", ")
 }
 
-/// Matmuls and exchanges of a function with the sizes of one rank's values.
+/// Matmuls and collectives of a function with the sizes of one rank's values.
 fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);
     for op in &f.ops {
-        let exchange = op.kind.0.class() == Class::Collective;
+        let collective = op.kind.0.class() == Class::Collective;
         let rows = ["gather", "scatter_add"].contains(&op.kind.name());
         let loss = op.kind.name().contains("cross_entropy");
         let product = ["matmul", "repeat", "map"].contains(&op.kind.name());
         let experts = ["grouped_matmul", "grouped_weight", "dispatch", "combine"];
-        if !exchange && !rows && !loss && !product && !experts.contains(&op.kind.name()) {
+        if !collective && !rows && !loss && !product && !experts.contains(&op.kind.name()) {
             continue;
         }
         let mut words = vec![op.kind.name().to_string()];
@@ -76,7 +76,7 @@ fn megatron_columns_and_rows() {
 }
 
 /// The embedding, the head and their gradients with half of the vocabulary on each rank; in a chunk of
-/// tokens one exchange of three numbers per token and rank.
+/// tokens one collective of three numbers per token and rank.
 #[test]
 fn the_vocabulary_is_divided() {
     let cx = cx(Degrees { tensor: 2, ..Degrees::ONE });
@@ -96,7 +96,7 @@ fn the_vocabulary_is_divided() {
 /// cheaper to put a table of less than 32 rows together; of at most 16 where the sum would be scattered
 /// along the sequence. Gradients of rows are then summed rather than those of tokens put together.
 #[test]
-fn exchanges_are_those_that_move_fewer_bytes() {
+fn collectives_are_those_that_move_fewer_bytes() {
     let mut all = String::new();
     let link = Link { bandwidth: 1e9, latency: 0.0 };
     let mut machine = Machine { within: link, ..Machine::of(Target::X86V4) };
@@ -190,10 +190,10 @@ fn context_ranks_divide_the_heads_in_attention() {
     insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
 }
 
-/// Ranks know the masks of their parts without asking: dropout adds no exchange but what a rank takes of
+/// Ranks know the masks of their parts without asking: dropout adds no collective but what a rank takes of
 /// numbers that it has.
 #[test]
-fn dropout_exchanges_nothing() {
+fn dropout_sends_nothing() {
     for d in [
         Degrees { tensor: 2, ..Degrees::ONE },
         Degrees { context: 2, data: 2, ..Degrees::ONE },
@@ -293,15 +293,15 @@ fn with_experts(cx: PassCx, moe: Moe) -> Module {
 /// Tokens go to their experts' ranks and come back: two all-to-alls forward, and each rank has its experts
 /// whole.
 #[test]
-fn expert_ranks_exchange_tokens() {
+fn expert_ranks_send_tokens() {
     let capacity = Some(Capacity { train_factor: 1.0, eval_factor: 1.0, minimum: 1 });
     let m = with_experts(cx(Degrees { expert: 2, ..Degrees::ONE }), Moe { capacity, ..moe() });
     insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));
 }
 
-/// Without dropping, what is exchanged has room for all tokens of a group; tensor ranks divide each expert.
+/// Without dropping, the buffer that is sent has room for all tokens of a group; tensor ranks divide each expert.
 #[test]
-fn expert_ranks_exchange_sorted_rows() {
+fn expert_ranks_send_sorted_rows() {
     let cx = PassCx { expert_tensor: true, ..cx(Degrees { expert: 2, tensor: 2, ..Degrees::ONE }) };
     let m = with_experts(cx, moe());
     insta::assert_snapshot!(outlines(&m, &["block.fwd", "block.bwd"]));

@@ -193,9 +193,9 @@ fn ranks_divide_heads_of_keys() {
 
 /// Of tensor ranks each has its heads, and the two sums of the branch meet; context ranks swap the sequence for heads.
 #[test]
-fn nothing_but_sums_and_swaps_is_exchanged() {
+fn nothing_but_sums_and_swaps_is_sent() {
     let m = branch((4, 2), false);
-    let exchanges = |context, tensor| {
+    let collectives = |context, tensor| {
         let after = divided(&m, context, tensor);
         let f = after.function("eval_step").unwrap();
         let q = f.ops.iter().find(|op| op.kind.is("attention")).unwrap().operands[0];
@@ -209,11 +209,11 @@ fn nothing_but_sums_and_swaps_is_exchanged() {
         made.sort_unstable();
         (q, made)
     };
-    let (q, made) = exchanges(1, 2);
+    let (q, made) = collectives(1, 2);
     assert_eq!(q, [2, 2, 2, 8, 4]);
     // The output, its sum, and the gradient of x.
     assert_eq!(made, ["all_reduce"; 3]);
-    let (q, made) = exchanges(2, 1);
+    let (q, made) = collectives(2, 1);
     assert_eq!(q, [2, 2, 2, 8, 4]);
     let swaps = made.iter().filter(|kind| **kind == "all_to_all").count();
     // q, k, v and the output; the output's gradient and the gradients of q, k and v.

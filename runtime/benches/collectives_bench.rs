@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use neoxc_plan::{Address, Exchange, Instr, Plan, Program};
+use neoxc_plan::{Address, Collective, Instr, Plan, Program};
 use neoxc_runtime::collectives::{Collectives, connect};
 use neoxc_runtime::job::{self, Job};
 
@@ -18,8 +18,8 @@ fn plan(ranks: u64) -> Plan {
     let mut plan = Plan::default();
     plan.tables.mesh = vec![("tensor".into(), ranks)];
     let at = || Address { segment: 0, offset: 0, strides: vec![] };
-    let exchange = Instr::Exchange {
-        kind: Exchange::AllReduce,
+    let collective = Instr::Collective {
+        kind: Collective::AllReduce,
         axis: "tensor".into(),
         shape: vec![1, 1, 1],
         from: at(),
@@ -27,7 +27,7 @@ fn plan(ranks: u64) -> Plan {
         event: Some(0),
         loc: String::new(),
     };
-    plan.programs.push(Program { body: vec![exchange], ..Default::default() });
+    plan.programs.push(Program { body: vec![collective], ..Default::default() });
     plan
 }
 
@@ -50,7 +50,7 @@ fn median(side: &dyn Collectives, x: &mut [f32], beside: Duration) -> Duration {
             let to = x.as_mut_ptr();
             // SAFETY: the value is left alone until the wait returns; all ranks do the same.
             let done = unsafe {
-                side.start(0, Exchange::AllReduce, [1, x.len(), 1, 1, 1], to, to).and_then(
+                side.start(0, Collective::AllReduce, [1, x.len(), 1, 1, 1], to, to).and_then(
                     |ticket| {
                         compute(beside);
                         side.wait(0, ticket)
@@ -72,7 +72,7 @@ fn measure(side: &dyn Collectives, speaks: bool) {
     for floats in [1 << 10, 1 << 18, 1 << 22] {
         let mut x = vec![0f32; floats];
         let alone = median(side, &mut x, Duration::ZERO);
-        // As long as the exchange, so that all of it could be hidden.
+        // As long as the collective, so that all of it could be hidden.
         let beside = alone.max(Duration::from_micros(50));
         let both = median(side, &mut x, beside);
         let hidden = (alone + beside).saturating_sub(both).as_secs_f64() / alone.as_secs_f64();

@@ -1,6 +1,6 @@
-//! Exchanges between ranks: what the executor needs of a transport.
+//! Collectives between ranks: what the executor needs of a transport.
 //!
-//! Every mesh axis is a stream: exchanges along it happen in the order in which they are started, beside
+//! Every mesh axis is a stream: collectives along it happen in the order in which they are started, beside
 //! whatever the rank does until it waits for them. This is the shape of NCCL's calls on a stream (with an
 //! event for each wait) and of MPI's nonblocking collectives (with a request).
 //!
@@ -24,16 +24,16 @@ mod threads;
 pub use messages::Messages;
 #[cfg(feature = "mpi")]
 pub use mpi::{Mpi, World};
-use neoxc_plan::Exchange;
+use neoxc_plan::Collective;
 pub use threads::{Threads, connect};
 
 use crate::RuntimeError;
 
-/// Names an exchange to the rank that started it: its number along its axis.
+/// Names a collective to the rank that started it: its number along its axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ticket(pub u64);
 
-/// The sizes that the plan writes for an exchange; those that its kind does not have are 1.
+/// The sizes that the plan writes for a collective; those that its kind does not have are 1.
 pub type Sizes = [usize; 5];
 
 /// A plan's sizes.
@@ -45,35 +45,35 @@ pub fn sizes(of: &[u64]) -> Sizes {
 
 /// What one rank asks of the others.
 pub trait Collectives: Send + Sync {
-    /// Starts an exchange of a value of these sizes with the ranks that differ along `axis` (its number
+    /// Starts a collective of a value of these sizes with the ranks that differ along `axis` (its number
     /// in the plan's mesh). Does not wait for them. Reductions sum; the others copy.
     /// `from` and `to` may be the same for an all-reduce and must not overlap otherwise.
     ///
     /// # Safety
     /// Until [`Collectives::wait`] returns, `from` must be left as it is, and nobody may touch `to`. Every
-    /// rank of the group must start the same exchanges in the same order, and no more may be under way
+    /// rank of the group must start the same collectives in the same order, and no more may be under way
     /// than the plan's programs have.
     unsafe fn start(
         &self,
         axis: usize,
-        kind: Exchange,
+        kind: Collective,
         shape: Sizes,
         from: *mut f32,
         to: *mut f32,
     ) -> Result<Ticket, RuntimeError>;
-    /// Returns when the exchange is complete for this rank: `to` is there, `from` is free.
+    /// Returns when the collective is complete for this rank: `to` is there, `from` is free.
     ///
     /// # Safety
-    /// The ticket must be of an exchange along `axis` that this rank has not waited for yet.
+    /// The ticket must be of a collective along `axis` that this rank has not waited for yet.
     unsafe fn wait(&self, axis: usize, ticket: Ticket) -> Result<(), RuntimeError>;
-    /// Starts an exchange and waits for it.
+    /// Starts a collective and waits for it.
     ///
     /// # Safety
     /// As for [`Collectives::start`].
-    unsafe fn exchange(
+    unsafe fn collective(
         &self,
         axis: usize,
-        kind: Exchange,
+        kind: Collective,
         shape: Sizes,
         from: *mut f32,
         to: *mut f32,

@@ -34,7 +34,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
 }
 
 /// Sends each of two files or folders the other's name, at once.
-pub fn exchange(a: &Path, b: &Path) -> Result<(), RuntimeError> {
+pub fn collective(a: &Path, b: &Path) -> Result<(), RuntimeError> {
     use std::os::unix::ffi::OsStrExt;
     let name = |p: &Path| std::ffi::CString::new(p.as_os_str().as_bytes());
     let (Ok(from), Ok(to)) = (name(a), name(b)) else {

@@ -1,7 +1,7 @@
 //! Signs of life between the processes of a job, over TCP connections of its own: a library for messages
 //! notices neither a stopped process nor a cut link.
 //!
-//! A process is connected to rank 0's and to all that it makes exchanges with. On every connection both sides
+//! A process is connected to rank 0's and to all that it makes collectives with. On every connection both sides
 //! say several times per timeout that they are there. A connection that closes without a farewell means
 //! that the process is gone; one that is silent for the timeout, that it is stopped or cannot be reached.
 //! Whoever notices tells all it is connected to, so that everybody blames the rank that was lost and not
@@ -196,7 +196,7 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
             };
             peers.iter_mut().for_each(|p| p.say(kind, loss.rank));
         }
-        // The main thread ends at its next exchange. If it comes to none, nobody else ends this process.
+        // The main thread ends at its next collective. If it comes to none, nobody else ends this process.
         if let (Some(since), Some(loss)) = (told, health.loss())
             && since.elapsed() > timeout
         {

@@ -18,7 +18,7 @@ use crate::heartbeat::Heartbeat;
 /// for.
 pub const TIMEOUT: u64 = 60;
 
-/// Exchanges of a plan, and words outside of it.
+/// Collectives of a plan, and words outside of it.
 pub trait Others: Collectives {
     /// What every rank of the plan says, by rank; all must call it. For few bytes, outside programs.
     fn all_gather(&self, bytes: &[u8]) -> Result<Vec<Vec<u8>>, RuntimeError>;
@@ -94,7 +94,7 @@ impl Job {
         asked.filter(|n| *n > 0).unwrap_or(share)
     }
 
-    /// The exchanges of this rank.
+    /// The collectives of this rank.
     pub fn collectives(&self) -> Arc<dyn Collectives> {
         self.others.clone()
     }
@@ -219,7 +219,7 @@ fn cores() -> String {
     line.unwrap_or_default().trim().to_string()
 }
 
-/// The ranks that one watches: rank 0, whom all watch, and those that it makes exchanges with.
+/// The ranks that one watches: rank 0, whom all watch, and those that it makes collectives with.
 #[cfg(any(feature = "mpi", test))]
 fn peers(plan: &Plan, rank: u64) -> Vec<u64> {
     let axes = plan.tables.mesh.iter().map(|(axis, _)| axis.as_str()).chain([neoxc_plan::ENDS]);

@@ -19,7 +19,7 @@
 //! ranks, so that they repeat to the bit.
 //!
 //! ```
-//! use neoxc_plan::{Exchange, Plan, Program, parse_program};
+//! use neoxc_plan::{Collective, Plan, Program, parse_program};
 //! use neoxc_runtime::collectives::{Collectives, connect, sizes};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -36,7 +36,7 @@
 //!             let at = x.as_mut_ptr();
 //!             // SAFETY: `x` is left alone until the wait returns, and both ranks do the same.
 //!             unsafe {
-//!                 let ticket = side.start(0, Exchange::AllReduce, sizes(&[1, 4, 1]), at, at);
+//!                 let ticket = side.start(0, Collective::AllReduce, sizes(&[1, 4, 1]), at, at);
 //!                 side.wait(0, ticket.expect("the ranks are threads")).expect("both ranks come");
 //!             }
 //!             assert_eq!(x, [3.0, 6.0, 9.0, 12.0]);

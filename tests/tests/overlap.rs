@@ -1,4 +1,4 @@
-//! Exchanges beside compute change nothing that a run computes, to the bit, and are there in the plan's text.
+//! Collectives beside compute change nothing that a run computes, to the bit, and are there in the plan's text.
 
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
@@ -29,7 +29,7 @@ fn left(plan: &Plan) -> usize {
         let (mut left, before) = (0, under_way.len());
         for instr in body {
             match instr {
-                Instr::Exchange { event: Some(e), .. } => under_way.push(*e),
+                Instr::Collective { event: Some(e), .. } => under_way.push(*e),
                 Instr::Wait { event } => under_way.retain(|e| e != event),
                 Instr::Loop { body, .. } => left += of(body, true, under_way),
                 _ => {}

@@ -13,7 +13,7 @@ use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::role::{is_frozen, name_of as parameter_of};
 use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, Output, Role, ValueId, keys};
 use neoxc_plan::{
-    Address, Exchange, Formula, Held, Init, Instr, Memory, Parameter, Plan, Port, Program,
+    Address, Collective, Formula, Held, Init, Instr, Memory, Parameter, Plan, Port, Program,
     ROUND_WEIGHTS, Schedule, Segment, SegmentKind, State, Stride, Tables, Values, name_of,
 };
 
@@ -144,7 +144,7 @@ impl Emitter<'_> {
             at.insert(*p, place);
         }
         let mut out = vec![];
-        // Numbers of the events of exchanges under way.
+        // Numbers of the events of collectives under way.
         let mut events = HashMap::<ValueId, Vec<usize>>::new();
         let is_late = |v: &ValueId| late.iter().any(|n| f.results[*n] == *v);
         let waited = |v: &ValueId| {
@@ -197,14 +197,14 @@ impl Emitter<'_> {
                         |v: &ValueId| self.address(&at[v], vars, f.ty(*v).bytes() as u64, counts);
                     let (from, to) = (at(&op.operands[0])?, at(&op.results[0])?);
                     let axis = op.attrs.str("axis").unwrap_or_default().to_string();
-                    let (kind, shape) = exchange(f, op)?;
+                    let (kind, shape) = collective(f, op)?;
                     let loc = op.loc.to_string();
                     let event = match kept.get(&op.results[0]) {
                         Some(event) => Some(*event),
                         None => waited(&op.results[0]).then(|| self.free_event()),
                     };
                     events.extend(event.map(|e| (op.results[0], vec![e])));
-                    out.push(Instr::Exchange { kind, axis, shape, from, to, event, loc });
+                    out.push(Instr::Collective { kind, axis, shape, from, to, event, loc });
                 }
                 _ => {
                     let kernel = callee
@@ -234,10 +234,11 @@ impl Emitter<'_> {
     }
 }
 
-/// The kind of an exchange, and the sizes of the undivided value.
-fn exchange(f: &Function, op: &Op) -> Result<(Exchange, Vec<u64>), CodegenError> {
+/// The kind of a collective, and the sizes of the undivided value.
+fn collective(f: &Function, op: &Op) -> Result<(Collective, Vec<u64>), CodegenError> {
     let name = op.kind.name();
-    let kind = Exchange::named(name).ok_or_else(|| bad(format!("no exchange is called {name}")))?;
+    let kind =
+        Collective::named(name).ok_or_else(|| bad(format!("no collective is called {name}")))?;
     let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
     let product = |dims: &[Dim]| dims.iter().map(|d| d.size as u64).product::<u64>();
     let at = |key: &str| op.attrs.str(key).and_then(|d| y.position(d));
@@ -250,7 +251,7 @@ fn exchange(f: &Function, op: &Op) -> Result<(Exchange, Vec<u64>), CodegenError>
             .map(|(a, b)| Dim::new(&a.name, a.size.max(b.size)))
             .collect();
         let (first, second) = (from.min(to), from.max(to));
-        let kind = if from < to { Exchange::AllToAll } else { Exchange::AllToAllBack };
+        let kind = if from < to { Collective::AllToAll } else { Collective::AllToAllBack };
         let sizes = vec![
             product(&whole[..first]),
             whole[first].size as u64,
@@ -279,7 +280,7 @@ fn in_words(ty: &neoxc_ir::TensorType, mut sizes: Vec<u64>) -> Result<Vec<u64>, 
     }
     match sizes.last_mut() {
         Some(after) if ty.dtype.bytes() == 2 && after.is_multiple_of(2) => *after /= 2,
-        _ => return Err(bad(format!("{ty} is not exchanged in words of 32 bits"))),
+        _ => return Err(bad(format!("{ty} is not sent in words of 32 bits"))),
     }
     Ok(sizes)
 }

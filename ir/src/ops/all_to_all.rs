@@ -1,6 +1,6 @@
 //! `neox.all_to_all`: a value divided along one dim, divided along another one instead.
 
-use super::exchange;
+use super::collective;
 use super::prelude::*;
 
 /// The op of this file.
@@ -19,9 +19,9 @@ impl OpDef for AllToAll {
             results: &[("y", Arity::One)],
             attrs: const {
                 &[
-                    exchange::ATTRS[0],
-                    exchange::ATTRS[1],
-                    exchange::ATTRS[2],
+                    collective::ATTRS[0],
+                    collective::ATTRS[1],
+                    collective::ATTRS[2],
                     required("from", AttrKind::Str, "dim that is divided before"),
                 ]
             },
@@ -38,7 +38,7 @@ impl OpDef for AllToAll {
         if cx.str("dim")? == from {
             return Err(OpError::new(format!("`{from}` is divided before and after")));
         }
-        let mut made = exchange::smaller(cx)?;
+        let mut made = collective::smaller(cx)?;
         for ty in &mut made {
             let at = ty.position(from);
             let at = at.ok_or_else(|| OpError::new(format!("{ty} has no dim `{from}`")))?;
@@ -63,7 +63,7 @@ impl OpDef for AllToAll {
         Cost::streaming(cx, 0.0)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
-        exchange::alone(cx)
+        collective::alone(cx)
     }
     primitive!();
 }

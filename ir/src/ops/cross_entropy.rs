@@ -92,7 +92,7 @@ impl OpDef for CrossEntropy {
         operands: &[ValueId],
         attrs: &Attrs,
     ) -> Result<Decomposition, OpError> {
-        // One exchange of three numbers per row and rank, instead of one for the maximum and one for
+        // One collective of three numbers per row and rank, instead of one for the maximum and one for
         // the sums.
         if operands.len() < 3 {
             return Ok(Decomposition::Primitive);

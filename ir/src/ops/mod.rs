@@ -7,8 +7,8 @@ use crate::op::{OpDef, OpKind};
 pub mod docs;
 pub mod pointwise;
 
+mod collective;
 pub(crate) mod decomposed;
-mod exchange;
 mod part;
 mod prelude;
 mod routing;

@@ -1,6 +1,6 @@
 //! `neox.reduce_scatter`: the sum of a value over the ranks, divided among them.
 
-use super::exchange;
+use super::collective;
 use super::prelude::*;
 
 /// The op of this file.
@@ -17,7 +17,7 @@ impl OpDef for ReduceScatter {
         Signature {
             operands: &[("x", Arity::One)],
             results: &[("y", Arity::One)],
-            attrs: exchange::ATTRS,
+            attrs: collective::ATTRS,
         }
     }
     fn class(&self) -> Class {
@@ -28,7 +28,7 @@ impl OpDef for ReduceScatter {
         Precision::WIDE
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        exchange::smaller(cx)
+        collective::smaller(cx)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("collectives are inserted after differentiation"))
@@ -44,7 +44,7 @@ impl OpDef for ReduceScatter {
         Cost::streaming(cx, 0.0)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
-        exchange::alone(cx)
+        collective::alone(cx)
     }
     primitive!();
 }

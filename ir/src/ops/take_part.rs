@@ -1,6 +1,6 @@
 //! `neox.take_part`: a rank's part of a value that all ranks have.
 
-use super::exchange;
+use super::collective;
 use super::prelude::*;
 
 /// The op of this file.
@@ -17,7 +17,7 @@ impl OpDef for TakePart {
         Signature {
             operands: &[("x", Arity::One)],
             results: &[("y", Arity::One)],
-            attrs: exchange::ATTRS,
+            attrs: collective::ATTRS,
         }
     }
     fn class(&self) -> Class {
@@ -27,7 +27,7 @@ impl OpDef for TakePart {
         Precision::SAME
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
-        exchange::smaller(cx)
+        collective::smaller(cx)
     }
     fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         Ok(Gradient::None("collectives are inserted after differentiation"))
@@ -43,7 +43,7 @@ impl OpDef for TakePart {
         Cost::streaming(cx, 0.0)
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
-        exchange::alone(cx)
+        collective::alone(cx)
     }
     primitive!();
 }

@@ -1,4 +1,4 @@
-//! `neox.wait`: a value that an exchange makes, once it is there.
+//! `neox.wait`: a value that a collective makes, once it is there.
 
 use super::prelude::*;
 

@@ -1,6 +1,6 @@
 //! The order of one function: a list schedule on a clock.
 //!
-//! The clock is that of the compute stream. At each step exchanges whose operand is there start on their
+//! The clock is that of the compute stream. At each step collectives whose operand is there start on their
 //! axis' stream, and the first op runs that has all it needs; if that is none, the clock goes on to the
 //! first arrival. Views cost nothing and stand before their first user, waits before the first use.
 
@@ -19,13 +19,13 @@ pub struct Order<'a> {
     /// Seconds of each op, and the op that makes each value.
     seconds: Vec<f64>,
     defs: Vec<Option<usize>>,
-    /// When each op's turn would be if all ran one after the other; for exchanges that of their first user.
+    /// When each op's turn would be if all ran one after the other; for collectives that of their first user.
     turn: Vec<f64>,
-    /// Bytes that ops may make ahead of their turn, or exchanges of weights have on their way.
+    /// Bytes that ops may make ahead of their turn, or collectives of weights have on their way.
     ahead: u64,
-    /// What is to be done from each op on until the end, exchanges included; empty if ops keep their order.
+    /// What is to be done from each op on until the end, collectives included; empty if ops keep their order.
     tail: Vec<f64>,
-    /// By exchange: the ops that read the bytes it could write to, behind which it starts.
+    /// By collective: the ops that read the bytes it could write to, behind which it starts.
     behind: HashMap<usize, Vec<usize>>,
     /// When each op is done, once it has run or started.
     done: Vec<Option<f64>>,
@@ -37,7 +37,7 @@ pub struct Order<'a> {
     streams: HashMap<String, f64>,
     now: f64,
     out: Vec<Op>,
-    /// What stands for an exchange's result once it was waited for.
+    /// What stands for a collective's result once it was waited for.
     waited: HashMap<ValueId, ValueId>,
     new: Function,
 }
@@ -62,12 +62,12 @@ impl<'a> Order<'a> {
         let mut turn: Vec<f64> = vec![];
         for (op, s) in f.ops.iter().zip(&seconds) {
             turn.push(sum);
-            sum += if Times::is_exchange(op) { 0.0 } else { *s };
+            sum += if Times::is_collective(op) { 0.0 } else { *s };
         }
-        // Backwards, so that views and exchanges have the turn of those who use what they make.
+        // Backwards, so that views and collectives have the turn of those who use what they make.
         for i in (0..f.ops.len()).rev() {
             let op = &f.ops[i];
-            if Times::is_exchange(op) || op.kind.0.class() == Class::View {
+            if Times::is_collective(op) || op.kind.0.class() == Class::View {
                 let users = (i + 1..f.ops.len())
                     .filter(|j| f.ops[*j].operands.iter().any(|o| op.results.contains(o)));
                 turn[i] = users.map(|j| turn[j]).fold(sum, f64::min);
@@ -98,14 +98,14 @@ impl<'a> Order<'a> {
     pub fn reuse(mut self, carried: usize) -> Self {
         let f = self.f;
         let end: f64 = (0..f.ops.len())
-            .filter(|i| !Times::is_exchange(&f.ops[*i]))
+            .filter(|i| !Times::is_collective(&f.ops[*i]))
             .map(|i| self.seconds[i])
             .sum();
         for (given, made) in f.params.iter().zip(&f.results).take(carried) {
             let Some(at) = self.defs[made.index()] else { continue };
             let readers = self.readers(*given);
             let done = readers.iter().map(|i| self.turn[*i] + self.seconds[*i]).fold(0.0, f64::max);
-            if Times::is_exchange(&f.ops[at]) && done + self.seconds[at] <= end {
+            if Times::is_collective(&f.ops[at]) && done + self.seconds[at] <= end {
                 self.behind.insert(at, readers);
             }
         }
@@ -141,12 +141,13 @@ impl<'a> Order<'a> {
     /// The function in its new order, and its seconds.
     pub fn run(mut self) -> Result<(Function, f64), PassError> {
         let f = self.f;
-        let computes =
-            |i: &usize| !Times::is_exchange(&f.ops[*i]) && f.ops[*i].kind.0.class() != Class::View;
+        let computes = |i: &usize| {
+            !Times::is_collective(&f.ops[*i]) && f.ops[*i].kind.0.class() != Class::View
+        };
         let mut left: Vec<usize> = (0..f.ops.len()).filter(computes).collect();
-        while !left.is_empty() || self.exchanges_left() {
+        while !left.is_empty() || self.collectives_left() {
             let head = left.first().copied();
-            let started = self.start_exchanges(head)?;
+            let started = self.start_collectives(head)?;
             // The first that has all it needs, in the old order, as long as not too much is ahead of it.
             let ahead: u64 = match head {
                 Some(h) => (h..f.ops.len())
@@ -182,18 +183,18 @@ impl<'a> Order<'a> {
                     self.leave_on_its_way(i);
                 }
                 None if started => {}
-                // Only exchanges are left that wait for each other.
+                // Only collectives are left that wait for each other.
                 None => {
                     let next = (0..f.ops.len())
-                        .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i].is_none());
+                        .filter(|i| Times::is_collective(&f.ops[*i]) && self.done[*i].is_none());
                     let later = next.filter_map(|i| self.ready(i)).filter(|t| *t > self.now);
                     let at = later.fold(f64::MAX, f64::min);
                     // One that nobody needs yet may stand in front of one that is needed.
-                    if at == f64::MAX && self.start_exchanges(None)? {
+                    if at == f64::MAX && self.start_collectives(None)? {
                         continue;
                     }
                     if at == f64::MAX {
-                        let what = format!("@{}: an exchange is needed by itself", f.name);
+                        let what = format!("@{}: a collective is needed by itself", f.name);
                         return Err(PassError::internal(what));
                     }
                     self.now = at;
@@ -203,8 +204,9 @@ impl<'a> Order<'a> {
         self.finish()
     }
 
-    fn exchanges_left(&self) -> bool {
-        (0..self.f.ops.len()).any(|i| Times::is_exchange(&self.f.ops[i]) && self.done[i].is_none())
+    fn collectives_left(&self) -> bool {
+        (0..self.f.ops.len())
+            .any(|i| Times::is_collective(&self.f.ops[i]) && self.done[i].is_none())
     }
 
     fn bytes(&self, i: usize) -> u64 {
@@ -230,7 +232,7 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// The loop at `i` has run: its iterations' last exchanges are still on their way.
+    /// The loop at `i` has run: its iterations' last collectives are still on their way.
     fn leave_on_its_way(&mut self, i: usize) {
         for v in &self.f.ops[i].results {
             let Some((late, there)) = self.late.get_mut(v) else { continue };
@@ -240,16 +242,16 @@ impl<'a> Order<'a> {
         }
     }
 
-    /// Starts exchanges whose operand is there; whether there were any. `head` is the first op that is left.
-    fn start_exchanges(&mut self, head: Option<usize>) -> Result<bool, PassError> {
+    /// Starts collectives whose operand is there; whether there were any. `head` is the first op that is left.
+    fn start_collectives(&mut self, head: Option<usize>) -> Result<bool, PassError> {
         let f = self.f;
         let turn = head.map_or(f64::MAX, |h| self.turn[h]);
         let mut under_way: u64 = (0..f.ops.len())
-            .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i] > Some(self.now))
+            .filter(|i| Times::is_collective(&f.ops[*i]) && self.done[*i] > Some(self.now))
             .map(|i| self.bytes(i))
             .sum();
         let mut waiting: Vec<usize> = (0..f.ops.len())
-            .filter(|i| Times::is_exchange(&f.ops[*i]) && self.done[*i].is_none())
+            .filter(|i| Times::is_collective(&f.ops[*i]) && self.done[*i].is_none())
             .filter(|i| self.ready(*i).is_some_and(|t| t <= self.now))
             .collect();
         // Who is needed first goes first; a stable sort, so that equals keep their order.
@@ -283,10 +285,10 @@ impl<'a> Order<'a> {
         Ok(started)
     }
 
-    /// Whether an op is an exchange between the stages of a pipeline.
+    /// Whether an op is a collective between the stages of a pipeline.
     fn between_stages(&self, i: usize) -> bool {
         let axis = self.f.ops[i].attrs.str("axis");
-        Times::is_exchange(&self.f.ops[i]) && matches!(axis, Some("pipe" | "ends"))
+        Times::is_collective(&self.f.ops[i]) && matches!(axis, Some("pipe" | "ends"))
     }
 
     fn is_given(&self, v: ValueId) -> bool {
@@ -319,14 +321,14 @@ impl<'a> Order<'a> {
             self.emit(d)?;
             self.done[d] = self.ready(d);
         }
-        if !Times::is_exchange(op) && !self.late.contains_key(&v) {
+        if !Times::is_collective(op) && !self.late.contains_key(&v) {
             return Ok(v);
         }
         if let Some(known) = self.waited.get(&v) {
             return Ok(*known);
         }
         // Nothing stands between: it is waited for at once.
-        let last = self.out.last().filter(|last| Times::is_exchange(last));
+        let last = self.out.last().filter(|last| Times::is_collective(last));
         if last.is_some_and(|last| last.results.contains(&v)) {
             self.waited.insert(v, v);
             return Ok(v);
@@ -351,7 +353,7 @@ impl<'a> Order<'a> {
         for v in f.results.iter().filter(|v| !self.keeps.contains(v)) {
             end = self.there(*v).map_or(end, |t| end.max(t));
         }
-        // An iteration takes as long as the exchanges that it leaves to the next one.
+        // An iteration takes as long as the collectives that it leaves to the next one.
         let mut left: HashMap<&str, f64> = HashMap::new();
         for op in f.ops.iter().filter(|op| op.results.iter().any(|r| self.keeps.contains(r))) {
             let i = self.defs[op.results[0].index()];
@@ -366,7 +368,7 @@ impl<'a> Order<'a> {
         // Whatever nobody uses is not left on its way either.
         let made = f.ops.iter().flat_map(|op| op.results.iter().map(move |r| (op, *r)));
         for (op, v) in made.filter(|(_, v)| !self.keeps.contains(v)).collect::<Vec<_>>() {
-            if Times::is_exchange(op) || self.late.contains_key(&v) {
+            if Times::is_collective(op) || self.late.contains_key(&v) {
                 self.use_of(v)?;
             }
         }

@@ -13,11 +13,11 @@ pub struct Times {
     links: Links,
     /// Seconds of functions whose order is known.
     known: HashMap<String, f64>,
-    /// Exchanges that are on their way when a loop's body ends: by the body and the number of its result.
+    /// Collectives that are on their way when a loop's body ends: by the body and the number of its result.
     late: HashMap<(String, usize), Late>,
 }
 
-/// An exchange that each iteration of a loop leaves on its way.
+/// A collective that each iteration of a loop leaves on its way.
 #[derive(Debug, Clone)]
 pub struct Late {
     /// Its axis.
@@ -44,7 +44,7 @@ impl Times {
                 continue;
             };
             let axis = op.attrs.str("axis").unwrap_or_default().to_string();
-            let late = Late { axis, seconds: self.exchange(f, op) };
+            let late = Late { axis, seconds: self.collective(f, op) };
             self.late.insert((f.name.clone(), *n), late);
         }
     }
@@ -55,7 +55,7 @@ impl Times {
         self.late.get(&(callee.to_string(), n))
     }
 
-    /// Seconds of `entry` if every exchange is waited for at once.
+    /// Seconds of `entry` if every collective is waited for at once.
     pub fn blocking(&self, m: &Module, entry: &str) -> f64 {
         let Some(f) = m.function(entry) else { return 0.0 };
         let seconds = |op: &Op| match op.attrs.symbol("callee").filter(|_| op.kind.is("repeat")) {
@@ -65,8 +65,8 @@ impl Times {
         f.ops.iter().map(seconds).sum()
     }
 
-    /// Whether an op is an exchange that goes over a link.
-    pub fn is_exchange(op: &Op) -> bool {
+    /// Whether an op is a collective that goes over a link.
+    pub fn is_collective(op: &Op) -> bool {
         op.kind.0.class() == Class::Collective && !op.kind.is("take_part")
     }
 
@@ -75,8 +75,8 @@ impl Times {
         if op.kind.0.class() == Class::View {
             return 0.0;
         }
-        if Self::is_exchange(op) {
-            return self.exchange(f, op);
+        if Self::is_collective(op) {
+            return self.collective(f, op);
         }
         let bytes = |ids: &[ValueId]| ids.iter().map(|v| f.ty(*v).bytes() as f64).sum::<f64>();
         let moved = bytes(&op.operands) + bytes(&op.results);
@@ -96,8 +96,8 @@ impl Times {
         }
     }
 
-    /// Seconds of an exchange alone on its link.
-    fn exchange(&self, f: &Function, op: &Op) -> f64 {
+    /// Seconds of a collective alone on its link.
+    fn collective(&self, f: &Function, op: &Op) -> f64 {
         let axis = op.attrs.str("axis").unwrap_or_default();
         let (x, y) = (f.ty(op.operands[0]).bytes(), f.ty(op.results[0]).bytes());
         self.links.seconds(op.kind.name(), axis, x.max(y))

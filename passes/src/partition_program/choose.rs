@@ -1,4 +1,4 @@
-//! Choices between exchanges that come to the same: the one that takes less time, kernels included.
+//! Choices between collectives that come to the same: the one that takes less time, kernels included.
 //!
 //! ```text
 //! %y = gather(%table, %ids)     %table divided along its rows

@@ -174,7 +174,7 @@ fn divide(b: &Body<'_>, uses: &Uses<'_>) -> (Divided, Divided) {
         }
     }
     // Where weights are divided over ranks that divide the sequence, or the groups of sequences, these
-    // give way: they are put together, or exchanged for the other division.
+    // give way: they are put together, or redistributed into the other division.
     for dim in ["group", "seq"] {
         if let Some(mut axes) = divided.remove(dim) {
             axes.retain(|a| divided.values().all(|others| !others.contains(a)));
@@ -250,7 +250,7 @@ fn small(b: &Body<'_>, v: ValueId) -> bool {
     b.f.ty(v).dims.is_empty()
 }
 
-/// A scalar that ranks have in common, as parts of a sum: so that a chain of sums needs one exchange.
+/// A scalar that ranks have in common, as parts of a sum: so that a chain of sums needs one collective.
 fn share(b: &mut Body<'_>, v: ValueId, axes: &BTreeSet<Axis>) -> Result<(), PassError> {
     let Some(Val::Known(local, layout)) = b.values.get(&v).cloned() else { return Ok(()) };
     if layout.partial == *axes {

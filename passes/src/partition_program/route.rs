@@ -1,4 +1,4 @@
-//! The cheapest exchanges that lead from one layout to another.
+//! The cheapest collectives that lead from one layout to another.
 //!
 //! ```text
 //! [seq: context+tensor]  →  [heads: context]      of 4 × 8 ranks
@@ -14,7 +14,7 @@ use super::layout::{Axis, Layout};
 use crate::links::Links;
 use crate::pass::Degrees;
 
-/// One exchange on the way.
+/// One collective on the way.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The op.
@@ -36,7 +36,7 @@ struct Place {
     before: Option<(usize, Step)>,
 }
 
-/// The exchanges from `have` to `wanted` for a value of the whole type `ty`, and the seconds they take; nothing
+/// The collectives from `have` to `wanted` for a value of the whole type `ty`, and the seconds they take; nothing
 /// where none lead there.
 pub fn cheapest(
     ty: &TensorType,
@@ -82,7 +82,7 @@ fn way(places: &[Place], mut at: usize) -> Vec<Step> {
     out
 }
 
-/// Every exchange of a value laid out as `now` that leads towards `wanted`, and the layout that it makes.
+/// Every collective of a value laid out as `now` that leads towards `wanted`, and the layout that it makes.
 fn steps(now: &Layout, wanted: &Layout) -> Vec<(Step, Layout)> {
     let mut out = vec![];
     let towards = |i: usize| wanted.dims[i].starts_with(&now.dims[i]);

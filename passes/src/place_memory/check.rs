@@ -2,9 +2,9 @@
 //! iterations on *versions* instead of numbers, and every read must see the version that the
 //! producer wrote. Shares nothing with the walk that chose the places.
 //!
-//! An exchange that is waited for later may read and write at any time until then. So it writes its version
+//! A collective that is waited for later may read and write at any time until then. So it writes its version
 //! at its start, and when it is waited for both its bytes and those that it sends must still have the
-//! versions they had at the start. The exchanges that the iterations of a loop leave on their way are all
+//! versions they had at the start. The collectives that the iterations of a loop leave on their way are all
 //! looked at when the loop's result is waited for.
 
 use std::collections::{BTreeMap, HashMap};

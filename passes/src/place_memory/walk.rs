@@ -174,7 +174,7 @@ impl Walk<'_> {
         Ok(out)
     }
 
-    /// What the exchange sends that `op` waits for, if it waits for one. Exchanges of a loop's iterations
+    /// What the collective sends that `op` waits for, if it waits for one. Collectives of a loop's iterations
     /// send what the iterations give back.
     fn sent(f: &Function, op: &Op) -> Vec<ValueId> {
         let waited = op.operands.first().filter(|_| op.kind.is("wait"));
@@ -188,7 +188,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Whether an op behind `i` needs the buffer of `root`: reads it, or waits for an exchange that does,
+    /// Whether an op behind `i` needs the buffer of `root`: reads it, or waits for a collective that does,
     /// unless that is `i` itself.
     fn used_behind(f: &Function, root: ValueId, i: usize) -> bool {
         f.ops[i + 1..].iter().any(|o| {

@@ -10,7 +10,7 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, DType, Module, Role, keys};
 use neoxc_models::arch::{Arch, Moe, Positions, Router};
 
-/// Links without latency: nothing is too small to be exchanged early.
+/// Links without latency: nothing is too small for a collective of its own.
 pub fn without_latency() -> Machine {
     let mut machine = Machine::of(Target::X86V4);
     machine.within.latency = 0.0;

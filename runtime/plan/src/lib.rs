@@ -63,7 +63,7 @@ pub use formula::Formula;
 pub use held::{Block, Held, Run};
 pub use neoxc_base::entry::name_of;
 pub use program::{
-    Address, Exchange, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
+    Address, Collective, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
 };
 pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedule};
 pub use values::{SegmentKind, State, Values};
@@ -431,13 +431,13 @@ impl Plan {
         self.part(s, &format!("{name}_last"), class)
     }
 
-    /// Most exchanges along `axis` that a rank can have under way at once.
+    /// Most collectives along `axis` that a rank can have under way at once.
     pub fn most_under_way(&self, axis: &str) -> usize {
         fn most(body: &[Instr], axis: &str, events: &mut Vec<usize>) -> usize {
             let mut most_yet = 0;
             for instr in body {
                 let here = match instr {
-                    Instr::Exchange { axis: a, event, .. } if a == axis => {
+                    Instr::Collective { axis: a, event, .. } if a == axis => {
                         events.retain(|e| Some(*e) != *event);
                         events.extend(*event);
                         events.len() + usize::from(event.is_none())
@@ -463,7 +463,7 @@ impl Plan {
     pub fn events(&self) -> usize {
         fn last(body: &[Instr]) -> usize {
             let each = body.iter().map(|instr| match instr {
-                Instr::Exchange { event, .. } => event.map_or(0, |e| e + 1),
+                Instr::Collective { event, .. } => event.map_or(0, |e| e + 1),
                 Instr::Loop { body, .. } => last(body),
                 _ => 0,
             });

@@ -14,7 +14,7 @@
 //! is the first.
 //!
 //! Launches run on the compute stream, one after the other. Every mesh axis is a communication stream with
-//! an order of its own: an exchange that is started runs beside what follows until event `@n` is waited
+//! an order of its own: a collective that is started runs beside what follows until event `@n` is waited
 //! for, or started again by the next iteration of a loop; one without an event is started and waited for at once.
 
 use std::fmt::Write;
@@ -41,9 +41,9 @@ pub struct Address {
     pub strides: Vec<Stride>,
 }
 
-/// Exchanges between the ranks of a mesh axis.
+/// Collectives between the ranks of a mesh axis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exchange {
+pub enum Collective {
     /// All get the sum.
     AllReduce,
     /// Each gets its part of the sum.
@@ -58,26 +58,26 @@ pub enum Exchange {
     AllToAllBack,
 }
 
-impl Exchange {
+impl Collective {
     /// All of them.
-    pub const ALL: [Exchange; 6] = [
-        Exchange::AllReduce,
-        Exchange::ReduceScatter,
-        Exchange::AllGather,
-        Exchange::TakePart,
-        Exchange::AllToAll,
-        Exchange::AllToAllBack,
+    pub const ALL: [Collective; 6] = [
+        Collective::AllReduce,
+        Collective::ReduceScatter,
+        Collective::AllGather,
+        Collective::TakePart,
+        Collective::AllToAll,
+        Collective::AllToAllBack,
     ];
 
     /// Name in programs.
     pub fn name(self) -> &'static str {
         match self {
-            Exchange::AllReduce => "all_reduce",
-            Exchange::ReduceScatter => "reduce_scatter",
-            Exchange::AllGather => "all_gather",
-            Exchange::TakePart => "take_part",
-            Exchange::AllToAll => "all_to_all",
-            Exchange::AllToAllBack => "all_to_all_back",
+            Collective::AllReduce => "all_reduce",
+            Collective::ReduceScatter => "reduce_scatter",
+            Collective::AllGather => "all_gather",
+            Collective::TakePart => "take_part",
+            Collective::AllToAll => "all_to_all",
+            Collective::AllToAllBack => "all_to_all_back",
         }
     }
 
@@ -85,18 +85,18 @@ impl Exchange {
     /// dim, after.
     pub fn sizes(self) -> usize {
         match self {
-            Exchange::AllToAll | Exchange::AllToAllBack => 5,
+            Collective::AllToAll | Collective::AllToAllBack => 5,
             _ => 3,
         }
     }
 
-    /// Whether `ranks` ranks can make this exchange of the undivided value.
+    /// Whether `ranks` ranks can make this collective of the undivided value.
     pub fn fits(self, shape: &[u64], ranks: u64) -> bool {
         let even = |at: usize| shape.get(at).is_some_and(|n| n.is_multiple_of(ranks));
         shape.len() == self.sizes()
             && match self {
-                Exchange::AllReduce => true,
-                Exchange::AllToAll | Exchange::AllToAllBack => even(1) && even(3),
+                Collective::AllReduce => true,
+                Collective::AllToAll | Collective::AllToAllBack => even(1) && even(3),
                 _ => even(1),
             }
     }
@@ -106,25 +106,25 @@ impl Exchange {
     pub fn sent(self, whole: u64, ranks: u64) -> u64 {
         let part = whole * 4 / ranks * (ranks - 1);
         match self {
-            Exchange::AllReduce => 2 * part,
-            Exchange::ReduceScatter | Exchange::AllGather => part,
-            Exchange::AllToAll | Exchange::AllToAllBack => part / ranks,
-            Exchange::TakePart => 0,
+            Collective::AllReduce => 2 * part,
+            Collective::ReduceScatter | Collective::AllGather => part,
+            Collective::AllToAll | Collective::AllToAllBack => part / ranks,
+            Collective::TakePart => 0,
         }
     }
 
-    /// The exchange called `name`.
-    pub fn named(name: &str) -> Option<Exchange> {
-        Exchange::ALL.into_iter().find(|e| e.name() == name)
+    /// The collective called `name`.
+    pub fn named(name: &str) -> Option<Collective> {
+        Collective::ALL.into_iter().find(|e| e.name() == name)
     }
 
     /// Elements that a rank gives and gets, of a value of `whole` elements on `ranks` ranks.
     pub fn elements(self, whole: u64, ranks: u64) -> (u64, u64) {
         match self {
-            Exchange::AllReduce => (whole, whole),
-            Exchange::ReduceScatter | Exchange::TakePart => (whole, whole / ranks),
-            Exchange::AllGather => (whole / ranks, whole),
-            Exchange::AllToAll | Exchange::AllToAllBack => (whole / ranks, whole / ranks),
+            Collective::AllReduce => (whole, whole),
+            Collective::ReduceScatter | Collective::TakePart => (whole, whole / ranks),
+            Collective::AllGather => (whole / ranks, whole),
+            Collective::AllToAll | Collective::AllToAllBack => (whole / ranks, whole / ranks),
         }
     }
 }
@@ -141,26 +141,26 @@ pub enum Instr {
         /// YAML place.
         loc: String,
     },
-    /// Exchanges a value of f32 with the ranks along a mesh axis.
-    Exchange {
-        /// What is exchanged.
-        kind: Exchange,
+    /// A collective of a value of f32 with the ranks along a mesh axis.
+    Collective {
+        /// The kind.
+        kind: Collective,
         /// Mesh axis.
         axis: String,
         /// The undivided value: product of the dims before the one that is divided, its size, product
-        /// of the dims after it; [`Exchange::sizes`] numbers.
+        /// of the dims after it; [`Collective::sizes`] numbers.
         shape: Vec<u64>,
         /// What this rank gives.
         from: Address,
         /// What it gets; may be `from` for an all-reduce.
         to: Address,
-        /// The event to wait for before `to` is used or `from` written to; none if the exchange is
+        /// The event to wait for before `to` is used or `from` written to; none if the collective is
         /// waited for at once.
         event: Option<usize>,
         /// YAML place.
         loc: String,
     },
-    /// Waits for the exchange that was started with this event.
+    /// Waits for the collective that was started with this event.
     Wait {
         /// Number of the event.
         event: usize,
@@ -236,7 +236,7 @@ fn print_into(
                 args.iter().for_each(|a| print_address(out, a, segments, vars));
                 let _ = writeln!(out, " ; {loc}");
             }
-            Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
+            Instr::Collective { kind, axis, shape, from, to, event, loc } => {
                 let start = if event.is_some() { "start " } else { "" };
                 let _ = write!(out, "{indent}{start}{} {axis}", kind.name());
                 shape.iter().for_each(|n| {
@@ -398,8 +398,8 @@ impl Reader<'_> {
         started: bool,
         loc: &str,
     ) -> Result<(), String> {
-        let kind = Exchange::named(kind)
-            .ok_or("expected launch, loop, end, start, wait or an exchange")?;
+        let kind = Collective::named(kind)
+            .ok_or("expected launch, loop, end, start, wait or a collective")?;
         let axis = next(words, "expected an axis", |w| Some(w.to_string()))?;
         let mut shape = vec![];
         for _ in 0..kind.sizes() {
@@ -412,7 +412,7 @@ impl Reader<'_> {
             true => Some(next(words, "expected `@` and the number of an event", number)?),
             false => None,
         };
-        self.body.push(Instr::Exchange {
+        self.body.push(Instr::Collective {
             kind,
             axis,
             shape,

@@ -250,7 +250,7 @@ fn instructions(
                 instructions(plan, class, body, counts)?;
                 counts.pop();
             }
-            Instr::Exchange { kind, axis, shape, from, to, .. } => {
+            Instr::Collective { kind, axis, shape, from, to, .. } => {
                 let mesh = plan.tables.mesh.iter().any(|(name, _)| name == axis);
                 let ranks = (mesh || axis == ENDS)
                     .then(|| plan.along(axis, 0).0)
@@ -265,7 +265,7 @@ fn instructions(
                         || end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes[class]))
                     {
                         return Err(PlanError::Invalid(
-                            "an exchanged value leaves its segment".into(),
+                            "the value of a collective leaves its segment".into(),
                         ));
                     }
                 }
@@ -307,17 +307,17 @@ fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {
 mod tests {
     use super::*;
     use crate::Stride;
-    use crate::{Exchange, Handed, Program, SlotPlaces};
+    use crate::{Collective, Handed, Program, SlotPlaces};
 
-    /// Two stages × two data ranks that exchange a value of 8 × 4 floats.
+    /// Two stages × two data ranks with a collective of a value of 8 × 4 floats.
     fn staged() -> Plan {
         let a = |offset| Address {
             segment: 0,
             offset,
             strides: vec![Stride { depth: 0, bytes: 256, next: false }],
         };
-        let exchange = Instr::Exchange {
-            kind: Exchange::AllGather,
+        let collective = Instr::Collective {
+            kind: Collective::AllGather,
             axis: "data".into(),
             shape: vec![8, 2, 2],
             from: a(0),
@@ -331,7 +331,7 @@ mod tests {
             var: "stage_chunk".into(),
             count: 1,
             reverse: false,
-            body: vec![exchange],
+            body: vec![collective],
         }];
         let body = nest("slot", nest("micro", chunk));
         let part = |name: &str| Program {
@@ -394,7 +394,7 @@ mod tests {
         while let Instr::Loop { body, .. } = at {
             at = &mut body[0];
         }
-        if let Instr::Exchange { axis, .. } = at {
+        if let Instr::Collective { axis, .. } = at {
             *axis = "pipe".into();
         }
         plan.programs.push(part);
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_that_do_not_fit_are_refused() {
+    fn collectives_that_do_not_fit_are_refused() {
         let wrong = |change: &dyn Fn(&mut Instr)| {
             let mut plan = staged();
             let mut at = &mut plan.programs[0].body[0];
@@ -430,7 +430,7 @@ mod tests {
         let with = |new: [u64; 3], name: &str| {
             let name = name.to_string();
             move |i: &mut Instr| {
-                if let Instr::Exchange { shape, axis, .. } = i {
+                if let Instr::Collective { shape, axis, .. } = i {
                     *shape = new.to_vec();
                     axis.clone_from(&name);
                 }
@@ -440,19 +440,19 @@ mod tests {
         wrong(&with([8, 3, 2], "data"));
         wrong(&with([8, 2, 200], "data"));
         wrong(&with([u64::MAX, 2, 2], "data"));
-        let as_kind = |new: Exchange, sizes: &[u64]| {
+        let as_kind = |new: Collective, sizes: &[u64]| {
             let sizes = sizes.to_vec();
             move |i: &mut Instr| {
-                if let Instr::Exchange { kind, shape, .. } = i {
+                if let Instr::Collective { kind, shape, .. } = i {
                     *kind = new;
                     *shape = sizes.clone();
                 }
             }
         };
-        wrong(&as_kind(Exchange::AllToAll, &[8, 2, 2]));
-        wrong(&as_kind(Exchange::AllToAll, &[8, 2, 1, 3, 1]));
-        wrong(&as_kind(Exchange::AllToAllBack, &[8, 3, 1, 2, 1]));
-        wrong(&as_kind(Exchange::AllToAllBack, &[800, 2, 1, 2, 1]));
-        wrong(&as_kind(Exchange::AllGather, &[8, 2, 1, 2, 1]));
+        wrong(&as_kind(Collective::AllToAll, &[8, 2, 2]));
+        wrong(&as_kind(Collective::AllToAll, &[8, 2, 1, 3, 1]));
+        wrong(&as_kind(Collective::AllToAllBack, &[8, 3, 1, 2, 1]));
+        wrong(&as_kind(Collective::AllToAllBack, &[800, 2, 1, 2, 1]));
+        wrong(&as_kind(Collective::AllGather, &[8, 2, 1, 2, 1]));
     }
 }

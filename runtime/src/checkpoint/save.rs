@@ -172,7 +172,7 @@ impl Save<'_> {
         files::sync_folder(&temporary)?;
         if target.exists() {
             // At no moment is there none of this name.
-            files::exchange(&temporary, &target)?;
+            files::collective(&temporary, &target)?;
             let _ = fs::remove_dir_all(&temporary);
         } else {
             fs::rename(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;

@@ -1,15 +1,15 @@
-//! How threads of one process make an exchange: whoever waits does what is left of the work.
+//! How threads of one process make a collective: whoever waits does what is left of the work.
 //!
-//! An exchange is cut into units that write disjoint bytes. Ranks come (start) without waiting; once all
+//! A collective is cut into units that write disjoint bytes. Ranks come (start) without waiting; once all
 //! have come, any that waits takes units until none is left, also those of ranks that still compute, and
-//! leaves when all are done. So an exchange goes on while some ranks compute, no thread is needed for it,
+//! leaves when all are done. So a collective goes on while some ranks compute, no thread is needed for it,
 //! and nobody waits for a rank that has started it but has not come to its wait.
 //!
 //! Invariant: who does a unit changes nothing: each element is the sum in the order of the ranks.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use neoxc_plan::Exchange;
+use neoxc_plan::Collective;
 
 use super::Sizes;
 use super::threads::wait;
@@ -21,10 +21,10 @@ const UNIT: (usize, usize) = (1 << 10, 1 << 14);
 /// Floats that are summed at a time.
 const BLOCK: usize = 256;
 
-/// What an exchange does.
+/// What a collective does.
 #[derive(Clone, Copy)]
 pub struct Work {
-    pub kind: Exchange,
+    pub kind: Collective,
     pub shape: Sizes,
 }
 
@@ -39,15 +39,15 @@ impl Work {
     /// Floats of one rank's part of the value; all of it for an all-reduce.
     fn part(self, ranks: usize) -> usize {
         let whole = self.shape.iter().product::<usize>();
-        if self.kind == Exchange::AllReduce { whole } else { whole / ranks }
+        if self.kind == Collective::AllReduce { whole } else { whole / ranks }
     }
 
     fn units(self, ranks: usize) -> Units {
         let part = self.part(ranks);
-        let share = if self.kind == Exchange::AllReduce { part.div_ceil(ranks) } else { part };
+        let share = if self.kind == Collective::AllReduce { part.div_ceil(ranks) } else { part };
         let floats = share.clamp(UNIT.0, UNIT.1);
         let per_part = part.div_ceil(floats);
-        let parts = if self.kind == Exchange::AllReduce { 1 } else { ranks };
+        let parts = if self.kind == Collective::AllReduce { 1 } else { ranks };
         Units { count: per_part * parts, floats, per_part }
     }
 }
@@ -58,8 +58,8 @@ impl Work {
     fn stretch(self, ranks: usize, part: usize, at: usize) -> (usize, (usize, usize)) {
         let [_, first, between, second, after] = self.shape;
         match self.kind {
-            Exchange::AllReduce => (usize::MAX, (part, at)),
-            Exchange::AllToAll => {
+            Collective::AllReduce => (usize::MAX, (part, at)),
+            Collective::AllToAll => {
                 // Here whole along the first dim, there along the second.
                 let run = second / ranks * after;
                 let (row, off) = (at / run, at % run);
@@ -68,7 +68,7 @@ impl Work {
                 let row = (i * rows + f % rows) * between + row % between;
                 (run - off, (f / rows, row * second * after + part * run + off))
             }
-            Exchange::AllToAllBack => {
+            Collective::AllToAllBack => {
                 let run = second / ranks * after;
                 let (row, column) = (at / (second * after), at % (second * after));
                 let (giver, off) = (column / run, column % run);
@@ -77,7 +77,7 @@ impl Work {
                 let row = (i * first + f) * between + row % between;
                 (run - off, (giver, row * run + off))
             }
-            Exchange::ReduceScatter | Exchange::AllGather | Exchange::TakePart => {
+            Collective::ReduceScatter | Collective::AllGather | Collective::TakePart => {
                 // The whole value's sizes are before, dim, after.
                 let run = first / ranks * between;
                 let (row, off) = (at / run, at % run);
@@ -87,7 +87,7 @@ impl Work {
     }
 }
 
-/// One exchange of a group; used again for a later one when all have left.
+/// One collective of a group; used again for a later one when all have left.
 struct Meeting {
     /// The round (upper half), and the next unit that nobody has taken.
     next: AtomicU64,
@@ -108,9 +108,9 @@ pub struct Group {
 }
 
 impl Group {
-    /// `under_way` exchanges can be started and not waited for at once.
+    /// `under_way` collectives can be started and not waited for at once.
     pub fn new(ranks: usize, under_way: usize) -> Group {
-        // Exchanges are finished in order. A rank that starts exchange n has finished all but the last
+        // Collectives are finished in order. A rank that starts collective n has finished all but the last
         // `under_way`, so all others have started those, and finished all but `under_way` of them:
         // nobody starts into a meeting that another has not left.
         let meetings = 2 * (under_way + 1);
@@ -138,7 +138,7 @@ impl Group {
         (&self.meetings[(n % all) as usize], (n / all) as u32)
     }
 
-    /// Starts exchange `n` for the rank at `place`.
+    /// Starts collective `n` for the rank at `place`.
     pub fn come(
         &self,
         n: u64,
@@ -147,7 +147,7 @@ impl Group {
         [from, to]: [*mut f32; 2],
         failed: &AtomicBool,
     ) -> Result<(), RuntimeError> {
-        let kind = Exchange::ALL.iter().position(|k| *k == work.kind).unwrap_or(0);
+        let kind = Collective::ALL.iter().position(|k| *k == work.kind).unwrap_or(0);
         let (m, round) = self.meeting(n);
         wait(failed, || (m.next.load(Ordering::Acquire) >> 32) as u32 == round)?;
         m.from[place].store(from, Ordering::Relaxed);
@@ -159,14 +159,14 @@ impl Group {
         Ok(())
     }
 
-    /// Waits until exchange `n` is complete, working on it meanwhile.
+    /// Waits until collective `n` is complete, working on it meanwhile.
     ///
     /// # Safety
-    /// Every rank's ranges must be valid for the exchange, and stay so until it is complete.
+    /// Every rank's ranges must be valid for the collective, and stay so until it is complete.
     pub unsafe fn finish(&self, n: u64, failed: &AtomicBool) -> Result<(), RuntimeError> {
         let (m, _) = self.meeting(n);
         wait(failed, || m.come.load(Ordering::Acquire) == self.ranks)?;
-        let kind = Exchange::ALL[m.kind.load(Ordering::Relaxed)];
+        let kind = Collective::ALL[m.kind.load(Ordering::Relaxed)];
         let shape = [0, 1, 2, 3, 4].map(|i| m.shape[i].load(Ordering::Relaxed));
         let work = Work { kind, shape };
         let units = work.units(self.ranks);
@@ -208,21 +208,21 @@ impl Meeting {
             // unit alone reads.
             unsafe {
                 match work.kind {
-                    Exchange::AllReduce => self.sum(at, n, &self.to, at),
-                    Exchange::ReduceScatter => self.sum(other.1, n, &self.to[part..=part], at),
-                    Exchange::AllGather => {
+                    Collective::AllReduce => self.sum(at, n, &self.to, at),
+                    Collective::ReduceScatter => self.sum(other.1, n, &self.to[part..=part], at),
+                    Collective::AllGather => {
                         let from = self.from[part].load(Ordering::Relaxed).add(at);
                         for to in &self.to {
                             let to = to.load(Ordering::Relaxed).add(other.1);
                             std::ptr::copy_nonoverlapping(from, to, n);
                         }
                     }
-                    Exchange::AllToAll | Exchange::AllToAllBack => {
+                    Collective::AllToAll | Collective::AllToAllBack => {
                         let from = self.from[other.0].load(Ordering::Relaxed).add(other.1);
                         let to = self.to[part].load(Ordering::Relaxed).add(at);
                         std::ptr::copy_nonoverlapping(from, to, n);
                     }
-                    Exchange::TakePart => {}
+                    Collective::TakePart => {}
                 }
             }
             at += n;

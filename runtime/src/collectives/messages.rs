@@ -1,6 +1,6 @@
-//! Exchanges between ranks that share no memory, by messages from one to another.
+//! Collectives between ranks that share no memory, by messages from one to another.
 //!
-//! Each axis is a stream that makes one exchange after the other, chunk by chunk. Nothing here ever waits
+//! Each axis is a stream that makes one collective after the other, chunk by chunk. Nothing here ever waits
 //! inside: sends and receives are posted and asked for, so that whoever calls moves all streams on, and no
 //! order of arrival can block another. A rank that waits does that all the time; while it computes, a thread
 //! of its own looks every now and then.
@@ -21,7 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-use neoxc_plan::{ENDS, Exchange, Plan};
+use neoxc_plan::{Collective, ENDS, Plan};
 pub use stream::WINDOW;
 use stream::{Flight, Stream};
 
@@ -121,7 +121,7 @@ impl<W: Wire> Engine<W> {
 
 struct Shared<W: Wire> {
     engine: Mutex<Engine<W>>,
-    /// Exchanges that nobody may be waiting for.
+    /// Collectives that nobody may be waiting for.
     beside: AtomicUsize,
     /// The thread beside compute sleeps on this while there are none.
     idle: Mutex<bool>,
@@ -182,7 +182,7 @@ impl<W: Wire> Shared<W> {
     }
 }
 
-/// One rank's side of the exchanges between processes.
+/// One rank's side of the collectives between processes.
 pub struct Messages<W: Wire> {
     shared: Arc<Shared<W>>,
     /// By number of the axis: number of ranks, and which of them this is.
@@ -242,7 +242,7 @@ impl<W: Wire> Messages<W> {
         });
         let attended = shared.clone();
         let thread = std::thread::Builder::new()
-            .name("exchanges".into())
+            .name("collectives".into())
             .spawn(move || attended.attend())
             .map_err(|e| RuntimeError::Settings(format!("cannot start a thread: {e}")))?;
         Ok(Self { shared, places, ranks: plan.ranks(), thread: Some(thread) })
@@ -326,7 +326,7 @@ impl<W: Wire> Collectives for Messages<W> {
     unsafe fn start(
         &self,
         axis: usize,
-        kind: Exchange,
+        kind: Collective,
         shape: Sizes,
         from: *mut f32,
         to: *mut f32,
@@ -346,10 +346,10 @@ impl<W: Wire> Collectives for Messages<W> {
         done
     }
 
-    unsafe fn exchange(
+    unsafe fn collective(
         &self,
         axis: usize,
-        kind: Exchange,
+        kind: Collective,
         shape: Sizes,
         from: *mut f32,
         to: *mut f32,

@@ -1,9 +1,9 @@
-//! What ranks that share no memory send each other for an exchange: parts of strided views.
+//! What ranks that share no memory send each other for a collective: parts of strided views.
 //!
-//! Every exchange moves parts of a value seen as [outer, ranks, block]: part r is all blocks at place r, and
+//! Every collective moves parts of a value seen as [outer, ranks, block]: part r is all blocks at place r, and
 //! both sides walk it in the same order. A chunk is a range of that walk.
 
-use neoxc_plan::Exchange;
+use neoxc_plan::Collective;
 
 use super::Sizes;
 
@@ -58,7 +58,7 @@ pub enum Receives {
     Parts(View),
 }
 
-/// An exchange as one round of messages, or two.
+/// A collective as one round of messages, or two.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Moves {
     /// Sent in the first round.
@@ -72,35 +72,35 @@ pub struct Moves {
 }
 
 impl Moves {
-    /// The messages of an exchange between `ranks` ranks.
-    pub fn of(kind: Exchange, shape: Sizes, ranks: usize) -> Moves {
+    /// The messages of a collective between `ranks` ranks.
+    pub fn of(kind: Collective, shape: Sizes, ranks: usize) -> Moves {
         let elements = shape.iter().product::<usize>();
         let view = |block: usize| View { ranks, block, elements };
         let [_, first, between, second, after] = shape;
         let (sends, receives, then, longest) = match kind {
-            Exchange::AllReduce if elements <= SMALL => {
+            Collective::AllReduce if elements <= SMALL => {
                 (Sends::Whole, Receives::Sum, None, elements)
             }
-            Exchange::AllReduce => {
+            Collective::AllReduce => {
                 let share = elements.div_ceil(ranks);
                 (Sends::Parts(view(share)), Receives::Sum, Some(view(share)), share)
             }
             // The sizes are before, dim, after.
-            Exchange::ReduceScatter => {
+            Collective::ReduceScatter => {
                 let part = view(first / ranks * between);
                 (Sends::Parts(part), Receives::Sum, None, elements / ranks)
             }
             // Nothing is sent to take a part of what is there.
-            Exchange::AllGather | Exchange::TakePart => {
+            Collective::AllGather | Collective::TakePart => {
                 let part = view(first / ranks * between);
                 (Sends::Whole, Receives::Parts(part), None, elements / ranks)
             }
-            Exchange::AllToAll | Exchange::AllToAllBack => {
+            Collective::AllToAll | Collective::AllToAllBack => {
                 // A rank has all of one dim and a part of the other: a value of `elements / ranks`.
                 let view = |block| View { ranks, block, elements: elements / ranks };
                 let inner = view(second / ranks * after);
                 let outer = view(first / ranks * between * (second / ranks) * after);
-                let there = kind == Exchange::AllToAll;
+                let there = kind == Collective::AllToAll;
                 let (out, into) = if there { (inner, outer) } else { (outer, inner) };
                 (Sends::Parts(out), Receives::Parts(into), None, elements / ranks / ranks)
             }

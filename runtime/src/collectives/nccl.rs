@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 pub use library::{Api, Handle, UniqueId, Vendor};
-use neoxc_plan::{ENDS, Exchange, Plan};
+use neoxc_plan::{Collective, ENDS, Plan};
 
 use super::{Collectives, Sizes, Ticket};
 use crate::RuntimeError;
@@ -52,7 +52,7 @@ unsafe impl Sync for Line {}
 /// What a line is for; in this order all ranks make theirs, so that none waits for another in a circle.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Role {
-    /// Exchanges along an axis, by its number.
+    /// Collectives along an axis, by its number.
     Axis(usize),
     /// The sends from one rank to another, forward or not, on a channel.
     Channel { axis: usize, from: u64, to: u64, forward: bool, channel: usize },
@@ -170,7 +170,7 @@ impl Nccl {
         Ok(nccl)
     }
 
-    /// Makes a line on which `most` exchanges are under way at most.
+    /// Makes a line on which `most` collectives are under way at most.
     fn line(&self, ranks: Vec<u64>, id: UniqueId, most: usize) -> Result<Line, RuntimeError> {
         let api = &self.api;
         let place = ranks.iter().position(|r| *r == self.me).unwrap_or(0);
@@ -202,7 +202,7 @@ impl Nccl {
     fn find(&self, role: &Role) -> Result<&Line, RuntimeError> {
         let found = self.lines.iter().find(|(r, _)| r == role).map(|(_, line)| line);
         found.ok_or_else(|| {
-            RuntimeError::Settings("the plan exchanges with ranks that are not there".into())
+            RuntimeError::Settings("the plan has collectives with ranks that are not there".into())
         })
     }
 
@@ -270,14 +270,14 @@ impl Nccl {
     }
 }
 
-/// Calls for one exchange of the value at `from` into `to`.
+/// Calls for one collective of the value at `from` into `to`.
 ///
 /// # Safety
 /// Both must be valid until the stream has come past the calls.
 unsafe fn calls(
     api: &Api,
     line: &Line,
-    kind: Exchange,
+    kind: Collective,
     shape: Sizes,
     from: *const f32,
     to: *mut f32,
@@ -288,12 +288,12 @@ unsafe fn calls(
     // SAFETY: inside the two values, by the caller's word.
     unsafe {
         match kind {
-            Exchange::AllReduce => {
+            Collective::AllReduce => {
                 let done =
                     (api.all_reduce)(from.cast(), to.cast(), elements, FLOAT, SUM, comm, stream);
                 api.check("ncclAllReduce", done)
             }
-            Exchange::ReduceScatter => {
+            Collective::ReduceScatter => {
                 let part = first / ranks * between;
                 (0..before).try_for_each(|i| {
                     let (from, to) = (from.add(i * part * ranks), to.add(i * part));
@@ -309,7 +309,7 @@ unsafe fn calls(
                     api.check("ncclReduceScatter", done)
                 })
             }
-            Exchange::AllGather => {
+            Collective::AllGather => {
                 let part = first / ranks * between;
                 (0..before).try_for_each(|i| {
                     let (from, to) = (from.add(i * part), to.add(i * part * ranks));
@@ -317,13 +317,13 @@ unsafe fn calls(
                     api.check("ncclAllGather", done)
                 })
             }
-            Exchange::AllToAll | Exchange::AllToAllBack => {
+            Collective::AllToAll | Collective::AllToAllBack => {
                 // Rows of the smaller side's length: [before, ranks, rows, run] on one, and
                 // [before, rows, ranks, run] on the other.
                 let (run, rows) = (second / ranks * after, first / ranks * between);
                 let outer = |i: usize, r: usize, row: usize| ((i * ranks + r) * rows + row) * run;
                 let inner = |i: usize, r: usize, row: usize| ((i * rows + row) * ranks + r) * run;
-                let there = kind == Exchange::AllToAll;
+                let there = kind == Collective::AllToAll;
                 for peer in 0..ranks {
                     for (i, row) in (0..before).flat_map(|i| (0..rows).map(move |row| (i, row))) {
                         let (o, n) = (outer(i, peer, row), inner(i, peer, row));
@@ -337,7 +337,7 @@ unsafe fn calls(
                 }
                 Ok(())
             }
-            Exchange::TakePart => Ok(()),
+            Collective::TakePart => Ok(()),
         }
     }
 }
@@ -346,13 +346,13 @@ impl Collectives for Nccl {
     unsafe fn start(
         &self,
         axis: usize,
-        kind: Exchange,
+        kind: Collective,
         shape: Sizes,
         from: *mut f32,
         to: *mut f32,
     ) -> Result<Ticket, RuntimeError> {
         let line = self.find(&Role::Axis(axis))?;
-        // SAFETY: the caller keeps both until the exchange is waited for.
+        // SAFETY: the caller keeps both until the collective is waited for.
         self.put(line, |api| unsafe { calls(api, line, kind, shape, from, to) }).map(Ticket)
     }
 

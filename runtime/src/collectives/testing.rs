@@ -1,18 +1,18 @@
-//! What the transports' tests share: the same exchanges for each, to compare what they give.
+//! What the transports' tests share: the same collectives for each, to compare what they give.
 
-use Exchange::{AllGather, AllReduce, AllToAll, AllToAllBack, ReduceScatter};
-use neoxc_plan::{Address, Exchange, Instr, Plan, Program};
+use Collective::{AllGather, AllReduce, AllToAll, AllToAllBack, ReduceScatter};
+use neoxc_plan::{Address, Collective, Instr, Plan, Program};
 
 use super::{Collectives, Sizes, Ticket};
 
 const AHEAD: usize = 3;
 
-/// Two data ranks × three along another axis, with room for exchanges under way.
+/// Two data ranks × three along another axis, with room for collectives under way.
 pub fn plan(second: &str) -> Plan {
     let mut plan = Plan::default();
     plan.tables.mesh = vec![("data".into(), 2), (second.into(), 3)];
     let at = || Address { segment: 0, offset: 0, strides: vec![] };
-    let start = |event: usize, axis: &str| Instr::Exchange {
+    let start = |event: usize, axis: &str| Instr::Collective {
         kind: AllReduce,
         axis: axis.into(),
         shape: vec![1, 1, 1],
@@ -38,8 +38,8 @@ pub fn on_all<S: Send, T: Send>(sides: Vec<S>, program: impl Fn(u64, &S) -> T + 
     })
 }
 
-/// Exchange `n` of the test: axis, kind, sizes, and whether it is in place.
-pub fn what(n: usize) -> (usize, Exchange, Sizes, bool) {
+/// Collective `n` of the test: axis, kind, sizes, and whether it is in place.
+pub fn what(n: usize) -> (usize, Collective, Sizes, bool) {
     let kinds = [AllReduce, ReduceScatter, AllGather, AllToAll, AllReduce, AllToAllBack];
     let kind = kinds[n / 2 % 6];
     let shape = match kind {
@@ -50,8 +50,8 @@ pub fn what(n: usize) -> (usize, Exchange, Sizes, bool) {
     (n % 2, kind, shape, kind == AllReduce && n.is_multiple_of(3))
 }
 
-/// Starts 36 exchanges and waits for each a few later, in an order of the rank's own; all results.
-pub fn exchanges(rank: u64, side: &dyn Collectives) -> Vec<Vec<u32>> {
+/// Starts 36 collectives and waits for each a few later, in an order of the rank's own; all results.
+pub fn collectives(rank: u64, side: &dyn Collectives) -> Vec<Vec<u32>> {
     const ALL: usize = 36;
     let mut values: Vec<[Vec<f32>; 2]> = (0..ALL)
         .map(|n| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
-use neoxc_plan::{ENDS, Exchange, Plan};
+use neoxc_plan::{Collective, ENDS, Plan};
 
 use super::meeting::{Group, Work};
 use super::{Collectives, Sizes, Ticket};
@@ -36,13 +36,13 @@ pub(super) fn wait(failed: &AtomicBool, ready: impl Fn() -> bool) -> Result<(), 
     Ok(())
 }
 
-/// One rank's side of the exchanges between threads.
+/// One rank's side of the collectives between threads.
 pub struct Threads {
     /// By number of the axis and channel: to the next rank and from it, to the one before and from it.
     neighbours: Vec<Vec<[Arc<Channel>; 4]>>,
     /// By number of the axis: the group, and this rank's place in it.
     groups: Vec<(Arc<Group>, usize)>,
-    /// By number of the axis: exchanges that this rank has started, and how many of them are finished.
+    /// By number of the axis: collectives that this rank has started, and how many of them are finished.
     streams: Vec<[AtomicU64; 2]>,
     failed: Arc<AtomicBool>,
 }
@@ -108,7 +108,7 @@ impl Collectives for Threads {
     unsafe fn start(
         &self,
         axis: usize,
-        kind: Exchange,
+        kind: Collective,
         shape: Sizes,
         from: *mut f32,
         to: *mut f32,
@@ -183,7 +183,7 @@ impl Collectives for Threads {
 
 #[cfg(test)]
 mod tests {
-    use Exchange::{AllGather, AllReduce, AllToAll, AllToAllBack, ReduceScatter};
+    use Collective::{AllGather, AllReduce, AllToAll, AllToAllBack, ReduceScatter};
 
     use super::super::take_part;
     use super::*;
@@ -211,8 +211,8 @@ mod tests {
                             // SAFETY: both are this thread's, and all ranks make these calls.
                             unsafe {
                                 let shape = [1, elements, 1, 1, 1];
-                                side.exchange(1, AllReduce, shape, from, to).unwrap();
-                                side.exchange(0, AllReduce, shape, from, from).unwrap();
+                                side.collective(1, AllReduce, shape, from, to).unwrap();
+                                side.collective(0, AllReduce, shape, from, from).unwrap();
                             }
                             (x, y)
                         })
@@ -248,10 +248,10 @@ mod tests {
                     let (from, to) = (x.as_mut_ptr(), part.as_mut_ptr());
                     // SAFETY: all are this thread's, and all ranks make these calls.
                     unsafe {
-                        side.exchange(1, AllReduce, shape, from, want.as_mut_ptr()).unwrap();
-                        side.exchange(1, ReduceScatter, shape, from, to).unwrap();
+                        side.collective(1, AllReduce, shape, from, want.as_mut_ptr()).unwrap();
+                        side.collective(1, ReduceScatter, shape, from, to).unwrap();
                         take_part(side.place(1), want.as_ptr(), own.as_mut_ptr(), [5, 6, 77]);
-                        side.exchange(1, AllGather, shape, to, whole.as_mut_ptr()).unwrap();
+                        side.collective(1, AllGather, shape, to, whole.as_mut_ptr()).unwrap();
                     }
                     let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
                     assert_eq!(bits(&part), bits(&own));
@@ -295,8 +295,8 @@ mod tests {
                     let (from, to, end) = (x.as_mut_ptr(), y.as_mut_ptr(), z.as_mut_ptr());
                     // SAFETY: all are this thread's, and all ranks make these calls.
                     unsafe {
-                        side.exchange(1, AllToAll, [a, b, c, d, e], from, to).unwrap();
-                        side.exchange(1, AllToAllBack, [a, b, c, d, e], to, end).unwrap();
+                        side.collective(1, AllToAll, [a, b, c, d, e], from, to).unwrap();
+                        side.collective(1, AllToAllBack, [a, b, c, d, e], to, end).unwrap();
                     }
                     assert_eq!(y, want);
                     assert_eq!(z, x);
@@ -305,14 +305,14 @@ mod tests {
         });
     }
 
-    /// Exchanges of several kinds and sizes, on both axes, each waited for a few exchanges later, in
-    /// another order on every rank: each gives what the same exchange alone gives.
+    /// Collectives of several kinds and sizes, on both axes, each waited for a few collectives later, in
+    /// another order on every rank: each gives what the same collective alone gives.
     #[test]
-    fn started_exchanges_are_the_same_whenever_they_are_waited_for() {
+    fn started_collectives_are_the_same_whenever_they_are_waited_for() {
         const AHEAD: usize = 5;
         let mut plan = plan(&[("data", 2), ("tensor", 3)]);
         let at = || neoxc_plan::Address { segment: 0, offset: 0, strides: vec![] };
-        let start = |event: usize, axis: &str| neoxc_plan::Instr::Exchange {
+        let start = |event: usize, axis: &str| neoxc_plan::Instr::Collective {
             kind: AllReduce,
             axis: axis.into(),
             shape: vec![1, 1, 1],
@@ -390,7 +390,7 @@ mod tests {
         let waiting = std::thread::spawn(move || {
             let mut x = [1f32];
             // SAFETY: the value is this thread's.
-            unsafe { first.exchange(0, AllReduce, [1; 5], x.as_mut_ptr(), x.as_mut_ptr()) }
+            unsafe { first.collective(0, AllReduce, [1; 5], x.as_mut_ptr(), x.as_mut_ptr()) }
         });
         last.give_up();
         assert!(waiting.join().unwrap().is_err());

@@ -14,7 +14,7 @@ pub struct Found {
     pub index: Vec<usize>,
     /// The argument that has the number.
     pub result: usize,
-    /// An operand that had one before: it came out of an exchange.
+    /// An operand that had one before: it came out of a collective.
     pub read: Option<usize>,
 }
 

@@ -4,7 +4,7 @@ use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
-use neoxc_plan::{Address, Exchange, Instr, MAX_DEPTH, Plan, ROUND_WEIGHTS, SegmentKind, Stride};
+use neoxc_plan::{Address, Collective, Instr, MAX_DEPTH, Plan, ROUND_WEIGHTS, SegmentKind, Stride};
 
 use super::Device;
 use super::check::{Check, Found};
@@ -32,8 +32,8 @@ enum Step {
         /// Whether it changes weights or optimizer state.
         updates: bool,
     },
-    Exchange {
-        kind: Exchange,
+    Collective {
+        kind: Collective,
         axis: usize,
         shape: Sizes,
         from: Moving,
@@ -43,7 +43,7 @@ enum Step {
         /// Where it stands, for people.
         place: String,
     },
-    /// For an event; and the place of the exchange that has it.
+    /// For an event; and the place of the collective that has it.
     Wait(usize, String),
     Loop {
         depth: usize,
@@ -75,7 +75,7 @@ pub struct CpuDevice {
     pointers: Vec<*mut u8>,
     /// The iteration of each loop around, by depth; behind those the iterations that come next.
     index: Vec<usize>,
-    /// By event: the axis of the exchange that is under way with it, and its ticket.
+    /// By event: the axis of the collective that is under way with it, and its ticket.
     events: Vec<Option<(usize, Ticket)>>,
     /// The other ranks, if there are any.
     others: Option<Arc<dyn Collectives>>,
@@ -268,7 +268,7 @@ impl CpuDevice {
                         .map_err(|e| e.at(&handed("receive", *forward, at)))
                 },
             };
-            watch.done(What::Exchange(axis as u32), start);
+            watch.done(What::Collective(axis as u32), start);
             moved
         })?;
         others.settle().map_err(|e| e.at("the end of the schedule"))
@@ -368,7 +368,7 @@ fn resolve(
     (file, line): ((usize, &str), &mut usize),
 ) -> Vec<Step> {
     let (kernels, axes) = (&loaded.plan.tables.kernels, &loaded.plan.tables.mesh);
-    // By event: the exchange of this body that has it.
+    // By event: the collective of this body that has it.
     let mut started: Vec<(usize, String)> = vec![];
     let address = |a: &Address| {
         let number = |s: &Stride| if s.next { MAX_DEPTH + s.depth } else { s.depth };
@@ -387,10 +387,10 @@ fn resolve(
                 let place = (file.0 as u32, *line as u32);
                 Step::Launch { entry, tasks, args, kernel: *kernel as u32, place, updates }
             }
-            Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
+            Instr::Collective { kind, axis, shape, from, to, event, loc } => {
                 let place = format!("`{} {axis}` ({}:{line}, {loc})", kind.name(), file.1);
                 started.extend(event.map(|e| (e, place.clone())));
-                Step::Exchange {
+                Step::Collective {
                     event: *event,
                     kind: *kind,
                     // A validated plan names no other axes.
@@ -475,7 +475,7 @@ fn execute(
                     unsafe { check.after(*kernel as usize, pointers, place, index) };
                 }
             }
-            Step::Exchange { kind, axis, shape, from, to, event, updates, place } => {
+            Step::Collective { kind, axis, shape, from, to, event, updates, place } => {
                 let Some(others) = others else { continue };
                 if *updates && !hold.lets_update() {
                     continue;
@@ -484,16 +484,16 @@ fn execute(
                 let to = here(to, index) as *mut f32;
                 let start = watch.now();
                 // SAFETY: a validated plan keeps both inside their segments and leaves them alone until
-                // the exchange is waited for, the compiler keeps them apart, and all ranks of a group
-                // make the same exchanges in the same order.
+                // the collective is waited for, the compiler keeps them apart, and all ranks of a group
+                // make the same collectives in the same order.
                 unsafe {
                     match event {
-                        _ if *kind == Exchange::TakePart => {
+                        _ if *kind == Collective::TakePart => {
                             let [before, dim, after, ..] = *shape;
                             take_part(others.place(*axis), from, to, [before, dim, after]);
                         }
                         None => others
-                            .exchange(*axis, *kind, *shape, from, to)
+                            .collective(*axis, *kind, *shape, from, to)
                             .map_err(|e| e.at(place))?,
                         Some(event) => {
                             // Of the iteration before.
@@ -506,7 +506,7 @@ fn execute(
                         }
                     }
                 }
-                watch.done(What::Exchange(*axis as u32), start);
+                watch.done(What::Collective(*axis as u32), start);
             }
             Step::Wait(event, place) => {
                 let Some(others) = others else { continue };
@@ -515,7 +515,7 @@ fn execute(
                 let start = watch.now();
                 // SAFETY: the ticket is that of a start, and is taken once.
                 unsafe { others.wait(axis, ticket).map_err(|e| e.at(place))? };
-                watch.done(What::Exchange(axis as u32), start);
+                watch.done(What::Collective(axis as u32), start);
             }
             Step::Loop { depth, count, reverse, body } => {
                 for i in 0..*count {

@@ -9,8 +9,8 @@ use super::check::Check;
 pub enum What {
     /// It launched the kernel of this number.
     Kernel(u32),
-    /// It made, started or waited for an exchange along the axis of this number.
-    Exchange(u32),
+    /// It made, started or waited for a collective along the axis of this number.
+    Collective(u32),
 }
 
 /// One thing that a rank did.

@@ -1,4 +1,4 @@
-//! A pipeline stage's schedule, ready to run: which part, or which exchange, comes next.
+//! A pipeline stage's schedule, ready to run: which part, or which collective, comes next.
 
 use neoxc_plan::{Move, Plan, Schedule, Turn, name_of, parse_schedule};
 

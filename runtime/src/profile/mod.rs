@@ -34,12 +34,12 @@ pub struct Options {
     pub trace: Option<PathBuf>,
 }
 
-/// One kernel, or the exchanges along one axis.
+/// One kernel, or the collectives along one axis.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Row {
     /// The kernel's name, or the axis.
     pub name: String,
-    /// The kernel's family, or `exchange`.
+    /// The kernel's family, or `exchange` for collectives.
     pub family: String,
     /// YAML places that the kernel came from.
     pub line: String,
@@ -64,7 +64,7 @@ pub struct Profile {
     pub step_ms: f64,
     /// Bytes that products take and give in a step; of a token, nearly all of them are weights, read once.
     pub product_bytes: f64,
-    /// Milliseconds outside of kernels and exchanges: reading data, and between launches.
+    /// Milliseconds outside of kernels and collectives: reading data, and between launches.
     pub other_ms: f64,
     /// Part of the least time by the limits that the whole step takes.
     pub of_limit: f64,
@@ -169,7 +169,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
             of_limit: 0.0,
         };
         match what {
-            What::Exchange(axis) => row.name = axis_name(plan, axis).to_string(),
+            What::Collective(axis) => row.name = axis_name(plan, axis).to_string(),
             What::Kernel(k) => {
                 let k = &plan.tables.kernels[k as usize];
                 let (flops, bytes) = (k.flops as f64, k.bytes as f64);
@@ -210,7 +210,7 @@ mod tests {
 
     use super::*;
 
-    /// Two ranks, two steps: 3 launches of one kernel each and one exchange, by hand.
+    /// Two ranks, two steps: 3 launches of one kernel each and one collective, by hand.
     #[test]
     fn rows_are_means_of_a_step() {
         let kernel = Kernel { name: "k".into(), flops: 4_000, bytes: 100, ..Kernel::default() };
@@ -218,8 +218,8 @@ mod tests {
         plan.tables.kernels = vec![kernel];
         plan.tables.mesh = vec![("data".into(), 2)];
         let launch = |start| Event { what: What::Kernel(0), start, seconds: 0.002 };
-        let exchange = Event { what: What::Exchange(0), start: 0.0, seconds: 0.001 };
-        let log = [launch(0.0), launch(0.1), launch(0.2), exchange];
+        let collective = Event { what: What::Collective(0), start: 0.0, seconds: 0.001 };
+        let log = [launch(0.0), launch(0.1), launch(0.2), collective];
         let limits =
             Limits { f32_flops: 8e6, bf16_flops: 16e6, memory_bytes: 1e6, read_bytes: 1e6 };
         let p = summary(&plan, &[&log, &log], 2.0, 0.004, limits);

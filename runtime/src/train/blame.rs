@@ -65,7 +65,7 @@ pub fn first_not_finite(plan: &Plan, ranks: &mut Ranks, loss: f32) -> Result<Str
     if loss.is_finite() && most.0.is_finite() {
         return Ok(most.1);
     }
-    // What came out of an exchange counts only where no launch has made it.
+    // What came out of a collective counts only where no launch has made it.
     let found = ranks.check("train_step")?.into_iter().filter_map(|(rank, f)| Some((rank, f?)));
     let said = found.map(|(rank, f)| ((f.read.is_some(), f.after, rank), told(plan, rank, &f)));
     Ok(ranks.first(said.min())?.unwrap_or(most.1))
@@ -155,7 +155,7 @@ fn told(plan: &Plan, rank: u64, f: &Found) -> String {
     } else {
         format!(", which reads {}", reads.join(" and "))
     };
-    let fed = f.read.map(|n| format!("; its operand {} came so out of an exchange", n + 1));
+    let fed = f.read.map(|n| format!("; its operand {} came so out of a collective", n + 1));
     format!(
         "{result}result{nth} of `{}` ({place}{within}){reads}{}{}",
         k.name,

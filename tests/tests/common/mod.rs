@@ -42,7 +42,7 @@ pub fn plan_with(folder: &Path, extra: &[&str], overlap: bool) -> Plan {
     let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
     let cache = Some(kernels());
     let targets = vec![Target::X86Native];
-    // Links without latency: what these models exchange is as worth while as what large ones do.
+    // Links without latency: the collectives of these models are as worthwhile as those of large ones.
     let mut machine = Machine::of(Target::X86Native);
     machine.within.latency = 0.0;
     let options = Options { targets, cache, threads: 2, machine: Some(machine), overlap };

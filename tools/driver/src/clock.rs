@@ -1,18 +1,18 @@
-//! How long a rank's instructions take by a machine's rates, and how much of its exchanges that hides: the model
+//! How long a rank's instructions take by a machine's rates, and how much of its collectives that hides: the model
 //! that `overlap-exchanges` orders by, run over the plan itself.
 //!
-//! The clock is that of the compute stream. Every axis' stream does one exchange after the other. Of a loop three
+//! The clock is that of the compute stream. Every axis' stream does one collective after the other. Of a loop three
 //! iterations are followed; all others take what the third one takes.
 
 use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::{Link, Machine};
-use neoxc_plan::{ENDS, Exchange, Instr, Plan};
+use neoxc_plan::{Collective, ENDS, Instr, Plan};
 
 /// Seconds along one axis.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct OnLink {
-    /// Of exchanges on the link.
+    /// Of collectives on the link.
     pub busy: f64,
     /// That kernels wait for them.
     pub exposed: f64,
@@ -38,7 +38,7 @@ impl Times {
         }
     }
 
-    /// Waits until `there` for an exchange along `axis`.
+    /// Waits until `there` for a collective along `axis`.
     fn wait(&mut self, now: &mut f64, there: f64, axis: &str) {
         self.links.entry(axis.to_string()).or_default().exposed += (there - *now).max(0.0);
         *now = now.max(there);
@@ -119,10 +119,10 @@ impl Clock<'_> {
                     }
                     continue;
                 }
-                Instr::Exchange { kind, axis, shape, event, .. } => {
+                Instr::Collective { kind, axis, shape, event, .. } => {
                     let (ranks, whole) =
                         (self.plan.along(axis, 0).0, shape.iter().product::<u64>());
-                    if *kind == Exchange::TakePart {
+                    if *kind == Collective::TakePart {
                         let seconds = self.machine.kernel_seconds(0.0, 8.0 * whole as f64);
                         out.kernels += seconds;
                         *now += seconds;

@@ -36,7 +36,7 @@ pub fn launches(body: &[Instr]) -> usize {
     body.iter()
         .map(|i| match i {
             Instr::Launch { .. } => 1,
-            Instr::Exchange { .. } | Instr::Wait { .. } => 0,
+            Instr::Collective { .. } | Instr::Wait { .. } => 0,
             Instr::Loop { body, .. } => launches(body),
         })
         .sum()

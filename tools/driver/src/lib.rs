@@ -67,7 +67,7 @@ pub struct Options {
     pub threads: u64,
     /// What the ranks are, if not this machine.
     pub machine: Option<Machine>,
-    /// Whether exchanges may go on beside compute, which takes memory.
+    /// Whether collectives may go on beside compute, which takes memory.
     pub overlap: bool,
 }
 

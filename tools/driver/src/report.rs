@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_ir::cluster::{Cluster, Reach};
-use neoxc_plan::{ENDS, Exchange, Instr, Memory, Move, Plan, Turn, name_of, parse_schedule};
+use neoxc_plan::{Collective, ENDS, Instr, Memory, Move, Plan, Turn, name_of, parse_schedule};
 use serde::Serialize;
 
 use crate::Compiled;
@@ -19,8 +19,9 @@ pub struct Traffic {
     pub ranks: u64,
     /// `within` a node, or `between` nodes.
     pub link: &'static str,
-    /// Exchanges of a step.
-    pub exchanges: u64,
+    /// Collectives of a step.
+    #[serde(rename = "exchanges")]
+    pub collectives: u64,
     /// Bytes that the rank sends in a step; reductions and gathers go around a ring.
     pub bytes: u64,
     /// Seconds of a step that these take on the link.
@@ -47,7 +48,7 @@ pub struct RankClass {
     pub traffic: Vec<Traffic>,
 }
 
-/// Counts of one stage: executions of each part, FLOPs, traffic by axis as (exchanges, bytes).
+/// Counts of one stage: executions of each part, FLOPs, traffic by axis as (collectives, bytes).
 #[derive(Default, PartialEq)]
 struct Count {
     flops: f64,
@@ -89,7 +90,7 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
     let mut count = Count::default();
     let Some(s) = plan.tables.schedules.get("train_step") else {
         if let Some(p) = plan.program("train_step") {
-            exchanges(plan, &p.body, 1, &mut count);
+            collectives(plan, &p.body, 1, &mut count);
             count.times = clock.times(&p.body);
         }
         count.flops = flops.get("train_step").copied().unwrap_or(0.0);
@@ -102,7 +103,7 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
     let places = s.places.get(class);
     let mut run = |count: &mut Count, name: &str, times: u64| {
         if let Some((_, body)) = plan.part(s, name, class) {
-            exchanges(plan, body, times, count);
+            collectives(plan, body, times, count);
             let once = parts.entry(name.to_string()).or_insert_with(|| clock.times(body));
             count.times.add(once, times as f64);
         }
@@ -144,14 +145,14 @@ fn of_stage(plan: &Plan, flops: &BTreeMap<String, f64>, clock: &Clock<'_>, stage
     count
 }
 
-fn exchanges(plan: &Plan, body: &[Instr], times: u64, count: &mut Count) {
+fn collectives(plan: &Plan, body: &[Instr], times: u64, count: &mut Count) {
     for instr in body {
         match instr {
             Instr::Launch { .. } | Instr::Wait { .. } => {}
-            Instr::Loop { count: n, body, .. } => exchanges(plan, body, times * n, count),
-            Instr::Exchange { kind, axis, shape, .. } => {
+            Instr::Loop { count: n, body, .. } => collectives(plan, body, times * n, count),
+            Instr::Collective { kind, axis, shape, .. } => {
                 let ranks = plan.along(axis, 0).0;
-                if *kind == Exchange::TakePart {
+                if *kind == Collective::TakePart {
                     continue;
                 }
                 let bytes = kind.sent(shape.iter().product(), ranks);
@@ -174,7 +175,7 @@ fn traffic(plan: &Plan, count: &Count, cluster: &Cluster) -> Vec<Traffic> {
     axes.push((ENDS, 1, 2, plan.ranks()));
     let mut out = vec![];
     for (axis, stride, ranks, span) in axes {
-        let Some((exchanges, bytes)) = count.traffic.get(axis).copied() else { continue };
+        let Some((collectives, bytes)) = count.traffic.get(axis).copied() else { continue };
         let link = match cluster.reach(stride as usize, (span / stride) as usize) {
             Reach::Within => "within",
             Reach::Between => "between",
@@ -182,7 +183,7 @@ fn traffic(plan: &Plan, count: &Count, cluster: &Cluster) -> Vec<Traffic> {
         let times = count.times.links.get(axis).copied().unwrap_or_default();
         let (seconds, hidden) = (times.busy, (times.busy - times.exposed).max(0.0));
         let axis = axis.to_string();
-        out.push(Traffic { axis, ranks, link, exchanges, bytes, seconds, hidden });
+        out.push(Traffic { axis, ranks, link, collectives, bytes, seconds, hidden });
     }
     out
 }

@@ -1,14 +1,14 @@
-//! Exchanges under way: until one is waited for nobody touches the bytes it writes or writes those it reads.
+//! Collectives under way: until one is waited for nobody touches the bytes it writes or writes those it reads.
 //! It is waited for by a wait in the body that started it, or behind the loops around that; or, where it goes
 //! on into the next iteration of a loop, by the start of its like there.
 //!
 //! Addresses are compared as sums over the loops around them: two ranges are apart if they are in every
-//! pair of iterations that can happen while the exchange is under way. Loops around its start have one
-//! iteration then, or the one after that, loops inside all of theirs. A body that leaves exchanges on their way is
+//! pair of iterations that can happen while the collective is under way. Loops around its start have one
+//! iteration then, or the one after that, loops inside all of theirs. A body that leaves collectives on their way is
 //! walked twice: as the first iteration, and as one that has those of the iteration before. What the second leaves
 //! is what it found, so that no third one differs.
 
-use crate::{Address, Exchange, Instr, Plan, PlanError, Program};
+use crate::{Address, Collective, Instr, Plan, PlanError, Program};
 
 /// Bytes that an instruction reads or writes.
 #[derive(Clone)]
@@ -28,11 +28,11 @@ impl Access {
     }
 }
 
-/// A started exchange.
+/// A started collective.
 #[derive(Clone)]
 struct Flight<'a> {
     event: usize,
-    kind: Exchange,
+    kind: Collective,
     loc: &'a str,
     /// What it reads, and what it writes.
     accesses: [Access; 2],
@@ -82,7 +82,7 @@ impl<'a> Check<'a> {
                         self.free(&access, &k.name, loc)?;
                     }
                 }
-                Instr::Exchange { kind, axis, shape, from, to, event, loc } => {
+                Instr::Collective { kind, axis, shape, from, to, event, loc } => {
                     let ranks = self.plan.along(axis, 0).0;
                     let (given, got) = kind.elements(shape.iter().product(), ranks);
                     let accesses =
@@ -93,7 +93,7 @@ impl<'a> Check<'a> {
                         self.free(access, kind.name(), loc)?;
                     }
                     let Some(event) = *event else { continue };
-                    if *kind == Exchange::TakePart {
+                    if *kind == Collective::TakePart {
                         return Err(self.wrong("take_part sends nothing to wait for".into()));
                     }
                     if self.flights.iter().any(|f| f.event == event) {
@@ -282,7 +282,7 @@ mod tests {
                  {launch}\n  wait 0\nend\n"
             ))
         };
-        // Each iteration has bytes of its own, and its exchange is over when the next one begins.
+        // Each iteration has bytes of its own, and its collective is over when the next one begins.
         assert_eq!(with("launch 0 k b+512 b+128+layer*128 ; -"), Ok(()));
         assert!(with("launch 0 k b+512 b+0+layer*128 ; -").is_err());
         assert!(with("launch 0 k b+512 b+384 ; -").is_err());
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn exchanges_go_on_into_the_next_iteration() {
+    fn collectives_go_on_into_the_next_iteration() {
         for how in ["", " reverse"] {
             let idle = "launch 0 k b+0 b+64 ; -";
             assert_eq!(sums(how, idle, "wait 0\nlaunch 0 k a+0 a+64 ; -"), Ok(()));

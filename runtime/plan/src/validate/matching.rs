@@ -1,26 +1,26 @@
-//! Ranks that meet do so for the same exchanges in the same order, and all of them come to an end.
+//! Ranks that meet do so for the same collectives in the same order, and all of them come to an end.
 //!
 //! Ranks of one stage run the same instructions. So a group of ranks matches if its members are of one stage, and
-//! groups along `pipe` match if their stages make the same sequence of exchanges along it: kind, sizes, order
+//! groups along `pipe` match if their stages make the same sequence of collectives along it: kind, sizes, order
 //! (all values are f32). The first stage and the last also meet along `ends`: for these two, both axes are one
 //! sequence. Loops are not unrolled for that (`sequence`).
 //!
 //! Whether a pipeline ends does not depend on timing: a stage takes its turns in a fixed order and waits for
-//! fixed conditions, so one run of the stages decides (the test tries every timing). An exchange that is started
+//! fixed conditions, so one run of the stages decides (the test tries every timing). A collective that is started
 //! and waited for later counts where it is started: no turn ends with one under way (`events`).
 
 use std::collections::HashMap;
 
 use super::sequence::Sequence;
-use crate::{ENDS, Exchange, Instr, Move, Plan, PlanError, Round, Schedule, Turn, name_of};
+use crate::{Collective, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Turn, name_of};
 
 /// Turns of all stages together that are followed; more is a damaged plan.
 const MAX_TURNS: u64 = 1 << 24;
 
-/// An exchange in the instructions.
+/// A collective in the instructions.
 #[derive(Debug, Clone)]
 struct Meeting {
-    kind: Exchange,
+    kind: Collective,
     shape: Vec<u64>,
     program: String,
     loc: String,
@@ -49,7 +49,7 @@ impl Meeting {
 pub fn check(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
     last_as_others(plan, s, rounds)?;
     only_ends_along_ends(plan, s, rounds)?;
-    same_exchanges(plan, s, rounds)?;
+    same_collectives(plan, s, rounds)?;
     for (given, taken) in [("y", "x"), ("dx", "dy")] {
         let sizes = |name: &'static str| {
             s.places.iter().filter_map(move |p| p.values.get(name).map(|v| v.elements))
@@ -71,17 +71,17 @@ fn first_rank(plan: &Plan, stage: usize) -> u64 {
 }
 
 fn impossible(s: &Schedule) -> PlanError {
-    PlanError::Invalid(format!("{} makes impossibly many exchanges", s.prefix))
+    PlanError::Invalid(format!("{} makes impossibly many collectives", s.prefix))
 }
 
-/// The exchanges along `axis` of a list of instructions.
+/// The collectives along `axis` of a list of instructions.
 fn along(body: &[Instr], axis: &str, program: &str) -> Option<Sequence<Meeting>> {
     let is = |a: &str| a == axis || axis == ENDS && a == "pipe";
     let mut out = Sequence::default();
     for instr in body {
         match instr {
-            Instr::Exchange { kind, axis: a, shape, loc, .. }
-                if is(a) && *kind != Exchange::TakePart =>
+            Instr::Collective { kind, axis: a, shape, loc, .. }
+                if is(a) && *kind != Collective::TakePart =>
             {
                 let (program, loc) = (program.to_string(), loc.clone());
                 let meeting = Meeting { kind: *kind, shape: shape.clone(), program, loc };
@@ -95,7 +95,7 @@ fn along(body: &[Instr], axis: &str, program: &str) -> Option<Sequence<Meeting>>
     Some(out)
 }
 
-/// The exchanges along `axis` of one run of a part. What is run in its place for the last micro-batch makes the
+/// The collectives along `axis` of one run of a part. What is run in its place for the last micro-batch makes the
 /// same along `pipe`.
 fn of_part(
     plan: &Plan,
@@ -121,7 +121,7 @@ fn last_as_others(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<()
             let all = |part: &str| of_part(plan, s, part, ENDS, class).ok_or_else(|| impossible(s));
             if let Some(n) = all(part)?.first_difference(&all(&last)?) {
                 return Err(PlanError::Invalid(format!(
-                    "{}: exchange {n} along pipe of {last} is not that of {part}",
+                    "{}: collective {n} along pipe of {last} is not that of {part}",
                     s.prefix
                 )));
             }
@@ -132,9 +132,9 @@ fn last_as_others(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<()
 
 /// Only the first stage and the last meet along `ends`: another one would meet nobody.
 fn only_ends_along_ends(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
-    fn stray(body: &[Instr]) -> Option<(&Exchange, &[u64], &str)> {
+    fn stray(body: &[Instr]) -> Option<(&Collective, &[u64], &str)> {
         body.iter().find_map(|instr| match instr {
-            Instr::Exchange { kind, axis, shape, loc, .. } if axis == ENDS => {
+            Instr::Collective { kind, axis, shape, loc, .. } if axis == ENDS => {
                 Some((kind, &shape[..], loc.as_str()))
             }
             Instr::Loop { body, .. } => stray(body),
@@ -163,8 +163,8 @@ fn only_ends_along_ends(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Res
     Ok(())
 }
 
-/// Every group makes the same exchanges along its axis.
-fn same_exchanges(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
+/// Every group makes the same collectives along its axis.
+fn same_collectives(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<(), PlanError> {
     let axes = plan.tables.mesh.iter().filter(|(_, ranks)| *ranks > 1);
     for axis in axes.map(|(axis, _)| axis.as_str()).chain([ENDS]) {
         let of_stage = |stage: usize| -> Option<Sequence<Meeting>> {
@@ -198,7 +198,7 @@ fn same_exchanges(plan: &Plan, s: &Schedule, rounds: &[Vec<Round>]) -> Result<()
                     None => format!("none: it makes {}", q.len()),
                 };
                 return Err(PlanError::Invalid(format!(
-                    "{}: exchange {n} along {axis} does not match: rank {rank} makes {}, rank {other} {}",
+                    "{}: collective {n} along {axis} does not match: rank {rank} makes {}, rank {other} {}",
                     s.prefix,
                     what(&one),
                     what(&two)
@@ -257,14 +257,14 @@ impl<'a> Cursor<'a> {
 #[derive(Clone)]
 struct Run<'a> {
     s: &'a Schedule,
-    /// Exchanges along `pipe` of each part of each stage.
+    /// Collectives along `pipe` of each part of each stage.
     meetings: &'a [HashMap<&'a str, u64>],
     cursors: Vec<Cursor<'a>>,
-    /// Exchanges along `pipe` that each stage has come to.
+    /// Collectives along `pipe` that each stage has come to.
     come: Vec<u64>,
     /// Of each stage and chunk: values given to the next one and to the one before, and how many are taken.
     given: Vec<[[u64; 2]; 2]>,
-    /// Whether a stage has given the value of its turn, or at which exchange of its turn it is.
+    /// Whether a stage has given the value of its turn, or at which collective of its turn it is.
     begun: Vec<u64>,
 }
 
@@ -444,14 +444,14 @@ end
 ";
 
     #[test]
-    fn exchanges_of_stages_match_or_are_refused_by_name() {
+    fn collectives_of_stages_match_or_are_refused_by_name() {
         let with = |other: &str| {
             let parts = [("finish", FINISH), ("other", other), ("go", "")];
             let stages = ["2*(go) 2*(finish)", "1*(go) 1*(go) 1*(other) 1*(go, other)"];
             checked(&plan(&parts, &[1, 1], &stages))
         };
         assert_eq!(with(FINISH), Ok(()));
-        // Another nest of the same exchanges, and other exchanges along other axes.
+        // Another nest of the same collectives, and other collectives along other axes.
         let unrolled = "all_reduce pipe 1 64 1 a+0 a+0 ; -
 all_gather pipe 1 32 1 a+0 a+64 ; -
 loop layer 2
@@ -464,19 +464,19 @@ end
             with(&FINISH.replace(from, to)).unwrap_err()
         };
         let e = changed("1 64 1", "1 32 1");
-        assert!(e.contains("exchange 0 along pipe"), "{e}");
+        assert!(e.contains("collective 0 along pipe"), "{e}");
         assert!(e.contains("rank 0 makes `all_reduce 1 64 1` in train_finish at x.yml:1:1"), "{e}");
         assert!(e.contains("rank 2 `all_reduce 1 32 1` in train_other at x.yml:1:1"), "{e}");
         let e = changed("all_reduce pipe 1 64 1 a+0 a+0 ; x.yml:1:1\n", "");
         assert!(e.contains("rank 2 `all_gather 1 32 1` in train_other"), "{e}");
         let e = changed("layer 3", "layer 2");
-        assert!(e.contains("exchange 3 along pipe"), "{e}");
+        assert!(e.contains("collective 3 along pipe"), "{e}");
         let e = changed("start all_gather", "start reduce_scatter");
-        assert!(e.contains("exchange 1 along pipe"), "{e}");
+        assert!(e.contains("collective 1 along pipe"), "{e}");
         // One run less of the whole.
         let parts = [("finish", FINISH)];
         let e = checked(&plan(&parts, &[1, 1], &["2*(finish)", "1*(finish)"])).unwrap_err();
-        assert!(e.contains("exchange 4") && e.contains("rank 2 none: it makes 4"), "{e}");
+        assert!(e.contains("collective 4") && e.contains("rank 2 none: it makes 4"), "{e}");
     }
 
     #[test]
@@ -499,7 +499,7 @@ end
         };
         assert_eq!(with(all), Ok(()));
         let e = with("").unwrap_err();
-        assert!(e.contains("exchange 0 along pipe of all_last is not that of all"), "{e}");
+        assert!(e.contains("collective 0 along pipe of all_last is not that of all"), "{e}");
     }
 
     #[test]
@@ -508,7 +508,7 @@ end
         let e = checked(&plan(&[("go", "")], &[1, 1], &stages)).unwrap_err();
         assert!(e.contains("rank 0 waits in `receive dy`, turn 0, for rank 2"), "{e}");
         assert!(e.contains("rank 2, which waits in `receive x`"), "{e}");
-        // A value given when the other side is at an exchange of all: one slot is too few.
+        // A value given when the other side is at a collective of all: one slot is too few.
         let stages = ["1*(send y, all)", "1*(all, receive x)"];
         let parts = [("all", "all_reduce pipe 1 1 1 a+0 a+0 ; -\n")];
         let e = checked(&plan(&parts, &[1, 1], &stages)).unwrap_err();

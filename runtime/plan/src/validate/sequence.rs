@@ -1,4 +1,4 @@
-//! Sequences of exchanges with loops in them, compared without unrolling.
+//! Sequences of collectives with loops in them, compared without unrolling.
 //!
 //! A sequence has a length and a hash; those of two sequences behind each other, or of one so many times, follow
 //! from those of the parts. So two sequences are equal if both agree, however their loops are nested (up to a

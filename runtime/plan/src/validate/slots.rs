@@ -59,7 +59,7 @@ fn in_slots(plan: &Plan, body: &[Instr]) -> bool {
     let is = |segment: usize| Some(segment) == slots;
     body.iter().any(|instr| match instr {
         Instr::Launch { args, .. } => args.iter().any(|a| is(a.segment)),
-        Instr::Exchange { from, to, .. } => is(from.segment) || is(to.segment),
+        Instr::Collective { from, to, .. } => is(from.segment) || is(to.segment),
         Instr::Loop { body, .. } => in_slots(plan, body),
         Instr::Wait { .. } => false,
     })

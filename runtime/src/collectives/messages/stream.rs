@@ -1,15 +1,15 @@
-//! One axis: its exchanges, one after the other, each in chunks of which a few are under way at once.
+//! One axis: its collectives, one after the other, each in chunks of which a few are under way at once.
 
 use std::collections::VecDeque;
 
-use neoxc_plan::Exchange;
+use neoxc_plan::Collective;
 
 use super::super::Sizes;
 use super::super::moves::{Moves, Receives, Sends, View};
 use super::Wire;
 use crate::RuntimeError;
 
-/// Chunks of an exchange that are under way at once: one is sent while another is summed.
+/// Chunks of a collective that are under way at once: one is sent while another is summed.
 pub const WINDOW: usize = 2;
 
 /// Floats of a chunk: of all ranks' parts together, and at least and at most of one.
@@ -18,7 +18,7 @@ const CHUNK: (usize, usize, usize) = (1 << 18, 1 << 10, 1 << 16);
 /// Floats that are summed at a time.
 const BLOCK: usize = 256;
 
-/// An exchange that has been started.
+/// A collective that has been started.
 pub struct Flight {
     moves: Moves,
     from: *mut f32,
@@ -33,8 +33,8 @@ pub struct Flight {
 unsafe impl Send for Flight {}
 
 impl Flight {
-    /// An exchange between `ranks` ranks.
-    pub fn new(kind: Exchange, shape: Sizes, ranks: usize, from: *mut f32, to: *mut f32) -> Self {
+    /// A collective between `ranks` ranks.
+    pub fn new(kind: Collective, shape: Sizes, ranks: usize, from: *mut f32, to: *mut f32) -> Self {
         Self { moves: Moves::of(kind, shape, ranks), from, to, posted: 0, over: 0 }
     }
 }
@@ -52,7 +52,7 @@ struct Slot<R> {
     into: Vec<f32>,
 }
 
-/// The exchanges of an axis.
+/// The collectives of an axis.
 pub struct Stream<R> {
     members: Vec<u64>,
     place: usize,
@@ -106,11 +106,11 @@ unsafe fn unpack(view: View, rank: usize, at: (usize, usize), from: *const f32, 
 }
 
 impl<R: Send> Stream<R> {
-    /// The stream of a group in which this rank is at `place`; `most` exchanges are under way at most.
+    /// The stream of a group in which this rank is at `place`; `most` collectives are under way at most.
     pub fn new(members: Vec<u64>, place: usize, tag: u32, most: usize) -> Self {
         let ranks = members.len();
         let chunk = (CHUNK.0 / ranks).clamp(CHUNK.1, CHUNK.2);
-        // Pages that no exchange needs are never touched.
+        // Pages that no collective needs are never touched.
         let room = || vec![0.0; if ranks > 1 { chunk * ranks } else { chunk }];
         let slot = || Slot {
             chunk: None,
@@ -124,19 +124,19 @@ impl<R: Send> Stream<R> {
         Self { members, place, tag, chunk, started: 0, finished: 0, queue, slots }
     }
 
-    /// Queues an exchange; gives its number.
+    /// Queues a collective; gives its number.
     pub fn start(&mut self, flight: Flight) -> u64 {
         self.queue.push_back(flight);
         self.started += 1;
         self.started - 1
     }
 
-    /// Exchanges that are complete.
+    /// Collectives that are complete.
     pub fn finished(&self) -> u64 {
         self.finished
     }
 
-    /// The ranks that the first exchange under way waits for.
+    /// The ranks that the first collective under way waits for.
     pub fn missing<W: Wire<Request = R>>(&mut self, wire: &mut W) -> Vec<u64> {
         let mut ranks: Vec<u64> =
             self.slots.iter_mut().flat_map(|s| undone(wire, &mut s.requests)).collect();
@@ -145,7 +145,7 @@ impl<R: Send> Stream<R> {
         ranks
     }
 
-    /// Moves the exchanges on as far as they go now.
+    /// Moves the collectives on as far as they go now.
     pub fn look<W: Wire<Request = R>>(&mut self, wire: &mut W) -> Result<(), RuntimeError> {
         while let Some(flight) = self.queue.front_mut() {
             let chunks = flight.moves.longest.div_ceil(self.chunk);
@@ -154,7 +154,7 @@ impl<R: Send> Stream<R> {
             for (n, slot) in self.slots.iter_mut().enumerate() {
                 let tag = self.tag + 2 * n as u32;
                 if slot.chunk.is_none() && flight.posted < chunks && flight.posted % WINDOW == n {
-                    // SAFETY: whoever started the exchange keeps both values.
+                    // SAFETY: whoever started the collective keeps both values.
                     unsafe { side.post(wire, flight, slot, tag)? };
                     moved = true;
                 }

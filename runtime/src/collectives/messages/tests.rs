@@ -1,12 +1,12 @@
-//! Messages against threads: the same exchanges, over a wire that delivers late and in any order.
+//! Messages against threads: the same collectives, over a wire that delivers late and in any order.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use neoxc_plan::{Exchange::AllReduce, Plan};
+use neoxc_plan::{Collective::AllReduce, Plan};
 
 use super::super::connect;
-use super::super::testing::{exchanges, on_all, plan, sends, what};
+use super::super::testing::{collectives, on_all, plan, sends, what};
 use super::*;
 use crate::health::{How, Loss};
 
@@ -116,8 +116,8 @@ fn sides(plan: &Plan, health: &Arc<Health>) -> Vec<Messages<Slow>> {
 #[test]
 fn messages_give_the_same_bits_as_threads() {
     let plan = plan("tensor");
-    let threads = on_all(connect(&plan), |rank, side| exchanges(rank, side));
-    let messages = on_all(sides(&plan, &Arc::default()), |rank, side| exchanges(rank, side));
+    let threads = on_all(connect(&plan), |rank, side| collectives(rank, side));
+    let messages = on_all(sides(&plan, &Arc::default()), |rank, side| collectives(rank, side));
     assert!(threads[0][1].iter().any(|x| f32::from_bits(*x).is_finite()));
     for (rank, (a, b)) in threads.iter().zip(&messages).enumerate() {
         for n in 0..a.len() {
@@ -148,7 +148,7 @@ fn a_lost_rank_ends_every_wait_and_those_waited_for_are_named() {
     let waiting = std::thread::spawn(move || {
         let mut x = [1f32; 6];
         // SAFETY: the value is this thread's.
-        unsafe { side.exchange(1, AllReduce, [1, 6, 1, 1, 1], x.as_mut_ptr(), x.as_mut_ptr()) }
+        unsafe { side.collective(1, AllReduce, [1, 6, 1, 1, 1], x.as_mut_ptr(), x.as_mut_ptr()) }
     });
     std::thread::sleep(Duration::from_millis(50));
     health.lose(Loss { rank: 5, how: How::Silent(3) });

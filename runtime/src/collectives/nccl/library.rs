@@ -17,7 +17,7 @@ pub enum Vendor {
 }
 
 impl Vendor {
-    /// Names under which the libraries are looked for: of exchanges, and of the driver.
+    /// Names under which the libraries are looked for: of collectives, and of the driver.
     pub fn libraries(self) -> [&'static [&'static str]; 2] {
         match self {
             Vendor::Nvidia => [&["libnccl.so.2", "libnccl.so"], &["libcuda.so.1", "libcuda.so"]],
@@ -121,23 +121,23 @@ fn find<T: Copy>((library, file): &(Library, String), name: &str) -> Result<T, R
 
 impl Api {
     /// Finds every function in the libraries of these names.
-    pub fn open(vendor: Vendor, [exchanges, driver]: [&[&str]; 2]) -> Result<Api, RuntimeError> {
-        let (exchanges, driver) = (open(exchanges)?, open(driver)?);
+    pub fn open(vendor: Vendor, [collectives, driver]: [&[&str]; 2]) -> Result<Api, RuntimeError> {
+        let (collectives, driver) = (open(collectives)?, open(driver)?);
         let [create, destroy, wait, synchronize, event, event_destroy, record, query] =
             vendor.driver();
         Ok(Api {
-            get_unique_id: find(&exchanges, "ncclGetUniqueId")?,
-            comm_init_rank: find(&exchanges, "ncclCommInitRank")?,
-            comm_destroy: find(&exchanges, "ncclCommDestroy")?,
-            comm_abort: find(&exchanges, "ncclCommAbort")?,
-            group_start: find(&exchanges, "ncclGroupStart")?,
-            group_end: find(&exchanges, "ncclGroupEnd")?,
-            all_reduce: find(&exchanges, "ncclAllReduce")?,
-            reduce_scatter: find(&exchanges, "ncclReduceScatter")?,
-            all_gather: find(&exchanges, "ncclAllGather")?,
-            send: find(&exchanges, "ncclSend")?,
-            recv: find(&exchanges, "ncclRecv")?,
-            get_error_string: find(&exchanges, "ncclGetErrorString")?,
+            get_unique_id: find(&collectives, "ncclGetUniqueId")?,
+            comm_init_rank: find(&collectives, "ncclCommInitRank")?,
+            comm_destroy: find(&collectives, "ncclCommDestroy")?,
+            comm_abort: find(&collectives, "ncclCommAbort")?,
+            group_start: find(&collectives, "ncclGroupStart")?,
+            group_end: find(&collectives, "ncclGroupEnd")?,
+            all_reduce: find(&collectives, "ncclAllReduce")?,
+            reduce_scatter: find(&collectives, "ncclReduceScatter")?,
+            all_gather: find(&collectives, "ncclAllGather")?,
+            send: find(&collectives, "ncclSend")?,
+            recv: find(&collectives, "ncclRecv")?,
+            get_error_string: find(&collectives, "ncclGetErrorString")?,
             stream_create: find(&driver, create)?,
             stream_destroy: find(&driver, destroy)?,
             stream_wait_event: find(&driver, wait)?,
@@ -146,11 +146,11 @@ impl Api {
             event_destroy: find(&driver, event_destroy)?,
             event_record: find(&driver, record)?,
             event_query: find(&driver, query)?,
-            _libraries: [exchanges.0, driver.0],
+            _libraries: [collectives.0, driver.0],
         })
     }
 
-    /// An error for a call of the library of exchanges that did not succeed.
+    /// An error for a call of the library of collectives that did not succeed.
     pub fn check(&self, what: &str, code: c_int) -> Result<(), RuntimeError> {
         if code == 0 {
             return Ok(());

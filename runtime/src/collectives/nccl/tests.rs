@@ -7,7 +7,7 @@ use std::sync::{Barrier, Mutex};
 use neoxc_plan::{Schedule, Tables};
 
 use super::super::connect;
-use super::super::testing::{exchanges, on_all, plan, sends};
+use super::super::testing::{collectives, on_all, plan, sends};
 use super::*;
 use crate::health::{How, Loss};
 
@@ -45,10 +45,10 @@ fn both_vendors_give_the_same_bits_as_threads() {
     let folder = tempfile::tempdir().unwrap();
     let library = stand_in(folder.path(), "libstand.so", &[]);
     let plan = plan("tensor");
-    let threads = on_all(connect(&plan), |rank, side| exchanges(rank, side));
+    let threads = on_all(connect(&plan), |rank, side| collectives(rank, side));
     for vendor in [Vendor::Nvidia, Vendor::Amd] {
         let sides = sides(&plan, vendor, &library, &Arc::default());
-        assert!(on_all(sides, |rank, side| exchanges(rank, side)) == threads, "{vendor:?}");
+        assert!(on_all(sides, |rank, side| collectives(rank, side)) == threads, "{vendor:?}");
     }
 }
 
@@ -81,9 +81,9 @@ fn what_is_missing_or_fails_has_a_name() {
     let [axis, at] = [1, 6];
     // SAFETY: the value is this thread's; the call fails.
     let failed = unsafe {
-        sides[0].exchange(
+        sides[0].collective(
             axis,
-            Exchange::AllReduce,
+            Collective::AllReduce,
             [1, at, 1, 1, 1],
             x.as_mut_ptr(),
             x.as_mut_ptr(),
@@ -102,7 +102,13 @@ fn a_lost_rank_ends_the_wait() {
     let mut x = [1f32; 6];
     // SAFETY: the value is this thread's, and lives until the side is dropped.
     let lost = unsafe {
-        sides[0].exchange(1, Exchange::AllReduce, [1, 6, 1, 1, 1], x.as_mut_ptr(), x.as_mut_ptr())
+        sides[0].collective(
+            1,
+            Collective::AllReduce,
+            [1, 6, 1, 1, 1],
+            x.as_mut_ptr(),
+            x.as_mut_ptr(),
+        )
     };
     let told = lost.unwrap_err().to_string();
     assert!(told.starts_with("rank 2 is gone") && told.contains("for ranks 1, 2"), "{told}");

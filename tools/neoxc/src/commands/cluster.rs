@@ -148,10 +148,10 @@ impl Checked {
                     }
                 };
                 println!(
-                    "  {:<12}{:>12}  {} exchanges over {} ranks, {} nodes, {:.3} s on the link{hidden}",
+                    "  {:<12}{:>12}  {} collectives over {} ranks, {} nodes, {:.3} s on the link{hidden}",
                     t.axis,
                     human(t.bytes),
-                    t.exchanges,
+                    t.collectives,
                     t.ranks,
                     t.link,
                     t.seconds

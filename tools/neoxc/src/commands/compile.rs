@@ -44,8 +44,8 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     let mut compiled = compile(&options)?;
     let limit = cluster.as_ref().and_then(|c| c.cluster.memory);
     if limit.is_some_and(|limit| compiled.plan.tables.memory.peak > limit) {
-        // Perhaps only because of what exchanges on their way take.
-        tracing::info!("does not fit; compiling again without exchanges beside compute");
+        // Perhaps only because of what collectives on their way take.
+        tracing::info!("does not fit; compiling again without collectives beside compute");
         options.overlap = false;
         compiled = compile(&options)?;
     }

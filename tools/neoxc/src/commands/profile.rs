@@ -72,7 +72,7 @@ fn print_rows(p: &Profile, top: usize) {
     for r in &p.rows[..shown] {
         let share = format!("{:.1} %", 100.0 * r.share);
         let (limit, at) = match r.family.as_str() {
-            "exchange" => (String::new(), format!("exchanges and waiting: {}", r.name)),
+            "exchange" => (String::new(), format!("collectives and waiting: {}", r.name)),
             _ => (format!("{:.0} %", 100.0 * r.of_limit), format!("{} at {}", r.name, r.line)),
         };
         println!(

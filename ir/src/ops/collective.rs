@@ -1,4 +1,4 @@
-//! What the exchanges that change a layout share: attributes, types, and their meaning on one rank.
+//! What the collectives that change a layout share: attributes, types, and their meaning on one rank.
 
 use super::prelude::*;
 
