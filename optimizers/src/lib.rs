@@ -7,6 +7,7 @@
 
 mod adam;
 mod settings;
+mod sgd;
 mod update;
 
 use neoxc_ir::op::OpError;
@@ -14,7 +15,7 @@ pub use settings::Settings;
 pub use update::{Update, build};
 
 /// Every optimizer. The one list of them.
-pub static ALL: &[&Optimizer] = &[&adam::ADAM];
+pub static ALL: &[&Optimizer] = &[&adam::ADAM, &sgd::SGD];
 
 /// An optimizer.
 pub struct Optimizer {

@@ -91,6 +91,13 @@ impl Update<'_, '_> {
         self.b.unary("sqrt", a)
     }
 
+    /// 1 where `a` is positive, -1 where it is negative, 0 where it is 0.
+    pub fn sign(&mut self, a: ValueId) -> Result<ValueId, OpError> {
+        let minus = self.b.unary("neg", a)?;
+        let (above, below) = (self.b.unary("step", a)?, self.b.unary("step", minus)?);
+        self.sub(above, below)
+    }
+
     /// `keep · old + take · new` for constants: with `take = 1 - keep`, a decaying mean.
     pub fn blend(
         &mut self,

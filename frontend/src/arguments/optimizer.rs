@@ -1,15 +1,14 @@
 //! Arguments of the optimizer, of ZeRO and of the learning rate.
 
-use super::{Argument, any, dict, flag, float, int, word};
+use super::{Argument, any, dict, flag, float, int, text, word};
 
 const PLANNED: &str = "the compiler plans what is communicated, and when";
 const IN_ZERO: &str = "set `zero_optimization.stage`";
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
-    dict("optimizer").doc("The optimizer's `type` and `params`. `Adam` is AdamW, as in GPT-NeoX: decay is decoupled from the gradient."),
-    word("optimizer_type", "adam", &["adam"], &["onebitadam", "cpu_adam", "cpu_torch_adam", "sm3", "madgrad_wd", "sgd", "lion"])
-        .doc("The optimizer's name; `optimizer.type` says it too, and is what one writes."),
+    dict("optimizer").doc("The optimizer's `type` and `params`; a type that is not known is refused with the names of those that are. `Adam` is AdamW, as in GPT-NeoX: decay is decoupled from the gradient."),
+    text("optimizer_type").says("adam").doc("The optimizer's name, in any case; `optimizer.type` says it too, and is what one writes."),
     flag("use_bnb_optimizer", false).not_yet("optimizer state is f32", "").doc("Keep Adam's moments in 8 bits."),
     any("zero_stage").not_yet("the stage is read where DeepSpeed reads it", IN_ZERO).doc("Stage of ZeRO."),
     flag("zero_reduce_scatter", false).unset().idle(PLANNED).doc("Sum gradients with reduce-scatter instead of all-reduce."),

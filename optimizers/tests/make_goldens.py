@@ -1,0 +1,94 @@
+"""Makes goldens.json: steps of torch.optim in f64, and of formulas written out where torch has no such optimizer.
+
+    python3 optimizers/tests/make_goldens.py        (needs torch)
+
+Each case has a configuration, learning rates, one gradient per step (with zeros in it), and the weights after each step.
+"""
+
+import json
+import math
+import pathlib
+
+import torch
+
+STEPS, SIZE = 24, 5
+
+
+def numbers(seed):
+    """Numbers in [-1, 1) of a linear congruential generator: the same on every machine."""
+    while True:
+        seed = (seed * 6364136223846793005 + 1442695040888963407) % 2**64
+        yield (seed >> 33) / 2**30 - 1.0
+
+
+def gradients(seed):
+    n = numbers(seed)
+    all = [[next(n) for _ in range(SIZE)] for _ in range(STEPS)]
+    for step in range(STEPS):
+        all[step][SIZE - 1] = 0.0  # a weight without gradient
+        if step % 5 == 3:
+            all[step][1] = 0.0
+    return all
+
+
+def rates():
+    return [0.1 * min(1.0, (s + 1) / 4) * (0.5 + 0.5 * math.cos(s / STEPS * math.pi)) for s in range(STEPS)]
+
+
+def by_torch(make, start, grads):
+    p = torch.tensor(start, dtype=torch.float64, requires_grad=True)
+    optimizer = make([p])
+    out = []
+    for lr, g in zip(rates(), grads):
+        optimizer.param_groups[0]["lr"] = lr
+        p.grad = torch.tensor(g, dtype=torch.float64)
+        optimizer.step()
+        out.append(p.detach().tolist())
+    return out
+
+
+def lion(beta1, beta2, decay):
+    """Algorithm 2 of arXiv:2302.06675."""
+
+    def run(start, grads):
+        w, m, out = list(start), [0.0] * SIZE, []
+        for lr, g in zip(rates(), grads):
+            for i in range(SIZE):
+                c = beta1 * m[i] + (1 - beta1) * g[i]
+                w[i] -= lr * ((c > 0) - (c < 0) + decay * w[i])
+                m[i] = beta2 * m[i] + (1 - beta2) * g[i]
+            out.append(list(w))
+        return out
+
+    return run
+
+
+def sgd(**more):
+    return lambda start, grads: by_torch(lambda p: torch.optim.SGD(p, lr=0.1, **more), start, grads)
+
+
+def adamw(**more):
+    return lambda start, grads: by_torch(lambda p: torch.optim.AdamW(p, lr=0.1, **more), start, grads)
+
+
+CASES = {
+    "sgd momentum=0 dampening=0 nesterov=0 weight_decay=0": sgd(),
+    "sgd momentum=0 dampening=0 nesterov=0 weight_decay=0.1": sgd(weight_decay=0.1),
+    "sgd momentum=0.9 dampening=0 nesterov=0 weight_decay=0.1": sgd(momentum=0.9, weight_decay=0.1),
+    "sgd momentum=0.8 dampening=0.25 nesterov=0 weight_decay=0.01":
+        sgd(momentum=0.8, dampening=0.25, weight_decay=0.01),
+    "sgd momentum=0.9 dampening=0 nesterov=1 weight_decay=0.1":
+        sgd(momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adam beta1=0.9 beta2=0.95 eps=1e-8 weight_decay=0.1":
+        adamw(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    "lion beta1=0.9 beta2=0.99 weight_decay=0.1": lion(0.9, 0.99, 0.1),
+    "lion beta1=0.95 beta2=0.98 weight_decay=0": lion(0.95, 0.98, 0.0),
+}
+
+out = []
+for n, (optimizer, run) in enumerate(CASES.items()):
+    start, grads = [0.5, -0.25, 0.125, 1.0, -1.0], gradients(n + 1)
+    weights = run(start, grads)
+    out.append({"optimizer": optimizer, "start": start, "rates": rates(), "gradients": grads, "weights": weights})
+text = json.dumps(out).replace('{"optimizer"', '\n{"optimizer"')
+pathlib.Path(__file__).with_name("goldens.json").write_text(text + "\n")
