@@ -6,6 +6,7 @@
 //! no optimizer. How to add one: `docs/howto/add-an-optimizer.md`.
 
 mod adam;
+mod lion;
 mod settings;
 mod sgd;
 mod update;
@@ -15,7 +16,7 @@ pub use settings::Settings;
 pub use update::{Update, build};
 
 /// Every optimizer. The one list of them.
-pub static ALL: &[&Optimizer] = &[&adam::ADAM, &sgd::SGD];
+pub static ALL: &[&Optimizer] = &[&adam::ADAM, &lion::LION, &sgd::SGD];
 
 /// An optimizer.
 pub struct Optimizer {
