@@ -105,6 +105,32 @@ fn attribute_keys_are_written_once() {
     }
 }
 
+/// Names of optimizers and of what they keep stand in their own files: everything that reads their declarations works
+/// for the next one as well.
+#[test]
+fn passes_kernels_and_runtime_know_no_optimizer() {
+    let all = neoxc_optimizers::ALL.iter();
+    let names: Vec<&str> = all.clone().flat_map(|o| o.names).copied().collect();
+    let slots: Vec<&str> = all.flat_map(|o| o.slots).map(|s| s.name).collect();
+    let told = |word: &str| {
+        slots.iter().any(|s| word.contains(s)) || word.split('_').any(|part| names.contains(&part))
+    };
+    // The test can fail.
+    assert!(["adam_m", "exp_avg.w", "Lion"].iter().all(|w| told(&w.to_lowercase())));
+    assert!(!told("million"));
+    for folder in ["passes/src", "codegen/src", "runtime/src", "runtime/plan/src"] {
+        let mut files = vec![];
+        sources(&root().join(folder), &mut files);
+        assert!(files.len() > 10, "the walk found {folder}");
+        for path in files {
+            let text = std::fs::read_to_string(&path).unwrap().to_lowercase();
+            let mut words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+            let found = words.find(|w| told(w));
+            assert_eq!(found, None, "{} names an optimizer", path.display());
+        }
+    }
+}
+
 /// `NX0101` and the like in `text`.
 fn codes_in(text: &str) -> Vec<String> {
     let mut out = vec![];
