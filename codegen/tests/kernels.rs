@@ -595,6 +595,8 @@ fn experts() {
         let none = Attrs::new();
         let name = |what: &str| format!("{what}{i}");
         cases.push(single(&name("sinkhorn"), "route", "sinkhorn", &[&logits], &none));
+        let rounds = none.clone().with("rounds", int(3));
+        cases.push(single(&name("rounds"), "route", "sinkhorn", &[&logits], &rounds));
         let top =
             single(&name("top"), "route", "top_k", &[&logits], &none.clone().with("k", int(k)));
         // Equal scores go to the lower index.

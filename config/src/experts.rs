@@ -40,6 +40,9 @@ pub struct Moe {
     pub capacity: Option<Capacity>,
     /// Weight of the load-balancing loss of each layer.
     pub loss_coeff: f64,
+    /// Rounds of Sinkhorn's iteration, as GPT-NeoX's main branch makes them; without, until it has settled.
+    #[serde(default)]
+    pub sinkhorn_rounds: Option<usize>,
 }
 
 impl Moe {

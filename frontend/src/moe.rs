@@ -7,7 +7,7 @@ use crate::reader::Reader;
 use crate::yaml::Value;
 
 /// Keys that only say something of experts.
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 9] = [
     "moe_expert_interval",
     "moe_top_k",
     "moe_router_type",
@@ -16,6 +16,7 @@ const KEYS: [&str; 8] = [
     "moe_eval_capacity_factor",
     "moe_min_capacity",
     "moe_loss_coeff",
+    "moe_sinkhorn_rounds",
 ];
 
 impl Reader<'_> {
@@ -62,7 +63,13 @@ impl Reader<'_> {
             self.both(message, "moe_loss_coeff", "moe_router_type", hint);
         }
         let capacity = dropping.then_some(capacity);
-        Some(Moe { experts, interval, top_k, router, capacity, loss_coeff })
+        let sinkhorn_rounds = self.int("moe_sinkhorn_rounds");
+        if sinkhorn_rounds.is_some() && router != Router::Sinkhorn {
+            let message = "a router of type topk makes no rounds".to_string();
+            let hint = "`--set moe_router_type=sinkhorn`, or remove it";
+            self.both(message, "moe_sinkhorn_rounds", "moe_router_type", hint);
+        }
+        Some(Moe { experts, interval, top_k, router, capacity, loss_coeff, sinkhorn_rounds })
     }
 
     /// Warns of keys that need experts.

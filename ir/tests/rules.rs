@@ -280,6 +280,7 @@ fn routing_cases(r: &mut Random, out: &mut Vec<Case>) {
     let x = float(&[("embed", e)]);
     out.push(case("top_k", vec![probabilities.clone()], none().with("k", int(k))));
     out.push(case("sinkhorn", vec![probabilities.clone()], none()));
+    out.push(case("sinkhorn", vec![probabilities.clone()], none().with("rounds", int(3))));
     let two = vec![probabilities, choices.clone()];
     out.push(Case { ids: experts, ..case("take_choices", two, none()) });
     let to = none().with("dim", s("experts")).with("size", int(experts));

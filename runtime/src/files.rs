@@ -24,7 +24,10 @@ pub fn write_atomically(
         let _ = fs::remove_file(&temporary);
         return Err(RuntimeError::io("write", path)(e));
     }
-    fs::rename(&temporary, path).map_err(RuntimeError::io("rename", path))?;
+    if let Err(e) = fs::rename(&temporary, path) {
+        let _ = fs::remove_file(&temporary);
+        return Err(RuntimeError::io("rename", path)(e));
+    }
     sync_folder(folder)
 }
 

@@ -71,7 +71,11 @@ fn route(
     };
     // Balancing over a batch would let later tokens decide for earlier ones: only in training.
     let scores = match m.router {
-        Router::Sinkhorn if training => b.one("sinkhorn", &[logits], Attrs::new())?,
+        Router::Sinkhorn if training => {
+            let rounds = m.sinkhorn_rounds.into_iter();
+            let attrs = rounds.fold(Attrs::new(), |attrs, n| attrs.with("rounds", int(n)));
+            b.one("sinkhorn", &[logits], attrs)?
+        }
         _ => probabilities,
     };
     b.at(&a.loc("moe_top_k"));

@@ -4,7 +4,7 @@
 //! results do not depend on how tasks are divided.
 
 use neoxc_ir::Op;
-use neoxc_ir::ops::sinkhorn::{EPS, ITERATIONS, TOLERANCE};
+use neoxc_ir::ops::sinkhorn::{EPS, ITERATIONS, ROUNDS, TOLERANCE};
 
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -150,11 +150,27 @@ fn choices(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> 
     Ok(Shape { tasks, scratch_floats: 0, tiles: false })
 }
 
+/// One over `experts` times the sum of column `e` of the exponentials at `c`.
+fn column_share(k: &mut Emit, c: Val, e: Val, tokens: usize, experts: usize) -> Val {
+    let (zero, one) = (k.float(0.0, Ty::F32), k.float(1.0, Ty::F32));
+    let all = k.int(tokens as i64);
+    let sum = count(k, all, &[zero], |k, t, sum| {
+        let row = k.scale(t, experts);
+        let at = k.add(row, e);
+        let v = load_float(k, c, at);
+        vec![k.add(sum[0], v)]
+    });
+    let n = k.float(experts as f64, Ty::F32);
+    let sum = k.mul(n, sum[0]);
+    k.div(one, sum)
+}
+
 /// The exponentials wait in the result; scratch has the factors of tokens, then of experts.
 fn sinkhorn(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
     let x = op.operands[0];
     let [groups, tokens, experts] = [0, 1, 2].map(|i| size(b, x, i));
     let (x, out, token_factors) = (p[0], b.result(0), b.scratch);
+    let rounds = op.attrs.int(ROUNDS.name);
     b.tasks(|b, group| {
         let k = &mut b.k;
         let expert_factors = k.element_at(token_factors, tokens);
@@ -168,8 +184,9 @@ fn sinkhorn(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError>
         });
         let one = k.float(1.0, Ty::F32);
         k.count(experts, |k, e| {
+            let first = if rounds.is_some() { column_share(k, c, e, tokens, experts) } else { one };
             let p = k.element(expert_factors, e);
-            k.store(one, p);
+            k.store(first, p);
         });
         let (eps, tolerance) = (k.float(EPS, Ty::F32), k.float(TOLERANCE, Ty::F32));
         let (zero, nothing) = (k.float(0.0, Ty::F32), k.int(0));
@@ -181,11 +198,13 @@ fn sinkhorn(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError>
             let sum = k.mul(n, sum);
             k.div(one, sum)
         };
-        let start = k.float(1e9, Ty::F32);
-        let most = k.int(ITERATIONS as i64);
+        // With `rounds` it goes on as long as nothing moves, as GPT-NeoX's does.
+        let (start, goes_on) = if rounds.is_some() { (0.0, "ole") } else { (1e9, "ogt") };
+        let start = k.float(start, Ty::F32);
+        let most = k.int(rounds.unwrap_or(ITERATIONS as i64));
         count(k, most, &[start], |k, _, error| {
             // Once the factors have settled, nothing more is done.
-            let going = k.cmp("ogt", error[0], tolerance);
+            let going = k.cmp(goes_on, error[0], tolerance);
             let (t, e) =
                 (k.select(going, all_tokens, nothing), k.select(going, all_experts, nothing));
             count(k, t, &[], |k, t, _| {

@@ -8,6 +8,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("moe_expert_interval").number(1.0).between(1.0, 100_000.0).doc("Every so many layers one has experts, from the first layer on; a divisor of `num_layers`."),
     int("moe_top_k").number(1.0).between(1.0, 65_536.0).doc("Experts that a token goes to."),
     word("moe_router_type", "sinkhorn", &["sinkhorn", "topk"], &[]).doc("How a router chooses: by probability (`topk`), or in training so that experts get equal shares (`sinkhorn`)."),
+    int("moe_sinkhorn_rounds").between(1.0, 256.0).ours().doc("Rounds of a `sinkhorn` router's iteration, made as GPT-NeoX's main branch makes its three; without it, as many as it takes to settle."),
     flag("moe_token_dropping", false).ours().doc("Experts have a limited number of slots; tokens beyond it are passed by."),
     float("moe_train_capacity_factor").number(1.0).between(1e-6, 1e6).ours().doc("Slots of an expert in training, over its share if tokens were spread evenly; with `moe_token_dropping`."),
     float("moe_eval_capacity_factor").number(1.0).between(1e-6, 1e6).ours().doc("The same in evaluation and generation."),

@@ -74,7 +74,15 @@ pub fn kind(attrs: &Attrs) -> String {
 
 /// Experts in every layer, nothing dropped.
 pub fn moe() -> Moe {
-    Moe { experts: 4, interval: 1, top_k: 1, router: Router::TopK, capacity: None, loss_coeff: 0.0 }
+    Moe {
+        experts: 4,
+        interval: 1,
+        top_k: 1,
+        router: Router::TopK,
+        capacity: None,
+        loss_coeff: 0.0,
+        sinkhorn_rounds: None,
+    }
 }
 
 pub struct Random(pub u64);

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -39,6 +39,16 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, PlanError> {
         .map_err(|e| PlanError::Invalid(format!("cannot be written as JSON: {e}")))?;
     text.push(b'\n');
     Ok(text)
+}
+
+/// A folder that is removed unless it has been given its name by then.
+struct Temporary(PathBuf);
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // Where it was renamed there is nothing to remove.
+        let _ = fs::remove_dir_all(&self.0);
+    }
 }
 
 impl Plan {
@@ -107,10 +117,10 @@ impl Plan {
         }
         let name =
             folder.file_name().map_or_else(|| "plan".into(), |n| n.to_string_lossy().into_owned());
-        let temporary = parent.join(format!(".{name}.{}.tmp", std::process::id()));
-        let _ = fs::remove_dir_all(&temporary);
+        let temporary = Temporary(parent.join(format!(".{name}.{}.tmp", std::process::id())));
+        let _ = fs::remove_dir_all(&temporary.0);
         for (name, bytes) in &files {
-            let path = temporary.join(name);
+            let path = temporary.0.join(name);
             if let Some(p) = path.parent() {
                 fs::create_dir_all(p).map_err(io(p))?;
             }
@@ -123,7 +133,10 @@ impl Plan {
         if folder.exists() {
             fs::rename(folder, &old).map_err(io(folder))?;
         }
-        fs::rename(&temporary, folder).map_err(io(folder))?;
+        if let Err(e) = fs::rename(&temporary.0, folder) {
+            let _ = fs::rename(&old, folder);
+            return Err(io(folder)(e));
+        }
         let _ = fs::remove_dir_all(&old);
         File::open(parent).and_then(|d| d.sync_all()).map_err(io(parent))
     }

@@ -79,6 +79,7 @@ const ROWS: &[Row] = &[
     Row("moe_expert_interval", "2", EXPERTS),
     Row("moe_top_k", "2", EXPERTS),
     Row("moe_router_type", "topk", EXPERTS),
+    Row("moe_sinkhorn_rounds", "3", EXPERTS),
     Row("moe_token_dropping", "true", EXPERTS),
     Row("moe_train_capacity_factor", "2.0", LIMITED),
     Row("moe_eval_capacity_factor", "2.0", LIMITED),
