@@ -8,8 +8,9 @@ pub static KIND: Kind = Kind {
     title: "ranks do not divide a dim",
     explanation: "\
 Ranks along an axis of the mesh divide a dim of the model into equal shards: tensor ranks divide heads
-and the columns of the MLP, context ranks the sequence, expert ranks the experts, data ranks the
-micro-batches of a step. The dim's size must be a multiple of the number of ranks.
+(those of keys and values: `num_kv_heads` where it is given) and the columns of the MLP, context ranks
+the sequence, expert ranks the experts, data ranks the micro-batches of a step. The dim's size must be a
+multiple of the number of ranks.
 
 Most such configurations are refused by `neoxc check` (NX0107, with both keys). This is told where only
 the built model shows the dim's size.",
