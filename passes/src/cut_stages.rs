@@ -410,7 +410,9 @@ fn cut(
         Part::Head => class.last,
         _ => true,
     };
-    for part in order.into_iter().filter(|p| find(*p).is_some() && runs(p)) {
+    // A step leaves the first stage even if nothing there is trained.
+    let there = |p: &Part| find(*p).is_some() || *p == Part::Leave && program == Program::Train;
+    for part in order.into_iter().filter(|p| there(p) && runs(p)) {
         let mut g = Function::new(&Entry::new(program, part).to_string());
         g.attrs = f.attrs.clone();
         let mut map: HashMap<ValueId, ValueId> = HashMap::new();

@@ -12,11 +12,12 @@
 
 mod keep;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::{GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
+use neoxc_ir::role::is_frozen;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Role, TensorType, ValueId, keys};
 
 use crate::facts::Fact;
@@ -49,6 +50,19 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(PassReport::default())
 }
 
+/// Parameters of `f` that `is` says, and what only shows them with other dims.
+fn with_views(f: &Function, is: impl Fn(usize, &Attrs) -> bool) -> HashSet<ValueId> {
+    let all = f.params.iter().zip(&f.param_attrs).enumerate();
+    let mut out: HashSet<ValueId> =
+        all.filter(|(n, (_, attrs))| is(*n, attrs)).map(|(_, (p, _))| *p).collect();
+    for op in f.ops.iter().filter(|op| op.kind.is("reshape")) {
+        if out.contains(&op.operands[0]) {
+            out.extend(&op.results);
+        }
+    }
+    out
+}
+
 /// The twins of a loop body.
 struct Twin {
     forward: String,
@@ -68,7 +82,8 @@ type Cotangents = HashMap<ValueId, ValueId>;
 
 impl Differentiator<'_> {
     fn micro_step(&mut self, loss: &Function) -> Result<Function, PassError> {
-        let (mut f, twins) = self.with_forward_twins(loss, "micro_step")?;
+        let frozen = with_views(loss, |_, attrs| Role::Parameter.is(attrs) && is_frozen(attrs));
+        let (mut f, twins) = self.with_forward_twins(loss, "micro_step", &frozen)?;
         let accum = loss.attrs.int(keys::GRAD_ACCUM).unwrap_or(1).max(1);
         let forward = f.ops.len();
         let mut cotangents = Cotangents::new();
@@ -76,7 +91,7 @@ impl Differentiator<'_> {
         let params: Vec<(ValueId, Attrs)> =
             f.params.iter().copied().zip(f.param_attrs.clone()).collect();
         for (p, attrs) in &params {
-            if attrs.get(keys::PARAM).is_some() {
+            if Role::Parameter.is(attrs) && !is_frozen(attrs) {
                 let name = format!("grad_{}", f.values[p.index()].name.as_deref().unwrap_or("p"));
                 let g = f.add_param(&name, f.ty(*p).clone(), Attrs::new());
                 cotangents.insert(*p, g);
@@ -88,7 +103,7 @@ impl Differentiator<'_> {
         let mut b = Builder::with_module(&mut f, self.module);
         let seed = b.scalar(1.0 / accum as f64)?;
         cotangents.insert(result, seed);
-        self.reverse(&mut f, forward, &twins, &mut cotangents)?;
+        self.reverse(&mut f, forward, (&twins, &frozen), &mut cotangents)?;
         // Carried first, then what each micro-batch slices, then what all share.
         let of = |want: Role| -> Vec<(ValueId, Attrs)> {
             params.iter().filter(|(_, a)| want.is(a)).cloned().collect()
@@ -105,11 +120,12 @@ impl Differentiator<'_> {
         Ok(f)
     }
 
-    /// A copy of `f` whose loops call forward twins; the twins by index of their op.
+    /// A copy of `f` whose loops call forward twins; the twins by index of their op. Nothing of `frozen` has a gradient.
     fn with_forward_twins(
         &mut self,
         f: &Function,
         name: &str,
+        frozen: &HashSet<ValueId>,
     ) -> Result<(Function, HashMap<usize, Twin>), PassError> {
         let mut out = f.clone();
         out.name = name.to_string();
@@ -124,7 +140,7 @@ impl Differentiator<'_> {
             if !op.kind.is("repeat") {
                 continue;
             }
-            let twin = self.twin(&out, &op)?;
+            let twin = self.twin(&out, &op, frozen)?;
             let count = op.attrs.int("count").unwrap_or(1) as usize;
             let dim = op.attrs.str("dim").unwrap_or_default().to_string();
             for ty in &twin.saved {
@@ -139,7 +155,12 @@ impl Differentiator<'_> {
     }
 
     /// Builds the forward and backward twins of a loop's body.
-    fn twin(&mut self, f: &Function, op: &Op) -> Result<Twin, PassError> {
+    fn twin(
+        &mut self,
+        f: &Function,
+        op: &Op,
+        frozen: &HashSet<ValueId>,
+    ) -> Result<Twin, PassError> {
         let name = op.attrs.symbol("callee").unwrap_or_default().to_string();
         let body = self
             .module
@@ -157,7 +178,9 @@ impl Differentiator<'_> {
         if body.results.len() != shape.carried {
             return Err(PassError::internal(format!("@{name} returns per-step values")));
         }
-        let (mut joint, inner) = self.with_forward_twins(&body, &format!("{name}.bwd"))?;
+        let still =
+            with_views(&body, |n, _| n >= shape.carried && frozen.contains(&op.operands[n]));
+        let (mut joint, inner) = self.with_forward_twins(&body, &format!("{name}.bwd"), &still)?;
         let forward_ops = joint.ops.len();
         let checkpoint = op.attrs.int(keys::CHECKPOINT).is_some();
         // A recomputed body runs forward as it is: inner loops keep nothing for later.
@@ -176,7 +199,7 @@ impl Differentiator<'_> {
         }
         let mut accumulators = vec![];
         for p in sliced {
-            if joint.ty(*p).dtype.is_float() {
+            if joint.ty(*p).dtype.is_float() && !still.contains(p) {
                 let name = joint.values[p.index()].name.clone().unwrap_or_default();
                 let g =
                     joint.add_param(&format!("grad_{name}"), joint.ty(*p).clone(), Attrs::new());
@@ -186,7 +209,7 @@ impl Differentiator<'_> {
                 accumulators.push(None);
             }
         }
-        self.reverse(&mut joint, forward_ops, &inner, &mut cotangents)?;
+        self.reverse(&mut joint, forward_ops, (&inner, &still), &mut cotangents)?;
         if let Some(v) = invariant.iter().find(|v| cotangents.contains_key(v)) {
             let name = joint.values[v.index()].name.as_deref().unwrap_or("?");
             return Err(PassError::internal(format!(
@@ -258,7 +281,7 @@ impl Differentiator<'_> {
         &mut self,
         f: &mut Function,
         forward: usize,
-        twins: &HashMap<usize, Twin>,
+        (twins, frozen): (&HashMap<usize, Twin>, &HashSet<ValueId>),
         cotangents: &mut Cotangents,
     ) -> Result<(), PassError> {
         for i in (0..forward).rev() {
@@ -284,7 +307,7 @@ impl Differentiator<'_> {
                     ));
                 }
             };
-            for (o, g) in op.operands.iter().zip(grads) {
+            for (o, g) in op.operands.iter().zip(grads).filter(|(o, _)| !frozen.contains(o)) {
                 if let Some(g) = g {
                     match op.kind.is("reshape") {
                         true => accumulate_view(&mut b, cotangents, *o, g, &op.results[0])?,

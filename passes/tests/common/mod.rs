@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::op::OpError;
+use neoxc_ir::role::name_of;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, DType, Module, Role, keys};
 use neoxc_models::arch::{Arch, Moe, Positions, Router};
@@ -64,6 +65,18 @@ pub fn build_with(a: &Arch, optimizer: &str, clip: f64) -> Result<Module, OpErro
     m.attrs.set(keys::OPTIMIZER, Attr::Str(optimizer.into()));
     m.attrs.set(keys::CLIP, Attr::Float(clip));
     Ok(m)
+}
+
+/// Freezes every other parameter, beginning with the first or the second one.
+pub fn freeze(m: &mut Module, first: usize) {
+    let loss = m.function("loss").unwrap();
+    let names = Role::Parameter.all(loss).map(|(_, a)| name_of(a).to_string());
+    let frozen: Vec<String> = names.skip(first).step_by(2).collect();
+    for attrs in m.functions.iter_mut().flat_map(|f| &mut f.param_attrs) {
+        if Role::Parameter.is(attrs) && frozen.iter().any(|n| n == name_of(attrs)) {
+            attrs.set(keys::FROZEN, Attr::Bool(true));
+        }
+    }
 }
 
 /// What an input is, with the slot of state.
