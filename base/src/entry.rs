@@ -1,7 +1,6 @@
 //! The programs of a plan by their names, and the parts of them that the stages of a pipeline run.
 //!
-//! Passes make functions of these names, the plan has programs of these names, and the runtime runs them: a name is
-//! written and read here only. On a pipeline's stages a program is cut into parts (`train_forward`), and stages of
+//! Passes make functions of these names, the plan has programs of these names, and the runtime runs them. On a pipeline's stages a program is cut into parts (`train_forward`), and stages of
 //! another class than the first have parts of their own (`train_forward_1`).
 
 use std::fmt;
@@ -59,16 +58,27 @@ pub struct Entry {
     pub class: usize,
 }
 
+/// The program of a step.
+pub const TRAIN_STEP: &str = "train_step";
+/// The program of an evaluation.
+pub const EVAL_STEP: &str = "eval_step";
+/// The program that makes the logits of a position.
+pub const LOGITS: &str = "logits";
+/// The program that makes the logits behind one token.
+pub const DECODE: &str = "decode";
+/// The program that rounds weights for the others: a device runs it by itself where weights have come from outside.
+pub const ROUND_WEIGHTS: &str = "round_weights";
+
 /// Every entry of the first class with its name, in the order of plans.
 const NAMES: [(Program, Part, &str); 21] = {
     use Part::*;
     use Program::*;
     [
-        (Train, Whole, "train_step"),
-        (Eval, Whole, "eval_step"),
-        (Logits, Whole, "logits"),
-        (Decode, Whole, "decode"),
-        (RoundWeights, Whole, "round_weights"),
+        (Train, Whole, TRAIN_STEP),
+        (Eval, Whole, EVAL_STEP),
+        (Logits, Whole, LOGITS),
+        (Decode, Whole, DECODE),
+        (RoundWeights, Whole, ROUND_WEIGHTS),
         (Train, Start, "train_start"),
         (Train, Enter, "train_enter"),
         (Train, Forward, "train_forward"),

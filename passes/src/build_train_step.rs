@@ -15,6 +15,7 @@ use neoxc_ir::{
 };
 use neoxc_optimizers::{Settings, WEIGHT_DECAY, build};
 
+use crate::entries::{EVAL_STEP, TRAIN_STEP};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -72,7 +73,7 @@ fn updates(m: &mut Module, settings: &Settings) -> Result<[String; 2], PassError
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let missing = |what: &str| unsupported(format!("there is no @{what}"));
     let step = m.function("micro_step").cloned().ok_or_else(|| missing("micro_step"))?;
-    let eval = m.function("eval_step").ok_or_else(|| missing("eval_step"))?;
+    let eval = m.function(EVAL_STEP).ok_or_else(|| missing(EVAL_STEP))?;
     let count = eval.attrs.int(keys::GRAD_ACCUM).unwrap_or(1).max(1) as usize;
     let text = m.attrs.str(keys::OPTIMIZER).unwrap_or_default();
     let settings = Settings::parse(text).ok_or_else(|| {
@@ -82,7 +83,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let [decayed, still] = updates(m, &settings)?;
     let slots = settings.optimizer.slots(&settings);
 
-    let mut f = Function::new("train_step");
+    let mut f = Function::new(TRAIN_STEP);
     let params: Vec<(ValueId, Attrs)> = Role::Parameter
         .all(&step)
         .map(|(v, a)| (f.add_param(&label(&step, v), step.ty(v).clone(), a.clone()), a.clone()))

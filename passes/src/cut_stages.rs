@@ -26,7 +26,7 @@ use neoxc_ir::{
 };
 
 use crate::assign_stages::{Class, assign};
-use crate::entries::{Entry, Part, Program, name_of};
+use crate::entries::{EVAL_STEP, Entry, LOGITS, Part, Program, TRAIN_STEP, name_of};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::schedule_pipeline::{Schedule, check};
@@ -51,8 +51,8 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let chunks = cx.chunks;
     let missing = |what: &str| PassError::internal(format!("there is no @{what}"));
     let get = |name: &str| m.function(name).cloned().ok_or_else(|| missing(name));
-    let (mut step, train) = (get("micro_step")?, get("train_step")?);
-    let (eval, logits) = (get("eval_step")?, get("logits")?);
+    let (mut step, train) = (get("micro_step")?, get(TRAIN_STEP)?);
+    let (eval, logits) = (get(EVAL_STEP)?, get(LOGITS)?);
     let micro_loop = |op: &&Op| op.attrs.str("dim") == Some("micro");
     let at = train.ops.iter().position(|o| micro_loop(&o)).ok_or_else(|| missing("loop"))?;
     let count = train.ops[at].attrs.int("count").unwrap_or(1) as usize;
@@ -92,9 +92,8 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         here.iter_mut().for_each(|f| f.name = name_of(&f.name, n));
         made.extend(here);
     }
-    m.functions.retain(|f| {
-        !["micro_step", "train_step", "eval_step", "logits"].contains(&f.name.as_str())
-    });
+    m.functions
+        .retain(|f| !["micro_step", TRAIN_STEP, EVAL_STEP, LOGITS].contains(&f.name.as_str()));
     m.functions.extend(made);
     let texts = |s: &Schedule| Attr::strs(&(0..stages).map(|n| s.text(n)).collect::<Vec<_>>());
     m.attrs.set(keys::SCHEDULE_TRAIN, texts(&schedule));

@@ -20,6 +20,7 @@ use neoxc_ir::ops::repeat;
 use neoxc_ir::role::is_frozen;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Role, TensorType, ValueId, keys};
 
+use crate::entries::EVAL_STEP;
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 use keep::Kept;
@@ -41,11 +42,11 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let mut d = Differentiator { module: m };
     let step = d.micro_step(&loss)?;
     m.insert(step);
-    if m.function("eval_step").is_some() {
+    if m.function(EVAL_STEP).is_some() {
         // The model evaluates otherwise than it trains.
         m.functions.retain(|f| f.name != "loss");
     } else if let Some(f) = m.function_mut("loss") {
-        f.name = "eval_step".into();
+        f.name = EVAL_STEP.into();
     }
     Ok(PassReport::default())
 }

@@ -16,7 +16,7 @@ use neoxc_ir::ops::find;
 use neoxc_ir::role::{is_frozen, name_of as parameter_of};
 use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys};
 
-use crate::entries::{Entry, class_of, entries, name_of};
+use crate::entries::{Entry, TRAIN_STEP, class_of, entries, name_of};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -301,27 +301,27 @@ impl Divide<'_> {
 
     /// The gradient of one parameter, in a step with a loop over micro-batches.
     fn sums_of_step(&mut self, p: &Divided) -> Result<bool, PassError> {
-        let f = self.get("train_step")?;
+        let f = self.get(TRAIN_STEP)?;
         let trained = |(_, a): &(ValueId, &Attrs)| !is_frozen(a);
         let n = Role::Parameter.all(f).filter(trained).position(|(_, a)| parameter_of(a) == p.name);
         let micro = |op: &Op| op.attrs.str("dim") == Some("micro");
         let (Some(n), Some(at)) = (n, f.ops.iter().position(micro)) else { return Ok(false) };
         let sum = f.ops[at].results[n];
-        let Some(scatter) = self.only_scatter("train_step", sum)? else { return Ok(false) };
-        let callee = self.callee("train_step", at)?;
+        let Some(scatter) = self.only_scatter(TRAIN_STEP, sum)? else { return Ok(false) };
+        let callee = self.callee(TRAIN_STEP, at)?;
         let inner = self.get(&callee)?.params[n];
         self.sum(&callee, inner, &p.dim)?;
-        self.bypass("train_step", scatter, sum)?;
-        self.shrink("train_step", sum, &p.dim)?;
+        self.bypass(TRAIN_STEP, scatter, sum)?;
+        self.shrink(TRAIN_STEP, sum, &p.dim)?;
         // It starts from zeros, of which fewer are needed.
-        let f = self.get("train_step")?;
+        let f = self.get(TRAIN_STEP)?;
         let zero = f.ops[at].operands[n];
         let made = f.ops.iter().position(|op| op.results.contains(&zero));
         let fill = f.ops[made.ok_or_else(|| unsupported("a sum starts from a parameter"))?].clone();
         let ty = f.ty(zero).clone();
         let ty = self.smaller(&ty, &p.dim)?;
         let sizes: Vec<i64> = ty.dims.iter().map(|d| d.size as i64).collect();
-        let f = self.get("train_step")?;
+        let f = self.get(TRAIN_STEP)?;
         let fresh = f.add_value(ty.clone());
         let attrs = fill.attrs.clone().with("sizes", Attr::ints(&sizes));
         f.ops.insert(at, Op { operands: vec![], results: vec![fresh], attrs, ..fill });

@@ -2,7 +2,9 @@
 //!
 //! Their names are those of [`neoxc_base::entry`], which plans and the runtime read too.
 
-pub use neoxc_base::entry::{Entry, Part, Program, class_of, name_of};
+pub use neoxc_base::entry::{
+    DECODE, EVAL_STEP, Entry, LOGITS, Part, Program, ROUND_WEIGHTS, TRAIN_STEP, class_of, name_of,
+};
 use neoxc_ir::{Module, keys};
 
 /// Number of classes of stages that the programs of a module are for.

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use neoxc_ir::op::Class;
 use neoxc_ir::{Module, ValueId, keys};
 
-use crate::entries::entries;
+use crate::entries::{EVAL_STEP, TRAIN_STEP, entries};
 
 /// One checked property of a whole module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -77,8 +77,8 @@ impl Fact {
         let plain = || m.functions.iter().filter(|f| f.attrs.get(keys::KERNEL).is_none());
         match self {
             Fact::HasLoss => needs("loss"),
-            Fact::HasMicroStep => needs("micro_step").and(needs("eval_step")),
-            Fact::HasTrainStep => needs("train_step").or(needs("train_finish")),
+            Fact::HasMicroStep => needs("micro_step").and(needs(EVAL_STEP)),
+            Fact::HasTrainStep => needs(TRAIN_STEP).or(needs("train_finish")),
             Fact::CheckpointsSingle => fail(plain().find_map(|f| {
                 let op = f.ops.iter().find(|o| o.attrs.int(keys::CHECKPOINT) > Some(1))?;
                 Some(format!("@{} at {}", f.name, op.loc))

@@ -15,6 +15,7 @@
 use neoxc_ir::role::{is_frozen, name_of};
 use neoxc_ir::{Attrs, Builder, DType, Function, Module, Op, Output, Role, TensorType, ValueId};
 
+use crate::entries::{DECODE, EVAL_STEP, LOGITS, ROUND_WEIGHTS, TRAIN_STEP};
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.
@@ -27,13 +28,13 @@ pub const PASS: Pass = Pass {
 };
 
 /// The entry that makes the rounded weights.
-pub const MAKER: &str = "round_weights";
+pub const MAKER: &str = ROUND_WEIGHTS;
 
 /// The entry that changes weights.
-pub const UPDATE: &str = "train_step";
+pub const UPDATE: &str = TRAIN_STEP;
 
 /// The entries that read them, all of which have all rounded weights as their last parameters.
-const READERS: [&str; 4] = [UPDATE, "eval_step", "logits", "decode"];
+const READERS: [&str; 4] = [UPDATE, EVAL_STEP, LOGITS, DECODE];
 
 /// A weight that has a rounded copy.
 struct Weight {

@@ -20,7 +20,7 @@ use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::role::name_of as parameter_of;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Output, Role, TensorType, ValueId};
 
-use crate::entries::{class_of, entries, name_of};
+use crate::entries::{TRAIN_STEP, class_of, entries, name_of};
 use crate::facts::Fact;
 use crate::links::Links;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -42,7 +42,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let mut p = Peel { links: Links::new(cx), own: HashSet::new(), m };
     for entry in entries(p.m) {
         let moved = match class_of(&entry) {
-            ("train_step", _) => p.step()?,
+            (TRAIN_STEP, _) => p.step()?,
             ("train_finish", class) => p.stage(class)?,
             _ => continue,
         };
@@ -197,7 +197,7 @@ impl Peel<'_> {
     /// The step of a whole model; gives how many sums have moved.
     fn step(&mut self) -> Result<usize, PassError> {
         let lost = || unsupported("there is no loop over micro-batches");
-        let mut f = self.m.function("train_step").cloned().ok_or_else(lost)?;
+        let mut f = self.m.function(TRAIN_STEP).cloned().ok_or_else(lost)?;
         let micro = |op: &Op| op.attrs.str("dim") == Some("micro");
         let at = f.ops.iter().position(micro).ok_or_else(lost)?;
         let op = f.ops[at].clone();

@@ -61,7 +61,7 @@ use serde::{Deserialize, Serialize};
 
 pub use formula::Formula;
 pub use held::{Block, Held, Run};
-pub use neoxc_base::entry::name_of;
+pub use neoxc_base::entry::{ROUND_WEIGHTS, name_of};
 pub use program::{
     Address, Collective, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
 };
@@ -70,9 +70,6 @@ pub use values::{SegmentKind, State, Values};
 
 /// The axis of the first and the last stage of a pipeline.
 pub const ENDS: &str = "ends";
-
-/// The program that rounds weights for the others: a device runs it by itself where weights have come from outside.
-pub const ROUND_WEIGHTS: &str = "round_weights";
 
 /// Version of the format; a plan of another version is refused.
 pub const FORMAT: u32 = 8;
