@@ -5,6 +5,7 @@
 //! it may have, is in the frontend's tables (`frontend/src/arguments/`).
 //!
 //! - [`Moe`], [`Router`], [`Capacity`]: layers with experts.
+//! - [`Norm`], [`Activation`], [`Attention`]: what layers are made of.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
 //! - [`Precision`]: the dtype of matmuls and activations.
 //!
@@ -63,9 +64,11 @@ macro_rules! words {
 use words;
 
 mod experts;
+mod layer;
 mod pipeline;
 mod precision;
 
 pub use experts::{Capacity, Moe, Router};
+pub use layer::{Activation, Attention, Norm};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;

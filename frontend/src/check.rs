@@ -37,17 +37,14 @@ impl Reader<'_> {
         let heads = self.required("num_attention_heads");
         let seq = self.required("seq_length");
         let positions = self.int("max_position_embeddings");
-        self.attention_kinds();
+        let (norm, eps) = self.norms();
         let precision = self.precision();
         let pos_emb = self.word("pos_emb");
         let pct = self.float("rotary_pct");
         let base = self.float("rotary_emb_base");
-        let eps = self.float("layernorm_epsilon");
         let (hidden_dropout, attention_dropout) =
             (self.float("hidden_dropout"), self.float("attention_dropout"));
         let std = self.float("init_method_std");
-        let intermediate = self.int("intermediate_size");
-        let factor = self.given("expansion_factor").unwrap_or(4.0);
         let padded = self.int("padded_vocab_size");
         let divisor = self.whole("make_vocab_size_divisible_by");
         let vocab = self.vocabulary(padded);
@@ -80,10 +77,9 @@ impl Reader<'_> {
             );
         }
         let moe = self.moe(layers);
-        let checkpoint = match self.bool("checkpoint_activations") {
-            true => Some(self.checkpoint_group(layers, moe.map_or(1, |m| m.interval))),
-            false => None,
-        };
+        let attention = self.attention(layers);
+        let num_kv_heads = self.key_heads(heads);
+        let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
         let sigma = |method: &str| match method {
             "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),
             "wang_init" => 2.0 / layers as f64 / (hidden as f64).sqrt(),
@@ -97,13 +93,12 @@ impl Reader<'_> {
             self.both(message, "padded_vocab_size", "vocab_file", "raise it, or leave it out");
         }
         let padded = padded.or(vocab.map(|v| v.div_ceil(divisor) * divisor))?;
-        Some(Model {
+        let mut model = Model {
             num_layers: layers,
             hidden_size: hidden,
             num_attention_heads: heads,
-            intermediate_size: intermediate
-                .unwrap_or((hidden as f64 * factor) as usize)
-                .next_multiple_of(self.whole("mlp_multiple_of")),
+            num_kv_heads,
+            intermediate_size,
             seq_length: seq,
             max_position_embeddings: positions.unwrap_or(seq),
             vocab_size: vocab,
@@ -111,31 +106,38 @@ impl Reader<'_> {
             pos_emb,
             rotary_dims: rotary,
             rotary_emb_base: base,
+            norm,
             layernorm_epsilon: eps,
             gpt_j_residual: self.bool("gpt_j_residual"),
             gpt_j_tied: self.bool("gpt_j_residual") && self.bool("gpt_j_tied"),
+            activation,
             gelu_tanh: self.bool("bias_gelu_fusion"),
             use_bias_in_norms: self.bool("use_bias_in_norms"),
             use_bias_in_attn_linear: self.bool("use_bias_in_attn_linear"),
             use_bias_in_mlp: self.bool("use_bias_in_mlp"),
             moe,
+            attention,
             precision,
             tied: !self.bool("no_weight_tying"),
             init_std: sigma(&init),
             output_init_std: sigma(&output),
             hidden_dropout,
             attention_dropout,
-            checkpoint,
-        })
+            checkpoint: None,
+        };
+        if self.bool("checkpoint_activations") {
+            model.checkpoint = Some(self.checkpoint_group(layers, model.period()));
+        }
+        Some(model)
     }
 
     /// Layers recomputed together: groups have one size, so it must divide the number of layers, and be
     /// whole periods of layers of several kinds.
-    fn checkpoint_group(&mut self, layers: usize, turn: usize) -> usize {
+    fn checkpoint_group(&mut self, layers: usize, period: usize) -> usize {
         let wanted = self.whole("checkpoint_num_layers");
-        let turns = layers / turn;
-        let group = (1..=(wanted / turn).min(turns)).rev().find(|k| turns.is_multiple_of(*k));
-        let group = group.unwrap_or(1) * turn;
+        let periods = layers / period;
+        let group = (1..=(wanted / period).min(periods)).rev().find(|k| periods.is_multiple_of(*k));
+        let group = group.unwrap_or(1) * period;
         if group != wanted {
             let message = format!("{layers} layers are recomputed in groups of {group}");
             let labels =
@@ -143,27 +145,6 @@ impl Reader<'_> {
             self.adjusted(message, &labels, "choose a divisor of `num_layers`");
         }
         group
-    }
-
-    /// `attention_config`: global and flash are one thing here.
-    fn attention_kinds(&mut self) {
-        let Some((_, node)) = self.find("attention_config") else { return };
-        let mut stack = vec![node.clone()];
-        while let Some(n) = stack.pop() {
-            match n.value {
-                Value::List(l) => stack.extend(l),
-                Value::Str(s) if !["global", "flash", "all"].contains(&s.as_str()) => {
-                    let d = not_supported::not_supported(
-                        &format!("attention of the kind `{s}`"),
-                        "layers have causal attention over all tokens before",
-                        &n.span,
-                        "use `global` or `flash`, which are one thing here",
-                    );
-                    self.tell(d);
-                }
-                _ => {}
-            }
-        }
     }
 
     /// f32, or bfloat16: by `precision`, by `bf16`, or by an `fp16` whose `type` is bfloat16. As in GPT-NeoX

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use neoxc_config::{Capacity, Moe, PipePartition, PipeSchedule, Precision, Router};
+pub use neoxc_config::{
+    Activation, Attention, Capacity, Moe, Norm, PipePartition, PipeSchedule, Precision, Router,
+};
 
 /// A checked configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -96,6 +98,9 @@ pub struct Model {
     pub hidden_size: usize,
     /// Heads.
     pub num_attention_heads: usize,
+    /// Key-value heads, if not one for each head.
+    #[serde(default)]
+    pub num_kv_heads: Option<usize>,
     /// Width of the MLP.
     pub intermediate_size: usize,
     /// Tokens per sequence.
@@ -112,12 +117,18 @@ pub struct Model {
     pub rotary_dims: usize,
     /// Frequency base.
     pub rotary_emb_base: f64,
-    /// Epsilon of layer norms.
+    /// The kind of norms.
+    #[serde(default)]
+    pub norm: Norm,
+    /// Epsilon of norms.
     pub layernorm_epsilon: f64,
     /// Parallel residual.
     pub gpt_j_residual: bool,
     /// One norm for both branches.
     pub gpt_j_tied: bool,
+    /// The activation of the MLP.
+    #[serde(default)]
+    pub activation: Activation,
     /// tanh form of GELU.
     pub gelu_tanh: bool,
     /// Biases in norms.
@@ -129,6 +140,9 @@ pub struct Model {
     /// Layers with experts in the place of the MLP.
     #[serde(default)]
     pub moe: Option<Moe>,
+    /// What each layer attends to; those that the list does not reach are global.
+    #[serde(default)]
+    pub attention: Vec<Attention>,
     /// The head is the embedding.
     pub tied: bool,
     /// Standard deviation of initial weights.
@@ -146,6 +160,21 @@ pub struct Model {
     /// What is multiplied and kept for the backward pass.
     #[serde(default)]
     pub precision: Precision,
+}
+
+impl Model {
+    /// Key-value heads.
+    pub fn key_heads(&self) -> usize {
+        self.num_kv_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Layers in the shortest run that all layers repeat: the body of the loop over layers.
+    pub fn period(&self) -> usize {
+        let experts = |layer: usize| self.moe.is_some_and(|m| layer.is_multiple_of(m.interval));
+        let attention = |layer: usize| self.attention.get(layer).copied().unwrap_or_default();
+        let kinds: Vec<_> = (0..self.num_layers).map(|l| (attention(l), experts(l))).collect();
+        neoxc_ir::period::shortest(&kinds).max(1)
+    }
 }
 
 /// The optimizer and its learning rate.

@@ -34,9 +34,11 @@
 //! ```
 
 pub mod arguments;
+mod attention;
 pub mod check;
 pub mod cluster;
 pub mod config;
+mod layer;
 pub mod merge;
 mod moe;
 mod optimizer;

@@ -6,6 +6,14 @@ use crate::config::{Model, Parallel, PipePartition, PipeSchedule};
 use crate::reader::Reader;
 use crate::yaml::Value;
 
+/// The key and the name of the heads that ranks divide: query heads stay with the key that they share.
+fn heads(m: &Model) -> (&'static str, &'static str) {
+    match m.num_kv_heads {
+        Some(_) => ("num_kv_heads", "key-value heads"),
+        None => ("num_attention_heads", "attention heads"),
+    }
+}
+
 impl Reader<'_> {
     /// Degrees of parallelism; what does not divide is a conflict with both sides shown.
     pub(crate) fn parallel(&mut self, model: Option<&Model>) -> Parallel {
@@ -70,22 +78,19 @@ impl Reader<'_> {
 
     /// Every stage of a pipeline has a period of layers, and recomputes one at a time.
     fn stages_of_layers(&mut self, m: &Model, pipe: usize) {
-        // Layers with and without experts alternate; a stage has whole periods.
-        let interval = m.moe.map_or(1, |e| e.interval);
-        let periods = m.num_layers / interval;
+        let period = m.period();
+        let periods = m.num_layers / period;
         if m.num_layers < pipe {
             let message = format!("{pipe} stages of {} layers", m.num_layers);
             let hint = "every stage has at least one layer";
             self.both(message, "pipe_parallel_size", "num_layers", hint);
         } else if periods < pipe {
-            let message = format!(
-                "{pipe} stages of {periods} periods of {interval} layers, one with experts"
-            );
-            let hint = "every stage has at least one period";
+            let message = format!("{pipe} stages of {periods} periods of {period} layers each");
+            let hint = "every stage has at least one period of layer kinds";
             self.both(message, "pipe_parallel_size", "moe_expert_interval", hint);
         }
         if pipe > 1
-            && m.checkpoint > Some(interval)
+            && m.checkpoint > Some(period)
             && let Some((_, node)) = self.find("checkpoint_num_layers").cloned()
         {
             let n = m.checkpoint.unwrap_or(1);
@@ -116,8 +121,9 @@ impl Reader<'_> {
 
     /// Tensor ranks divide heads and the MLP; they need not divide the vocabulary.
     fn tensor_shards(&mut self, m: &Model, tensor: usize) {
+        let (heads, whose) = heads(m);
         for (key, size, what) in [
-            ("num_attention_heads", m.num_attention_heads, "attention heads"),
+            (heads, m.key_heads(), whose),
             ("intermediate_size", m.intermediate_size, "columns of the MLP"),
         ] {
             if !size.is_multiple_of(tensor) {
@@ -148,14 +154,14 @@ impl Reader<'_> {
             let message = format!("{context} context ranks do not divide {} tokens", m.seq_length);
             self.both(message, "context_parallel_size", "seq_length", "choose a divisor");
         }
-        let heads = |ranks| m.num_attention_heads.is_multiple_of(ranks);
-        if heads(tensor) && !heads(tensor * context) {
-            let n = m.num_attention_heads / tensor;
-            let whose =
-                if tensor > 1 { "attention heads of a tensor rank" } else { "attention heads" };
-            let message = format!("{context} context ranks do not divide {n} {whose}");
+        let divide = |ranks| m.key_heads().is_multiple_of(ranks);
+        if divide(tensor) && !divide(tensor * context) {
+            let n = m.key_heads() / tensor;
+            let (key, what) = heads(m);
+            let whose = if tensor > 1 { " of a tensor rank" } else { "" };
+            let message = format!("{context} context ranks do not divide {n} {what}{whose}");
             let hint = "they divide the heads in attention: choose a divisor";
-            self.both(message, "context_parallel_size", "num_attention_heads", hint);
+            self.both(message, "context_parallel_size", key, hint);
         }
     }
 
@@ -200,14 +206,14 @@ impl Reader<'_> {
                         virtual_pipeline_chunks (2 if it is not given)";
             self.both(message, "virtual_pipeline_chunks", "num_layers", hint);
         }
-        if let Some((m, moe)) = model.and_then(|m| Some((m, m.moe?)))
+        if let Some(m) = model
             && m.num_layers.is_multiple_of(pipe * chunks)
-            && !m.num_layers.is_multiple_of(pipe * chunks * moe.interval)
+            && !m.num_layers.is_multiple_of(pipe * chunks * m.period())
         {
             let message = format!(
-                "a chunk has {} layers, not a multiple of the {} in which one has experts",
+                "a chunk has {} layers, not a multiple of the {} of a period of layer kinds",
                 m.num_layers / pipe / chunks,
-                moe.interval
+                m.period()
             );
             let hint = "choose chunks of whole periods of layers";
             self.both(message, "virtual_pipeline_chunks", "moe_expert_interval", hint);
@@ -226,7 +232,7 @@ impl Reader<'_> {
         }
         // Two modules come in front of the layers, three behind them.
         if let Some(m) = model.filter(|_| partition == PipePartition::Uniform && pipe > 1) {
-            let n = m.num_layers / m.moe.map_or(1, |e| e.interval);
+            let n = m.num_layers / m.period();
             let all = n + 5;
             if all / pipe + usize::from(all % pipe > 0) <= 2 || all / pipe <= 3 {
                 let message =

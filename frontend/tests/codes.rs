@@ -70,8 +70,12 @@ fn words_of_the_tables_are_those_of_the_types() {
 fn messages_are_sentences() {
     let known = format!("use one of {}; adam is AdamW", neoxc_optimizers::names());
     for (lines, message, hint) in [
-        ("norm: rmsnorm", "`norm: rmsnorm` is not supported yet", "use `layernorm`"),
-        ("norm: batchnorm", "`norm` is \"batchnorm\"; it must be `layernorm`", ""),
+        (
+            "norm: scalenorm",
+            "`norm: scalenorm` is not supported yet",
+            "use `layernorm` or `rmsnorm`",
+        ),
+        ("norm: batchnorm", "`norm` is \"batchnorm\"; it must be `layernorm` or `rmsnorm`", ""),
         (
             "optimizer: {type: Lamb, params: {lr: 0.1}}",
             "the optimizer `Lamb` is not supported yet",

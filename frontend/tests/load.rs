@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use neoxc_frontend::config::{Activation, Norm};
 use neoxc_frontend::{Loaded, load};
 
 fn from_text(texts: &[&str], sets: &[&str]) -> Loaded {
@@ -328,6 +329,81 @@ fn users_files_are_understood() {
     assert!(l.config.is_some(), "{:?}", told(&l));
 }
 
+/// GPT-NeoX's own files of Llama models have the widths that GPT-NeoX makes of them, published or not.
+#[test]
+fn upstream_s_llama_files_have_upstream_s_widths() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/upstream/configs");
+    if !root.exists() {
+        eprintln!("skipped: users' files are not here");
+        return;
+    }
+    let sets = [
+        "padded_vocab_size=32000",
+        "train_micro_batch_size_per_gpu=1",
+        "train_iters=1",
+        "optimizer={type: Adam, params: {lr: 0.001}}",
+    ];
+    for (file, width, kv) in [
+        ("llama/7B", 11008, None),
+        ("llama/13B", 13824, None),
+        ("llama/30B", 17920, None),
+        ("llama/65B", 22016, None),
+        ("llama2/7B", 11008, None),
+        ("llama2/13B", 13824, None),
+        ("llama2/codellama_34B", 11008, Some(8)),
+    ] {
+        let l = load(&[root.join(format!("{file}.yml"))], None, &sets.map(String::from));
+        let told = told(&l);
+        let m = l.config.unwrap_or_else(|| panic!("{file}: {told:?}")).model;
+        assert_eq!((m.intermediate_size, m.num_kv_heads), (width, kv), "{file}");
+        assert_eq!((m.norm, m.activation), (Norm::RmsNorm, Activation::SwiGlu), "{file}");
+        assert!((1e-6..=1e-5).contains(&m.layernorm_epsilon), "{file}");
+    }
+    // This one GPT-NeoX cannot run.
+    let l = load(&[root.join("mistral/7B.yml")], None, &sets.map(String::from));
+    let want = "an MLP whose first projection is 4779 wide and whose second takes 4778";
+    assert!(told(&l).iter().any(|t| t.contains(want)), "{:?}", told(&l));
+}
+
+#[test]
+fn heads_widths_and_activations_have_their_rules() {
+    for (sets, want) in [
+        (&["num_kv_heads=3"][..], "3 key-value heads do not divide 2 heads"),
+        (&["activation=swiglu", "intermediate_size=14336"], "whose second takes 4778"),
+        (&["mlp_multiple_of=8", "intermediate_size=24"], "first projection is 32 wide"),
+        (&["intermediate_size=24", "expansion_factor=3"], "is given twice"),
+        (&["activation=quickgelu"], "`activation` is \"quickgelu\"; it must be"),
+        (
+            &["activation=swiglu", "moe_num_experts=2"],
+            "the gated activation `swiglu` in experts is not supported yet",
+        ),
+        (
+            &["num_kv_heads=1", "model_parallel_size=2", "world_size=2"],
+            "2 tensor ranks do not divide 1 key-value heads",
+        ),
+        (
+            &["num_kv_heads=1", "context_parallel_size=2", "world_size=2"],
+            "2 context ranks do not divide 1 key-value heads",
+        ),
+    ] {
+        let l = from_text(&[GOOD], sets);
+        let told = told(&l);
+        assert!(l.config.is_none() && told.len() == 1, "{sets:?}: {told:?}");
+        assert!(told[0].contains(want), "{told:?}");
+    }
+    let model = |sets: &[&str]| from_text(&[GOOD], sets).config.unwrap().model;
+    // As many as heads are none of their own.
+    assert_eq!(model(&["num_kv_heads=2"]).num_kv_heads, None);
+    assert_eq!(model(&["activation=swish"]).activation, Activation::Silu);
+    let m = model(&[
+        "norm=rmsnorm",
+        "rms_norm_epsilon=1.0e-6",
+        "activation=geglu",
+        "intermediate_size=33",
+    ]);
+    assert_eq!((m.norm, m.layernorm_epsilon, m.intermediate_size), (Norm::RmsNorm, 1e-6, 11));
+}
+
 #[test]
 fn bundled_clusters_are_whole() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../configs/clusters");
@@ -374,7 +450,7 @@ fn experts_have_their_rules() {
         (&["moe_num_experts=2", "moe_jitter_eps=0.1"], "`moe_jitter_eps` is not supported"),
         (
             &["moe_num_experts=2", "moe_expert_interval=2", "world_size=2", "pipe_parallel_size=2"],
-            "2 stages of 1 periods of 2 layers, one with experts",
+            "2 stages of 1 periods of 2 layers each",
         ),
         (
             &[
@@ -386,13 +462,44 @@ fn experts_have_their_rules() {
                 "pipe_schedule=interleaved",
                 "gradient_accumulation_steps=2",
             ],
-            "a chunk has 2 layers, not a multiple of the 4 in which one has experts",
+            "a chunk has 2 layers, not a multiple of the 4 of a period of layer kinds",
         ),
     ] {
         let l = from_text(&[GOOD], sets);
         let told = told(&l);
         assert!(l.config.is_none() && told.len() == 1, "{sets:?}: {told:?}");
         assert!(told[0].contains(want), "{told:?}");
+    }
+}
+
+/// The forms that GPT-NeoX takes, and what it would build something else from.
+#[test]
+fn kinds_of_attention_are_named_for_every_layer() {
+    let kinds = |value: &str| {
+        let l = from_text(&[GOOD], &["num_layers=4", &format!("attention_config={value}")]);
+        let told = told(&l);
+        (l.config.map(|c| c.model.attention.len()), told)
+    };
+    for value in [
+        "[]",
+        r#"[[["flash"], "all"]]"#,
+        r#"[[["global", "flash"], 2]]"#,
+        r#"[[["global"], 1], [["flash"], 3]]"#,
+        r#"["global", "flash", "global", "flash"]"#,
+        r#"[[["global"], "all"], [["global"], 4]]"#,
+    ] {
+        assert_eq!(kinds(value), (Some(4), vec![]), "{value}");
+    }
+    for (value, want) in [
+        (r#"[[["global"], 3]]"#, "`attention_config` names 3 of 4 layers"),
+        (r#"["global"]"#, "`attention_config` names 1 of 4 layers"),
+        (r#"[[["global", "flash", "global"], "all"]]"#, "4 layers are not a multiple of 3 kinds"),
+        (r#"[[["global"], "some"]]"#, "repeated the text \"some\" times"),
+        (r#"[["global"]]"#, "is a list of kinds and a number"),
+        (r#"[[["mamba"], "all"]]"#, "attention of the kind `mamba` is not supported yet"),
+    ] {
+        let (config, told) = kinds(value);
+        assert!(config.is_none() && told.len() == 1 && told[0].contains(want), "{value}: {told:?}");
     }
 }
 

@@ -85,6 +85,8 @@ keys! {
     ARENA = "neox.arena", Int, [Module], "place-memory";
     /// Bytes of the arena by class of stages.
     ARENAS = "neox.arenas", Ints, [Module], "place-memory";
+    /// A weight that is used before the layers.
+    BEFORE_LAYERS = "neox.before_layers", Bool, [Parameter], "model";
     /// A loop whose backward loop recomputes its body, this many iterations at a time.
     CHECKPOINT = "neox.checkpoint", Int, [Op], "model";
     /// The ops that rewriting chose in the place of others, with the roofline times of both.
@@ -99,6 +101,8 @@ keys! {
     CONFIG = "neox.config", Strs, [Module], "the driver";
     /// Whether weight decay applies to a weight.
     DECAY = "neox.decay", Bool, [Parameter], "model";
+    /// The dim of an expert's weight that expert ranks divide.
+    EXPERTS = "neox.experts", Str, [Parameter], "model";
     /// Floating-point operations of a step, counted while the program was whole.
     FLOPS = "neox.flops", Float, [Module], "the driver";
     /// The formula of a number that a step is given, over `step` and `lr`.
@@ -111,7 +115,7 @@ keys! {
     GRADIENT_LAYOUT = "neox.gradient_layout", Strs, [Parameter], "divide-state";
     /// The offset of the gradients in the arena, in bytes.
     GRADS = "neox.grads", Int, [Module], "place-memory";
-    /// How a weight starts: `zeros`, `ones` or `normal:DEVIATION`.
+    /// The start value of a weight's elements: an expression such as `0.02 * normal`.
     INIT = "neox.init", Str, [Parameter], "model";
     /// Pairs result, operand of a kernel function: which result may have which operand's buffer.
     INPLACE = "neox.inplace", Ints, [Function], "fuse-kernels";
@@ -151,6 +155,8 @@ keys! {
     SCHEDULE_TRAIN = "neox.schedule_train", Strs, [Module], "cut-stages";
     /// What the passes were given: words `key=value` (passes/src/settings.rs).
     SETTINGS = "neox.settings", Strs, [Module], "every pass";
+    /// The shape of a weight in published checkpoints, of one layer's tensor.
+    SHAPE = "neox.shape", Ints, [Parameter], "model";
     /// The optimizer's slot that a parameter's state is in.
     SLOT = "neox.slot", Str, [Parameter], "build-train-step";
     /// Slots of each chunk of each stage.
@@ -159,6 +165,10 @@ keys! {
     STAGE_CLASS = "neox.stage_class", Ints, [Module], "cut-stages";
     /// The layers of each stage in its own order, as runs `first+count`.
     STAGE_LAYERS = "neox.stage_layers", Strs, [Module], "cut-stages";
+    /// The dims of a weight that tensor ranks divide.
+    TENSOR = "neox.tensor", Strs, [Parameter], "model";
+    /// The dims of a weight that tensor ranks divide where they do so evenly, and otherwise leave whole.
+    TENSOR_IF_EVEN = "neox.tensor_if_even", Strs, [Parameter], "model";
     /// Numbers of a loop's results that are totals over its iterations, where these are not the carried ones.
     TOTALS = "neox.totals", Ints, [Op], "drop-zero-sums";
     /// Dims of an input that no axis divides, though it divides those of other inputs of the role.

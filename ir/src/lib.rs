@@ -67,6 +67,7 @@ pub mod keys;
 pub mod module;
 pub mod op;
 pub mod ops;
+pub mod period;
 pub mod role;
 pub mod text;
 pub mod types;

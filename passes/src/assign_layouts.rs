@@ -4,19 +4,20 @@
 //! @train_step(%w: [layer 6, ffn 512, embed 128], …, %tokens: [micro 8, batch 4, seq 256])
 //!   ⇒  %w {neox.layout = ["", "tensor", ""]}       %tokens {neox.layout = ["data", "", ""]}
 //! ```
-//! Megatron's pattern follows from three choices alone: parameters are divided along heads, along the
+//! Which dims tensor ranks divide is declared by each parameter (`neox.tensor`, `neox.tensor_if_even`). Megatron's
+//! pattern follows from three choices of the families alone: parameters are divided along heads, along the
 //! MLP's inner dim and along the vocabulary, where the ranks divide it evenly: parameters do not depend on
 //! the layout, so it is not padded for them. Data parallelism is one more: the loop over micro-batches is divided, so a
 //! step computes the same sum whatever the number of ranks. ZeRO's first stage divides the optimizer's
 //! state over the data axis, and over the expert axis those of everything but experts: then each rank wants its part of the gradients, and gives its part of
-//! the new weights. Expert parallelism is one dim more, that of experts. Everything else is propagated by
+//! the new weights. Expert parallelism is one dim more, that of experts (`neox.experts`). Everything else is propagated by
 //! `partition-program`.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use neoxc_base::codes::undivided_dim::undivided_dim;
 use neoxc_ir::role::name_of;
-use neoxc_ir::{Attr, Dim, Function, Loc, Module, Output, Role, TensorType, ValueId, keys};
+use neoxc_ir::{Attr, Attrs, Dim, Function, Loc, Module, Output, Role, TensorType, ValueId, keys};
 
 use crate::entries::{Part, entries, is_training};
 use crate::facts::Fact;
@@ -31,49 +32,74 @@ pub const PASS: Pass = Pass {
     run,
 };
 
-/// Dims of parameters that are divided over the tensor axis.
-const TENSOR_DIMS: [&str; 3] = ["heads", "ffn", "vocab"];
+/// Which of a parameter's dims ranks divide, as its family declares it: the same for its gradient and its state.
+#[derive(Debug, Clone, Default)]
+struct Divided {
+    /// Dims that tensor ranks divide.
+    tensor: Vec<String>,
+    /// Dims that they divide where they do so evenly, and otherwise leave whole.
+    if_even: Vec<String>,
+    /// The dim that expert ranks divide, of experts' own parameters.
+    experts: Option<String>,
+}
 
-/// Of these, the ones that stay whole where ranks do not divide them.
-const MAY_STAY_WHOLE: [&str; 1] = ["vocab"];
+impl Divided {
+    fn of(attrs: &Attrs) -> Divided {
+        let strs = |key: &str| {
+            attrs.strs(key).unwrap_or_default().into_iter().map(str::to_string).collect()
+        };
+        Divided {
+            tensor: strs(keys::TENSOR),
+            if_even: strs(keys::TENSOR_IF_EVEN),
+            experts: attrs.str(keys::EXPERTS).map(str::to_string),
+        }
+    }
+
+    /// The axis that divides `dim`; nothing where none does.
+    fn axis(&self, dim: &Dim, cx: &PassCx) -> &'static str {
+        let ranks = cx.degrees.tensor;
+        let in_tensor = self.tensor.iter().any(|d| *d == *dim.name)
+            || (self.if_even.iter().any(|d| *d == *dim.name) && dim.size.is_multiple_of(ranks));
+        match &self.experts {
+            Some(of) if *of == *dim.name && cx.degrees.expert > 1 => "expert",
+            Some(_) if !cx.expert_tensor => "",
+            _ if in_tensor && ranks > 1 => "tensor",
+            _ => "",
+        }
+    }
+}
+
+/// What the parameters of all entries declare, by logical name.
+type Declared = BTreeMap<String, Divided>;
 
 fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
-    let mut notes = BTreeSet::new();
-    for entry in entries(m) {
+    let entries = entries(m);
+    let mut declared = Declared::new();
+    for f in entries.iter().filter_map(|e| m.function(e)) {
+        let named = f.param_attrs.iter().filter_map(|a| Some((a.str(keys::PARAM)?, a)));
+        declared.extend(named.map(|(name, a)| (name.to_string(), Divided::of(a))));
+    }
+    let (mut notes, ranks) = (BTreeSet::new(), cx.degrees.tensor);
+    for entry in entries {
         if let Some(f) = m.function_mut(&entry) {
-            assign(f, cx)?;
-            let dims = f.params.iter().flat_map(|p| &f.ty(*p).dims);
-            let whole = dims.filter(|d| MAY_STAY_WHOLE.contains(&&*d.name) && !of_tensor(d, cx));
-            let ranks = cx.degrees.tensor;
-            let note = |d: &Dim| format!("`{}`: {ranks} ranks do not divide {}", d.name, d.size);
-            notes.extend(whole.filter(|_| ranks > 1).map(note));
+            assign(f, &declared, cx)?;
+            for (p, attrs) in f.params.iter().zip(&f.param_attrs) {
+                let uneven = Divided::of(attrs).if_even;
+                let dims = f.ty(*p).dims.iter().filter(|d| uneven.iter().any(|u| *u == *d.name));
+                let whole = dims.filter(|d| !d.size.is_multiple_of(ranks));
+                notes.extend(
+                    whole.map(|d| format!("`{}`: {ranks} ranks do not divide {}", d.name, d.size)),
+                );
+            }
         }
     }
     Ok(PassReport { notes: notes.into_iter().collect() })
 }
 
-/// Whether the tensor ranks divide `dim` of a parameter.
-fn of_tensor(dim: &Dim, cx: &PassCx) -> bool {
-    let even = dim.size.is_multiple_of(cx.degrees.tensor);
-    let divided = TENSOR_DIMS.contains(&&*dim.name) && cx.degrees.tensor > 1;
-    divided && (even || !MAY_STAY_WHOLE.contains(&&*dim.name))
-}
-
-/// The axis that divides `dim` of the parameter called `name`, of its gradient and of its state;
-/// nothing where none does.
-fn of_state(name: &str, ty: &TensorType, dim: &Dim, cx: &PassCx) -> &'static str {
-    // The router looks at all experts.
-    let of_experts = ty.has("experts") && !name.contains(".router.");
-    match &*dim.name {
-        "experts" if of_experts && cx.degrees.expert > 1 => "expert",
-        _ if of_experts && !cx.expert_tensor => "",
-        _ if of_tensor(dim, cx) => "tensor",
-        _ => "",
-    }
-}
-
-fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
+fn assign(f: &mut Function, declared: &Declared, cx: &PassCx) -> Result<(), PassError> {
     let d = cx.degrees;
+    let none = Divided::default();
+    let of = |name: &str| declared.get(name).unwrap_or(&none);
     // The programs of a stage see its own layers and what else it has.
     let update = is_training(&f.name, Part::Finish);
     // The first op that reads a parameter says where it comes from.
@@ -93,7 +119,7 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
         let name = name_of(attrs).to_string();
         let axis = |dim: &Dim| match (state, role, &*dim.name) {
             (.., dim) if whole.iter().any(|w| w == dim) => "",
-            (true, ..) if !of_state(&name, ty, dim, cx).is_empty() => of_state(&name, ty, dim, cx),
+            (true, ..) if !of(&name).axis(dim, cx).is_empty() => of(&name).axis(dim, cx),
             (_, Some(Role::Batch | Role::Losses), "micro") if d.data > 1 => "data",
             (_, Some(Role::Batch), "batch") if d.expert > 1 && splits(ty, "batch") => "expert",
             (_, Some(Role::Batch), "seq") if d.context > 1 => "context",
@@ -125,7 +151,7 @@ fn assign(f: &mut Function, cx: &PassCx) -> Result<(), PassError> {
                 layouts.push(vec![""; ty.dims.len()].join(","));
                 continue;
             };
-            let axis = |dim: &Dim| of_state(name, ty, dim, cx);
+            let axis = |dim: &Dim| of(name).axis(dim, cx);
             let layout: Vec<&str> = ty.dims.iter().map(axis).collect();
             let made = makers[r.index()].map(|i| f.ops[i].loc.clone());
             divides(ty, &layout, d, &made.unwrap_or_default())?;

@@ -9,7 +9,8 @@ use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, TensorType};
 use neoxc_models::arch::{Arch, Capacity, Moe, Router};
-use neoxc_models::moe::{Experts, mlp};
+use neoxc_models::blocks::activations::Activation;
+use neoxc_models::blocks::experts::{Experts, mlp};
 use neoxc_passes::{PassCx, pass, pipeline};
 
 /// x, router, up, up bias, down, down bias.
@@ -209,7 +210,7 @@ fn a_layer_of_experts_is_what_plain_loops_make() {
             batch: groups * (1 + pick(2)),
             groups,
             seq: 3 + pick(3),
-            gelu_tanh: true,
+            activation: Activation::GeluTanh,
             ..arch()
         };
         let values: Vec<Vec<f64>> =

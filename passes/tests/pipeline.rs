@@ -4,12 +4,13 @@
 
 mod common;
 
-use common::{Random, arch, inputs, moe};
+use common::{Random, arch, inputs, llama, moe};
 use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, text, verify};
-use neoxc_models::arch::{Arch, Capacity, Moe, Positions, Router};
+use neoxc_models::arch::{Arch, Capacity, Moe, Norm, Positions, Router};
+use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
 use neoxc_passes::assign_stages::Partition;
 use neoxc_passes::pass::Degrees;
@@ -47,8 +48,31 @@ fn variants() -> Vec<(&'static str, Arch)> {
             ),
         ),
         ("parallel", a.clone()),
-        ("sequential", Arch { parallel_residual: false, gelu_tanh: true, ..a.clone() }),
+        (
+            "sequential",
+            Arch { parallel_residual: false, activation: Activation::GeluTanh, ..a.clone() },
+        ),
         ("tied", Arch { tied: true, ..a.clone() }),
+        ("llama", llama()),
+        (
+            "llama on one key head",
+            Arch {
+                kv_heads: Some(1),
+                tied: true,
+                attention_dropout: 0.2,
+                attention_bias: true,
+                activation: Activation::Gelu,
+                checkpoint: Some(1),
+                grad_accum: 2,
+                ..llama()
+            },
+        ),
+        (
+            "mish without a gate",
+            Arch { activation: Activation::Mish, gated: false, kv_heads: None, ..llama() },
+        ),
+        ("softsign", Arch { activation: Activation::Softsign, ..a.clone() }),
+        ("relu", Arch { activation: Activation::Relu, ..a.clone() }),
         ("shared_norm", Arch { shared_norm: true, ..a.clone() }),
         ("learned", Arch { positions: Positions::Learned { rows: 8 }, ..a.clone() }),
         ("none", Arch { positions: Positions::None, norm_bias: false, ..a.clone() }),
@@ -113,8 +137,9 @@ fn fused_forms_are_found() {
         let attention = if a.attention_dropout > 0.0 { "dropout_attention" } else { "attention" };
         // A router's probabilities stay.
         let routers = a.moe.map_or(0, |m| usize::from(m.router == Router::TopK || m.top_k > 1));
-        assert_eq!(count("block", "layer_norm"), norms * a.interval(), "{name}: {notes:?}");
-        assert_eq!(count("block", attention), a.interval(), "{name}: {notes:?}");
+        let norm = if a.norm == Norm::RmsNorm { "rms_norm" } else { "layer_norm" };
+        assert_eq!(count("block", norm), norms * a.period().len(), "{name}: {notes:?}");
+        assert_eq!(count("block", attention), a.period().len(), "{name}: {notes:?}");
         assert_eq!(count("block", "softmax"), routers, "{name}");
         assert_eq!(count("loss", "linear_cross_entropy"), 1, "{name}: {notes:?}");
         same(&want, &run(&m, "loss", &x).unwrap(), name);

@@ -13,6 +13,7 @@ use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Module, TensorType};
 use neoxc_models::arch::{Arch, Capacity, Moe, Positions, Router};
+use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
 use neoxc_passes::pipeline::{Phase, run_phase};
 use neoxc_passes::place_memory::{GRADS, Place};
@@ -137,7 +138,7 @@ fn random_arch(r: &mut Random) -> Arch {
             Positions::Rotary { dims: 2, base: 1e4 },
         ][pick(3)],
         parallel_residual: pick(2) == 0,
-        gelu_tanh: pick(2) == 0,
+        activation: if pick(2) == 0 { Activation::GeluTanh } else { Activation::Gelu },
         norm_bias: pick(2) == 0,
         attention_bias: pick(2) == 0,
         mlp_bias: pick(2) == 0,

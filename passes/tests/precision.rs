@@ -9,6 +9,7 @@ use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Function, Module, text, verify};
 use neoxc_models::arch::{Arch, Capacity, Moe};
+use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, find, run_pass, run_phase};
@@ -34,7 +35,15 @@ fn variants() -> Vec<(&'static str, Arch)> {
     let experts = Moe { capacity: Some(dropping), top_k: 2, loss_coeff: 0.3, ..moe() };
     vec![
         ("parallel", a.clone()),
-        ("tied", Arch { tied: true, parallel_residual: false, gelu_tanh: true, ..a.clone() }),
+        (
+            "tied",
+            Arch {
+                tied: true,
+                parallel_residual: false,
+                activation: Activation::GeluTanh,
+                ..a.clone()
+            },
+        ),
         ("groups", Arch { checkpoint: Some(2), layers: 4, grad_accum: 2, ..a.clone() }),
         ("dropout", Arch { hidden_dropout: 0.3, attention_dropout: 0.2, ..a.clone() }),
         (

@@ -3,8 +3,10 @@
 
 use std::collections::BTreeMap;
 
-pub use neoxc_config::{Capacity, Moe, Router};
-use neoxc_ir::{DType, Loc};
+pub use neoxc_config::{Attention, Capacity, Moe, Norm, Router};
+use neoxc_ir::{DType, Loc, period};
+
+use crate::blocks::activations::Activation;
 
 /// How positions enter the model.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +27,15 @@ pub enum Positions {
     None,
 }
 
+/// What a layer is made of: layers of one kind have the same parameters and compute the same.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LayerKind {
+    /// What it attends to.
+    pub attention: Attention,
+    /// Whether it has experts in the place of the MLP.
+    pub experts: bool,
+}
+
 /// A GPT-NeoX architecture and one micro-batch's shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arch {
@@ -39,10 +50,14 @@ pub struct Arch {
     pub seq: usize,
     /// Layers.
     pub layers: usize,
+    /// What each layer attends to; those that the list does not reach are global.
+    pub attention: Vec<Attention>,
     /// Model width.
     pub embed: usize,
     /// Attention heads.
     pub heads: usize,
+    /// Key-value heads, which divide the heads; none where every head has its own.
+    pub kv_heads: Option<usize>,
     /// Width of a head; `heads * head_dim == embed`.
     pub head_dim: usize,
     /// Width of the MLP.
@@ -51,15 +66,21 @@ pub struct Arch {
     pub vocab: usize,
     /// Positions.
     pub positions: Positions,
-    /// Layer-norm epsilon.
+    /// The longest sequence that the model is said to be for.
+    pub max_positions: usize,
+    /// The kind of norms.
+    pub norm: Norm,
+    /// Epsilon of norms.
     pub eps: f64,
     /// `x + attn(ln1(x)) + mlp(ln2(x))` instead of the sequential form.
     pub parallel_residual: bool,
     /// One norm for both branches of the parallel form.
     pub shared_norm: bool,
-    /// tanh form of GELU instead of erf.
-    pub gelu_tanh: bool,
-    /// Norms have biases.
+    /// The activation of MLPs and of experts.
+    pub activation: Activation,
+    /// The MLP's activation is that of a gate.
+    pub gated: bool,
+    /// Layer norms have biases.
     pub norm_bias: bool,
     /// Attention projections have biases.
     pub attention_bias: bool,
@@ -88,9 +109,30 @@ pub struct Arch {
 }
 
 impl Arch {
-    /// Layers in the body of the loop over layers: as many as there are kinds in a row.
-    pub fn interval(&self) -> usize {
-        self.moe.map_or(1, |m| m.interval.max(1))
+    /// Key-value heads.
+    pub fn key_heads(&self) -> usize {
+        self.kv_heads.unwrap_or(self.heads)
+    }
+
+    /// Query heads that share a key-value head.
+    pub fn queries(&self) -> usize {
+        self.heads / self.key_heads().max(1)
+    }
+
+    /// The kind of each layer.
+    pub fn kinds(&self) -> Vec<LayerKind> {
+        let kind = |layer: usize| LayerKind {
+            attention: self.attention.get(layer).copied().unwrap_or_default(),
+            experts: self.moe.is_some_and(|m| layer.is_multiple_of(m.interval.max(1))),
+        };
+        (0..self.layers).map(kind).collect()
+    }
+
+    /// The kinds of the layers in the body of the loop over layers: the shortest run that all layers repeat.
+    pub fn period(&self) -> Vec<LayerKind> {
+        let mut kinds = self.kinds();
+        kinds.truncate(period::shortest(&kinds));
+        kinds
     }
 
     /// The place of `key`; where the key has a default, the place of the number of layers, which

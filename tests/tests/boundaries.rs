@@ -165,3 +165,40 @@ fn every_code_has_a_file_and_a_use() {
     }
     assert_eq!(modules, neoxc_base::codes::ALL.len());
 }
+
+/// What each crate must not know: whatever passes, code generation and the runtime need of a parameter, its
+/// family declares (`stdlib-models/src/param.rs`).
+#[test]
+fn only_families_know_the_names_of_parameters() {
+    let names = [
+        "query_key_value",
+        "gpt_neox.",
+        "model.layers",
+        "embed_in",
+        "embed_out",
+        "embed_tokens",
+        "lm_head",
+        "self_attn",
+        "_proj",
+        "dense_h_to_4h",
+        "attention.dense",
+        ".experts.",
+        ".router.",
+        "norm.weight",
+        "norm.bias",
+        "layernorm",
+    ];
+    let mut files = vec![];
+    for folder in ["passes/src", "codegen/src", "runtime/src", "runtime/plan/src"] {
+        sources(&root().join(folder), &mut files);
+    }
+    assert!(files.len() > 80, "the walk found the sources");
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (n, line) in text.lines().enumerate() {
+            for name in names {
+                assert!(!line.contains(name), "{}:{}: {name}", path.display(), n + 1);
+            }
+        }
+    }
+}

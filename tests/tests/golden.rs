@@ -1,4 +1,4 @@
-//! Compiled kernels against goldens from Hugging Face transformers (and, for positions that it does not
+//! Compiled kernels against goldens from Hugging Face transformers, GPT-NeoX's and Llama's (and, for positions that it does not
 //! have, a plain f64 model): logits, losses, every gradient, training trajectories.
 //! `tests/golden/README.md` describes the files.
 #![allow(clippy::unwrap_used)] // helper functions of tests
@@ -8,7 +8,9 @@ mod common;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use neoxc_driver::hugging_face::{Weight, weights};
 use neoxc_driver::{Options, compile};
+use neoxc_frontend::Config;
 use neoxc_ir::target::Target;
 use neoxc_plan::{Plan, Port, SegmentKind, Values};
 use neoxc_runtime::device::{CpuDevice, Device};
@@ -19,6 +21,21 @@ use serde_json::Value;
 struct Case {
     json: Value,
     tensors: HashMap<String, Vec<u8>>,
+}
+
+impl Case {
+    /// The tensor `kind.NAME` of a logical tensor, if need be put together from those that Hugging Face has.
+    fn whole(&self, kind: &str, name: &str, weights: &[Weight]) -> Vec<u8> {
+        if let Some(bytes) = self.tensors.get(&format!("{kind}.{name}")) {
+            return bytes.clone();
+        }
+        let w = weights.iter().find(|w| w.name == name).unwrap();
+        let mut whole = vec![0; w.elements() * 4];
+        for piece in &w.pieces {
+            w.join(&mut whole, piece, &self.tensors[&format!("{kind}.{}", piece.name)], 4);
+        }
+        whole
+    }
 }
 
 fn folder() -> PathBuf {
@@ -46,7 +63,7 @@ fn yaml(v: &Value) -> String {
     }
 }
 
-fn plan(case: &Case) -> Plan {
+fn config(case: &Case) -> Config {
     let neox = case.json["neox"].as_object().unwrap();
     let mut sets: Vec<String> = neox.iter().map(|(k, v)| format!("{k}={}", yaml(v))).collect();
     if !neox.contains_key("optimizer") {
@@ -56,7 +73,10 @@ fn plan(case: &Case) -> Plan {
         sets.push("train_iters=1".into());
     }
     let loaded = neoxc_frontend::load(&[], None, &sets);
-    let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+    loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics))
+}
+
+fn plan(case: &Case) -> Plan {
     let options = Options {
         targets: vec![Target::X86Native],
         cache: Some(common::kernels()),
@@ -64,7 +84,7 @@ fn plan(case: &Case) -> Plan {
         machine: None,
         overlap: true,
     };
-    compile(&config, &options).unwrap().plan
+    compile(&config(case), &options).unwrap().plan
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {
@@ -180,8 +200,8 @@ const TOLERANCE: f32 = 2e-5;
 
 fn check_step(name: &str) {
     let c = case(name);
-    let plan = plan(&c);
-    let mut m = Machine::new(&plan, &|n| c.tensors[&format!("param.{n}")].clone());
+    let (plan, weights) = (plan(&c), weights(&config(&c)));
+    let mut m = Machine::new(&plan, &|n| c.whole("param", n, &weights));
     let (tokens, labels, mask) = (&c.tensors["tokens"], &c.tensors["labels"], &c.tensors["mask"]);
     let logits = floats(&c.tensors["logits"]);
     let vocab = plan.tables.run["padded_vocab_size"].as_u64().unwrap() as usize;
@@ -204,7 +224,7 @@ fn check_step(name: &str) {
     assert!(d < TOLERANCE, "{name}: the loss is off by {d}");
     let mut worst = (0f32, String::new());
     for (n, got) in m.tensors(&Values::Gradient) {
-        let d = distance(&got, &floats(&c.tensors[&format!("grad.{n}")]));
+        let d = distance(&got, &floats(&c.whole("grad", &n, &weights)));
         assert!(d < TOLERANCE, "{name}: the gradient of {n} is off by {d}");
         if d > worst.0 {
             worst = (d, n);
@@ -232,6 +252,14 @@ fn logits_losses_and_every_gradient() {
     }
 }
 
+/// Llama: RMS norms, gates, query heads that share a key, biases or none, one table for embedding and head.
+#[test]
+fn llama_models() {
+    for name in ["llama_grouped", "llama_one_key_head_tied", "llama_all_heads_biases"] {
+        check_step(name);
+    }
+}
+
 /// Experts, dropless and of limited capacity, by probability and by Sinkhorn's shares.
 #[test]
 fn models_with_experts() {
@@ -243,8 +271,8 @@ fn models_with_experts() {
 fn check_training(name: &str) {
     let c = case(name);
     let plan = plan(&c);
-    let settings = Settings::of(&plan).unwrap();
-    let mut m = Machine::new(&plan, &|n| c.tensors[&format!("param.{n}")].clone());
+    let (settings, weights) = (Settings::of(&plan).unwrap(), weights(&config(&c)));
+    let mut m = Machine::new(&plan, &|n| c.whole("param", n, &weights));
     let numbers = |key: &str| -> Vec<f64> {
         c.json[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
     };
@@ -275,7 +303,7 @@ fn check_training(name: &str) {
     for (n, got) in m.tensors(&Values::Weights) {
         // The key's part of this bias has no effect; its gradient is rounding noise, which Adam scales up.
         if !n.ends_with("query_key_value.bias") {
-            let d = distance(&got, &floats(&c.tensors[&format!("final.{n}")]));
+            let d = distance(&got, &floats(&c.whole("final", &n, &weights)));
             assert!(d < 1e-4, "{name}: {n} ends {d} off");
         }
     }
@@ -285,6 +313,7 @@ fn check_training(name: &str) {
 fn twenty_steps_of_training() {
     check_training("train");
     check_training("train_accumulate");
+    check_training("llama_train");
 }
 
 /// The documented hash: element i is the (i+1)-th SplitMix64 output, seeded with FNV-1a of the name.
@@ -311,28 +340,42 @@ fn hashed(name: &str, elements: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_model_of_real_size() {
-    let c = case("pythia_14m");
+fn models_of_real_size() {
+    check_sampled("pythia_14m");
+    check_sampled("llama_15m");
+}
+
+fn check_sampled(name: &str) {
+    let c = case(name);
     let plan = plan(&c);
-    let size: HashMap<String, u64> = plan
-        .tables
-        .parameters
-        .iter()
-        .flat_map(|p| p.names().into_iter().map(|n| (n, p.elements())))
-        .collect();
-    let mut m = Machine::new(&plan, &|n| hashed(n, size[n]));
+    let weights: HashMap<String, Weight> =
+        weights(&config(&c)).into_iter().map(|w| (w.name.clone(), w)).collect();
+    let mut m = Machine::new(&plan, &|n| {
+        let w = &weights[n];
+        let mut whole = vec![0; w.elements() * 4];
+        for piece in &w.pieces {
+            w.join(&mut whole, piece, &hashed(&piece.name, piece.shape.iter().product()), 4);
+        }
+        whole
+    });
     let tokens = &c.tensors["tokens"];
     let wanted = floats(&c.tensors["logits"]);
     let positions = c.tensors["logit_positions"].chunks(4);
     for (i, p) in positions.map(|b| i32::from_le_bytes(b.try_into().unwrap())).enumerate() {
         let got = m.logits(tokens, p as usize);
         let d = distance(&got, &wanted[i * got.len()..(i + 1) * got.len()]);
-        assert!(d < TOLERANCE, "logits at {p} are off by {d}");
+        assert!(d < TOLERANCE, "{name}: logits at {p} are off by {d}");
     }
     m.step(tokens, &c.tensors["labels"], &c.tensors["mask"], 0.0, 1);
     let d = distance(&m.get("train_step", "loss"), &floats(&c.tensors["loss"]));
     assert!(d < TOLERANCE, "the loss is off by {d}");
-    for (n, got) in m.tensors(&Values::Gradient) {
+    let pieces = m.tensors(&Values::Gradient).into_iter().flat_map(|(n, got)| {
+        let w = &weights[&n];
+        let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let piece = |p| (w.split(&bytes, p, 4), p.name.clone());
+        w.pieces.iter().map(piece).collect::<Vec<_>>()
+    });
+    for (got, n) in pieces.map(|(bytes, n)| (floats(&bytes), n)) {
         let index = c.tensors[&format!("grad_index.{n}")].chunks(4);
         let sample = floats(&c.tensors[&format!("grad_sample.{n}")]);
         let g = &c.json["gradients"][&n];

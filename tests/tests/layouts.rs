@@ -32,7 +32,7 @@ const SHAPE: [&str; 8] = [
 ];
 
 /// Models that differ in what ranks have to agree on.
-const MODELS: [&[&str]; 5] = [
+const MODELS: [&[&str]; 6] = [
     &[],
     &["gpt_j_residual=false", "no_weight_tying=false", "pos_emb=learned"],
     &[
@@ -40,6 +40,20 @@ const MODELS: [&[&str]; 5] = [
         "checkpoint_activations=true",
         "hidden_dropout=0.1",
         "attention_dropout=0.1",
+    ],
+    // Llama: as many key-value heads as ranks, each with two query heads.
+    &[
+        "norm=rmsnorm",
+        "rms_norm_epsilon=1.0e-5",
+        "activation=swiglu",
+        "intermediate_size=192",
+        "num_attention_heads=16",
+        "num_kv_heads=8",
+        "hidden_size=64",
+        "rotary_pct=1.0",
+        "gpt_j_residual=false",
+        "use_bias_in_attn_linear=false",
+        "use_bias_in_mlp=false",
     ],
     // Large start values, so that no choice of experts hangs on rounding.
     &[
@@ -59,7 +73,7 @@ const MODELS: [&[&str]; 5] = [
     ],
 ];
 /// Of these, how many have no experts.
-const DENSE: usize = 3;
+const DENSE: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Layout {

@@ -302,25 +302,10 @@ fn port(
     })
 }
 
-/// The shape that published checkpoints have: outputs × inputs for matrices, flat
-/// otherwise; with experts, one of that for each.
-fn published_shape(name: &str, dims: &[u64]) -> Vec<u64> {
-    let all: u64 = dims.iter().product();
-    if name.contains("query_key_value.weight") {
-        let inner = dims.last().copied().unwrap_or(1);
-        return vec![all / inner, inner];
-    }
-    if name.contains("attention.dense.weight") {
-        let outer = dims.first().copied().unwrap_or(1);
-        return vec![outer, all / outer];
-    }
-    if name.contains(".experts.") {
-        return dims.to_vec();
-    }
-    if name.ends_with("bias") || name.contains("norm") {
-        return vec![all];
-    }
-    dims.to_vec()
+/// The shape that published checkpoints have, if it is not `dims`.
+fn published_shape(attrs: &Attrs, dims: &[u64]) -> Vec<u64> {
+    let shape = attrs.ints(keys::SHAPE);
+    shape.map_or(dims.to_vec(), |s| s.into_iter().map(|n| n.max(0) as u64).collect())
 }
 
 /// Offsets of the gradients' sums: the totals of the loop over micro-batches, or what the update of a
@@ -355,14 +340,8 @@ fn parameters(
     let mut grads = gradient_offsets(f)?.into_iter();
     for (p, attrs) in Role::Parameter.all(f) {
         let name = parameter_of(attrs);
-        let init = match attrs.str(keys::INIT).unwrap_or_default() {
-            "zeros" => Init::Zeros,
-            "ones" => Init::Ones,
-            other => {
-                let std = other.strip_prefix("normal:").and_then(|s| s.parse().ok());
-                Init::Normal(std.ok_or_else(|| bad(format!("{name}: no start value `{other}`")))?)
-            }
-        };
+        let init = attrs.str(keys::INIT).unwrap_or_default();
+        let init: Init = init.parse().map_err(|e| bad(format!("{name}: {e}")))?;
         let mut dims: Vec<u64> = f.ty(p).dims.iter().map(|d| d.size as u64).collect();
         let axes = axes_of(attrs);
         // Sizes of the whole parameter.
@@ -409,9 +388,10 @@ fn parameters(
             name: name.to_string(),
             layers,
             layer_axis,
-            shape: published_shape(name, &dims),
+            shape: published_shape(attrs, &dims),
             dims,
             init,
+            before_layers: attrs.flag(keys::BEFORE_LAYERS),
             gradient,
             weights,
             state: state.collect::<Result<_, CodegenError>>()?,

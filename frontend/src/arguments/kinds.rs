@@ -11,7 +11,7 @@ const ATTENTION: &str = "use attention layers: leave it out, and `attention_conf
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
-    list("attention_config").doc("Kinds of layers with their counts, such as `[[[\"flash\"], \"all\"]]`. `global` and `flash` are one thing here: causal attention over all tokens before."),
+    list("attention_config").doc("Kinds of layers with their counts, such as `[[[\"flash\"], \"all\"]]`, or the kind of each layer. `global` and `flash` are one thing here: causal attention over all tokens before."),
     dict("sparsity_config").not_yet("there are no sparse kinds of attention", "use `attention_config: [[[\"flash\"], \"all\"]]`").doc("Blocks of sparse attention."),
     int("gmlp_attn_dim").number(64.0).not_yet("there are no gMLP layers", ATTENTION).doc("Width of the small attention in aMLP layers."),
     flag("mamba_selective_scan_fusion", false).not_yet(NO_MAMBA, ATTENTION).doc("Use a fused kernel for the selective scan."),

@@ -19,26 +19,24 @@ pub(super) static ARGUMENTS: &[Argument] = &[
         .doc("Dtype of matmuls and activations. `bfloat16` keeps weights, sums of gradients and optimizer state in f32. Without it, `fp16` and `bf16` decide; without those, f32."),
     int("num_layers").between(1.0, 100_000.0).doc("Layers of the model. Required."),
     int("hidden_size").between(1.0, 1_048_576.0).doc("Width of the residual stream. Required; a multiple of `num_attention_heads`."),
-    int("intermediate_size").between(1.0, 4_194_304.0).doc("Width of the MLP. Without it, `expansion_factor` × `hidden_size`."),
-    int("mlp_multiple_of").number(1.0).between(1.0, 1_048_576.0).doc("The width of the MLP is rounded up to a multiple of this."),
+    int("intermediate_size").between(1.0, 4_194_304.0).doc("Width of the MLP, or three times the width where the activation is a gate: GPT-NeoX takes a third of it. Without it, `expansion_factor` × `hidden_size`."),
+    int("mlp_multiple_of").number(1.0).between(1.0, 1_048_576.0).doc("The width of the MLP is rounded up to a multiple of this, as GPT-NeoX rounds that of both projections."),
     float("expansion_factor").between(0.01, 1000.0).doc("Width of the MLP over `hidden_size`, where `intermediate_size` is not given; 4 without either."),
     int("num_attention_heads").between(1.0, 65_536.0).doc("Attention heads of a layer. Required."),
     int("num_kv_heads").between(1.0, 65_536.0)
-        .not_yet("every query head has keys and values of its own", "")
-        .doc("Heads of keys and values, each shared by a group of query heads (grouped-query attention)."),
+        .doc("Heads of keys and values, each shared by a group of query heads (grouped-query attention); a divisor of `num_attention_heads`, which it is without this key."),
     int("seq_length").between(1.0, 16_777_216.0).doc("Tokens of a sequence. Required."),
     int("sliding_window_width").not_yet("every token sees all tokens before it", "")
         .doc("A token sees only so many tokens before it."),
     int("max_position_embeddings").between(1.0, 16_777_216.0).doc("Rows of the table of learned positions; at least `seq_length`, which it is without this key."),
-    word("norm", "layernorm", &["layernorm"], &["rmsnorm", "non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"])
+    word("norm", "layernorm", &["layernorm", "rmsnorm"], &["non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"])
         .doc("Normalisation before attention, before the MLP and before the head."),
     flag("layernorm_fusion", false).idle(FUSED).doc("Use a fused kernel for layer norms."),
     flag("rmsnorm_fusion", false).idle(FUSED).doc("Use a fused kernel for RMS norms."),
     flag("use_qk_layernorm", false).not_yet("attention does not normalise queries and keys", "")
         .doc("Normalise queries and keys of each head before attention."),
     float("layernorm_epsilon").number(1e-5).between(0.0, 1.0).doc("Added to the variance in layer norms."),
-    float("rms_norm_epsilon").number(1e-8).not_yet("there are no RMS norms", "`norm: layernorm` reads `layernorm_epsilon`")
-        .doc("Added to the mean square in RMS norms."),
+    float("rms_norm_epsilon").number(1e-8).between(0.0, 1.0).doc("Added to the mean square in RMS norms."),
     float("scalenorm_epsilon").number(1e-8).not_yet("there are no scale norms", "`norm: layernorm` reads `layernorm_epsilon`")
         .doc("Least length that a scale norm divides by."),
     word("pos_emb", "learned", &["learned", "rotary", "none"], &["sinusoidal", "rpe", "alibi"])
@@ -53,8 +51,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("num_unique_layers").not_yet(SHARED, "").doc("Layers with weights of their own; the others share them."),
     text("param_sharing_style").says("grouped").not_yet(SHARED, "").doc("Which layers share weights where `num_unique_layers` is given."),
     int("make_vocab_size_divisible_by").number(128.0).between(1.0, 1_048_576.0).doc("The embedding has as many rows as the tokenizer has ids, rounded up to a multiple of this. Unlike in GPT-NeoX tensor ranks do not change it."),
-    word("activation", "gelu", &["gelu"], &["geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"])
-        .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form."),
+    word("activation", "gelu", &["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"], &[])
+        .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form. `swiglu`, `geglu`, `reglu`, `glu` and `bilinear` are gates: the MLP has one more projection, which is multiplied."),
     flag("use_flashattn_swiglu", false).idle(FUSED).doc("Use FlashAttention's kernel for SwiGLU."),
     flag("scaled_upper_triang_masked_softmax_fusion", false).idle(FUSED).doc("Use a fused kernel for the causal softmax."),
     flag("scaled_masked_softmax_fusion", false).idle(FUSED).doc("Use a fused kernel for a masked softmax."),

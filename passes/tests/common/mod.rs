@@ -9,7 +9,8 @@ use neoxc_ir::op::OpError;
 use neoxc_ir::role::name_of;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, DType, Module, Role, keys};
-use neoxc_models::arch::{Arch, Moe, Positions, Router};
+use neoxc_models::arch::{Arch, Moe, Norm, Positions, Router};
+use neoxc_models::blocks::activations::Activation;
 
 /// Links without latency: nothing is too small for a collective of its own.
 pub fn without_latency() -> Machine {
@@ -25,16 +26,21 @@ pub fn arch() -> Arch {
         grad_accum: 1,
         seq: 5,
         layers: 2,
+        attention: vec![],
         embed: 6,
         heads: 2,
+        kv_heads: None,
         head_dim: 3,
         ffn: 7,
         vocab: 11,
         positions: Positions::Rotary { dims: 2, base: 10_000.0 },
+        max_positions: 5,
+        norm: Norm::LayerNorm,
         eps: 1e-5,
         parallel_residual: true,
         shared_norm: false,
-        gelu_tanh: false,
+        activation: Activation::Gelu,
+        gated: false,
         norm_bias: true,
         attention_bias: true,
         mlp_bias: true,
@@ -83,6 +89,23 @@ pub fn freeze(m: &mut Module, first: usize) {
 pub fn kind(attrs: &Attrs) -> String {
     let role = Role::of(attrs).map_or("", Role::name);
     [role, attrs.str(keys::SLOT).unwrap_or_default()].join(" ").trim().to_string()
+}
+
+/// Llama: RMS norms, a gated MLP, two query heads for a key.
+pub fn llama() -> Arch {
+    Arch {
+        embed: 12,
+        heads: 4,
+        kv_heads: Some(2),
+        norm: Norm::RmsNorm,
+        norm_bias: false,
+        attention_bias: false,
+        mlp_bias: false,
+        activation: Activation::Silu,
+        gated: true,
+        parallel_residual: false,
+        ..arch()
+    }
 }
 
 /// Experts in every layer, nothing dropped.

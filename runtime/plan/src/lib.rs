@@ -48,6 +48,7 @@
 
 mod formula;
 mod held;
+pub mod init;
 pub mod names;
 mod program;
 mod schedule;
@@ -61,6 +62,7 @@ use serde::{Deserialize, Serialize};
 
 pub use formula::Formula;
 pub use held::{Block, Held, Run};
+pub use init::Init;
 pub use neoxc_base::entry::{ROUND_WEIGHTS, name_of};
 pub use program::{
     Address, Collective, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
@@ -135,18 +137,6 @@ pub struct Segment {
     pub within: Option<(usize, u64)>,
 }
 
-/// How a parameter starts.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Init {
-    /// 0.
-    Zeros,
-    /// 1.
-    Ones,
-    /// Normal distribution around 0.
-    Normal(f64),
-}
-
 /// A parameter tensor, or the stack of one parameter of all layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parameter {
@@ -163,6 +153,9 @@ pub struct Parameter {
     pub dims: Vec<u64>,
     /// Start value.
     pub init: Init,
+    /// Whether it is used before the layers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub before_layers: bool,
     /// Where the weights lie.
     pub weights: Held,
     /// Where their gradients lie; nowhere where the parameter is not trained.

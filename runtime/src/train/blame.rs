@@ -12,7 +12,7 @@ use crate::ranks::{Ranks, part};
 fn place(p: &Parameter, layer: u64) -> u64 {
     match p.layers {
         Some(_) => layer + 1,
-        None if p.name.starts_with("gpt_neox.embed_") => 0,
+        None if p.before_layers => 0,
         None => u64::MAX,
     }
 }

@@ -2,6 +2,7 @@
 //! name and the element's index, and on nothing else (no layout, no thread count, no order).
 
 use neoxc_plan::Init;
+use neoxc_plan::init::Element;
 
 /// Philox 4×32, ten rounds (Salmon et al. 2011).
 pub fn philox(key: [u32; 2], counter: [u32; 4]) -> [u32; 4] {
@@ -21,29 +22,46 @@ fn hash(name: &str) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |h, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// Fills `out` (little-endian f32) with the start values of the tensor called `name`.
-pub fn fill(out: &mut [u8], name: &str, init: Init, seed: u32) {
-    let std = match init {
-        Init::Zeros => return out.fill(0),
-        Init::Ones => {
-            return out.chunks_exact_mut(4).for_each(|c| c.copy_from_slice(&1f32.to_le_bytes()));
-        }
-        Init::Normal(std) => std,
-    };
+/// Two standard normal values of two uniform ones (Box and Muller 1958).
+fn box_muller(u: f64, v: f64) -> [f64; 2] {
+    let radius = (-2.0 * u.ln()).sqrt();
+    let angle = 2.0 * std::f64::consts::PI * v;
+    [radius * angle.cos(), radius * angle.sin()]
+}
+
+/// Fills `out` (little-endian f32) with the start values of the tensor called `name`, of the published shape
+/// `shape`. The words of the generator's counter are: element / 4 (two), half of the name's hash, and which kind
+/// of draw it is (0 normal, 1 uniform).
+pub fn fill(out: &mut [u8], name: &str, init: &Init, shape: &[u64], seed: u32) {
+    let has = |part: Init| init.any(&|i| *i == part);
+    let (normal, uniform) = (has(Init::Normal), has(Init::Uniform));
+    let indexed = init.any(&|i| matches!(i, Init::Index(_)));
     let h = hash(name);
     let unit = |x: u32| (f64::from(x) + 0.5) / 4_294_967_296.0;
+    let mut index = vec![0; shape.len()];
     for (i, chunk) in out.chunks_mut(16).enumerate() {
-        let r = philox([seed, h as u32], [i as u32, (i >> 32) as u32, (h >> 32) as u32, 0]);
-        // Box–Muller: two pairs give four values.
-        let mut values = [0f64; 4];
-        for p in 0..2 {
-            let radius = (-2.0 * unit(r[2 * p]).ln()).sqrt();
-            let angle = 2.0 * std::f64::consts::PI * unit(r[2 * p + 1]);
-            values[2 * p] = radius * angle.cos();
-            values[2 * p + 1] = radius * angle.sin();
+        let draw = |kind: u32| {
+            philox([seed, h as u32], [i as u32, (i >> 32) as u32, (h >> 32) as u32, kind]).map(unit)
+        };
+        let (mut normals, mut uniforms) = ([0.0; 4], [0.0; 4]);
+        if normal {
+            let u = draw(0);
+            let (a, b) = (box_muller(u[0], u[1]), box_muller(u[2], u[3]));
+            normals = [a[0], a[1], b[0], b[1]];
         }
-        for (c, v) in chunk.chunks_exact_mut(4).zip(values) {
-            c.copy_from_slice(&((v * std) as f32).to_le_bytes());
+        if uniform {
+            uniforms = draw(1);
+        }
+        for (n, c) in chunk.chunks_exact_mut(4).enumerate() {
+            if indexed {
+                let mut rest = (4 * i + n) as u64;
+                for (at, size) in index.iter_mut().zip(shape).rev() {
+                    *at = rest % size;
+                    rest /= size;
+                }
+            }
+            let e = Element { normal: normals[n], uniform: uniforms[n], index: &index };
+            c.copy_from_slice(&(init.value(&e) as f32).to_le_bytes());
         }
     }
 }
@@ -65,7 +83,7 @@ mod tests {
     #[test]
     fn values_are_normal() {
         let mut bytes = vec![0; 4 * 40_000];
-        fill(&mut bytes, "w", Init::Normal(0.02), 1);
+        fill(&mut bytes, "w", &"0.02 * normal".parse().unwrap(), &[40_000], 1);
         let x: Vec<f64> = bytes
             .chunks_exact(4)
             .map(|c| f64::from(f32::from_le_bytes(c.try_into().unwrap())) / 0.02)
@@ -77,5 +95,35 @@ mod tests {
         assert!(
             mean.abs() < 0.02 && (variance - 1.0).abs() < 0.03 && (kurtosis - 3.0).abs() < 0.15
         );
+    }
+
+    /// The values that earlier versions gave: files that were started with them go on.
+    #[test]
+    fn start_values_are_the_same_as_ever() {
+        let mut bytes = vec![0; 4 * 6];
+        let start = |bytes: &mut [u8], init: &str| {
+            fill(bytes, "a.weight", &init.parse().unwrap(), &[2, 3], 1234);
+            let words = bytes.chunks_exact(4);
+            words.map(|c| u32::from_le_bytes(c.try_into().unwrap())).collect::<Vec<_>>()
+        };
+        let normals =
+            [0x3d0b_bfac, 0xbcf9_b917, 0xbd18_4ef9, 0x3ce6_ba04, 0xbbb7_5622, 0xbbe2_b5df];
+        assert_eq!(start(&mut bytes, "0.02 * normal"), normals);
+        assert_eq!(start(&mut bytes, "1"), [1f32.to_bits(); 6]);
+        assert_eq!(start(&mut bytes, "0"), [0; 6]);
+        let values = [0f32, 1.0, 2.0, 10.0, 11.0, 12.0].map(f32::to_bits);
+        assert_eq!(start(&mut bytes, "10 * index(0) + index(1)"), values);
+    }
+
+    #[test]
+    fn uniform_values_are_between_0_and_1_and_not_those_of_normal_ones() {
+        let mut bytes = vec![0; 4 * 40_000];
+        fill(&mut bytes, "w", &"uniform".parse().unwrap(), &[40_000], 1);
+        let floats = bytes.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()));
+        let x: Vec<f64> = floats.map(f64::from).collect();
+        let mean = x.iter().sum::<f64>() / x.len() as f64;
+        let variance = x.iter().map(|v| (v - 0.5).powi(2)).sum::<f64>() / x.len() as f64;
+        assert!(x.iter().all(|x| (0.0..=1.0).contains(x)));
+        assert!((mean - 0.5).abs() < 0.01 && (variance * 12.0 - 1.0).abs() < 0.02);
     }
 }

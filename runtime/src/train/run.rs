@@ -169,7 +169,7 @@ impl<'a> Trainer<'a> {
         for p in &self.plan.tables.parameters {
             whole.resize((p.elements() * 4) as usize, 0);
             for (layer, name) in p.names().iter().enumerate() {
-                fill(&mut whole, name, p.init, self.settings.seed);
+                fill(&mut whole, name, &p.init, &p.shape, self.settings.seed);
                 self.ranks.set_tensor(&Values::Weights, p, layer as u64, &whole);
             }
         }

@@ -29,6 +29,7 @@
 pub mod clock;
 mod error;
 pub mod flops;
+pub mod hugging_face;
 pub mod lower_config;
 pub mod report;
 mod resume;

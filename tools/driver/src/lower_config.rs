@@ -5,6 +5,7 @@ use neoxc_frontend::config;
 use neoxc_ir::{Attr, DType, Loc, Module, keys};
 use neoxc_models::Arch;
 use neoxc_models::arch::Positions;
+use neoxc_models::blocks::activations::Activation;
 
 /// The architecture, with the place of every key.
 pub fn arch(c: &Config) -> Arch {
@@ -17,8 +18,10 @@ pub fn arch(c: &Config) -> Arch {
         grad_accum: c.run.grad_accum * c.parallel.data,
         seq: m.seq_length,
         layers: m.num_layers,
+        attention: m.attention.clone(),
         embed: m.hidden_size,
         heads: m.num_attention_heads,
+        kv_heads: m.num_kv_heads,
         head_dim: m.hidden_size / m.num_attention_heads,
         ffn: m.intermediate_size,
         vocab: m.padded_vocab_size,
@@ -27,10 +30,13 @@ pub fn arch(c: &Config) -> Arch {
             "learned" => Positions::Learned { rows: m.max_position_embeddings },
             _ => Positions::None,
         },
+        max_positions: m.max_position_embeddings,
+        norm: m.norm,
         eps: m.layernorm_epsilon,
         parallel_residual: m.gpt_j_residual,
         shared_norm: m.gpt_j_tied,
-        gelu_tanh: m.gelu_tanh,
+        activation: activation(m.activation, m.gelu_tanh),
+        gated: m.activation.gated(),
         norm_bias: m.use_bias_in_norms,
         attention_bias: m.use_bias_in_attn_linear,
         mlp_bias: m.use_bias_in_mlp,
@@ -64,6 +70,21 @@ pub fn set_optimizer(c: &Config, m: &mut Module) -> Option<()> {
     m.attrs.set(keys::OPTIMIZER, Attr::Str(c.optimizer.settings()?.to_string()));
     m.attrs.set(keys::CLIP, Attr::Float(c.optimizer.gradient_clipping));
     Some(())
+}
+
+/// The function of an activation, or of a gate's. The tanh form is that of plain GELU only.
+fn activation(kind: config::Activation, gelu_tanh: bool) -> Activation {
+    use config::Activation as Kind;
+    match kind {
+        Kind::Gelu if gelu_tanh => Activation::GeluTanh,
+        Kind::Gelu | Kind::GeGlu => Activation::Gelu,
+        Kind::Relu | Kind::ReGlu => Activation::Relu,
+        Kind::Silu | Kind::SwiGlu => Activation::Silu,
+        Kind::Softsign => Activation::Softsign,
+        Kind::Mish => Activation::Mish,
+        Kind::Glu => Activation::Logistic,
+        Kind::Bilinear => Activation::Identity,
+    }
 }
 
 /// The `run` section of a plan: field for field what `neoxc_runtime::train::Settings` reads.

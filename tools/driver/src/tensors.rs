@@ -45,3 +45,39 @@ pub fn weights(config: &Config) -> Result<Vec<Weight>, CompileError> {
     };
     Ok(named.map(weight).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// Parameters of published checkpoints: the sums of the shapes in their safetensors.
+    #[test]
+    fn published_models_have_their_number_of_parameters() {
+        let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        for (file, want) in [
+            ("llama/7B", 6_738_415_616),
+            ("llama/13B", 13_015_864_320),
+            ("llama/30B", 32_528_943_616),
+            ("llama/65B", 65_285_660_672),
+            ("llama2/7B", 6_738_415_616),
+            ("llama2/13B", 13_015_864_320),
+            ("llama2/70B", 68_976_648_192),
+            ("codellama/7B", 6_738_546_688),
+            ("codellama/13B", 13_016_028_160),
+            ("codellama/34B", 33_743_970_304),
+            ("llemma/7B", 6_738_546_688),
+            ("llemma/34B", 33_743_970_304),
+        ] {
+            let sets = ["train_micro_batch_size_per_gpu=1", "train_iters=1", "seq_length=64"];
+            let sets = sets.map(String::from);
+            let loaded = neoxc_frontend::load(&[configs.join(format!("{file}.yml"))], None, &sets);
+            let told = format!("{file}: {:?}", loaded.diagnostics);
+            let config = loaded.config.expect(&told);
+            let all = weights(&config).expect(&told);
+            let count: u64 = all.iter().map(|w| w.layers * w.elements).sum();
+            assert_eq!(count, want, "{file}");
+        }
+    }
+}

@@ -5,7 +5,7 @@
 !e = tensor<6x4xf32, {dims = ["vocab", "embed"]}>
 !t = tensor<4x2x4xi32, {dims = ["micro", "batch", "seq"]}>
 module {
-  func.func @train_step(%w: !w {neox.param = "w.{layer}"}, %n: !n {neox.param = "n"}, %e: !e {neox.param = "e"}, %m: !w {neox.name = "w.{layer}", neox.role = "state", neox.slot = "exp_avg"}, %t: !t {neox.name = "tokens", neox.role = "batch"}) -> !n {
+  func.func @train_step(%w: !w {neox.param = "w.{layer}", neox.tensor = ["ffn"]}, %n: !n {neox.param = "n"}, %e: !e {neox.param = "e", neox.tensor_if_even = ["vocab"]}, %m: !w {neox.name = "w.{layer}", neox.role = "state", neox.slot = "exp_avg"}, %t: !t {neox.name = "tokens", neox.role = "batch"}) -> !n {
     return %n : !n
   }
 }

@@ -7,12 +7,11 @@
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, TensorType, ValueId, keys};
 
+use super::Result;
 use crate::arch::Arch;
 
 /// Number of kinds.
 const SITES: usize = 4;
-
-type Result<T> = std::result::Result<T, OpError>;
 
 /// The kinds of dropout of a model; each has masks of its own.
 #[derive(Debug, Clone, Copy)]
@@ -27,18 +26,22 @@ pub enum Site {
     Weights,
 }
 
-/// A constant that names elements: its parameter, its dim, and the size of that.
-type Constant = (&'static str, &'static str, usize);
+/// A constant that names elements, numbered in the order of its dims: its parameter, and the dims.
+type Constant = (&'static str, Vec<Dim>);
 
 /// Constants that a model's dropouts need.
 pub fn constants(a: &Arch) -> Vec<Constant> {
     let mut out = vec![];
     if a.hidden_dropout > 0.0 {
-        out.push(("columns", "embed", a.embed));
+        out.push(("columns", vec![Dim::new("embed", a.embed)]));
     }
     if a.attention_dropout > 0.0 {
-        out.push(("keys", "kv_seq", a.seq));
-        out.push(("heads", "heads", a.heads));
+        out.push(("keys", vec![Dim::new("kv_seq", a.seq)]));
+        let mut heads = vec![Dim::new("heads", a.key_heads())];
+        if a.queries() > 1 {
+            heads.push(Dim::new("queries", a.queries()));
+        }
+        out.push(("heads", heads));
     }
     out
 }
@@ -84,9 +87,7 @@ impl Names {
         let places = f.add_param("places", tokens, attrs);
         let constants = constants(a)
             .into_iter()
-            .map(|(name, dim, size)| {
-                (name, f.add_param(name, ids(vec![Dim::new(dim, size)]), role("const", name)))
-            })
+            .map(|(name, dims)| (name, f.add_param(name, ids(dims), role("const", name))))
             .collect();
         Names { places, layer, position: 0, constants }
     }

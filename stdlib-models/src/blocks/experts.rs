@@ -10,13 +10,10 @@
 //!
 //! The weight of a choice is its probability; weights are not made to sum to 1.
 
-use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, Builder, Dim, ValueId};
 
+use super::{Result, linear};
 use crate::arch::{Arch, Moe, Router};
-use crate::layers;
-
-type Result<T> = std::result::Result<T, OpError>;
 
 /// The experts' parameters: first and second projection.
 #[derive(Clone, Copy)]
@@ -146,7 +143,7 @@ pub fn mlp(
 
 fn activation(b: &mut Builder<'_>, a: &Arch, x: ValueId) -> Result<ValueId> {
     b.at(&a.loc("activation"));
-    layers::gelu(b, x, a.gelu_tanh)
+    a.activation.apply(b, x)
 }
 
 fn limited(
@@ -163,10 +160,10 @@ fn limited(
     let places = b.named("expert_slots", &[r.indices], attrs)?;
     let rows = b.one("dispatch", &[x, places[0], places[1]], Attrs::new())?;
     b.at(&a.loc("moe_num_experts"));
-    let wide = layers::linear(b, rows, e.up, e.up_bias, &["embed"])?;
+    let wide = linear(b, rows, e.up, e.up_bias, &["embed"])?;
     let active = activation(b, a, wide)?;
     b.at(&a.loc("moe_num_experts"));
-    let out = layers::linear(b, active, e.down, e.down_bias, &["ffn"])?;
+    let out = linear(b, active, e.down, e.down_bias, &["ffn"])?;
     b.at(&a.loc("moe_token_dropping"));
     b.one("combine", &[out, places[0], places[1], r.weights], Attrs::new())
 }

@@ -1,0 +1,75 @@
+//! What a layer is made of: norms, activations, what attention sees.
+
+use serde::{Deserialize, Serialize};
+
+/// A kind of norm.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Norm {
+    /// Less the mean, divided by the deviation.
+    #[default]
+    LayerNorm,
+    /// Divided by the root of the mean square (Zhang and Sennrich 2019, arXiv:1910.07467).
+    RmsNorm,
+}
+
+crate::words!(Norm: LayerNorm = "layernorm", RmsNorm = "rmsnorm");
+
+/// What a layer attends to. GPT-NeoX's `global` and `flash` are one kind here.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Attention {
+    /// All tokens before, and the token itself.
+    #[default]
+    Global,
+}
+
+crate::words!(Attention: Global = "global");
+
+/// The activation of an MLP, by GPT-NeoX's names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Activation {
+    /// x · Φ(x).
+    #[default]
+    Gelu,
+    /// max(x, 0).
+    Relu,
+    /// x · σ(x); GPT-NeoX also calls it `swish`.
+    Silu,
+    /// x / (1 + |x|).
+    Softsign,
+    /// x · tanh(log(1 + eˣ)).
+    Mish,
+    /// The gate x · σ(x).
+    SwiGlu,
+    /// The gate x · Φ(x).
+    GeGlu,
+    /// The gate max(x, 0).
+    ReGlu,
+    /// The gate σ(x).
+    Glu,
+    /// The gate x.
+    Bilinear,
+}
+
+crate::words!(
+    Activation: Gelu = "gelu",
+    Relu = "relu",
+    Silu = "silu",
+    Softsign = "softsign",
+    Mish = "mish",
+    SwiGlu = "swiglu",
+    GeGlu = "geglu",
+    ReGlu = "reglu",
+    Glu = "glu",
+    Bilinear = "bilinear",
+);
+
+impl Activation {
+    /// Whether it is the activation of a gate: the MLP has one more projection.
+    pub fn gated(self) -> bool {
+        use Activation::{Bilinear, GeGlu, Glu, ReGlu, SwiGlu};
+        matches!(self, SwiGlu | GeGlu | ReGlu | Glu | Bilinear)
+    }
+}

@@ -1,0 +1,106 @@
+//! Attention of a layer: one projection to queries, keys and values, rotary positions, causal attention written
+//! out, and the projection back.
+
+use neoxc_ir::{Attr, Attrs, Builder, TensorType, ValueId};
+
+use super::dropout::Names;
+use super::{Result, linear};
+use crate::arch::Arch;
+use crate::param::Values;
+
+/// Keys and values of the tokens before the one in the stream, and how many there are.
+#[derive(Debug, Clone, Copy)]
+pub struct Past {
+    /// [batch, heads, past, head_dim].
+    pub keys: ValueId,
+    /// [batch, heads, past, head_dim].
+    pub values: ValueId,
+    /// [seq = 1].
+    pub count: ValueId,
+}
+
+/// The keys, or the values, of a layer that are kept of a sequence: [batch, heads, past, head_dim].
+pub fn kept(a: &Arch) -> TensorType {
+    let dims = [("batch", 1), ("heads", a.key_heads()), ("past", a.seq), ("head_dim", a.head_dim)];
+    TensorType::f32(&dims)
+}
+
+/// Causal attention, written out: `drop(softmax(mask(q kᵀ · scale))) v`.
+///
+/// `k`, `v`: `[batch, heads, seq, head_dim]`; `q` likewise, and the result `[batch, seq, heads, head_dim]`; where
+/// several queries share a key, both have a dim `queries` behind `heads`.
+pub fn attention(
+    b: &mut Builder<'_>,
+    q: ValueId,
+    k: ValueId,
+    v: ValueId,
+    scale: f64,
+    drop: impl FnOnce(&mut Builder<'_>, ValueId) -> Result<ValueId>,
+) -> Result<ValueId> {
+    let to_kv =
+        Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
+    let k = b.one("rename", &[k], to_kv.clone())?;
+    let v = b.one("rename", &[v], to_kv)?;
+    let scores = b.matmul(q, k, &["head_dim"])?;
+    let scale = b.scalar(scale)?;
+    let scaled = b.mul(scores, scale)?;
+    let mask = Attrs::new()
+        .with("query", Attr::Str("seq".into()))
+        .with("key", Attr::Str("kv_seq".into()))
+        .with("value", Attr::Float(-1e30));
+    let masked = b.one("causal_mask", &[scaled], mask)?;
+    let dim = Attrs::new().with("dim", Attr::Str("kv_seq".into()));
+    let weights = b.one("softmax", &[masked], dim)?;
+    let weights = drop(b, weights)?;
+    let mixed = b.matmul(weights, v, &["kv_seq"])?;
+    match b.ty(mixed).has("queries") {
+        true => b.transpose_to(mixed, &["batch", "seq", "heads", "queries", "head_dim"]),
+        false => b.transpose_to(mixed, &["batch", "seq", "heads", "head_dim"]),
+    }
+}
+
+/// The attention branch on normalised `x` [batch, seq, embed], with the parameters whose roles begin with
+/// `attention.`: its output, its keys and its values. `tables` are cos and sin where positions are rotary.
+pub fn branch(
+    a: &Arch,
+    b: &mut Builder<'_>,
+    p: &Values,
+    x: ValueId,
+    tables: &[ValueId],
+    names: Option<&Names>,
+    past: Option<&Past>,
+) -> Result<(ValueId, [ValueId; 2])> {
+    b.at(&a.loc("num_attention_heads"));
+    let weight = p.need("attention.qkv.weight")?;
+    let qkv = linear(b, x, weight, p.get("attention.qkv.bias"), &["embed"])?;
+    let split = b.named("qkv_split", &[qkv], Attrs::new())?;
+    let (mut q, mut k, v) = (split[0], split[1], split[2]);
+    if let [cos, sin] = *tables {
+        b.at(&a.loc("rotary_pct"));
+        q = b.one("rotary", &[q, cos, sin], Attrs::new())?;
+        k = b.one("rotary", &[k, cos, sin], Attrs::new())?;
+    }
+    b.at(&a.loc("num_attention_heads"));
+    let scale = 1.0 / (a.head_dim as f64).sqrt();
+    let mixed = match past {
+        Some(Past { keys, values, count }) => {
+            let attrs = Attrs::new().with("scale", Attr::Float(scale));
+            b.one("cached_attention", &[q, k, v, *keys, *values, *count], attrs)?
+        }
+        None => attention(b, q, k, v, scale, |b, weights| match names {
+            Some(names) => {
+                let dropped = names.weights(a, b, weights);
+                b.at(&a.loc("num_attention_heads"));
+                dropped
+            }
+            None => Ok(weights),
+        })?,
+    };
+    let weight = p.need("attention.out.weight")?;
+    let bias = p.get("attention.out.bias");
+    let contract = match a.queries() {
+        1 => &["heads", "head_dim"][..],
+        _ => &["heads", "queries", "head_dim"],
+    };
+    Ok((linear(b, mixed, weight, bias, contract)?, [k, v]))
+}

@@ -1,0 +1,60 @@
+//! How positions enter a model: rotary tables for the layers, or rows added to the embedding.
+
+use neoxc_ir::{Attr, Attrs, Builder, TensorType, ValueId};
+
+use super::Result;
+use crate::arch::{Arch, Positions};
+use crate::param::Values;
+
+/// The rotary tables of `seq` places, name and type of each: cos and sin, [seq, rot].
+pub fn table_types(a: &Arch, seq: usize) -> Vec<(&'static str, TensorType)> {
+    match a.positions {
+        Positions::Rotary { dims, .. } => {
+            let ty = TensorType::f32(&[("seq", seq), ("rot", dims / 2)]);
+            vec![("rotary_cos", ty.clone()), ("rotary_sin", ty)]
+        }
+        _ => vec![],
+    }
+}
+
+/// The values of the rotary tables, made by `@setup`; none where positions are not rotary.
+pub fn tables(a: &Arch, b: &mut Builder<'_>) -> Result<Vec<ValueId>> {
+    let Positions::Rotary { dims, base } = a.positions else { return Ok(vec![]) };
+    b.at(&a.loc("rotary_pct"));
+    let attrs = Attrs::new()
+        .with("seq_size", Attr::Int(a.seq as i64))
+        .with("rot", Attr::Int(dims as i64))
+        .with("base", Attr::Float(base));
+    b.named("rotary_table", &[], attrs)
+}
+
+/// `x` [batch, seq, embed] with the learned rows of its positions added: those of the whole sequence, or the one
+/// of `place` [seq = 1].
+pub fn add_learned(
+    a: &Arch,
+    b: &mut Builder<'_>,
+    p: &Values,
+    x: ValueId,
+    place: Option<ValueId>,
+) -> Result<ValueId> {
+    if !matches!(a.positions, Positions::Learned { .. }) {
+        return Ok(x);
+    }
+    b.at(&a.loc("pos_emb"));
+    let table = p.need("positions.weight")?;
+    let rows = match place {
+        Some(place) => b.one("gather", &[table, place], Attrs::new())?,
+        None => {
+            let slice = Attrs::new()
+                .with("dim", Attr::Str("position".into()))
+                .with("start", Attr::Int(0))
+                .with("size", Attr::Int(a.seq as i64));
+            let rows = b.one("slice", &[table], slice)?;
+            let rename = Attrs::new()
+                .with("from", Attr::Str("position".into()))
+                .with("to", Attr::Str("seq".into()));
+            b.one("rename", &[rows], rename)?
+        }
+    };
+    b.add(x, rows)
+}

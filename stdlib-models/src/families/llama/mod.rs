@@ -1,0 +1,148 @@
+//! Llama (Touvron et al. 2023, arXiv:2302.13971 and arXiv:2307.09288): names as in Hugging Face's checkpoints.
+//!
+//! To GPT-NeoX its models are settings of one architecture, and so they are here: the blocks are chosen by keys, and
+//! the family has what is called otherwise. A model belongs to it where it has something that Hugging Face's GPT-NeoX
+//! has not: RMS norms, a gated MLP, or fewer key-value heads than heads.
+//!
+//! Queries, keys and values are one parameter, of which Hugging Face has three: for each key-value head the rows of
+//! its query heads, then the key's, then the value's.
+
+mod config_json;
+
+use neoxc_ir::op::OpError;
+use neoxc_ir::{Builder, ValueId};
+
+use super::{Family, hugging_face};
+use crate::arch::{Arch, LayerKind, Norm, Positions};
+use crate::blocks::transformer::{self, Layer};
+use crate::param::{Param, Piece, normal};
+
+/// The family.
+#[derive(Debug)]
+pub struct Llama;
+
+/// A norm's weight, and a layer norm's bias if norms have biases.
+fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Param> {
+    let e = [("embed", a.embed)];
+    let mut p = vec![Param::scale(roles[0], names[0], &e)];
+    if a.norm == Norm::LayerNorm && a.norm_bias {
+        p.push(Param::bias(roles[1], names[1], &e));
+    }
+    p
+}
+
+/// Queries, keys and values as ranges of dim 1 of the fused parameter.
+fn pieces(a: &Arch, names: [&'static str; 3]) -> Vec<Piece> {
+    let queries = a.queries();
+    let piece = |name, start, size| Piece { name, dim: 1, start, size };
+    vec![piece(names[0], 0, queries), piece(names[1], queries, 1), piece(names[2], queries + 1, 1)]
+}
+
+fn attention(a: &Arch) -> Vec<Param> {
+    let (e, d) = (("embed", a.embed), ("head_dim", a.head_dim));
+    let (h, qkv) = (("heads", a.key_heads()), ("qkv", a.queries() + 2));
+    let weight = Param::weight(
+        "attention.qkv.weight",
+        "self_attn.qkv_proj.weight",
+        &[h, qkv, d, e],
+        3,
+        normal(a.init_std),
+    );
+    let published =
+        ["self_attn.q_proj.weight", "self_attn.k_proj.weight", "self_attn.v_proj.weight"];
+    let mut p = vec![weight.divided("heads").published_as(pieces(a, published))];
+    if a.attention_bias {
+        let bias = Param::bias("attention.qkv.bias", "self_attn.qkv_proj.bias", &[h, qkv, d]);
+        let published = ["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"];
+        p.push(bias.divided("heads").published_as(pieces(a, published)));
+    }
+    let grouped = [e, h, ("queries", a.queries()), d];
+    let dims = if a.queries() > 1 { &grouped[..] } else { &[e, h, d] };
+    let (name, std) = ("self_attn.o_proj.weight", normal(a.output_init_std));
+    p.push(Param::weight("attention.out.weight", name, dims, 1, std).divided("heads"));
+    if a.attention_bias {
+        p.push(Param::bias("attention.out.bias", "self_attn.o_proj.bias", &[e]));
+    }
+    p
+}
+
+fn mlp(a: &Arch) -> Vec<Param> {
+    let (e, f) = (("embed", a.embed), ("ffn", a.ffn));
+    let mut p = vec![];
+    let mut wide = |weight: [&'static str; 2], bias: [&'static str; 2]| {
+        let w = Param::weight(weight[0], weight[1], &[f, e], 1, normal(a.init_std));
+        p.push(w.divided("ffn"));
+        if a.mlp_bias {
+            p.push(Param::bias(bias[0], bias[1], &[f]).divided("ffn"));
+        }
+    };
+    wide(["mlp.up.weight", "mlp.up_proj.weight"], ["mlp.up.bias", "mlp.up_proj.bias"]);
+    if a.gated {
+        wide(["mlp.gate.weight", "mlp.gate_proj.weight"], ["mlp.gate.bias", "mlp.gate_proj.bias"]);
+    }
+    let (name, std) = ("mlp.down_proj.weight", normal(a.output_init_std));
+    p.push(Param::weight("mlp.down.weight", name, &[e, f], 1, std).divided("ffn"));
+    if a.mlp_bias {
+        p.push(Param::bias("mlp.down.bias", "mlp.down_proj.bias", &[e]));
+    }
+    p
+}
+
+impl Family for Llama {
+    fn name(&self) -> &'static str {
+        "llama"
+    }
+
+    fn prefix(&self) -> &'static str {
+        "model."
+    }
+
+    fn outer(&self, a: &Arch) -> Vec<Param> {
+        let (e, v) = (("embed", a.embed), ("vocab", a.vocab));
+        let std = || normal(a.init_std);
+        let embed = Param::weight("embed.weight", "model.embed_tokens.weight", &[v, e], 1, std());
+        let mut p = vec![embed.divided_if_even("vocab").before_layers()];
+        if let Positions::Learned { rows } = a.positions {
+            let dims = [("position", rows), e];
+            let name = "model.embed_positions.weight";
+            let table = Param::weight("positions.weight", name, &dims, 1, std());
+            p.push(table.before_layers().published_as(vec![]));
+        }
+        let names = ["model.norm.weight", "model.norm.bias"];
+        p.extend(norm(a, ["final_norm.weight", "final_norm.bias"], names));
+        if !a.tied {
+            let head = Param::weight("head.weight", "lm_head.weight", &[v, e], 1, std());
+            p.push(head.divided_if_even("vocab"));
+        }
+        p
+    }
+
+    fn of_layer(&self, a: &Arch, kind: LayerKind) -> Vec<Param> {
+        let names = ["input_layernorm.weight", "input_layernorm.bias"];
+        let mut p = norm(a, ["norm.weight", "norm.bias"], names);
+        if !a.shared_norm {
+            let names = ["post_attention_layernorm.weight", "post_attention_layernorm.bias"];
+            p.extend(norm(a, ["mlp_norm.weight", "mlp_norm.bias"], names));
+        }
+        p.extend(attention(a));
+        p.extend(match a.moe.filter(|_| kind.experts) {
+            Some(m) => super::experts(a, m.experts),
+            None => mlp(a),
+        });
+        p
+    }
+
+    fn layer(
+        &self,
+        a: &Arch,
+        b: &mut Builder<'_>,
+        l: &Layer<'_>,
+        x: ValueId,
+    ) -> Result<(ValueId, [ValueId; 2]), OpError> {
+        transformer::layer(a, b, l, x)
+    }
+
+    fn hugging_face(&self) -> Option<&'static hugging_face::Format> {
+        Some(&config_json::FORMAT)
+    }
+}

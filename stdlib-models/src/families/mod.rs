@@ -1,0 +1,79 @@
+//! Model families: one folder each, with the names and parameters of its models, and how Hugging Face writes them.
+//!
+//! A family says which parameters a model has and what they are called; what a layer computes comes from
+//! [`crate::blocks`], and the decoder around the layers is [`crate::decoder`].
+
+pub mod gpt_neox;
+pub mod hugging_face;
+pub mod llama;
+
+use neoxc_ir::op::OpError;
+use neoxc_ir::{Builder, ValueId};
+
+use crate::arch::{Arch, LayerKind, Norm};
+use crate::blocks::transformer::Layer;
+use crate::param::{Param, normal};
+
+/// A family of models. Parameters are asked for by role (see [`Param::role`]); the decoder needs
+/// `embed.weight`, `final_norm.weight`, `head.weight` where the head is not the embedding, and
+/// `positions.weight` where positions are learned.
+pub trait Family: std::fmt::Debug + Sync {
+    /// The family's name, as Hugging Face's `model_type`.
+    fn name(&self) -> &'static str;
+
+    /// What stands before the names of a model's body: `gpt_neox.`, of which layer 3 is `gpt_neox.layers.3.`.
+    fn prefix(&self) -> &'static str;
+
+    /// Parameters outside the layers, by their full names.
+    fn outer(&self, a: &Arch) -> Vec<Param>;
+
+    /// Parameters of a layer of a kind, by their names within the layer.
+    fn of_layer(&self, a: &Arch, kind: LayerKind) -> Vec<Param>;
+
+    /// One layer on `x` [batch, seq, embed]; also its keys and values.
+    ///
+    /// # Errors
+    /// If the layer needs a parameter that the family does not declare, or its sizes do not fit.
+    fn layer(
+        &self,
+        a: &Arch,
+        b: &mut Builder<'_>,
+        l: &Layer<'_>,
+        x: ValueId,
+    ) -> Result<(ValueId, [ValueId; 2]), OpError>;
+
+    /// How Hugging Face writes its models, if it has them.
+    fn hugging_face(&self) -> Option<&'static hugging_face::Format>;
+}
+
+/// A router and experts in the place of the MLP, by GPT-NeoX's names; none of Hugging Face's classes has them so.
+fn experts(a: &Arch, count: usize) -> Vec<Param> {
+    let (x, e, f) = (("experts", count), ("embed", a.embed), ("ffn", a.ffn));
+    let (up, down) = (normal(a.init_std), normal(a.output_init_std));
+    // The router looks at all experts: no rank has a part of it.
+    let mut p = vec![Param::weight("router.weight", "mlp.router.weight", &[x, e], 1, up.clone())];
+    let name = "mlp.experts.dense_h_to_4h.weight";
+    let weight = Param::weight("experts.up.weight", name, &[x, f, e], 2, up);
+    p.push(weight.of_experts("experts").divided("ffn"));
+    if a.mlp_bias {
+        let bias = Param::bias("experts.up.bias", "mlp.experts.dense_h_to_4h.bias", &[x, f]);
+        p.push(bias.of_experts("experts").divided("ffn"));
+    }
+    let name = "mlp.experts.dense_4h_to_h.weight";
+    let weight = Param::weight("experts.down.weight", name, &[x, e, f], 2, down);
+    p.push(weight.of_experts("experts").divided("ffn"));
+    if a.mlp_bias {
+        let bias = Param::bias("experts.down.bias", "mlp.experts.dense_4h_to_h.bias", &[x, e]);
+        p.push(bias.of_experts("experts"));
+    }
+    p.into_iter().map(|p| p.published_as(vec![])).collect()
+}
+
+/// All families.
+pub const ALL: &[&dyn Family] = &[&gpt_neox::GptNeox, &llama::Llama];
+
+/// The family that a model belongs to: Llama where it has something that Hugging Face's GPT-NeoX has not.
+pub fn of(a: &Arch) -> &'static dyn Family {
+    let llama = a.norm == Norm::RmsNorm || a.gated || a.queries() > 1;
+    if llama { &llama::Llama } else { &gpt_neox::GptNeox }
+}

@@ -1,0 +1,144 @@
+//! What Hugging Face's checkpoints have of a configuration's model: its `config.json`, and where its weights are.
+
+use neoxc_frontend::Config;
+use neoxc_models::decoder::parameters;
+use neoxc_models::families;
+pub use neoxc_models::families::hugging_face::{Described, read};
+use neoxc_plan::names;
+use serde_json::{Map, Value};
+
+use crate::lower_config;
+
+/// A tensor of a checkpoint that has a range of one dim of a weight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Piece {
+    /// The tensor's name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<u64>,
+    /// The weight's dim of which it has a range.
+    pub dim: usize,
+    /// First element of the range.
+    pub start: usize,
+    /// Elements of the range.
+    pub size: usize,
+}
+
+/// A weight of one layer, or outside of layers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Weight {
+    /// Logical name.
+    pub name: String,
+    /// The dims that pieces are ranges of.
+    pub dims: Vec<usize>,
+    /// Where Hugging Face has it.
+    pub pieces: Vec<Piece>,
+}
+
+impl Weight {
+    /// Elements before and after a dim.
+    fn around(&self, dim: usize) -> (usize, usize) {
+        (self.dims[..dim].iter().product(), self.dims[dim + 1..].iter().product())
+    }
+
+    /// Elements of the whole.
+    pub fn elements(&self) -> usize {
+        self.dims.iter().product()
+    }
+
+    /// The elements that a piece has, in its order, out of those of the whole; elements are `width` bytes.
+    pub fn split(&self, whole: &[u8], piece: &Piece, width: usize) -> Vec<u8> {
+        let (outer, inner) = self.around(piece.dim);
+        let (stride, from, len) = (
+            self.dims[piece.dim] * inner * width,
+            piece.start * inner * width,
+            piece.size * inner * width,
+        );
+        (0..outer).flat_map(|i| whole[i * stride + from..][..len].iter().copied()).collect()
+    }
+
+    /// Puts a piece's elements where they are in the whole.
+    pub fn join(&self, whole: &mut [u8], piece: &Piece, bytes: &[u8], width: usize) {
+        let (outer, inner) = self.around(piece.dim);
+        let (stride, to, len) = (
+            self.dims[piece.dim] * inner * width,
+            piece.start * inner * width,
+            piece.size * inner * width,
+        );
+        for i in 0..outer {
+            whole[i * stride + to..][..len].copy_from_slice(&bytes[i * len..][..len]);
+        }
+    }
+}
+
+/// The weights of a configuration's model, layer by layer.
+pub fn weights(config: &Config) -> Vec<Weight> {
+    let a = lower_config::arch(config);
+    let family = families::of(&a);
+    let slices = (a.layers / a.period().len().max(1)) as u64;
+    let mut out = vec![];
+    for (name, position, p) in parameters(&a, family) {
+        let layers = if position.is_some() { slices } else { 1 };
+        // What stands in front of the name within the layer is the same for pieces.
+        let prefix = name.strip_suffix(p.name).unwrap_or_default();
+        for layer in 0..layers {
+            let piece = |piece: &neoxc_models::param::Piece| Piece {
+                name: names::of_slice(&format!("{prefix}{}", piece.name), layer),
+                shape: p.shape_of(Some(piece)).into_iter().map(|n| n as u64).collect(),
+                dim: piece.dim,
+                start: piece.start,
+                size: piece.size,
+            };
+            out.push(Weight {
+                name: names::of_slice(&name, layer),
+                dims: p.dims.iter().map(|d| d.size).collect(),
+                pieces: p.pieces.iter().map(piece).collect(),
+            });
+        }
+    }
+    out
+}
+
+/// Ends of the names of tensors that hold no parameters of the configuration's model.
+pub fn buffers(config: &Config) -> &'static [&'static str] {
+    families::of(&lower_config::arch(config)).hugging_face().map_or(&[], |f| f.buffers)
+}
+
+/// The tensor that a checkpoint may have beside the embedding though both are one: their names.
+pub fn tied_head(config: &Config) -> Option<[String; 2]> {
+    let mut a = lower_config::arch(config);
+    if !a.tied {
+        return None;
+    }
+    a.tied = false;
+    let outer = families::of(&a).outer(&a);
+    let named = |role: &str| outer.iter().find(|p| p.role == role)?.pieces.first().map(|p| p.name);
+    Some([named("head.weight")?.to_string(), named("embed.weight")?.to_string()])
+}
+
+/// The `config.json` of a configuration's model, without special ids and dtype.
+///
+/// # Errors
+/// What Hugging Face's class does not have of the model.
+pub fn config_json(config: &Config) -> Result<Map<String, Value>, String> {
+    families::hugging_face::write(&lower_config::arch(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_are_ranges_of_one_dim() {
+        let piece = |start, size| Piece { name: String::new(), shape: vec![], dim: 1, start, size };
+        let w = Weight { name: "w".into(), dims: vec![2, 3, 2], pieces: vec![] };
+        let whole: Vec<u8> = (0..24).collect();
+        let (first, last) = (piece(0, 2), piece(2, 1));
+        let parts = [w.split(&whole, &first, 2), w.split(&whole, &last, 2)];
+        assert_eq!(parts[1], [8, 9, 10, 11, 20, 21, 22, 23]);
+        let mut back = vec![0; 24];
+        w.join(&mut back, &last, &parts[1], 2);
+        w.join(&mut back, &first, &parts[0], 2);
+        assert_eq!(back, whole);
+    }
+}
