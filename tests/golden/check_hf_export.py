@@ -4,7 +4,7 @@ usage: check_hf_export.py write CASE DIR      DIR: a Hugging Face folder with CA
        check_hf_export.py check DIR CASE      loads DIR, compares its logits with CASE's
        check_hf_export.py all NEOXC           both, through both conversions of NEOXC, for every case
 
-CASE is a rotary case of this folder, such as parallel_erf or pythia_14m. Exits with 1 when any
+CASE is a rotary case of this folder, such as parallel_erf, pythia_14m or llama_grouped. Exits with 1 when any
 logit is more than 1e-4 away (absolute; the logits are of order 1).
 """
 import json
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 import hashed
 import make_goldens
+import make_llama_goldens
 
 HERE = pathlib.Path(__file__).parent
 TOLERANCE = 1e-4
@@ -31,11 +32,12 @@ def load_case(name):
 def write(case, folder):
     meta, tensors = load_case(case)
     cfg = meta["neox"]
+    maker = make_llama_goldens if meta["hf"]["model_type"] == "llama" else make_goldens
     if meta["kind"] == "sampled":
-        params = {n: hashed.parameter(n, s) for n, s in make_goldens.shapes(cfg).items()}
+        params = {n: hashed.parameter(n, s) for n, s in maker.shapes(cfg).items()}
     else:
-        params = {n: tensors["param." + n] for n in make_goldens.shapes(cfg)}
-    make_goldens.HuggingFace(cfg, params).model.save_pretrained(folder)
+        params = {n: tensors["param." + n] for n in maker.shapes(cfg)}
+    maker.HuggingFace(cfg, params).model.save_pretrained(folder)
     print(f"{folder}: {len(params)} tensors of {case}")
 
 

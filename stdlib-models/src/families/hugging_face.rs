@@ -212,7 +212,7 @@ impl Reader<'_> {
         defaults: (f64, f64),
     ) -> (f64, f64) {
         // What was given, with the key that gives it.
-        let (mut bases, mut parts): (Vec<(String, f64)>, Vec<(String, f64)>) = (vec![], vec![]);
+        let (mut bases, mut parts) = (vec![], vec![]);
         for key in old_base {
             if self.get(key).is_some() {
                 bases.push((key.to_string(), self.number(key, defaults.0)));
@@ -240,7 +240,7 @@ impl Reader<'_> {
                 }
             }
         }
-        for values in [&bases, &parts] {
+        for values in [&bases, &parts] as [&Vec<(String, f64)>; 2] {
             if let Some((other, y)) = values.iter().find(|(_, y)| *y != values[0].1) {
                 let (first, x) = &values[0];
                 self.problems.push(format!("`{first}` is {x}, but `{other}` is {y}"));

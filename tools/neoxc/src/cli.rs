@@ -71,7 +71,7 @@ pub enum Command {
     Data(Data),
     /// Sample text from a trained model.
     Generate(Generate),
-    /// Convert checkpoints to and from Hugging Face's GPTNeoXForCausalLM.
+    /// Convert checkpoints to and from Hugging Face's folders.
     #[command(subcommand)]
     Convert(Convert),
     /// Print a script that completes neoxc's commands, flags and values in a shell.
@@ -375,14 +375,42 @@ pub enum Convert {
         /// Folder to make.
         out: PathBuf,
     },
-    /// A global_stepN folder to a Hugging Face folder.
-    NeoxToHf {
-        /// The global_stepN folder.
-        checkpoint: PathBuf,
-        /// Folder to make.
-        out: PathBuf,
-        /// Storage dtype.
-        #[arg(long, value_enum, default_value = "fp32")]
-        precision: Precision,
-    },
+    /// A global_stepN folder to a Hugging Face folder, which appears once its logits are those of the checkpoint.
+    NeoxToHf(NeoxToHf),
+}
+
+/// `neoxc convert neox-to-hf`.
+#[derive(Debug, Args)]
+pub struct NeoxToHf {
+    /// The global_stepN folder.
+    pub checkpoint: PathBuf,
+    /// Folder to make; OUT.certificate.json says what was compared.
+    pub out: PathBuf,
+    /// Storage dtype.
+    #[arg(long, value_enum, default_value = "fp32")]
+    pub precision: Precision,
+    /// Size above which weights are several files: a number of bytes, KB, MB, GB, KiB, MiB or GiB.
+    #[arg(long, default_value = "5GB", value_name = "SIZE", value_parser = size)]
+    pub max_shard_size: usize,
+    /// The tokenizer.json to carry, if not the one that the checkpoint's configuration names.
+    #[arg(long, value_name = "FILE")]
+    pub tokenizer: Option<PathBuf>,
+}
+
+/// A size such as `5GB`, bytes.
+fn size(text: &str) -> Result<usize, String> {
+    let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(end);
+    let unit: usize = match unit.trim() {
+        "" | "B" => 1,
+        "KB" => 1000,
+        "MB" => 1_000_000,
+        "GB" => 1_000_000_000,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        other => return Err(format!("{other:?} is no unit: B, KB, MB, GB, KiB, MiB or GiB")),
+    };
+    let bytes = number.parse::<usize>().ok().and_then(|n| n.checked_mul(unit));
+    bytes.filter(|n| *n > 0).ok_or_else(|| "a number above 0 with a unit, such as 5GB".into())
 }

@@ -53,6 +53,10 @@ const ROWS: &[Row] = &[
     Row("mlp_multiple_of", "24", &[]),
     Row("expansion_factor", "2.0", &[]),
     Row("num_attention_heads", "4", &[]),
+    Row("num_kv_heads", "1", &[]),
+    Row("norm", "rmsnorm", &[]),
+    Row("rms_norm_epsilon", "0.001", &["norm=rmsnorm"]),
+    Row("activation", "mish", &[]),
     Row("seq_length", "8", &[]),
     Row("max_position_embeddings", "32", &["pos_emb=learned"]),
     Row("layernorm_epsilon", "0.001", &[]),
@@ -131,8 +135,6 @@ const ROWS: &[Row] = &[
 /// Supported arguments of which one value is all there is so far, or whose values mean the same here: another one
 /// must be refused by name, or change something. The last word is what a refusal must name.
 const ONE_VALUE: &[(Row, &str)] = &[
-    (Row("norm", "scalenorm", &[]), "scalenorm"),
-    (Row("activation", "mish", &[]), "mish"),
     (Row("attention_config", "[[[\"gmlp\"], 4]]", &[]), "gmlp"),
     (Row("data_impl", "lazy", &[]), "lazy"),
     (Row("optimizer_type", "sm3", &[]), "sm3"),

@@ -1,0 +1,126 @@
+//! `config.json`: every key is honoured or refused by name.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+use neoxc_models::families::hugging_face::{Says, read, rotary_part};
+use neoxc_models::families::{self, Family};
+use serde_json::{Value, json};
+
+fn formats() -> impl Iterator<Item = &'static dyn Family> {
+    families::ALL.iter().copied().filter(|f| f.hugging_face().is_some())
+}
+
+fn sets(
+    family: &dyn Family,
+    key: &str,
+    value: Value,
+) -> Result<Vec<(String, String)>, Vec<String>> {
+    let mut json = json!({ "model_type": family.name() });
+    json[key] = value;
+    read(&json).map(|d| d.sets)
+}
+
+/// Whatever is declared to say something of the model changes its keys, or is refused by its name.
+#[test]
+fn every_key_is_honoured_or_refused_by_name() {
+    for family in formats() {
+        let format = family.hugging_face().unwrap();
+        let default = sets(family, "model_type", family.name().into()).unwrap();
+        for (key, says) in format.all_keys().filter(|(key, _)| *key != "model_type") {
+            let values = [
+                json!(3),
+                json!(0.125),
+                json!(true),
+                json!(false),
+                json!("relu"),
+                json!("gelu_new"),
+                json!({"a": 1}),
+            ];
+            let read: Vec<_> = values.map(|v| sets(family, key, v)).into_iter().collect();
+            let named = |e: &[String]| e.iter().any(|p| p.contains(key));
+            let refused = |r: &Result<_, Vec<String>>| r.as_ref().is_err_and(|e| named(e));
+            let changed = |r: &Result<Vec<_>, _>| r.as_ref().is_ok_and(|s| *s != default);
+            match says {
+                Says::Model => {
+                    assert!(read.iter().all(|r| refused(r) || r.is_ok()), "{key}: {read:?}");
+                    assert!(read.iter().any(refused), "{key} takes anything");
+                    assert!(
+                        read.iter().any(changed)
+                            || *key == "architectures"
+                            || key.starts_with("rope_")
+                            || *key == "head_dim",
+                        "{key} changes nothing"
+                    );
+                }
+                Says::Only(_) => assert!(read.iter().any(refused), "{key} takes anything"),
+                Says::SpecialId | Says::Nothing => {
+                    assert!(read.iter().all(|r| r.as_ref().is_ok_and(|s| *s == default)), "{key}");
+                }
+            }
+            assert_eq!(sets(family, key, Value::Null).unwrap(), default, "{key} may be null");
+        }
+        let told = sets(family, "attention_softcap", json!(30.0)).unwrap_err();
+        assert!(told[0].contains("`attention_softcap` is not known"), "{told:?}");
+    }
+}
+
+#[test]
+fn scaled_rotary_positions_are_refused_by_name() {
+    for family in formats() {
+        for (key, value, want) in [
+            (
+                "rope_scaling",
+                json!({"type": "linear", "factor": 4.0}),
+                "`rope_scaling.type` is \"linear\"",
+            ),
+            (
+                "rope_scaling",
+                json!({"rope_type": "default", "factor": 2.0}),
+                "`rope_scaling.factor` is 2.0",
+            ),
+            (
+                "rope_parameters",
+                json!({"rope_type": "yarn"}),
+                "`rope_parameters.rope_type` is \"yarn\"",
+            ),
+            (
+                "rope_parameters",
+                json!({"rope_theta": 10000.5}),
+                "`rope_parameters.rope_theta` is 10000.5",
+            ),
+        ] {
+            let told = sets(family, key, value).unwrap_err();
+            assert!(told.iter().any(|t| t.contains(want)), "{told:?}");
+        }
+        let base = |key: &str, value| {
+            let all = sets(family, key, value).unwrap();
+            all.into_iter().find(|(k, _)| k == "rotary_emb_base").unwrap().1
+        };
+        assert_eq!(
+            base("rope_parameters", json!({"rope_type": "default", "rope_theta": 5e5})),
+            "500000"
+        );
+        assert_eq!(base("rope_theta", json!(1000000.0)), "1000000");
+        let both = json!({ "model_type": family.name(), "rope_theta": 1e4, "rope_parameters": {"rope_theta": 5e5} });
+        assert!(read(&both).unwrap_err()[0].contains("but `rope_parameters.rope_theta` is 500000"));
+    }
+}
+
+#[test]
+fn other_models_are_refused_by_name() {
+    assert!(
+        read(&json!({"model_type": "mamba"})).unwrap_err()[0].contains("`model_type` is \"mamba\"")
+    );
+    let json = json!({"model_type": "llama", "architectures": ["LlamaForSequenceClassification"]});
+    assert!(read(&json).unwrap_err()[0].contains("LlamaForSequenceClassification"));
+    assert!(read(&json!([])).is_err());
+}
+
+/// Hugging Face takes int(head · part): no quotient may be rounded below its whole number.
+#[test]
+fn rotary_parts_come_back_as_they_were() {
+    for head in 1usize..300 {
+        for dims in 0..=head {
+            assert_eq!((head as f64 * rotary_part(dims, head)) as usize, dims, "{dims} of {head}");
+        }
+    }
+}
