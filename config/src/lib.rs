@@ -8,6 +8,7 @@
 //! - [`Norm`], [`Activation`], [`Attention`]: what layers are made of.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
 //! - [`Precision`]: the dtype of matmuls and activations.
+//! - [`Run`], [`LearningRate`]: batches, steps, data, checkpoints; [`Settings`]: what a plan keeps of them.
 //!
 //! ```
 //! use neoxc_config::PipeSchedule;
@@ -67,8 +68,10 @@ mod experts;
 mod layer;
 mod pipeline;
 mod precision;
+mod run;
 
 pub use experts::{Capacity, Moe, Router};
 pub use layer::{Activation, Attention, Norm};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;
+pub use run::{Decay, LearningRate, Run, Settings};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use neoxc_base::codes::{conflict, impossible_value, missing_key, not_supported, wrong_type};
 use neoxc_base::diag::Diagnostic;
 
-use crate::config::{Config, Model, Optimizer, Parallel, Precision, Run};
+use crate::config::{Config, Decay, LearningRate, Model, Optimizer, Parallel, Precision, Run};
 use crate::merge::Merged;
 use crate::reader::{Reader, disabled, number};
 use crate::yaml::{Node, Value};
@@ -225,14 +225,16 @@ impl Reader<'_> {
             self.int("lr_decay_iters").map_or((iters as f64 * fraction) as u64, |n| n as u64);
         let clip = self.given("gradient_clipping").unwrap_or_else(|| self.float("clip_grad"));
         Some(Optimizer {
-            lr,
-            min_lr: self.float("min_lr"),
+            rate: LearningRate {
+                lr,
+                min_lr: self.float("min_lr"),
+                style: Decay::parse(&self.word("lr_decay_style")).unwrap_or_default(),
+                iters: decay_iters.max(1),
+                warmup: self.float("warmup"),
+            },
             kind: settings.optimizer.name().into(),
             hypers: settings.values().map(|(name, x)| (name.to_string(), x)).collect(),
             gradient_clipping: clip,
-            lr_decay_style: self.word("lr_decay_style"),
-            lr_decay_iters: decay_iters.max(1),
-            warmup: self.float("warmup"),
         })
     }
 

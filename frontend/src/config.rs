@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use neoxc_config::{
-    Activation, Attention, Capacity, Moe, Norm, PipePartition, PipeSchedule, Precision, Router,
+    Activation, Attention, Capacity, Decay, LearningRate, Moe, Norm, PipePartition, PipeSchedule,
+    Precision, Router, Run,
 };
 
 /// A checked configuration.
@@ -180,10 +181,9 @@ impl Model {
 /// The optimizer and its learning rate.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Optimizer {
-    /// Peak learning rate.
-    pub lr: f64,
-    /// Final learning rate.
-    pub min_lr: f64,
+    /// The learning rate.
+    #[serde(flatten)]
+    pub rate: LearningRate,
     /// Its name.
     #[serde(default = "first_optimizer")]
     pub kind: String,
@@ -192,12 +192,6 @@ pub struct Optimizer {
     pub hypers: BTreeMap<String, f64>,
     /// Global gradient-norm limit; 0 means none.
     pub gradient_clipping: f64,
-    /// `constant`, `linear`, `cosine`, `exponential`.
-    pub lr_decay_style: String,
-    /// Iterations over which the rate decays.
-    pub lr_decay_iters: u64,
-    /// Part of them that warms up.
-    pub warmup: f64,
 }
 
 /// The name of the optimizer in configurations that were written when there was one.
@@ -211,57 +205,4 @@ impl Optimizer {
         let start = neoxc_optimizers::Settings::new(neoxc_optimizers::find(&self.kind)?);
         self.hypers.iter().try_fold(start, |settings, (name, x)| settings.with(name, *x))
     }
-}
-
-/// The run.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Run {
-    /// Sequences per micro-batch.
-    pub micro_batch: usize,
-    /// Micro-batches per step and data-parallel rank.
-    pub grad_accum: usize,
-    /// Steps.
-    pub train_iters: u64,
-    /// Seed of start values and sample order.
-    pub seed: u32,
-    /// Steps between evaluations.
-    pub eval_interval: u64,
-    /// Batches per evaluation.
-    pub eval_iters: u64,
-    /// Steps between log lines.
-    pub log_interval: u64,
-    /// Folder of checkpoints.
-    pub save: Option<String>,
-    /// Folder of checkpoints that a run goes on from.
-    pub load: Option<String>,
-    /// Which of them, if not the newest.
-    #[serde(default)]
-    pub iteration: Option<u64>,
-    /// Whether the run takes their weights only, and begins at step 0.
-    #[serde(default)]
-    pub finetune: bool,
-    /// Steps between checkpoints (or their growth factor, when `checkpoint_log`).
-    pub checkpoint_factor: Option<f64>,
-    /// Checkpoints at growing distances.
-    pub checkpoint_log: bool,
-    /// Further steps to save at.
-    pub extra_save_iters: Vec<u64>,
-    /// Checkpoints to keep.
-    pub keep_last: Option<usize>,
-    /// One data set, divided by `split`.
-    pub data_path: Option<String>,
-    /// Training data.
-    pub train_data: Option<String>,
-    /// Validation data.
-    pub valid_data: Option<String>,
-    /// Parts of `data_path`.
-    pub split: String,
-    /// Kind of tokenizer.
-    pub tokenizer_type: String,
-    /// Its file.
-    pub vocab_file: Option<String>,
-    /// Its merges.
-    pub merge_file: Option<String>,
-    /// No loss on end-of-document tokens.
-    pub eod_mask_loss: bool,
 }

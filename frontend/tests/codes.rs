@@ -48,7 +48,7 @@ fn examples_give_their_diagnostic_and_what_is_meant_does_not() {
 #[test]
 fn words_of_the_tables_are_those_of_the_types() {
     use neoxc_frontend::arguments::{Range, find};
-    use neoxc_frontend::config::{PipePartition, PipeSchedule, Router};
+    use neoxc_frontend::config::{Decay, PipePartition, PipeSchedule, Router};
     let sorted = |mut words: Vec<&'static str>| {
         words.sort_unstable();
         words
@@ -59,6 +59,8 @@ fn words_of_the_tables_are_those_of_the_types() {
     };
     let routers = Router::ALL.map(|(n, _)| n).to_vec();
     assert_eq!(words("moe_router_type"), sorted(routers));
+    let decays = Decay::ALL.map(|(n, _)| n).to_vec();
+    assert_eq!(words("lr_decay_style"), sorted(decays));
     let schedules = PipeSchedule::ALL.map(|(n, _)| n).to_vec();
     assert_eq!(words("pipe_schedule"), sorted(schedules));
     let methods = PipePartition::ALL.map(|(n, _)| n).to_vec();

@@ -46,7 +46,7 @@ fn a_good_file_loads() {
     let l = from_text(&[GOOD], &["optimizer.params.lr=0.5", "seed=7"]);
     assert!(l.diagnostics.is_empty(), "{:?}", told(&l));
     let c = l.config.unwrap();
-    assert_eq!((c.model.rotary_dims, c.optimizer.lr, c.run.seed), (2, 0.5, 7));
+    assert_eq!((c.model.rotary_dims, c.optimizer.rate.lr, c.run.seed), (2, 0.5, 7));
     assert_eq!(c.places["hidden_size"].1, 3);
     assert_eq!(c.model.init_std, 0.02);
 }

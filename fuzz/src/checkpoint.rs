@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use arbitrary::{Result, Unstructured};
 use neoxc_plan::Plan;
 use neoxc_runtime::checkpoint::{self, Manifest, Reader, Tensor};
-use neoxc_runtime::train::Settings;
+use neoxc_runtime::train::settings;
 use serde_json::Value;
 
 use crate::{Target, wreck};
@@ -30,7 +30,7 @@ impl CheckpointTarget {
         let most = plan.tables.parameters.iter().map(|p| p.elements() as usize * 4).max();
         let bytes: Vec<u8> = (0..most.unwrap_or(0)).map(|n| (n % 251) as u8).collect();
         let get = |rank, t: &Tensor| &bytes[..t.block(&plan, rank).elements() as usize * 4];
-        let settings = Settings::of(&plan).map_err(std::io::Error::other)?;
+        let settings = settings(&plan).map_err(std::io::Error::other)?;
         let made = checkpoint::save(folder.path(), &plan, &settings, 3, 9, &get)
             .map_err(std::io::Error::other)?;
         let manifest = serde_json::from_slice(&fs::read(made.join("manifest.json"))?)?;

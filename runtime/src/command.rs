@@ -11,7 +11,7 @@ use crate::RuntimeError;
 use crate::job::{self, Job};
 use crate::progress::{TrainProgress, human};
 use crate::signals::{EXIT_STOPPED, stop_flag};
-use crate::train::{Options, Settings, Summary, train};
+use crate::train::{Options, Summary, settings, train};
 use crate::{say, tell};
 
 /// What `run` takes besides the plan.
@@ -65,7 +65,7 @@ pub fn threads(text: &str) -> Result<usize, String> {
 /// # Errors
 /// What training is stopped by.
 pub fn run(plan: &Plan, a: &RunArgs) -> Result<u8, RuntimeError> {
-    let settings = Settings::of(plan)?;
+    let settings = settings(plan)?;
     let stop = stop_flag()?;
     let job = Job::join(plan, [a.timeout, a.start_timeout].map(Duration::from_secs))?.map(Arc::new);
     let options = Options {
@@ -83,7 +83,7 @@ pub fn run(plan: &Plan, a: &RunArgs) -> Result<u8, RuntimeError> {
     if job::leads() {
         tell_start(plan, &options);
     }
-    let mut watch = TrainProgress::new(settings.log_interval);
+    let mut watch = TrainProgress::new(settings.run.log_interval);
     let s = train(plan, &options, &mut watch)?;
     job::leave(options.job)?;
     let code = if s.stopped { EXIT_STOPPED } else { 0 };

@@ -5,8 +5,8 @@ use neoxc_plan::Plan;
 
 use crate::RuntimeError;
 use crate::ranks::Ranks;
-use crate::train::Settings;
 use crate::train::init::philox;
+use crate::train::settings;
 
 /// How to sample.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +33,7 @@ pub fn generate(
     end: Option<u32>,
     mut each: impl FnMut(u32),
 ) -> Result<Vec<u32>, RuntimeError> {
-    let settings = Settings::of(plan)?;
+    let settings = settings(plan)?;
     let seq = settings.seq_length;
     let mut all: Vec<u32> = prompt.to_vec();
     if all.is_empty() {

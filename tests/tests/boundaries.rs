@@ -14,11 +14,12 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("passes", &["neoxc-base", "neoxc-config", "neoxc-ir", "neoxc-optimizers"]),
     ("codegen", &["neoxc-ir", "neoxc-plan"]),
     ("runtime/plan", &["neoxc-base"]),
-    ("runtime", &["neoxc-base", "neoxc-plan"]),
+    ("runtime", &["neoxc-base", "neoxc-config", "neoxc-plan"]),
     (
         "tools/driver",
         &[
             "neoxc-base",
+            "neoxc-config",
             "neoxc-ir",
             "neoxc-frontend",
             "neoxc-models",

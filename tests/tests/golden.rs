@@ -14,8 +14,8 @@ use neoxc_frontend::Config;
 use neoxc_ir::target::Target;
 use neoxc_plan::{Plan, Port, SegmentKind, Values};
 use neoxc_runtime::device::{CpuDevice, Device};
-use neoxc_runtime::train::Settings;
 use neoxc_runtime::train::lr::learning_rate;
+use neoxc_runtime::train::settings;
 use serde_json::Value;
 
 struct Case {
@@ -271,7 +271,7 @@ fn models_with_experts() {
 fn check_training(name: &str) {
     let c = case(name);
     let plan = plan(&c);
-    let (settings, weights) = (Settings::of(&plan).unwrap(), weights(&config(&c)));
+    let (settings, weights) = (settings(&plan).unwrap(), weights(&config(&c)));
     let mut m = Machine::new(&plan, &|n| c.whole("param", n, &weights));
     let numbers = |key: &str| -> Vec<f64> {
         c.json[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
@@ -284,7 +284,7 @@ fn check_training(name: &str) {
             all[step * size..(step + 1) * size].to_vec()
         };
         let n = step as u64 + 1;
-        let lr = learning_rate(&settings, n);
+        let lr = learning_rate(&settings.rate, n);
         assert!(
             (lr - lrs[step]).abs() < 1e-12,
             "{name} step {n}: learning rate {lr}, {}",

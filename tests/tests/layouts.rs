@@ -310,7 +310,7 @@ fn every_layout_reads_what_every_other_one_wrote() {
             let parameter = |t: &checkpoint::Tensor| &plan.tables.parameters[t.parameter];
             let m = ranks.load(&save.join("global_step2")).unwrap();
             let out = folder.path().join("again");
-            let settings = neoxc_runtime::train::Settings::of(plan).unwrap();
+            let settings = neoxc_runtime::train::settings(plan).unwrap();
             let get = |r, t: &checkpoint::Tensor| ranks.part(r, &t.values, parameter(t), t.layer);
             let again = checkpoint::save(&out, plan, &settings, m.step, m.samples, &get).unwrap();
             assert!(all_tensors(&again) == *want, "{:?} → {:?}", layouts[from], layouts[to]);

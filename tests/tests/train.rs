@@ -338,7 +338,7 @@ fn the_first_tensor_that_is_not_finite_is_named() {
                 }
             }
             let get = |rank, t: &checkpoint::Tensor| &parts[&(rank, t.name.clone())][..];
-            let settings = train::Settings::of(&plan).unwrap();
+            let settings = train::settings(&plan).unwrap();
             let bad = folder.path().join("bad");
             let _ = std::fs::remove_dir_all(&bad);
             checkpoint::save(&bad, &plan, &settings, 2, 8, &get).unwrap();

@@ -192,7 +192,7 @@ pub fn save(
     samples: u64,
     get: Source<'_>,
 ) -> Result<PathBuf, RuntimeError> {
-    let (seed, draws, attempt) = (settings.seed, BTreeMap::new(), attempt());
+    let (seed, draws, attempt) = (settings.run.seed, BTreeMap::new(), attempt());
     let save = Save { folder: folder.to_path_buf(), plan, seed, draws, step, samples, attempt };
     let ranks: Vec<u64> = (0..plan.ranks()).collect();
     save.settle(save.write(&ranks, get, &|| false)?)?;

@@ -9,46 +9,41 @@
 //!
 //! and never below min_lr.
 
-use super::settings::Settings;
+use neoxc_config::{Decay, LearningRate};
 
 /// The learning rate of optimizer step `step` (from 1).
-pub fn learning_rate(s: &Settings, step: u64) -> f64 {
-    let warm = s.warmup * s.lr_decay_iters as f64;
+pub fn learning_rate(s: &LearningRate, step: u64) -> f64 {
+    let warm = s.warmup * s.iters as f64;
     let n = step.saturating_sub(1) as f64;
     if warm > 0.0 && n <= warm {
         return s.lr * n.max(1.0) / warm;
     }
-    let end = s.lr_decay_iters as f64 - warm;
+    let end = s.iters as f64 - warm;
     // Past the end of the decay the rate stays where it arrived.
     let m = (n - warm).min(end);
-    let lr = match s.lr_decay_style.as_str() {
-        "linear" => s.lr * (end - m) / end,
-        "cosine" => {
+    let lr = match s.style {
+        Decay::Linear => s.lr * (end - m) / end,
+        Decay::Cosine => {
             s.min_lr + (s.lr - s.min_lr) / 2.0 * (1.0 + (std::f64::consts::PI * m / end).cos())
         }
-        "exponential" => s.lr * (-0.693 * m / end).exp(),
-        _ => s.lr,
+        Decay::Exponential => s.lr * (-0.693 * m / end).exp(),
+        Decay::Constant => s.lr,
     };
     lr.max(s.min_lr)
 }
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
-    use crate::train::settings::testing;
 
     /// Worked out by hand from the formulas above.
     #[test]
     fn the_first_steps_have_upstream_s_rates() {
         let rates = |style: &str, warmup: f64| {
-            let lr_decay_style = style.to_string();
-            let s = Settings {
-                lr: 1.0,
-                warmup,
-                lr_decay_iters: 4,
-                lr_decay_style,
-                ..testing::settings()
-            };
+            let style = Decay::parse(style).unwrap();
+            let s = LearningRate { lr: 1.0, min_lr: 0.0, style, iters: 4, warmup };
             [1, 2, 3, 4, 5, 9].map(|step| (learning_rate(&s, step) * 1e4).round() / 1e4)
         };
         assert_eq!(rates("constant", 0.0), [1.0; 6]);

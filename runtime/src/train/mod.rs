@@ -11,4 +11,4 @@ mod start;
 
 pub(crate) use run::Trainer;
 pub use run::{Observer, Options, StepReport, Summary, train};
-pub use settings::Settings;
+pub use settings::{Settings, settings};

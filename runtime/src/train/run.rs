@@ -15,7 +15,7 @@ use super::identity::{compare, identity};
 use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
-use super::settings::Settings;
+use super::settings::{Settings, settings};
 use super::start::{Start, start};
 use crate::RuntimeError;
 use crate::checkpoint;
@@ -144,7 +144,7 @@ impl<'a> Trainer<'a> {
         threads: usize,
         job: Option<Arc<Job>>,
     ) -> Result<Trainer<'a>, RuntimeError> {
-        let settings = Settings::of(plan)?;
+        let settings = settings(plan)?;
         let n = (settings.global_batch() as usize) * settings.seq_length;
         Ok(Trainer {
             plan,
@@ -169,7 +169,7 @@ impl<'a> Trainer<'a> {
         for p in &self.plan.tables.parameters {
             whole.resize((p.elements() * 4) as usize, 0);
             for (layer, name) in p.names().iter().enumerate() {
-                fill(&mut whole, name, &p.init, &p.shape, self.settings.seed);
+                fill(&mut whole, name, &p.init, &p.shape, self.settings.run.seed);
                 self.ranks.set_tensor(&Values::Weights, p, layer as u64, &whole);
             }
         }
@@ -195,7 +195,7 @@ impl<'a> Trainer<'a> {
             Start::At(folder) => folder,
         };
         let m = checkpoint::manifest(folder)?;
-        if let Some(warning) = compare(folder, &m, self.settings.seed, draws, allow_changes)? {
+        if let Some(warning) = compare(folder, &m, self.settings.run.seed, draws, allow_changes)? {
             watch.warn(&warning);
         }
         let manifest = self.ranks.load(folder)?;
@@ -269,7 +269,7 @@ impl<'a> Trainer<'a> {
         self.feed("train_step", batch as usize)?;
         self.name(self.cursor, batch)?;
         self.cursor += batch;
-        let lr = learning_rate(&self.settings, step);
+        let lr = learning_rate(&self.settings.rate, step);
         for (name, formula) in &self.plan.tables.scalars {
             let value = formula.value(step, lr) as f32;
             self.ranks.put("train_step", name, &value.to_le_bytes())?;
@@ -304,8 +304,8 @@ impl<'a> Trainer<'a> {
     /// The mean loss of evaluation number `round`, from 0. As in GPT-NeoX it has `eval_iters` times the sequences of a
     /// step, whatever their division into micro-batches and ranks, from where the evaluation before ended.
     fn evaluate(&mut self, data: &TokenDataset, round: u64) -> Result<f64, RuntimeError> {
-        let batch = self.settings.micro_batch;
-        let count = self.settings.eval_iters * self.settings.grad_accum as u64;
+        let batch = self.settings.run.micro_batch;
+        let count = self.settings.run.eval_iters * self.settings.run.grad_accum as u64;
         let mut sum = 0.0;
         for i in 0..count {
             self.read(Some(data), (round * count + i) * batch as u64, batch)?;
@@ -328,18 +328,18 @@ impl<'a> Trainer<'a> {
 
 fn open_data(s: &Settings) -> Result<Option<Splits>, RuntimeError> {
     let demand = Demand {
-        train: s.train_iters * s.global_batch(),
-        valid: (s.train_iters / s.eval_interval + 1) * s.eval_iters * s.global_batch(),
+        train: s.run.train_iters * s.global_batch(),
+        valid: (s.run.train_iters / s.run.eval_interval + 1) * s.run.eval_iters * s.global_batch(),
     };
     let vocab = s.vocab_size.unwrap_or(s.padded_vocab_size);
-    if let Some(path) = &s.train_data {
-        let valid = s.valid_data.as_ref().map(PathBuf::from);
+    if let Some(path) = &s.run.train_data {
+        let valid = s.run.valid_data.as_ref().map(PathBuf::from);
         let seq = s.seq_length;
-        return open_separate(path.as_ref(), valid.as_deref(), seq, demand, s.seed, vocab)
+        return open_separate(path.as_ref(), valid.as_deref(), seq, demand, s.run.seed, vocab)
             .map(Some);
     }
-    let Some(path) = &s.data_path else { return Ok(None) };
-    open_split(path.as_ref(), &s.split, s.seq_length, demand, s.seed, vocab).map(Some)
+    let Some(path) = &s.run.data_path else { return Ok(None) };
+    open_split(path.as_ref(), &s.run.split, s.seq_length, demand, s.run.seed, vocab).map(Some)
 }
 
 /// A folder that cannot be written is noticed now, not after an hour.
@@ -353,9 +353,9 @@ fn probe(folder: &Path) -> Result<(), RuntimeError> {
 
 /// Trains as the plan says.
 pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summary, RuntimeError> {
-    let settings = Settings::of(plan)?;
-    let steps = o.steps.unwrap_or(settings.train_iters);
-    let save = o.save.clone().or_else(|| settings.save.as_ref().map(PathBuf::from));
+    let settings = settings(plan)?;
+    let steps = o.steps.unwrap_or(settings.run.train_iters);
+    let save = o.save.clone().or_else(|| settings.run.save.as_ref().map(PathBuf::from));
     if let Some(folder) = &save {
         probe(folder)?;
         checkpoint::sweep(folder);
@@ -370,10 +370,10 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let mut quiet = Quiet;
     let watch = if leads { watch } else { &mut quiet };
     let start = start(o, &settings, save.as_deref(), watch)?;
-    let end_of_text = if settings.eod_mask_loss {
+    let end_of_text = if settings.run.eod_mask_loss {
         let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
-        let (v, m) = (path(&settings.vocab_file), path(&settings.merge_file));
-        let t = TextTokenizer::open(&settings.tokenizer_type, v.as_deref(), m.as_deref())?;
+        let (v, m) = (path(&settings.run.vocab_file), path(&settings.run.merge_file));
+        let t = TextTokenizer::open(&settings.run.tokenizer_type, v.as_deref(), m.as_deref())?;
         let end = t.end_of_text().ok_or_else(|| {
             let what = format!("`eod_mask_loss`: the tokenizer has no {END_OF_TEXT}");
             RuntimeError::Settings(what)
@@ -418,7 +418,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let valid = data.as_ref().and_then(|d| d.valid.as_ref());
     std::thread::scope(|scope| {
         let mut saver = Saver::new(scope, plan, &t.settings, draws, save, attempt);
-        if done == 0 && (steps == 0 || t.settings.extra_save_iters.contains(&0)) {
+        if done == 0 && (steps == 0 || t.settings.run.extra_save_iters.contains(&0)) {
             saver.save(&t.ranks, 0, t.cursor, watch)?;
         }
         for step in done + 1..=steps {
@@ -436,10 +436,10 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             summary.step = step;
             summary.loss = Some(report.loss);
             if let Some(v) = valid
-                && t.settings.eval_iters > 0
-                && (step.is_multiple_of(t.settings.eval_interval) || step == steps)
+                && t.settings.run.eval_iters > 0
+                && (step.is_multiple_of(t.settings.run.eval_interval) || step == steps)
             {
-                let loss = t.evaluate(v, (step - 1) / t.settings.eval_interval)?;
+                let loss = t.evaluate(v, (step - 1) / t.settings.run.eval_interval)?;
                 watch.evaluated(step, loss);
                 summary.valid_loss = Some(loss);
             }

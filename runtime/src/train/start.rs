@@ -36,7 +36,7 @@ pub fn start(
             RuntimeError::Settings(format!("--resume: there is no checkpoint in {place}"))
         });
     }
-    let begins = match &s.load {
+    let begins = match &s.run.load {
         Some(load) => loaded(s, load.as_ref(), save, watch)?,
         None => Start::New,
     };
@@ -54,21 +54,21 @@ fn loaded(
     save: Option<&Path>,
     watch: &mut dyn Observer,
 ) -> Result<Start, RuntimeError> {
-    let found = match s.iteration {
+    let found = match s.run.iteration {
         Some(step) => checkpoint::of_step(load, step),
         None => checkpoint::latest(load),
     };
     let place = load.display();
     match found {
-        Some(folder) if s.finetune => Ok(Start::Weights(folder)),
+        Some(folder) if s.run.finetune => Ok(Start::Weights(folder)),
         Some(folder) => Ok(Start::At(folder)),
         // The first run of a configuration that goes on from what it saves itself.
-        None if s.iteration.is_none() && same(Some(load), save) => {
+        None if s.run.iteration.is_none() && same(Some(load), save) => {
             watch.warn(&format!("`load`: no checkpoint in {place} yet, the run begins at step 0"));
             Ok(Start::New)
         }
         None => {
-            let which = s.iteration.map_or(String::new(), |n| format!(" of step {n}"));
+            let which = s.run.iteration.map_or(String::new(), |n| format!(" of step {n}"));
             let what = format!("`load`: there is no checkpoint{which} in {place}");
             Err(RuntimeError::Settings(what))
         }
@@ -113,7 +113,7 @@ mod tests {
                      save: &str,
                      change: &dyn Fn(&mut Settings, &mut Options)| {
             let mut s = testing::settings();
-            s.load = load.map(|l| f.join(l).display().to_string());
+            s.run.load = load.map(|l| f.join(l).display().to_string());
             let mut o = Options::default();
             change(&mut s, &mut o);
             let mut heard = Heard(vec![]);
@@ -125,16 +125,16 @@ mod tests {
         assert_eq!(begin(Some("old"), "old", &nothing), (Ok(Start::At(ten.clone())), 0));
         assert_eq!(begin(Some("old"), "new", &nothing), (Ok(Start::At(ten.clone())), 0));
         assert_eq!(begin(Some("new"), "new", &nothing), (Ok(Start::New), 1));
-        let fifth = |s: &mut Settings, _: &mut Options| s.iteration = Some(5);
+        let fifth = |s: &mut Settings, _: &mut Options| s.run.iteration = Some(5);
         assert_eq!(begin(Some("old"), "new", &fifth).0, Ok(Start::At(five)));
-        let tune = |s: &mut Settings, _: &mut Options| s.finetune = true;
+        let tune = |s: &mut Settings, _: &mut Options| s.run.finetune = true;
         assert_eq!(begin(Some("old"), "new", &tune).0, Ok(Start::Weights(ten.clone())));
         let forced = |_: &mut Settings, o: &mut Options| o.force = true;
         assert_eq!(begin(None, "old", &forced).0, Ok(Start::New));
         let resumed = |_: &mut Settings, o: &mut Options| o.resume = true;
         assert_eq!(begin(Some("new"), "old", &resumed).0, Ok(Start::At(ten)));
 
-        let fourth = |s: &mut Settings, _: &mut Options| s.iteration = Some(4);
+        let fourth = |s: &mut Settings, _: &mut Options| s.run.iteration = Some(4);
         for (load, save, change, why) in [
             (None, "old", &nothing as &dyn Fn(&mut Settings, &mut Options), "exists already"),
             (Some("old"), "old", &tune, "exists already"),

@@ -259,7 +259,7 @@ fn emit(
         compiler: env!("CARGO_PKG_VERSION").to_string(),
         target: main.name().to_string(),
         config: serde_json::to_value(config).unwrap_or_default(),
-        run: lower_config::run(config),
+        run: serde_json::to_value(lower_config::run(config)).unwrap_or_default(),
         flops_per_step: m.attrs.float(keys::FLOPS).unwrap_or(0.0),
         threads: (o.threads / cx.degrees.ranks() as u64).max(1),
     };

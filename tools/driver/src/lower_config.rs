@@ -1,5 +1,6 @@
 //! Checked configuration → what the model files and the runtime need.
 
+use neoxc_config::{Run, Settings};
 use neoxc_frontend::Config;
 use neoxc_frontend::config;
 use neoxc_ir::{Attr, DType, Loc, Module, keys};
@@ -87,24 +88,20 @@ fn activation(kind: config::Activation, gelu_tanh: bool) -> Activation {
     }
 }
 
-/// The `run` section of a plan: field for field what `neoxc_runtime::train::Settings` reads.
-pub fn run(c: &Config) -> serde_json::Value {
-    let mut out = serde_json::to_value(&c.run).unwrap_or_default();
-    let extra = serde_json::json!({
-        "micro_batch": c.run.micro_batch * c.parallel.expert,
-        "groups": c.parallel.expert,
-        "grad_accum": c.run.grad_accum * c.parallel.data,
-        "seq_length": c.model.seq_length,
-        "padded_vocab_size": c.model.padded_vocab_size,
-        "vocab_size": c.model.vocab_size,
-        "lr": c.optimizer.lr,
-        "min_lr": c.optimizer.min_lr,
-        "lr_decay_style": c.optimizer.lr_decay_style,
-        "lr_decay_iters": c.optimizer.lr_decay_iters,
-        "warmup": c.optimizer.warmup,
-    });
-    if let (Some(o), serde_json::Value::Object(e)) = (out.as_object_mut(), extra) {
-        o.extend(e);
+/// The `run` section of a plan. A step is the same whatever the number of ranks that divide its micro-batches,
+/// and a micro-batch holds what the expert ranks have of it.
+pub fn run(c: &Config) -> Settings {
+    let p = &c.parallel;
+    Settings {
+        seq_length: c.model.seq_length,
+        padded_vocab_size: c.model.padded_vocab_size,
+        vocab_size: c.model.vocab_size,
+        groups: p.expert,
+        rate: c.optimizer.rate,
+        run: Run {
+            micro_batch: c.run.micro_batch * p.expert,
+            grad_accum: c.run.grad_accum * p.data,
+            ..c.run.clone()
+        },
     }
-    out
 }

@@ -8,7 +8,6 @@ use neoxc_runtime::checkpoint;
 use neoxc_runtime::generate::{Sampling, generate};
 use neoxc_runtime::ranks::Ranks;
 use neoxc_runtime::text::TextTokenizer;
-use neoxc_runtime::train::Settings;
 
 use super::threads;
 use crate::Failure;
@@ -21,11 +20,11 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
         (None, Some(folder)) => compile_checkpoint(folder)?,
         (None, None) => return Err(Failure::new(2, "error: give --plan or --checkpoint")),
     };
-    let settings = Settings::of(&plan)?;
+    let settings = neoxc_runtime::train::settings(&plan)?;
     let folder = match &a.checkpoint {
         Some(folder) => folder.clone(),
         None => {
-            let save = settings.save.as_ref().ok_or_else(|| {
+            let save = settings.run.save.as_ref().ok_or_else(|| {
                 Failure::new(3, "error: the plan saves no checkpoints\n  = hint: give --checkpoint")
             })?;
             checkpoint::latest(Path::new(save)).ok_or_else(|| {
@@ -40,8 +39,8 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
         }
     };
     let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
-    let (vocab, merges) = (path(&settings.vocab_file), path(&settings.merge_file));
-    let t = TextTokenizer::open(&settings.tokenizer_type, vocab.as_deref(), merges.as_deref())?;
+    let (vocab, merges) = (path(&settings.run.vocab_file), path(&settings.run.merge_file));
+    let t = TextTokenizer::open(&settings.run.tokenizer_type, vocab.as_deref(), merges.as_deref())?;
     let mut ranks = Ranks::new(&plan, threads(a.threads))?;
     ranks.load_model(&folder)?;
     let how = Sampling {

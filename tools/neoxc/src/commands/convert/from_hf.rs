@@ -127,7 +127,7 @@ pub fn run(dir: &Path, out: &Path) -> Result<(), Failure> {
     for name in model.weights.keys() {
         floats.insert(name.clone(), model.read(name)?);
     }
-    let settings = neoxc_runtime::train::Settings::of(&compiled.plan)?;
+    let settings = neoxc_runtime::train::settings(&compiled.plan)?;
     let parameters = compiled.plan.tables.parameters.clone();
     // Converted weights start training anew: the optimizer's state is zero.
     let zeros = vec![0; parameters.iter().map(|p| p.elements() as usize * 4).max().unwrap_or(0)];

@@ -1,0 +1,143 @@
+//! A run: batches, steps, the learning rate, data and checkpoints; and what a plan keeps of them.
+
+use serde::{Deserialize, Serialize};
+
+/// How the learning rate falls after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Decay {
+    /// Not at all.
+    Constant,
+    /// Along a line towards 0.
+    #[default]
+    Linear,
+    /// Along half a cosine.
+    Cosine,
+    /// It halves once.
+    Exponential,
+}
+
+crate::words!(
+    Decay: Constant = "constant",
+    Linear = "linear",
+    Cosine = "cosine",
+    Exponential = "exponential",
+);
+
+/// The learning rate over the steps of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LearningRate {
+    /// Peak.
+    pub lr: f64,
+    /// The least after the warm-up.
+    pub min_lr: f64,
+    /// How it falls.
+    #[serde(rename = "lr_decay_style")]
+    pub style: Decay,
+    /// Steps over which it falls.
+    #[serde(rename = "lr_decay_iters")]
+    pub iters: u64,
+    /// The fraction of them in which it rises.
+    pub warmup: f64,
+}
+
+/// Batches, steps, data and checkpoints.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// Sequences per micro-batch; in a plan those of all its groups together.
+    pub micro_batch: usize,
+    /// Micro-batches per step of a data-parallel rank; in a plan those of all such ranks together.
+    pub grad_accum: usize,
+    /// Steps.
+    pub train_iters: u64,
+    /// Seed of start values and sample order.
+    pub seed: u32,
+    /// Steps between evaluations.
+    pub eval_interval: u64,
+    /// Batches per evaluation.
+    pub eval_iters: u64,
+    /// Steps between log lines.
+    pub log_interval: u64,
+    /// Folder of checkpoints.
+    pub save: Option<String>,
+    /// Folder of checkpoints that a run goes on from.
+    pub load: Option<String>,
+    /// Which of them, if not the newest.
+    #[serde(default)]
+    pub iteration: Option<u64>,
+    /// Whether the run takes their weights only, and begins at step 0.
+    #[serde(default)]
+    pub finetune: bool,
+    /// Steps between checkpoints (or their growth factor, when `checkpoint_log`).
+    pub checkpoint_factor: Option<f64>,
+    /// Checkpoints at growing distances.
+    pub checkpoint_log: bool,
+    /// Further steps to save at.
+    pub extra_save_iters: Vec<u64>,
+    /// Checkpoints to keep.
+    pub keep_last: Option<usize>,
+    /// One data set, divided by `split`.
+    pub data_path: Option<String>,
+    /// Training data.
+    pub train_data: Option<String>,
+    /// Validation data.
+    pub valid_data: Option<String>,
+    /// Parts of `data_path`.
+    pub split: String,
+    /// Kind of tokenizer.
+    pub tokenizer_type: String,
+    /// Its file.
+    pub vocab_file: Option<String>,
+    /// Its merges.
+    pub merge_file: Option<String>,
+    /// No loss on end-of-document tokens.
+    pub eod_mask_loss: bool,
+}
+
+/// What a plan's ranks run with: the `run` section of a plan, which the compiler writes and the runtime reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Tokens per sequence.
+    pub seq_length: usize,
+    /// Rows of the embedding, padding included.
+    pub padded_vocab_size: usize,
+    /// Ids of the tokenizer; data must stay below it (below the padded size when unknown).
+    pub vocab_size: Option<usize>,
+    /// Groups of a micro-batch, each of which one rank has.
+    #[serde(default = "one")]
+    pub groups: usize,
+    /// The learning rate.
+    #[serde(flatten)]
+    pub rate: LearningRate,
+    /// The rest.
+    #[serde(flatten)]
+    pub run: Run,
+}
+
+fn one() -> usize {
+    1
+}
+
+impl Settings {
+    /// Sequences per optimizer step.
+    pub fn global_batch(&self) -> u64 {
+        (self.run.micro_batch * self.run.grad_accum) as u64
+    }
+
+    /// Whether a checkpoint is due after `step` steps.
+    pub fn saves_at(&self, step: u64) -> bool {
+        if self.run.extra_save_iters.contains(&step) || step == self.run.train_iters {
+            return true;
+        }
+        let Some(factor) = self.run.checkpoint_factor else { return false };
+        if !self.run.checkpoint_log {
+            return step > 0 && (step as f64) % factor == 0.0;
+        }
+        // The whole parts of the factor's powers.
+        let mut at = 1.0f64;
+        while factor > 1.0 && (at as u64) < step {
+            at *= factor;
+        }
+        at as u64 == step
+    }
+}
