@@ -93,6 +93,7 @@ const ROWS: &[Row] = &[
     Row("enable_expert_tensor_parallelism", "true", &[EXPERTS[0], "model_parallel_size=2"]),
     // The optimizer.
     Row("optimizer", "{type: Adam, params: {lr: 0.01, eps: 0.001}}", &[]),
+    Row("optimizer_type", "lion", &["optimizer={params: {lr: 0.01}}"]),
     Row("lr", "0.5", &["optimizer={type: Adam, params: {}}", "lr=0.25"]),
     Row("weight_decay", "0.3", &[]),
     Row("gradient_clipping", "0.5", &[]),
@@ -137,7 +138,6 @@ const ROWS: &[Row] = &[
 const ONE_VALUE: &[(Row, &str)] = &[
     (Row("attention_config", "[[[\"gmlp\"], 4]]", &[]), "gmlp"),
     (Row("data_impl", "lazy", &[]), "lazy"),
-    (Row("optimizer_type", "sm3", &[]), "sm3"),
     (Row("data_types", "{grad_accum_dtype: bf16}", &["precision=bfloat16"]), "grad_accum_dtype"),
 ];
 
@@ -177,7 +177,8 @@ fn changes(row: &Row) -> Result<bool, Vec<String>> {
     let was = without.config.as_ref().unwrap_or_else(|| panic!("{name}: {:?}", errors(&without)));
     let with = loaded(&[*beside, &[set.as_str()]].concat());
     let Some(is) = &with.config else { return Err(errors(&with)) };
-    let step = ["optimizer", "weight_decay", "gradient_clipping", "clip_grad"].contains(name);
+    let step = ["optimizer", "optimizer_type", "weight_decay", "gradient_clipping", "clip_grad"]
+        .contains(name);
     Ok(comes_to(was, step) != comes_to(is, step))
 }
 
