@@ -159,7 +159,7 @@ fn numbers_out_of_range_are_refused_with_their_place() {
     for (set, why) in [
         (
             "optimizer.params.lr=-0.001",
-            "`optimizer.params.lr` is -0.001; it must be from 0 to 1000000000",
+            "`optimizer.params.lr` is -0.001; it must be finite and at least 0",
         ),
         ("optimizer.params.lr=.nan", "params.lr` is NaN"),
         ("optimizer.params.lr=.inf", "params.lr` is inf"),
@@ -171,7 +171,7 @@ fn numbers_out_of_range_are_refused_with_their_place() {
             "optimizer.params.betas=[0.9,x]",
             "params.betas` is another list, not a list of two numbers",
         ),
-        ("optimizer.params.eps=-1.0", "params.eps` is -1; it must be above 0"),
+        ("optimizer.params.eps=-1.0", "params.eps` is -1; it must be finite and at least 0"),
         ("optimizer.params.weight_decay=-5.0", "params.weight_decay` is -5"),
         ("weight_decay=.nan", "`weight_decay` is NaN"),
         ("min_lr=.nan", "`min_lr` is NaN"),

@@ -144,8 +144,6 @@ pub enum Range {
     Between(f64, f64),
     /// The lower end is allowed, the upper one is not.
     Below(f64, f64),
-    /// The lower end is not allowed, the upper one is.
-    Above(f64, f64),
     /// One of these words.
     Words {
         /// Those that this version does.
@@ -162,7 +160,6 @@ impl Range {
             Range::Any => true,
             Range::Between(low, high) => (low..=high).contains(&x),
             Range::Below(low, high) => (low..high).contains(&x),
-            Range::Above(low, high) => x > low && x <= high,
             Range::Words { .. } => false,
         }
     }
@@ -175,9 +172,10 @@ impl fmt::Display for Range {
             Range::Any => f.write_str("any"),
             Range::Between(low, high) if high.is_infinite() => write!(f, "at least {low}"),
             Range::Between(low, high) => write!(f, "from {low} to {high}"),
+            Range::Below(low, high) if high.is_infinite() => {
+                write!(f, "finite and at least {low}")
+            }
             Range::Below(low, high) => write!(f, "from {low} to below {high}"),
-            Range::Above(low, high) if high.is_infinite() => write!(f, "above {low}"),
-            Range::Above(low, high) => write!(f, "above {low} and at most {high}"),
             Range::Words { supported, .. } => f.write_str(&alternatives(supported)),
         }
     }
@@ -286,10 +284,6 @@ impl Argument {
 
     const fn below(self, low: f64, high: f64) -> Self {
         Argument { range: Range::Below(low, high), ..self }
-    }
-
-    const fn above(self, low: f64, high: f64) -> Self {
-        Argument { range: Range::Above(low, high), ..self }
     }
 
     const fn doc(self, doc: &'static str) -> Self {
@@ -427,7 +421,7 @@ mod tests {
         for (range, text, inside, outside) in [
             (Range::Between(0.0, 1.0), "from 0 to 1", 1.0, 1.5),
             (Range::Below(0.0, 1.0), "from 0 to below 1", 0.0, 1.0),
-            (Range::Above(0.0, 1.0), "above 0 and at most 1", 1.0, 0.0),
+            (Range::Below(0.0, f64::INFINITY), "finite and at least 0", 1e30, f64::INFINITY),
             (Range::Between(1.0, f64::INFINITY), "at least 1", 1e9, 0.0),
         ] {
             assert_eq!(range.to_string(), text);

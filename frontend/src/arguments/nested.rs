@@ -7,9 +7,9 @@ use super::{Argument, Kind, Preset, argument, flag, float, int, list, text};
 pub static NESTED: &[Argument] = &[
     text("optimizer.type").says("Adam").doc("The optimizer's name, in any case."),
     argument("optimizer.params", Kind::Dict, Preset::Null).doc("The optimizer's numbers."),
-    float("optimizer.params.lr").between(0.0, 1e9).doc("Peak learning rate."),
+    float("optimizer.params.lr").below(0.0, f64::INFINITY).doc("Peak learning rate."),
     list("optimizer.params.betas").below(0.0, 1.0).doc("Two decay rates of the moments, each from 0 to below 1; 0.9 and 0.999 without it."),
-    float("optimizer.params.eps").number(1e-8).above(0.0, 1.0).doc("Added to the root of the second moment."),
+    float("optimizer.params.eps").number(1e-8).below(0.0, f64::INFINITY).doc("Added to the root of the second moment."),
     float("optimizer.params.weight_decay").between(0.0, 100.0).doc("As `weight_decay`."),
     int("zero_optimization.stage").number(0.0).between(0.0, 3.0).doc("What data ranks divide: nothing (0), optimizer state (1), sums of gradients too (2), weights too (3)."),
     flag("fp16.enabled", false).doc("Whether the dictionary counts."),

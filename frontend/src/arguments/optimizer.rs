@@ -16,7 +16,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("zero_reduce_bucket_size").idle(PLANNED).doc("Elements of gradients that ZeRO sums at once."),
     int("zero_allgather_bucket_size").idle(PLANNED).doc("Elements of weights that ZeRO gathers at once."),
     dict("zero_optimization").doc("DeepSpeed's ZeRO: `stage` says what data ranks divide beside the micro-batches: optimizer state (1), sums of gradients (2), weights (3). Its settings of buffers and overlap have no effect, since all of it is planned; offloading is not supported yet."),
-    float("lr").between(0.0, 1e9).doc("Peak learning rate; `optimizer.params.lr` says it too, and wins."),
+    float("lr").below(0.0, f64::INFINITY).doc("Peak learning rate; `optimizer.params.lr` says it too, and wins."),
     word("lr_decay_style", "linear", &["constant", "linear", "cosine", "exponential"], &[])
         .doc("How the learning rate falls after the warm-up. `linear` heads for 0 and stops at `min_lr`; `cosine` ends at `min_lr`; `exponential` halves over the run."),
     int("lr_decay_iters").least(1.0).doc("Steps over which the learning rate falls. Without it `train_iters` × `lr_decay_fraction`."),

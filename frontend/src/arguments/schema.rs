@@ -67,8 +67,8 @@ fn limits(out: &mut Map<String, Value>, kind: Kind, range: Range) {
         Range::Any | Range::Words { .. } => return,
         Range::Between(low, high) if high.is_infinite() => json!({ "minimum": low }),
         Range::Between(low, high) => json!({ "minimum": low, "maximum": high }),
+        Range::Below(low, high) if high.is_infinite() => json!({ "minimum": low }),
         Range::Below(low, high) => json!({ "minimum": low, "exclusiveMaximum": high }),
-        Range::Above(low, high) => json!({ "exclusiveMinimum": low, "maximum": high }),
     };
     match (kind, ends) {
         (Kind::List, ends) => {

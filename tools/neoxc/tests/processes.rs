@@ -176,7 +176,9 @@ fn a_number_that_is_not_finite_is_named_once() {
 fn endless(f: &Path, more: &[&str]) -> Child {
     let mut command = mpirun(f, "4");
     command.args(more);
-    let args = ["run", "--plan", "plan", "--threads", "1", "--timeout", "2", "--save", "ck"];
+    // One after the other they begin anew in the same folder.
+    let args =
+        ["run", "--plan", "plan", "--threads", "1", "--timeout", "2", "--save", "ck", "--force"];
     command.arg(NEOXC).args(args).args(["--metrics", "m.jsonl"]);
     let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let end = Instant::now() + Duration::from_secs(120);
