@@ -2,6 +2,7 @@
 //! values of the whole program divided into their parts.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -256,6 +257,14 @@ impl<'a> Ranks<'a> {
         let mut bytes = [0; 4];
         self.get(program, name, &mut bytes)?;
         Ok(f32::from_le_bytes(bytes))
+    }
+
+    /// Names of a program's outputs that are one number, on any stage.
+    pub fn numbers(&self, program: &str) -> BTreeSet<String> {
+        let stages = 0..self.plan.along("pipe", 0).0;
+        let outputs = stages.filter_map(|s| self.plan.program_of(program, s));
+        let ports = outputs.flat_map(|p| &p.outputs).filter(|p| p.elements() == 1);
+        ports.map(|p| p.name.clone()).collect()
     }
 
     /// Keeps parameters and optimizer state as they are where one of these scalar outputs of a program is not finite:

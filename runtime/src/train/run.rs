@@ -50,6 +50,9 @@ pub struct Options {
     pub job: Option<Arc<Job>>,
 }
 
+/// Outputs of a step without which nothing is updated: where one is not finite, weights stay as they are.
+const GUARDED: [&str; 2] = ["loss", "grad_norm"];
+
 /// One optimizer step: a line of the metrics file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepReport {
@@ -73,6 +76,9 @@ pub struct StepReport {
     pub checkpoint_seconds: f64,
     /// Ids of the step's samples.
     pub samples: Vec<u32>,
+    /// What else the plan's step puts out, by name: one number each.
+    #[serde(flatten)]
+    pub metrics: BTreeMap<String, f32>,
 }
 
 /// Who wants to know how the run goes.
@@ -276,13 +282,20 @@ impl<'a> Trainer<'a> {
         }
         self.ranks.run("train_step")?;
         let (loss, norm) = (
-            self.ranks.scalar("train_step", "loss")?,
-            self.ranks.scalar("train_step", "grad_norm")?,
+            self.ranks.scalar("train_step", GUARDED[0])?,
+            self.ranks.scalar("train_step", GUARDED[1])?,
         );
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
                 let tensor = first_not_finite(self.plan, &mut self.ranks, loss)?;
                 return Err(RuntimeError::NotFinite { step, what, value, tensor });
+            }
+        }
+        let mut metrics = BTreeMap::new();
+        for name in self.ranks.numbers("train_step") {
+            if !GUARDED.contains(&name.as_str()) {
+                let value = self.ranks.scalar("train_step", &name)?;
+                metrics.insert(name, value);
             }
         }
         let seconds = start.elapsed().as_secs_f64();
@@ -298,6 +311,7 @@ impl<'a> Trainer<'a> {
             loss_scale: 1.0,
             checkpoint_seconds: 0.0,
             samples: ids,
+            metrics,
         })
     }
 
@@ -411,7 +425,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         _ => None,
     };
     // A step that came to nothing leaves weights as they were, to be looked at.
-    t.ranks.guard("train_step", &["loss", "grad_norm"]);
+    t.ranks.guard("train_step", &GUARDED);
     watch.start(done, steps);
     let mut summary = Summary { step: done, ..Summary::default() };
     let mut seconds = vec![];
