@@ -97,7 +97,8 @@ fn family(op: &Op) -> Option<&'static str> {
         "iota" => "iota",
         "qkv_merge" => "qkv_merge",
         "transpose" | "slice" | "pad" => "copy",
-        "layer_norm" | "layer_norm_grad" | "sum_squares" | "map" | "softmax" => "rowwise",
+        "layer_norm" | "layer_norm_grad" | "rms_norm" | "rms_norm_grad" => "rowwise",
+        "sum_squares" | "map" | "softmax" => "rowwise",
         "grouped_matmul" => "matmul",
         "grouped_weight" | "sum_rows" => "grouped_sum",
         "top_k" | "take_choices" | "put_choices" | "sinkhorn" | "expert_load" | "expert_slots"
