@@ -147,11 +147,14 @@ impl Manifest {
         self.tensors.keys().filter_map(slot).collect()
     }
 
-    /// The slot and the weight that a tensor is the state of; none of a weight.
+    /// The slot and the weight that a tensor is the state of, whether that weight is there or not; none of a weight.
     pub fn state_of<'n>(&self, name: &'n str) -> Option<(&'n str, &'n str)> {
         let (slot, weight) = name.split_once('.')?;
-        let known = self.format < FORMAT || self.slots.iter().any(|s| s == slot);
-        (known && self.tensors.contains_key(weight)).then_some((slot, weight))
+        let known = match self.format < FORMAT {
+            true => self.slots().contains(slot),
+            false => self.slots.iter().any(|s| s == slot),
+        };
+        known.then_some((slot, weight))
     }
 
     /// Names of the weights.

@@ -79,8 +79,8 @@ impl Reader {
                 let what = format!("has {name}, though {weight} is not trained");
                 return Err(RuntimeError::checkpoint(&self.folder, what));
             }
-            for slot in slots.iter().filter(|_| !none) {
-                let other = format!("{slot}.{weight}");
+            let state = slots.iter().filter(|_| !none).map(|slot| format!("{slot}.{weight}"));
+            for other in std::iter::once(weight.to_string()).chain(state) {
                 if self.entry(&other).is_none_or(|o| o.shape != entry.shape) {
                     let what = format!("has {name}, but no {other} of its shape");
                     return Err(RuntimeError::checkpoint(&self.folder, what));
