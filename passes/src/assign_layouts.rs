@@ -213,7 +213,8 @@ mod tests {
         let mut f = Function::new("train_step");
         let role = Attrs::new()
             .with(keys::ROLE, Attr::Str("param".into()))
-            .with(keys::PARAM, Attr::Str("w".into()));
+            .with(keys::PARAM, Attr::Str("w".into()))
+            .with(keys::TENSOR, Attr::strs(&["heads"]));
         let w = f.add_param("w", TensorType::f32(&[("heads", 4), ("embed", 2)]), role);
         let mut b = Builder::new(&mut f);
         b.at(&Loc::file("14M.yml", 3, 5));

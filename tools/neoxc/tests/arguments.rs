@@ -50,7 +50,7 @@ const ROWS: &[Row] = &[
     Row("num_layers", "2", &[]),
     Row("hidden_size", "32", &[]),
     Row("intermediate_size", "48", &[]),
-    Row("mlp_multiple_of", "24", &[]),
+    Row("mlp_multiple_of", "12", &[]),
     Row("expansion_factor", "2.0", &[]),
     Row("num_attention_heads", "4", &[]),
     Row("num_kv_heads", "1", &[]),

@@ -5,7 +5,7 @@ use std::process::Command;
 
 const MODULE: &str = r#"!w = tensor<4x2xf32, {dims = ["heads", "embed"]}>
 module {
-  func.func @train_step(%w: !w {neox.param = "w"}) -> !w {
+  func.func @train_step(%w: !w {neox.param = "w", neox.tensor = ["heads"]}) -> !w {
     %0 = "neox.add"(%w, %w) : (!w, !w) -> !w loc("14M.yml":2:1)
     return %0 : !w
   }
