@@ -203,3 +203,43 @@ fn a_half_that_no_target_has_is_refused() {
     let e = run_phase(&mut m, Phase::Sharded, &cx()).unwrap_err();
     assert!(e.to_string().contains("f16"), "{e}");
 }
+
+/// One sweep: a kernel reads weight, gradient and state once, and stores the new ones, and the rounded weight, in their
+/// places.
+#[test]
+fn an_update_is_one_kernel_that_works_in_place() {
+    for (precision, rounds) in [(DType::F32, 0), (DType::Bf16, 1)] {
+        let mut m = common::build(&Arch { precision, ..arch() }).unwrap();
+        through(&mut m, &TO_SHARDED);
+        through(&mut m, &[Phase::Fused]);
+        let f = m.function("train_step").unwrap();
+        let outputs = neoxc_ir::Output::all(f).unwrap();
+        let mut rounded = 0;
+        for (n, what) in outputs.iter().enumerate() {
+            let neoxc_ir::Output::Parameter(name) = what else { continue };
+            let call = f.ops.iter().find(|op| op.results.contains(&f.results[n])).unwrap();
+            let kernel = m.function(call.attrs.symbol("callee").unwrap()).unwrap();
+            assert!(kernel.ops.iter().all(|op| !op.kind.is("map")), "{name}");
+            let made: Vec<_> = call
+                .results
+                .iter()
+                .map(|r| outputs[f.results.iter().position(|x| x == r).unwrap()].to_string())
+                .collect();
+            let state = ["exp_avg", "exp_avg_sq"].map(|slot| format!("state {slot} {name}"));
+            assert!(state.iter().all(|s| made.contains(s)), "{name}: {made:?}");
+            rounded += made.len() - 3;
+            // Weight, gradient, two slots; three numbers of the step and the scale of the gradient.
+            assert_eq!(call.operands.len(), 8, "{name}");
+            let pairs = kernel.attrs.ints("neox.inplace").unwrap();
+            let size = kernel.ty(kernel.results[0]);
+            for (result, operand) in [(0, 0), (1, 2), (2, 3)] {
+                assert_eq!(kernel.ty(kernel.params[operand]), size, "{name}");
+                assert!(
+                    pairs.chunks(2).any(|p| p == [result, operand as i64]),
+                    "{name}: {pairs:?}"
+                );
+            }
+        }
+        assert!(if rounds > 0 { rounded >= 5 } else { rounded == 0 }, "{rounded}");
+    }
+}
