@@ -74,6 +74,12 @@ impl Reader {
             entry.slices.iter().try_for_each(|s| self.part(name, s).map(|_| ()))?;
             listed.extend(entry.slices.iter().map(|s| (s.file.as_str(), name.as_str())));
             let weight = self.manifest.state_of(name).map_or(name.as_str(), |(_, weight)| weight);
+            // State alone reads as a weight with a long name.
+            let alone = slots.iter().find_map(|s| name.strip_prefix(s.as_str())?.strip_prefix('.'));
+            if let Some(weight) = alone.filter(|w| self.entry(w).is_none()) {
+                let what = format!("has {name}, but no {weight}");
+                return Err(RuntimeError::checkpoint(&self.folder, what));
+            }
             let none = frozen.iter().any(|f| f == weight);
             if none && weight != name {
                 let what = format!("has {name}, though {weight} is not trained");
