@@ -262,6 +262,22 @@ mod tests {
         }
     }
 
+    /// Format 3 did not list slots; in it as in format 4 a name that ends like a weight's is that weight's state.
+    #[test]
+    fn slots_are_listed_or_known_by_names() {
+        let mut m = manifest();
+        let entry = m.tensors["w"].clone();
+        m.tensors = ["a.w", "mean.a.w", "square.a.w"].map(|n| (n.into(), entry.clone())).into();
+        m.format = OLDEST;
+        assert_eq!(m.slots().into_iter().collect::<Vec<_>>(), ["mean", "square"]);
+        assert_eq!(m.state_of("mean.a.w"), Some(("mean", "a.w")));
+        assert_eq!(m.weights().collect::<Vec<_>>(), ["a.w"]);
+        m.format = FORMAT;
+        m.slots = vec!["mean".into()];
+        assert_eq!(m.slots().into_iter().collect::<Vec<_>>(), ["mean"]);
+        assert_eq!(m.weights().collect::<Vec<_>>(), ["a.w", "square.a.w"]);
+    }
+
     #[test]
     fn hostile_manifests_are_refused() {
         assert_eq!(manifest().check(), Ok(()));

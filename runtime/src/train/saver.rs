@@ -1,4 +1,4 @@
-//! Checkpoints beside training: a thread writes the weights and moments where they lie, and a step waits at its
+//! Checkpoints beside training: a thread writes the weights and optimizer state where they lie, and a step waits at its
 //! update only if that is not over by then. Bringing the files to the disk, and the folder to its name,
 //! needs no memory of the ranks and delays nobody.
 
