@@ -11,7 +11,7 @@ use neoxc_codegen::x86::Cpu;
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::ops::cast::round_to;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, OpKind, TensorType, ValueId};
 
 /// One place of bfloat16, and what sums in another order add.
 const PLACE: f64 = 1.0 / 256.0 + 1e-5;
@@ -168,7 +168,7 @@ fn epilogues() {
             let pre = b.add(m, bias).unwrap();
             let pre = cast(b, pre);
             let v = wide(b, pre);
-            let y = b.one("gelu", &[v], form.clone()).unwrap();
+            let y = b.one(OpKind::Gelu, &[v], form.clone()).unwrap();
             vec![pre, cast(b, y)]
         }),
         1,
@@ -198,7 +198,7 @@ fn rows_columns_and_movements() {
         cases.push((
             kernel(&format!("norm{i}"), "rowwise", &[(&x, H), (&w, H), (&w, F)], |b, p| {
                 let (x, w) = (wide(b, p[0]), wide(b, p[1]));
-                let y = b.named("layer_norm", &[x, w, p[2]], eps).unwrap();
+                let y = b.op(OpKind::LayerNorm, &[x, w, p[2]], eps).unwrap();
                 vec![cast(b, y[0]), y[1], y[2]]
             }),
             1,
@@ -208,7 +208,7 @@ fn rows_columns_and_movements() {
             kernel(&format!("norm_grad{i}"), "rowwise", &grad, |b, p| {
                 let (x, w, dy) = (wide(b, p[0]), wide(b, p[1]), wide(b, p[4]));
                 let norm = norm.with("rows", Attr::Int(3));
-                let y = b.named("layer_norm_grad", &[x, w, p[2], p[3], dy], norm).unwrap();
+                let y = b.op(OpKind::LayerNormGrad, &[x, w, p[2], p[3], dy], norm).unwrap();
                 vec![cast(b, y[0]), y[1], y[2]]
             }),
             1,
@@ -216,7 +216,7 @@ fn rows_columns_and_movements() {
         cases.push((
             kernel(&format!("rms_norm{i}"), "rowwise", &[(&x, H), (&w, H)], |b, p| {
                 let (x, w) = (wide(b, p[0]), wide(b, p[1]));
-                let y = b.named("rms_norm", &[x, w], rms_eps).unwrap();
+                let y = b.op(OpKind::RmsNorm, &[x, w], rms_eps).unwrap();
                 vec![cast(b, y[0]), y[1]]
             }),
             1,
@@ -225,7 +225,7 @@ fn rows_columns_and_movements() {
         cases.push((
             kernel(&format!("rms_norm_grad{i}"), "rowwise", &grad, |b, p| {
                 let (x, w, dy) = (wide(b, p[0]), wide(b, p[1]), wide(b, p[3]));
-                let y = b.named("rms_norm_grad", &[x, w, p[2], dy], rms).unwrap();
+                let y = b.op(OpKind::RmsNormGrad, &[x, w, p[2], dy], rms).unwrap();
                 vec![cast(b, y[0]), y[1]]
             }),
             1,
@@ -266,14 +266,14 @@ fn rows_columns_and_movements() {
                 &format!("rows{i}"),
                 "gather_rows",
                 &[(&table, H), (&row, DType::I32)],
-                |b, p| vec![b.named("gather", p, Attrs::new()).unwrap()[0]],
+                |b, p| vec![b.op(OpKind::Gather, p, Attrs::new()).unwrap()[0]],
             ),
             11,
         ));
         let looked_up = [(&table[..], F), (&row[..], DType::I32)];
         cases.push((
             kernel(&format!("rounded_rows{i}"), "gather_rows", &looked_up, |b, p| {
-                let y = b.one("gather", p, Attrs::new()).unwrap();
+                let y = b.one(OpKind::Gather, p, Attrs::new()).unwrap();
                 vec![cast(b, y)]
             }),
             11,
@@ -282,7 +282,7 @@ fn rows_columns_and_movements() {
         let sums = [(&row[..], DType::I32), (&x[..], H), (&table[..], F)];
         cases.push((
             kernel(&format!("sums{i}"), "scatter_rows", &sums, |b, p| {
-                let s = b.one("scatter_add", &p[..2], into).unwrap();
+                let s = b.one(OpKind::ScatterAdd, &p[..2], into).unwrap();
                 vec![b.add(p[2], s).unwrap()]
             }),
             11,
@@ -359,7 +359,7 @@ fn attention_to_what_is_kept() {
         types.extend([(&kept[..], H), (&kept[..], H), (&[("seq", 1)], DType::I32)]);
         let scale = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
         let f = kernel(&format!("kept{i}"), "cached_attention", &types, |b, p| {
-            b.named("cached_attention", p, scale).unwrap()
+            b.op(OpKind::CachedAttention, p, scale).unwrap()
         });
         cases.push((f, past + 1));
     }
@@ -376,9 +376,9 @@ fn losses_with_rounded_gradients() {
         let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
         let params = [(&x[..], F), (&row[..], DType::I32), (&row[..], F)];
         let whole = kernel(&format!("loss{i}"), "cross_entropy", &params, |b, p| {
-            let out = b.named("cross_entropy", &p[..2], over.clone()).unwrap();
+            let out = b.op(OpKind::CrossEntropy, &p[..2], over.clone()).unwrap();
             let d = [p[0], p[1], out[1], p[2]];
-            let d = b.one("cross_entropy_grad", &d, over.clone()).unwrap();
+            let d = b.one(OpKind::CrossEntropyGrad, &d, over.clone()).unwrap();
             vec![out[0], cast(b, d)]
         });
         let part = [
@@ -389,7 +389,7 @@ fn losses_with_rounded_gradients() {
             (&[("rank", 1)][..], DType::I32),
         ];
         let part = kernel(&format!("part{i}"), "cross_entropy", &part, |b, p| {
-            let d = b.one("cross_entropy_grad", p, over).unwrap();
+            let d = b.one(OpKind::CrossEntropyGrad, p, over).unwrap();
             vec![cast(b, d)]
         });
         cases.extend([(whole, classes), (part, 3 * classes)]);

@@ -4,7 +4,9 @@
 use neoxc_codegen::kernels::{self, Kernel};
 use neoxc_codegen::{gpu, x86};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Loc, Module, TensorType, ValueId};
+use neoxc_ir::{
+    Attr, Attrs, Builder, DType, Dim, Function, Loc, Module, OpKind, TensorType, ValueId,
+};
 
 type Dims<'a> = &'a [(&'a str, usize)];
 
@@ -157,7 +159,7 @@ fn a_family_says_what_it_cannot_do() {
     });
     let e = kernels::build(&Module::new(), &f, Target::X86V3).unwrap_err().to_string();
     assert!(e.contains("@wrong") && e.contains("rows"), "{e}");
-    let f = function("none", "nonsense", &[&x], |k, p| vec![k.unary("neg", p[0]).unwrap()]);
+    let f = function("none", "nonsense", &[&x], |k, p| vec![k.unary(OpKind::Neg, p[0]).unwrap()]);
     let e = kernels::build(&Module::new(), &f, Target::X86V3).unwrap_err().to_string();
     assert!(e.contains("nonsense"), "{e}");
 }

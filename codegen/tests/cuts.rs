@@ -8,7 +8,7 @@ use neoxc_codegen::kernels::{self, Choice, Cut, Kernel, Tuned};
 use neoxc_codegen::x86::Cpu;
 use neoxc_ir::eval::run_function;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, Function, Module};
+use neoxc_ir::{Attr, Attrs, Function, Module, OpKind};
 
 const HERE: Target = Target::X86Native;
 
@@ -67,10 +67,10 @@ fn attention_has_the_same_bits_however_many_groups_share_a_chunk() {
         let three = [(&q[..], F); 3];
         let six = [&three[..], &[(&y[..], F), (&lse[..], F), (&y[..], F)]].concat();
         let forward = kernel(&format!("forward{i}"), "attention", &three, |b, p| {
-            b.named("attention", p, scale.clone()).unwrap()
+            b.op(OpKind::Attention, p, scale.clone()).unwrap()
         });
         let backward = kernel(&format!("backward{i}"), "attention_grad", &six, |b, p| {
-            b.named("attention_grad", p, scale).unwrap()
+            b.op(OpKind::AttentionGrad, p, scale).unwrap()
         });
         for target in [HERE, Target::X86V3] {
             // Caches for all groups that a block may have, for some of them and for one.

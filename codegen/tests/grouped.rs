@@ -11,7 +11,7 @@ use common::{
 use neoxc_codegen::x86::Cpu;
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, OpKind, ValueId};
 
 const I: DType = DType::I32;
 /// A rounding to bfloat16, with something for sums in f32.
@@ -154,7 +154,7 @@ fn one_token_attends_to_keys_that_heads_share() {
             types.extend([(&kept[..], dtype), (&kept[..], dtype), (&[("seq", 1)][..], I)]);
             for count in [1, past + 1] {
                 let f = kernel(&format!("kept{i}_{count}"), "cached_attention", &types, |b, p| {
-                    b.named("cached_attention", p, scale(d, 1.0)).unwrap()
+                    b.op(OpKind::CachedAttention, p, scale(d, 1.0)).unwrap()
                 });
                 cases.push((f, count));
             }
@@ -165,7 +165,7 @@ fn one_token_attends_to_keys_that_heads_share() {
 
 /// Rotates queries and keys by the tables `cos` and `sin`.
 fn turned(b: &mut Builder<'_>, parts: &[ValueId], cos: ValueId, sin: ValueId) -> Vec<ValueId> {
-    let mut turn = |x| b.one("rotary", &[x, cos, sin], Attrs::new()).unwrap();
+    let mut turn = |x| b.one(OpKind::Rotary, &[x, cos, sin], Attrs::new()).unwrap();
     vec![turn(parts[0]), turn(parts[1]), parts[2]]
 }
 
@@ -190,16 +190,16 @@ fn shared_projections_split_and_merge() {
         let params = [vec![(&fused[..], F)], tables.clone()].concat();
         cases.push((
             kernel(&format!("split{i}"), "qkv_split", &params, |b, p| {
-                let parts = b.named("qkv_split", &p[..1], Attrs::new()).unwrap();
+                let parts = b.op(OpKind::QkvSplit, &p[..1], Attrs::new()).unwrap();
                 turned(b, &parts, p[1], p[2])
             }),
             1,
         ));
         cases.push((
             kernel(&format!("merge{i}"), "qkv_merge", &[t.three(F), tables].concat(), |b, p| {
-                let back = b.unary("neg", p[4]).unwrap();
+                let back = b.unary(OpKind::Neg, p[4]).unwrap();
                 let parts = turned(b, &p[..3], p[3], back);
-                vec![b.one("qkv_merge", &parts, Attrs::new()).unwrap()]
+                vec![b.one(OpKind::QkvMerge, &parts, Attrs::new()).unwrap()]
             }),
             1,
         ));
@@ -226,7 +226,7 @@ fn shared_projections_are_stored_in_parts() {
             let f = kernel(&format!("projection{i}"), "matmul", &params, |b, p| {
                 let y = b.matmul(p[0], p[1], &["embed"]).unwrap();
                 let y = b.cast(y, dtype).unwrap();
-                let parts = b.named("qkv_split", &[y], Attrs::new()).unwrap();
+                let parts = b.op(OpKind::QkvSplit, &[y], Attrs::new()).unwrap();
                 turned(b, &parts, p[2], p[3])
             });
             let x = inputs(&f, 1, &mut r);

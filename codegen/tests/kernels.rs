@@ -6,7 +6,7 @@ mod common;
 
 use common::{Dims, F, Random, check, check_everywhere, inputs, kernel, update};
 use neoxc_ir::eval::{Tensor, run_function};
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType, ValueId};
 
 fn matmul(name: &str, a: Dims<'_>, b: Dims<'_>, contract: &[&str]) -> (Function, usize) {
     (
@@ -91,9 +91,9 @@ fn matmul_epilogues() {
                 "matmul",
                 &[(&x, F), (&w, F), (&y, F)],
                 |k, p| {
-                    let y = k.one("gelu", &[p[2]], again.clone()).unwrap();
+                    let y = k.one(OpKind::Gelu, &[p[2]], again.clone()).unwrap();
                     let m = k.matmul(p[0], p[1], &["embed"]).unwrap();
-                    vec![k.one("gelu_grad", &[p[2], m], again).unwrap(), y]
+                    vec![k.one(OpKind::GeluGrad, &[p[2], m], again).unwrap(), y]
                 },
             ),
             1,
@@ -102,21 +102,21 @@ fn matmul_epilogues() {
             kernel(&name, "matmul", &[(&x, F), (&w, F), (&bias, F)], |k, p| {
                 let m = k.matmul(p[0], p[1], &["embed"]).unwrap();
                 let pre = k.add(m, p[2]).unwrap();
-                vec![pre, k.one("gelu", &[pre], attrs).unwrap()]
+                vec![pre, k.one(OpKind::Gelu, &[pre], attrs).unwrap()]
             }),
             1,
         ));
         cases.push((
             kernel(&format!("{name}_grad"), "matmul", &[(&x, F), (&w, F), (&y, F)], |k, p| {
                 let m = k.matmul(p[0], p[1], &["embed"]).unwrap();
-                vec![k.one("gelu_grad", &[p[2], m], form).unwrap()]
+                vec![k.one(OpKind::GeluGrad, &[p[2], m], form).unwrap()]
             }),
             1,
         ));
     }
     // A gate of which what it opens is made beside another product, and both gradients behind one.
     let silu = |k: &mut Builder<'_>, x| {
-        let share = k.unary("logistic", x).unwrap();
+        let share = k.unary(OpKind::Logistic, x).unwrap();
         (share, k.mul(x, share).unwrap())
     };
     cases.push((
@@ -167,13 +167,13 @@ fn rows_and_columns() {
         let eps = attrs.clone();
         cases.push((
             kernel(&format!("norm{i}"), "rowwise", &[(&x, F), (&w, F), (&w, F)], |k, p| {
-                k.named("layer_norm", p, attrs).unwrap()
+                k.op(OpKind::LayerNorm, p, attrs).unwrap()
             }),
             1,
         ));
         cases.push((
             kernel(&format!("rms_norm{i}"), "rowwise", &[(&x, F), (&w, F)], |k, p| {
-                k.named("rms_norm", p, eps).unwrap()
+                k.op(OpKind::RmsNorm, p, eps).unwrap()
             }),
             1,
         ));
@@ -185,21 +185,21 @@ fn rows_and_columns() {
             let added = [&grad[..], &[(&x[..], F)]].concat();
             cases.push((
                 kernel(&format!("norm_grad{i}_{run}"), "rowwise", &added, |k, p| {
-                    let y = k.named("layer_norm_grad", &p[..5], norm.clone()).unwrap();
+                    let y = k.op(OpKind::LayerNormGrad, &p[..5], norm.clone()).unwrap();
                     vec![y[2], k.add(p[5], y[0]).unwrap(), y[1]]
                 }),
                 1,
             ));
             cases.push((
                 kernel(&format!("norm_sums{i}_{run}"), "rowwise", &grad, |k, p| {
-                    k.named("layer_norm_grad", p, norm).unwrap()[1..].to_vec()
+                    k.op(OpKind::LayerNormGrad, p, norm).unwrap()[1..].to_vec()
                 }),
                 1,
             ));
             let rms = [(&x[..], F), (&w[..], F), (&row[..], F), (&x[..], F), (&x[..], F)];
             cases.push((
                 kernel(&format!("rms_norm_grad{i}_{run}"), "rowwise", &rms, |k, p| {
-                    let y = k.named("rms_norm_grad", &p[..4], runs).unwrap();
+                    let y = k.op(OpKind::RmsNormGrad, &p[..4], runs).unwrap();
                     vec![k.add(p[4], y[0]).unwrap(), y[1]]
                 }),
                 1,
@@ -207,7 +207,7 @@ fn rows_and_columns() {
             let along = Attrs::new().with("dim", Attr::Str("embed".into()));
             cases.push((
                 kernel(&format!("runs{i}_{run}"), "rowwise", &[(&x, F)], |k, p| {
-                    vec![k.one("sum_runs", p, along.with("rows", Attr::Int(run))).unwrap()]
+                    vec![k.one(OpKind::SumRuns, p, along.with("rows", Attr::Int(run))).unwrap()]
                 }),
                 1,
             ));
@@ -222,7 +222,7 @@ fn rows_and_columns() {
         ));
         cases.push((
             kernel(&format!("squares{i}"), "rowwise", &[(&x, F)], |k, p| {
-                vec![k.one("sum_squares", &[p[0]], Attrs::new()).unwrap()]
+                vec![k.one(OpKind::SumSquares, &[p[0]], Attrs::new()).unwrap()]
             }),
             1,
         ));
@@ -230,9 +230,9 @@ fn rows_and_columns() {
             kernel(&format!("mixed{i}"), "rowwise", &[(&x, F), (&row, F), (&w, F)], |k, p| {
                 let a = k.add(p[0], p[1]).unwrap();
                 let b = k.mul(a, p[2]).unwrap();
-                let c = k.unary("tanh", b).unwrap();
-                let d = k.unary("erf", c).unwrap();
-                vec![k.unary("exp", d).unwrap(), c]
+                let c = k.unary(OpKind::Tanh, b).unwrap();
+                let d = k.unary(OpKind::Erf, c).unwrap();
+                vec![k.unary(OpKind::Exp, d).unwrap(), c]
             }),
             1,
         ));
@@ -240,7 +240,7 @@ fn rows_and_columns() {
     let big = [("x", 70_001)];
     cases.push((
         kernel("big_sum", "rowwise", &[(&big, F)], |k, p| {
-            vec![k.one("sum_squares", &[p[0]], Attrs::new()).unwrap()]
+            vec![k.one(OpKind::SumSquares, &[p[0]], Attrs::new()).unwrap()]
         }),
         1,
     ));
@@ -260,11 +260,11 @@ fn rows_and_columns() {
     cases.push((
         kernel("scalars", "rowwise", &[(&[], F), (&[], F)], |k, p| {
             let s = k.mul(p[0], p[0]).unwrap();
-            let r = k.unary("sqrt", s).unwrap();
+            let r = k.unary(OpKind::Sqrt, s).unwrap();
             let one = k.scalar(1.0).unwrap();
             let d = k.add(r, one).unwrap();
             let q = k.div(p[1], d).unwrap();
-            vec![k.one("minimum", &[q, one], Attrs::new()).unwrap(), r]
+            vec![k.one(OpKind::Minimum, &[q, one], Attrs::new()).unwrap(), r]
         }),
         1,
     ));
@@ -292,7 +292,7 @@ fn attention_forward_and_backward() {
         let attrs = scale.clone();
         cases.push((
             kernel(&format!("attention{i}"), "attention", &[(&q, F), (&q, F), (&q, F)], |k, p| {
-                k.named("attention", p, attrs).unwrap()
+                k.op(OpKind::Attention, p, attrs).unwrap()
             }),
             1,
         ));
@@ -300,7 +300,7 @@ fn attention_forward_and_backward() {
         let name = format!("attention_forward_only{i}");
         cases.push((
             kernel(&name, "attention", &[(&q, F), (&q, F), (&q, F)], |k, p| {
-                vec![k.named("attention", p, attrs).unwrap()[0]]
+                vec![k.op(OpKind::Attention, p, attrs).unwrap()[0]]
             }),
             1,
         ));
@@ -316,7 +316,7 @@ fn attention_forward_and_backward() {
             };
             cases.push((
                 kernel(&name, "attention_grad", &six, |k, p| {
-                    k.named("attention_grad", p, attrs).unwrap()
+                    k.op(OpKind::AttentionGrad, p, attrs).unwrap()
                 }),
                 1,
             ));
@@ -347,7 +347,7 @@ fn attention_to_what_is_kept() {
             let attrs = Attrs::new().with("scale", Attr::Float(1.0 / (d as f64).sqrt()));
             let name = format!("cached_attention{i}_{n}");
             let f = kernel(&name, "cached_attention", &types, |k, p| {
-                k.named("cached_attention", p, attrs).unwrap()
+                k.op(OpKind::CachedAttention, p, attrs).unwrap()
             });
             cases.push((f, count));
         }
@@ -375,7 +375,7 @@ fn dropout_in_every_family() {
         let named = [(&x[..], F), (&row[..], I), (&[][..], I), (&w[..], I), (&x[..], F)];
         cases.push((
             kernel(&format!("drop{i}"), "rowwise", &named, |k, p| {
-                let y = k.one("dropout", &p[..4], drop(0.3)).unwrap();
+                let y = k.one(OpKind::Dropout, &p[..4], drop(0.3)).unwrap();
                 vec![k.add(y, p[4]).unwrap(), y]
             }),
             ids,
@@ -383,13 +383,13 @@ fn dropout_in_every_family() {
         cases.push((
             kernel(&format!("drop_first{i}"), "rowwise", &named, |k, p| {
                 let layer = k.fill(0.0, &TensorType::scalar(I)).unwrap();
-                vec![k.one("dropout", &[p[0], p[1], layer, p[3]], drop(0.9)).unwrap()]
+                vec![k.one(OpKind::Dropout, &[p[0], p[1], layer, p[3]], drop(0.9)).unwrap()]
             }),
             ids,
         ));
         cases.push((
             kernel(&format!("drop_columns{i}"), "columnwise", &named[..4], |k, p| {
-                let y = k.one("dropout", p, drop(0.5)).unwrap();
+                let y = k.one(OpKind::Dropout, p, drop(0.5)).unwrap();
                 vec![k.reduce_sum(y, &["batch", "seq"]).unwrap()]
             }),
             ids,
@@ -408,7 +408,7 @@ fn dropout_in_every_family() {
             kernel(&format!("drop_product{i}"), "matmul", &product, |k, p| {
                 let m = k.matmul(p[0], p[1], &["ffn"]).unwrap();
                 let m = k.add(m, p[2]).unwrap();
-                let y = k.one("dropout", &[m, p[3], p[4], p[5]], drop(0.1)).unwrap();
+                let y = k.one(OpKind::Dropout, &[m, p[3], p[4], p[5]], drop(0.1)).unwrap();
                 vec![k.add(y, p[6]).unwrap()]
             }),
             ids,
@@ -423,7 +423,7 @@ fn dropout_in_every_family() {
         ];
         cases.push((
             kernel(&format!("drop_weights{i}"), "rowwise", &weights, |k, p| {
-                vec![k.one("dropout", p, drop(0.5)).unwrap()]
+                vec![k.one(OpKind::Dropout, p, drop(0.5)).unwrap()]
             }),
             ids,
         ));
@@ -431,7 +431,7 @@ fn dropout_in_every_family() {
     let x = [("x", 70_001)];
     cases.push((
         kernel("drop_flat", "rowwise", &[(&x, F), (&[], I), (&[], I), (&x, I)], |k, p| {
-            vec![k.one("dropout", p, drop(0.25)).unwrap()]
+            vec![k.one(OpKind::Dropout, p, drop(0.25)).unwrap()]
         }),
         ids,
     ));
@@ -453,7 +453,7 @@ fn attention_with_dropped_weights() {
         let seven = [&three[..], &ids].concat();
         cases.push((
             kernel(&format!("dropped{i}"), "attention", &seven, |k, p| {
-                k.named("dropout_attention", p, attrs.clone()).unwrap()
+                k.op(OpKind::DropoutAttention, p, attrs.clone()).unwrap()
             }),
             1 << 30,
         ));
@@ -465,7 +465,7 @@ fn attention_with_dropped_weights() {
         ] {
             cases.push((
                 kernel(&name, "attention_grad", &ten, |k, p| {
-                    k.named("dropout_attention_grad", p, attrs).unwrap()
+                    k.op(OpKind::DropoutAttentionGrad, p, attrs).unwrap()
                 }),
                 1 << 30,
             ));
@@ -491,9 +491,9 @@ fn projections_split_and_merge() {
                 "qkv_split",
                 &[(&fused, F), (&table, F), (&table, F)],
                 |k, p| {
-                    let parts = k.named("qkv_split", &p[..1], Attrs::new()).unwrap();
+                    let parts = k.op(OpKind::QkvSplit, &p[..1], Attrs::new()).unwrap();
                     let turn = |k: &mut Builder<'_>, x| {
-                        k.one("rotary", &[x, p[1], p[2]], Attrs::new()).unwrap()
+                        k.one(OpKind::Rotary, &[x, p[1], p[2]], Attrs::new()).unwrap()
                     };
                     vec![turn(k, parts[0]), turn(k, parts[1]), parts[2]]
                 },
@@ -504,19 +504,19 @@ fn projections_split_and_merge() {
             [(&part[..], F), (&part[..], F), (&part[..], F), (&table[..], F), (&table[..], F)];
         cases.push((
             kernel(&format!("merge{i}"), "qkv_merge", &five, |k, p| {
-                let back = k.unary("neg", p[4]).unwrap();
+                let back = k.unary(OpKind::Neg, p[4]).unwrap();
                 let turn = |k: &mut Builder<'_>, x| {
-                    k.one("rotary", &[x, p[3], back], Attrs::new()).unwrap()
+                    k.one(OpKind::Rotary, &[x, p[3], back], Attrs::new()).unwrap()
                 };
                 let (q, key) = (turn(k, p[0]), turn(k, p[1]));
-                vec![k.one("qkv_merge", &[q, key, p[2]], Attrs::new()).unwrap()]
+                vec![k.one(OpKind::QkvMerge, &[q, key, p[2]], Attrs::new()).unwrap()]
             }),
             1,
         ));
     }
     let x = [("a", 3), ("b", 5), ("c", 7)];
     let movement = |name: &str, op: &str, attrs: Attrs| {
-        (kernel(name, "copy", &[(&x, F)], |k, p| vec![k.one(op, p, attrs).unwrap()]), 1)
+        (kernel(name, "copy", &[(&x, F)], |k, p| k.named(op, p, attrs).unwrap()), 1)
     };
     cases.push(movement(
         "transpose",
@@ -673,7 +673,7 @@ fn experts() {
             let b = &mut Builder::new(&mut f);
             let sum = b.add(product, p).unwrap();
             let form = Attrs::new().with("approximate", Attr::Str("none".into()));
-            let active = b.one("gelu", &[sum], form).unwrap();
+            let active = b.one(OpKind::Gelu, &[sum], form).unwrap();
             f.results = vec![sum, active];
             cases.push((f, values));
             let four = [&wide, &y, starts, counts];

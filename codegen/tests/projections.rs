@@ -7,7 +7,7 @@ mod common;
 use common::{F, H, Random, check_everywhere, check_for, inputs, kernel, units};
 use neoxc_ir::eval::Tensor;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attrs, DType, Function};
+use neoxc_ir::{Attrs, DType, Function, OpKind};
 
 /// batch, seq, heads, head_dim, half of the rotary dims, embed.
 type Size = [usize; 6];
@@ -35,11 +35,11 @@ fn projection(name: &str, size: Size, dtype: DType, turned: bool) -> Function {
         let y = b.matmul(p[0], p[1], &["embed"]).unwrap();
         let y = b.add(y, p[2]).unwrap();
         let y = b.cast(y, dtype).unwrap();
-        let parts = b.named("qkv_split", &[y], Attrs::new()).unwrap();
+        let parts = b.op(OpKind::QkvSplit, &[y], Attrs::new()).unwrap();
         if !turned {
             return parts;
         }
-        let mut turn = |x| b.one("rotary", &[x, p[3], p[4]], Attrs::new()).unwrap();
+        let mut turn = |x| b.one(OpKind::Rotary, &[x, p[3], p[4]], Attrs::new()).unwrap();
         // In the order of their making, as fusing has them.
         vec![parts[2], turn(parts[0]), turn(parts[1])]
     })

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{F, Random, check, check_everywhere, inputs, kernel};
-use neoxc_ir::{Attr, Attrs, DType};
+use neoxc_ir::{Attr, Attrs, DType, OpKind};
 
 #[test]
 fn rows_of_tables_and_losses() {
@@ -21,7 +21,7 @@ fn rows_of_tables_and_losses() {
                 &format!("gather{i}"),
                 "gather_rows",
                 &[(&table, F), (&ids, DType::I32)],
-                |k, p| vec![k.one("gather", p, Attrs::new()).unwrap()],
+                |k, p| vec![k.one(OpKind::Gather, p, Attrs::new()).unwrap()],
             ),
             classes,
         ));
@@ -30,10 +30,10 @@ fn rows_of_tables_and_losses() {
             .with("size", Attr::Int(classes as i64));
         let three = [(&ids[..], DType::I32), (&x[..], F), (&table[..], F)];
         let alone = kernel(&format!("scatter_alone{i}"), "scatter_rows", &three[..2], |k, p| {
-            vec![k.one("scatter_add", p, to.clone()).unwrap()]
+            vec![k.one(OpKind::ScatterAdd, p, to.clone()).unwrap()]
         });
         let mut onto = kernel(&format!("scatter{i}"), "scatter_rows", &three, |k, p| {
-            let s = k.one("scatter_add", &p[..2], to).unwrap();
+            let s = k.one(OpKind::ScatterAdd, &p[..2], to).unwrap();
             vec![k.add(p[2], s).unwrap()]
         });
         onto.attrs.set("neox.inplace", Attr::ints(&[0, 2]));
@@ -42,8 +42,8 @@ fn rows_of_tables_and_losses() {
         let three = [(&logits[..], F), (&ids[..], DType::I32), (&ids[..], F)];
         cases.push((
             kernel(&format!("loss{i}"), "cross_entropy", &three, |k, p| {
-                let l = k.named("cross_entropy", &p[..2], over.clone()).unwrap();
-                let d = k.one("cross_entropy_grad", &[p[0], p[1], l[1], p[2]], over).unwrap();
+                let l = k.op(OpKind::CrossEntropy, &p[..2], over.clone()).unwrap();
+                let d = k.one(OpKind::CrossEntropyGrad, &[p[0], p[1], l[1], p[2]], over).unwrap();
                 vec![l[0], l[1], d]
             }),
             classes,
@@ -67,7 +67,7 @@ fn parts_of_tables_and_losses() {
         let three = [(&table[..], F), (&ids[..], i32s), (&part[..], i32s)];
         cases.push((
             kernel(&format!("gather_part{i}"), "gather_rows", &three, |k, p| {
-                vec![k.one("gather", p, Attrs::new()).unwrap()]
+                vec![k.one(OpKind::Gather, p, Attrs::new()).unwrap()]
             }),
             3 * classes,
         ));
@@ -77,7 +77,7 @@ fn parts_of_tables_and_losses() {
         let four = [(&ids[..], i32s), (&x[..], F), (&part[..], i32s), (&table[..], F)];
         cases.push((
             kernel(&format!("scatter_part{i}"), "scatter_rows", &four, |k, p| {
-                let s = k.one("scatter_add", &p[..3], to).unwrap();
+                let s = k.one(OpKind::ScatterAdd, &p[..3], to).unwrap();
                 vec![k.add(p[3], s).unwrap()]
             }),
             3 * classes,
@@ -86,7 +86,7 @@ fn parts_of_tables_and_losses() {
         let three = [(&logits[..], F), (&ids[..], i32s), (&part[..], i32s)];
         cases.push((
             kernel(&format!("loss_part{i}"), "cross_entropy", &three, |k, p| {
-                vec![k.one("cross_entropy_part", p, over.clone()).unwrap()]
+                vec![k.one(OpKind::CrossEntropyPart, p, over.clone()).unwrap()]
             }),
             3 * classes,
         ));
@@ -94,14 +94,14 @@ fn parts_of_tables_and_losses() {
             [(&logits[..], F), (&ids[..], i32s), (&ids[..], F), (&ids[..], F), (&part[..], i32s)];
         cases.push((
             kernel(&format!("loss_grad_part{i}"), "cross_entropy", &five, |k, p| {
-                vec![k.one("cross_entropy_grad", p, over.clone()).unwrap()]
+                vec![k.one(OpKind::CrossEntropyGrad, p, over.clone()).unwrap()]
             }),
             3 * classes,
         ));
         let stats = [("rank", i + 1), ("batch", 1), ("seq", rows), ("stat", 3)];
         cases.push((
             kernel(&format!("loss_join{i}"), "cross_entropy", &[(&stats, F)], |k, p| {
-                k.named("cross_entropy_join", p, Attrs::new()).unwrap()
+                k.op(OpKind::CrossEntropyJoin, p, Attrs::new()).unwrap()
             }),
             1,
         ));
@@ -110,7 +110,7 @@ fn parts_of_tables_and_losses() {
                 let attrs = Attrs::new()
                     .with("dim", Attr::Str("rank".into()))
                     .with("size", Attr::Int(7 * i as i64 + 1));
-                vec![k.one("iota", &[], attrs).unwrap()]
+                vec![k.one(OpKind::Iota, &[], attrs).unwrap()]
             }),
             1,
         ));
@@ -126,8 +126,8 @@ fn losses_of_long_rows() {
     let (logits, ids) = ([("seq", rows), ("vocab", classes)], [("seq", rows)]);
     let three = [(&logits[..], F), (&ids[..], DType::I32), (&ids[..], F)];
     let f = kernel("long", "cross_entropy", &three, |k, p| {
-        let l = k.named("cross_entropy", &p[..2], over.clone()).unwrap();
-        let d = k.one("cross_entropy_grad", &[p[0], p[1], l[1], p[2]], over).unwrap();
+        let l = k.op(OpKind::CrossEntropy, &p[..2], over.clone()).unwrap();
+        let d = k.one(OpKind::CrossEntropyGrad, &[p[0], p[1], l[1], p[2]], over).unwrap();
         vec![l[0], l[1], d]
     });
     let mut x = inputs(&f, classes, &mut Random(5));

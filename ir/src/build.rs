@@ -50,7 +50,7 @@ impl<'a> Builder<'a> {
         let types: Vec<TensorType> = operands.iter().map(|o| self.ty(*o).clone()).collect();
         let cx = RuleCx { operands: &types, results: &[], attrs: &attrs, module: self.module };
         let inferred = crate::verifier::check_arity(kind, types.len(), &attrs)
-            .and_then(|()| kind.0.infer(&cx))
+            .and_then(|()| kind.def().infer(&cx))
             .map_err(|e| OpError::new(format!("{}: {e}", kind.full_name())))?;
         let results: Vec<ValueId> =
             inferred.into_iter().map(|t| self.function.add_value(t)).collect();
@@ -64,7 +64,8 @@ impl<'a> Builder<'a> {
         Ok(results)
     }
 
-    /// Appends the op called `name` (see `docs/ops.md`) and returns its results.
+    /// Appends the op called `name` in text (see `docs/ops.md`) and returns its results; code that knows the op uses
+    /// [`Builder::op`].
     pub fn named(
         &mut self,
         name: &str,
@@ -79,40 +80,40 @@ impl<'a> Builder<'a> {
     /// Appends a single-result op.
     pub fn one(
         &mut self,
-        name: &str,
+        kind: OpKind,
         operands: &[ValueId],
         attrs: Attrs,
     ) -> Result<ValueId, OpError> {
-        let results = self.named(name, operands, attrs)?;
+        let results = self.op(kind, operands, attrs)?;
         match results.as_slice() {
             [only] => Ok(*only),
-            _ => Err(OpError::new(format!("`{name}` has {} results, not one", results.len()))),
+            _ => Err(OpError::new(format!("`{kind}` has {} results, not one", results.len()))),
         }
     }
 
     /// `a + b`, broadcasting by dim name.
     pub fn add(&mut self, a: ValueId, b: ValueId) -> Result<ValueId, OpError> {
-        self.one("add", &[a, b], Attrs::new())
+        self.one(OpKind::Add, &[a, b], Attrs::new())
     }
 
     /// `a - b`, broadcasting by dim name.
     pub fn sub(&mut self, a: ValueId, b: ValueId) -> Result<ValueId, OpError> {
-        self.one("sub", &[a, b], Attrs::new())
+        self.one(OpKind::Sub, &[a, b], Attrs::new())
     }
 
     /// `a * b`, broadcasting by dim name.
     pub fn mul(&mut self, a: ValueId, b: ValueId) -> Result<ValueId, OpError> {
-        self.one("mul", &[a, b], Attrs::new())
+        self.one(OpKind::Mul, &[a, b], Attrs::new())
     }
 
     /// `a / b`, broadcasting by dim name.
     pub fn div(&mut self, a: ValueId, b: ValueId) -> Result<ValueId, OpError> {
-        self.one("div", &[a, b], Attrs::new())
+        self.one(OpKind::Div, &[a, b], Attrs::new())
     }
 
     /// A pointwise op of one operand: `neg exp log tanh erf sqrt rsqrt`.
-    pub fn unary(&mut self, name: &str, x: ValueId) -> Result<ValueId, OpError> {
-        self.one(name, &[x], Attrs::new())
+    pub fn unary(&mut self, kind: OpKind, x: ValueId) -> Result<ValueId, OpError> {
+        self.one(kind, &[x], Attrs::new())
     }
 
     /// A tensor filled with `value`.
@@ -120,7 +121,7 @@ impl<'a> Builder<'a> {
         let attrs = dims_attrs(&ty.dims)
             .with("value", Attr::Float(value))
             .with("dtype", Attr::Str(ty.dtype.name().into()));
-        self.one("fill", &[], attrs)
+        self.one(OpKind::Fill, &[], attrs)
     }
 
     /// `x` as `dtype`: itself where it has that already.
@@ -128,7 +129,7 @@ impl<'a> Builder<'a> {
         if self.ty(x).dtype == dtype {
             return Ok(x);
         }
-        self.one("cast", &[x], Attrs::new().with("dtype", Attr::Str(dtype.name().into())))
+        self.one(OpKind::Cast, &[x], Attrs::new().with("dtype", Attr::Str(dtype.name().into())))
     }
 
     /// `x` in the precision that ops compute in: a 16-bit float as f32, other dtypes as they are.
@@ -144,7 +145,7 @@ impl<'a> Builder<'a> {
 
     /// Sum over the dims called `dims`.
     pub fn reduce_sum(&mut self, x: ValueId, dims: &[&str]) -> Result<ValueId, OpError> {
-        self.one("reduce_sum", &[x], Attrs::new().with("dims", Attr::strs(dims)))
+        self.one(OpKind::ReduceSum, &[x], Attrs::new().with("dims", Attr::strs(dims)))
     }
 
     /// Contraction over the dims called `contract`.
@@ -155,7 +156,7 @@ impl<'a> Builder<'a> {
         contract: &[&str],
     ) -> Result<ValueId, OpError> {
         let attrs = Attrs::new().with("contract", Attr::Str(contract.join(",")));
-        self.one("matmul", &[a, b], attrs)
+        self.one(OpKind::Matmul, &[a, b], attrs)
     }
 
     /// `x` with its dims in the order of `dims`; nothing is added if they already are.
@@ -163,7 +164,7 @@ impl<'a> Builder<'a> {
         if self.ty(x).dims.iter().map(|d| &*d.name).eq(dims.iter().copied()) {
             return Ok(x);
         }
-        self.one("transpose", &[x], Attrs::new().with("dims", Attr::strs(dims)))
+        self.one(OpKind::Transpose, &[x], Attrs::new().with("dims", Attr::strs(dims)))
     }
 
     /// The same bytes seen with other dims.
@@ -171,7 +172,7 @@ impl<'a> Builder<'a> {
         if self.ty(x).dims == dims {
             return Ok(x);
         }
-        self.one("reshape", &[x], dims_attrs(dims))
+        self.one(OpKind::Reshape, &[x], dims_attrs(dims))
     }
 
     /// Sums `x` over the dims that `like` lacks, and orders it like `like`: the gradient of a

@@ -4,13 +4,13 @@
 
 use std::fmt::Write;
 
-use crate::op::Arity;
-use crate::ops;
+use crate::op::{Arity, OpKind};
 
 /// The dialect as an MLIR module.
 pub fn irdl() -> String {
     let mut out = String::from("module {\n  irdl.dialect @neox {\n");
-    for op in ops::ALL.iter().filter(|op| !matches!(op.name(), "call" | "map" | "repeat")) {
+    let outside = [OpKind::Call, OpKind::Map, OpKind::Repeat];
+    for op in OpKind::ALL.iter().filter(|op| !outside.contains(op)).map(|op| op.def()) {
         let s = op.signature();
         let _ = writeln!(out, "    irdl.operation @{} {{", op.name());
         // Two uses of one IRDL constraint must be the same type, so each value has its own.

@@ -129,7 +129,7 @@ pub fn run_function(
         };
         let results = op
             .kind
-            .0
+            .def()
             .evaluate(&EvalCx { operands: &operands, rule })
             .map_err(|e| OpError::new(format!("@{}: {}: {e}", f.name, op.kind.full_name())))?;
         let fail = |message: String| {

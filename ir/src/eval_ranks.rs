@@ -2,7 +2,7 @@
 
 use crate::eval::{Tensor, run_function};
 use crate::module::{Function, Module, Op};
-use crate::op::{Class, EvalCx, OpError, RuleCx};
+use crate::op::{Class, EvalCx, OpError, OpKind, RuleCx};
 use crate::ops::{decomposed, repeat};
 use crate::types::TensorType;
 
@@ -101,7 +101,7 @@ pub fn run_stages(
         functions.push(f);
     }
     let meets = |op: &Op| {
-        let axis = op.attrs.str("axis").filter(|_| op.kind.0.class() == Class::Collective)?;
+        let axis = op.attrs.str("axis").filter(|_| op.kind.def().class() == Class::Collective)?;
         (axis == pipe || axis == ENDS).then(|| axis.to_string())
     };
     let mut at = vec![0; *stages];
@@ -141,7 +141,7 @@ pub fn run_stages(
         for rank in 0..each {
             let mut sum: Option<Tensor> = None;
             for stage in &members {
-                let op = next[*stage].filter(|op| op.kind.is("all_reduce")).ok_or_else(lost)?;
+                let op = next[*stage].filter(|op| op.kind == OpKind::AllReduce).ok_or_else(lost)?;
                 let x = get(&envs[stage * each + rank], op.operands[0])?;
                 match &mut sum {
                     Some(sum) => sum.data.iter_mut().zip(&x.data).for_each(|(s, x)| *s += x),
@@ -182,21 +182,21 @@ fn step(
         RuleCx { operands: &types, results: &results, attrs: &op.attrs, module: Some(module) };
     let callee = op.attrs.symbol("callee").and_then(|c| module.function(c));
     if let Some(g) = callee.filter(|g| collectives(module, g)) {
-        return match op.kind.is("repeat") {
+        return match op.kind == OpKind::Repeat {
             true => repeat_ranks(module, &rule, g, axes, operands),
             false => run_ranks(module, &g.name, axes, operands),
         };
     }
-    if op.kind.0.class() != Class::Collective && op.attrs.get("axis").is_some() {
-        let g = decomposed::function(op.kind.0, &rule)?;
+    if op.kind.def().class() != Class::Collective && op.attrs.get("axis").is_some() {
+        let g = decomposed::function(op.kind.def(), &rule)?;
         return run_function_ranks(module, &g, axes, operands);
     }
-    if op.kind.0.class() != Class::Collective {
+    if op.kind.def().class() != Class::Collective {
         return operands
             .iter()
             .map(|x| {
                 let x: Vec<&Tensor> = x.iter().collect();
-                op.kind.0.evaluate(&EvalCx { operands: &x, rule })
+                op.kind.def().evaluate(&EvalCx { operands: &x, rule })
             })
             .collect();
     }
@@ -229,11 +229,11 @@ fn step(
                     whole.at(&i)
                 }))
             };
-            Ok(vec![match op.kind.name() {
-                "all_reduce" => sum(),
-                "reduce_scatter" => part(&sum())?,
-                "take_part" => part(value(rank))?,
-                "all_to_all" => {
+            Ok(vec![match op.kind {
+                OpKind::AllReduce => sum(),
+                OpKind::ReduceScatter => part(&sum())?,
+                OpKind::TakePart => part(value(rank))?,
+                OpKind::AllToAll => {
                     let (at, from) = (along()?, rule.str("from")?);
                     let from = value(rank).ty.position(from);
                     let from =

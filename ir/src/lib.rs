@@ -26,7 +26,7 @@
 //! let w = f.add_param("w", TensorType::f32(&[("ffn", 4), ("embed", 3)]), Attrs::new());
 //! let mut b = Builder::new(&mut f);
 //! let y = b.matmul(x, w, &["embed"])?;
-//! let z = b.one("gelu", &[y], Attrs::new().with("approximate", Attr::Str("none".into())))?;
+//! let z = b.one(OpKind::Gelu, &[y], Attrs::new().with("approximate", Attr::Str("none".into())))?;
 //! assert_eq!(b.ty(z), &TensorType::f32(&[("seq", 2), ("ffn", 4)]));
 //! f.results = vec![z];
 //!

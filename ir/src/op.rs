@@ -14,6 +14,8 @@ use crate::eval::Tensor;
 use crate::module::{Module, Op, ValueId};
 use crate::types::TensorType;
 
+pub use crate::ops::OpKind;
+
 /// Why an op's rule refused its arguments.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -417,14 +419,10 @@ pub trait OpDef: Sync {
     ) -> Result<Decomposition, OpError>;
 }
 
-/// A handle on a registered op; equal when the names are.
-#[derive(Clone, Copy)]
-pub struct OpKind(pub &'static dyn OpDef);
-
 impl OpKind {
     /// Name without dialect.
     pub fn name(self) -> &'static str {
-        self.0.name()
+        self.def().name()
     }
 
     /// Name with dialect, as in text.
@@ -432,30 +430,17 @@ impl OpKind {
     /// Loops have a dialect name of their own: IRDL wants all values of a variadic operand to have one
     /// type, which a loop's never have, so loops stay outside the generated dialect.
     pub fn full_name(self) -> String {
-        match self.name() {
-            "call" => "func.call".to_string(),
-            name @ ("map" | "repeat") => format!("neox_loop.{name}"),
-            name => format!("neox.{name}"),
+        match self {
+            OpKind::Call => "func.call".to_string(),
+            OpKind::Map | OpKind::Repeat => format!("neox_loop.{self}"),
+            _ => format!("neox.{self}"),
         }
     }
-
-    /// Whether this is the op called `name`.
-    pub fn is(self, name: &str) -> bool {
-        self.name() == name
-    }
 }
 
-impl PartialEq for OpKind {
-    fn eq(&self, other: &Self) -> bool {
-        self.name() == other.name()
-    }
-}
-
-impl Eq for OpKind {}
-
-impl std::hash::Hash for OpKind {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name().hash(state);
+impl fmt::Display for OpKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
     }
 }
 

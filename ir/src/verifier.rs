@@ -74,7 +74,7 @@ fn verify_function(module: &Module, f: &Function) -> Result<(), VerifyError> {
         let operands: Vec<TensorType> = op.operands.iter().map(|o| f.ty(*o).clone()).collect();
         let cx =
             RuleCx { operands: &operands, results: &[], attrs: &op.attrs, module: Some(module) };
-        let inferred = op.kind.0.infer(&cx).map_err(|e| fail(e.0))?;
+        let inferred = op.kind.def().infer(&cx).map_err(|e| fail(e.0))?;
         if inferred.len() != op.results.len() {
             return Err(fail(format!(
                 "has {} results, its rule gives {}",
@@ -125,7 +125,7 @@ fn check_type(ty: &TensorType) -> Result<(), String> {
 /// Checks the number of operands against the op's signature.
 pub fn check_arity(kind: OpKind, operands: usize, attrs: &Attrs) -> Result<(), OpError> {
     check_attrs(kind, attrs)?;
-    let spec = kind.0.signature().operands;
+    let spec = kind.def().signature().operands;
     let least = spec.iter().filter(|(_, a)| *a == Arity::One).count();
     let unbounded = spec.iter().any(|(_, a)| *a == Arity::Variadic);
     if operands < least || (!unbounded && operands > spec.len()) {
@@ -135,7 +135,7 @@ pub fn check_arity(kind: OpKind, operands: usize, attrs: &Attrs) -> Result<(), O
 }
 
 fn check_attrs(kind: OpKind, attrs: &Attrs) -> Result<(), OpError> {
-    let specs = kind.0.signature().attrs;
+    let specs = kind.def().signature().attrs;
     for spec in specs {
         match attrs.get(spec.name) {
             None if spec.required => {

@@ -4,7 +4,7 @@
 
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::ops::dropout::Mask;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType};
 
 fn attrs(rate: f64, seed: i64, site: i64) -> Attrs {
     Attrs::new()
@@ -140,7 +140,7 @@ fn a_part_has_its_part_of_the_mask() {
             ids(&dims[1..]),
         ];
         let p: Vec<_> = types.iter().map(|ty| f.add_param("p", ty.clone(), Attrs::new())).collect();
-        f.results = vec![Builder::new(&mut f).one("dropout", &p, attrs(0.5, 3, 1)).unwrap()];
+        f.results = vec![Builder::new(&mut f).one(OpKind::Dropout, &p, attrs(0.5, 3, 1)).unwrap()];
         let x = [
             Tensor::fill(types[0].clone(), 3.0),
             Tensor::new(types[1].clone(), places.to_vec()),

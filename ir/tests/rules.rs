@@ -4,7 +4,7 @@
 
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::op::{Decomposition, GradCx, Gradient, RuleCx};
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ops, text};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType, ops, text};
 
 /// Deterministic values in [-1, 1) without repeats (splitmix64).
 struct Random(u64);
@@ -375,7 +375,7 @@ fn close(a: f64, b: f64, tolerance: f64) -> bool {
 #[test]
 fn every_op_has_a_case() {
     let cases = cases(&mut Random(1));
-    for op in ops::ALL {
+    for op in OpKind::ALL {
         let covered = cases.iter().any(|c| c.op == op.name());
         assert!(
             covered || ["call", "map", "repeat"].contains(&op.name()),
@@ -383,7 +383,7 @@ fn every_op_has_a_case() {
             op.name()
         );
     }
-    assert!(ops::ALL.windows(2).all(|w| w[0].name() < w[1].name()), "registry is sorted");
+    assert!(OpKind::ALL.windows(2).all(|w| w[0].name() < w[1].name()), "registry is sorted");
 }
 
 #[test]
@@ -395,7 +395,7 @@ fn decompositions_compute_the_same() {
         g.values.truncate(g.params.len());
         let params = g.params.clone();
         let kind = ops::find(c.op).unwrap();
-        match kind.0.decompose(&mut Builder::new(&mut g), &params, &c.attrs).unwrap() {
+        match kind.def().decompose(&mut Builder::new(&mut g), &params, &c.attrs).unwrap() {
             Decomposition::Primitive => continue,
             Decomposition::Values(values) => g.results = values,
         }
@@ -452,7 +452,7 @@ fn gradients_match_central_differences() {
             })
             .collect();
         // Parameters of a function are numbered first in text only; values may come in any order.
-        let rule = op.kind.0.gradient(&mut GradCx {
+        let rule = op.kind.def().gradient(&mut GradCx {
             op: &op,
             cotangents: &cotangents,
             b: &mut Builder::new(&mut g),
@@ -524,11 +524,11 @@ fn costs_and_sharding_rules_cover_all_dims() {
         let results: Vec<_> = f.results.iter().map(|v| f.ty(*v).clone()).collect();
         let cx = RuleCx { operands: &c.operands, results: &results, attrs: &c.attrs, module: None };
         let kind = ops::find(c.op).unwrap();
-        let rule = kind.0.sharding(&cx);
+        let rule = kind.def().sharding(&cx);
         for d in c.operands.iter().chain(&results).flat_map(|t| &t.dims) {
             assert!(rule.effect(&d.name).is_some(), "{} says nothing of {}", c.op, d.name);
         }
-        let cost = kind.0.cost(&cx);
+        let cost = kind.def().cost(&cx);
         assert!(cost.flops >= 0.0 && cost.bytes >= 0.0, "{}", c.op);
     }
 }
@@ -554,7 +554,7 @@ fn every_file_of_an_op_is_registered() {
         .filter(|n| !helpers.contains(&n.as_str()))
         .collect();
     files.sort();
-    let mut names: Vec<String> = ops::ALL.iter().map(|o| o.name().to_string()).collect();
+    let mut names: Vec<String> = OpKind::ALL.iter().map(|o| o.name().to_string()).collect();
     names.sort();
     assert_eq!(files, names);
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attrs, Builder, DType, Function, TensorType, ValueId};
+use neoxc_ir::{Attrs, Builder, DType, Function, OpKind, TensorType, ValueId};
 
 use crate::Settings;
 
@@ -88,13 +88,13 @@ impl Update<'_, '_> {
 
     /// The square root of `a`.
     pub fn sqrt(&mut self, a: ValueId) -> Result<ValueId, OpError> {
-        self.b.unary("sqrt", a)
+        self.b.unary(OpKind::Sqrt, a)
     }
 
     /// 1 where `a` is positive, -1 where it is negative, 0 where it is 0.
     pub fn sign(&mut self, a: ValueId) -> Result<ValueId, OpError> {
-        let minus = self.b.unary("neg", a)?;
-        let (above, below) = (self.b.unary("step", a)?, self.b.unary("step", minus)?);
+        let minus = self.b.unary(OpKind::Neg, a)?;
+        let (above, below) = (self.b.unary(OpKind::Step, a)?, self.b.unary(OpKind::Step, minus)?);
         self.sub(above, below)
     }
 

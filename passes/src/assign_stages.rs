@@ -207,7 +207,7 @@ fn time(m: &Module, f: &Function, op: &Op, rates: Rates) -> f64 {
     };
     let (operands, results) = (types(&op.operands), types(&op.results));
     let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: Some(m) };
-    let cost = op.kind.0.cost(&cx);
+    let cost = op.kind.def().cost(&cx);
     (cost.flops / rates.flops).max(cost.bytes / rates.memory_bytes)
 }
 

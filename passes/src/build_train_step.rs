@@ -11,7 +11,8 @@
 
 use neoxc_ir::role::{self, name_of, state_attrs};
 use neoxc_ir::{
-    Attr, Attrs, Builder, DType, Dim, Function, Module, Output, Role, TensorType, ValueId, keys,
+    Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, Output, Role, TensorType, ValueId,
+    keys,
 };
 use neoxc_optimizers::{Settings, WEIGHT_DECAY, build};
 
@@ -127,7 +128,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         .with("carried", Attr::Int(trained.len() as i64))
         .with("sliced", Attr::Int(batch.len() as i64))
         .with("dim", Attr::Str("micro".into()));
-    let out = b.named("repeat", &operands, attrs)?;
+    let out = b.op(OpKind::Repeat, &operands, attrs)?;
     let (grads, losses) = out.split_at(trained.len());
     let sum = b.reduce_sum(losses[0], &["micro"])?;
     let inverse = b.scalar(1.0 / count as f64)?;
@@ -143,7 +144,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         let attrs = Attrs::new()
             .with("callee", Attr::Symbol(update.clone()))
             .with("results", Attr::Int(1 + slots.len() as i64));
-        results.push(b.named("map", &[&operands[..], &[factor]].concat(), attrs)?);
+        results.push(b.op(OpKind::Map, &[&operands[..], &[factor]].concat(), attrs)?);
     }
     let names: Vec<String> = trained.iter().map(|(_, a)| name_of(a).to_string()).collect();
     let mut outputs: Vec<Output> = names.iter().cloned().map(Output::Parameter).collect();
@@ -168,19 +169,19 @@ fn clipped(
 ) -> Result<(ValueId, ValueId), PassError> {
     let mut total = None;
     for g in grads {
-        let part = b.one("sum_squares", &[*g], Attrs::new())?;
+        let part = b.one(OpKind::SumSquares, &[*g], Attrs::new())?;
         total = Some(match total {
             None => part,
             Some(t) => b.add(t, part)?,
         });
     }
     let total = total.ok_or_else(|| unsupported("the model has no parameters to train"))?;
-    let norm = b.unary("sqrt", total)?;
+    let norm = b.unary(OpKind::Sqrt, total)?;
     if clip <= 0.0 {
         return Ok((norm, b.scalar(1.0)?));
     }
     let (limit, tiny, one) = (b.scalar(clip)?, b.scalar(1e-6)?, b.scalar(1.0)?);
     let shifted = b.add(norm, tiny)?;
     let ratio = b.div(limit, shifted)?;
-    Ok((norm, b.one("minimum", &[ratio, one], Attrs::new())?))
+    Ok((norm, b.one(OpKind::Minimum, &[ratio, one], Attrs::new())?))
 }

@@ -22,7 +22,8 @@ use std::collections::{HashMap, HashSet};
 use neoxc_base::codes::undivided_dim::undivided_dim;
 use neoxc_ir::role::{is_frozen, name_of as parameter_of};
 use neoxc_ir::{
-    Attr, Attrs, Builder, DType, Dim, Function, Module, Op, Output, Role, TensorType, ValueId, keys,
+    Attr, Attrs, Builder, DType, Dim, Function, Module, Op, OpKind, Output, Role, TensorType,
+    ValueId, keys,
 };
 
 use crate::assign_stages::{Class, assign};
@@ -224,7 +225,7 @@ fn copy(
         if map.contains_key(o) {
             continue;
         }
-        let maker = from.ops.iter().find(|op| op.results.contains(o) && op.kind.is("fill"));
+        let maker = from.ops.iter().find(|op| op.results.contains(o) && op.kind == OpKind::Fill);
         let lost = || PassError::internal_at("a value is on no stage".into(), &op.loc);
         copy(from, maker.ok_or_else(lost)?, to, map, module, attrs)?;
     }
@@ -234,7 +235,7 @@ fn copy(
         None => Builder::new(to),
     };
     b.at(&op.loc);
-    let made = b.named(op.kind.name(), &operands, attrs(&op.attrs))?;
+    let made = b.op(op.kind, &operands, attrs(&op.attrs))?;
     map.extend(op.results.iter().copied().zip(made));
     Ok(())
 }
@@ -276,7 +277,7 @@ fn part_of_loop(f: &Function, op: &Op) -> Result<Part, PassError> {
 /// The part that each op belongs to.
 fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
     let mut loops: HashMap<Part, usize> = HashMap::new();
-    for (i, op) in f.ops.iter().enumerate().filter(|(_, op)| op.kind.is("repeat")) {
+    for (i, op) in f.ops.iter().enumerate().filter(|(_, op)| op.kind == OpKind::Repeat) {
         let part = part_of_loop(f, op)?;
         let callee = |i: usize| f.ops[i].attrs.symbol("callee").unwrap_or_default();
         if let Some(other) = loops.insert(part, i) {
@@ -320,10 +321,10 @@ fn sums(f: &Function, carried: usize) -> HashMap<ValueId, usize> {
     for op in &f.ops {
         let from = op.operands.iter().find_map(|o| out.get(o).copied());
         match from {
-            Some(n) if op.kind.is("add") => {
+            Some(n) if op.kind == OpKind::Add => {
                 out.insert(op.results[0], n);
             }
-            Some(_) if op.kind.is("repeat") => {
+            Some(_) if op.kind == OpKind::Repeat => {
                 for r in &op.results {
                     if let Some(n) = f.results[..carried].iter().position(|x| x == r) {
                         out.insert(*r, n);
@@ -365,7 +366,7 @@ fn cut(
     for (op, part) in f.ops.iter().zip(&part_of) {
         for o in &op.operands {
             let Some(i) = maker(*o).filter(|i| part_of[*i] != *part) else { continue };
-            if f.ops[i].kind.is("fill") || sums.contains_key(o) {
+            if f.ops[i].kind == OpKind::Fill || sums.contains_key(o) {
                 continue;
             }
             let known = names.contains_key(o);

@@ -18,7 +18,9 @@ use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::{GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
 use neoxc_ir::role::is_frozen;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Role, TensorType, ValueId, keys};
+use neoxc_ir::{
+    Attr, Attrs, Builder, Function, Module, Op, OpKind, Role, TensorType, ValueId, keys,
+};
 
 use crate::entries::EVAL_STEP;
 use crate::facts::Fact;
@@ -56,7 +58,7 @@ fn with_views(f: &Function, is: impl Fn(usize, &Attrs) -> bool) -> HashSet<Value
     let all = f.params.iter().zip(&f.param_attrs).enumerate();
     let mut out: HashSet<ValueId> =
         all.filter(|(n, (_, attrs))| is(*n, attrs)).map(|(_, (p, _))| *p).collect();
-    for op in f.ops.iter().filter(|op| op.kind.is("reshape")) {
+    for op in f.ops.iter().filter(|op| op.kind == OpKind::Reshape) {
         if out.contains(&op.operands[0]) {
             out.extend(&op.results);
         }
@@ -132,13 +134,13 @@ impl Differentiator<'_> {
         out.name = name.to_string();
         let mut twins = HashMap::new();
         for (i, op) in out.ops.clone().into_iter().enumerate() {
-            if op.kind.is("call") {
+            if op.kind == OpKind::Call {
                 return Err(PassError::internal_at(
                     "calls inside @loss have no gradient".into(),
                     &op.loc,
                 ));
             }
-            if !op.kind.is("repeat") {
+            if op.kind != OpKind::Repeat {
                 continue;
             }
             let twin = self.twin(&out, &op, frozen)?;
@@ -298,7 +300,8 @@ impl Differentiator<'_> {
             }
             let mut b = Builder::with_module(f, self.module);
             b.at(&op.loc);
-            let rule = op.kind.0.gradient(&mut GradCx { op: &op, cotangents: &d, b: &mut b })?;
+            let rule =
+                op.kind.def().gradient(&mut GradCx { op: &op, cotangents: &d, b: &mut b })?;
             let grads = match rule {
                 Gradient::Operands(grads) => grads,
                 Gradient::None(why) => {
@@ -310,7 +313,7 @@ impl Differentiator<'_> {
             };
             for (o, g) in op.operands.iter().zip(grads).filter(|(o, _)| !frozen.contains(o)) {
                 if let Some(g) = g {
-                    match op.kind.is("reshape") {
+                    match op.kind == OpKind::Reshape {
                         true => accumulate_view(&mut b, cotangents, *o, g, &op.results[0])?,
                         false => accumulate(&mut b, cotangents, *o, g)?,
                     }
@@ -334,7 +337,7 @@ impl Differentiator<'_> {
             .function(&twin.backward)
             .ok_or_else(|| OpError::new("the backward twin is missing"))?
             .clone();
-        let views: Vec<Op> = f.ops.iter().filter(|o| o.kind.is("reshape")).cloned().collect();
+        let views: Vec<Op> = f.ops.iter().filter(|o| o.kind == OpKind::Reshape).cloned().collect();
         let mut b = Builder::with_module(f, self.module);
         b.at(&op.loc);
         let mut operands = vec![];
@@ -370,7 +373,7 @@ impl Differentiator<'_> {
         attrs.set("callee", Attr::Symbol(twin.backward.clone()));
         attrs.set("sliced", Attr::Int(sliced as i64));
         attrs.set("reverse", Attr::Bool(!op.attrs.flag("reverse")));
-        let out = b.named("repeat", &operands, attrs)?;
+        let out = b.op(OpKind::Repeat, &operands, attrs)?;
         for (o, d) in op.operands[..carried].iter().zip(&out) {
             accumulate(&mut b, cotangents, *o, *d)?;
         }
@@ -396,7 +399,7 @@ fn accumulator(
     if let Some(view) = views.iter().find(|o| o.results[0] == v)
         && let Some(whole) = cotangents.remove(&view.operands[0])
     {
-        return Ok(b.one("reshape", &[whole], dims_attrs(&ty.dims))?);
+        return Ok(b.one(OpKind::Reshape, &[whole], dims_attrs(&ty.dims))?);
     }
     Ok(b.fill(0.0, &ty)?)
 }

@@ -12,9 +12,10 @@
 //! update are then gone.
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
-use neoxc_ir::ops::find;
 use neoxc_ir::role::{is_frozen, name_of as parameter_of};
-use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys};
+use neoxc_ir::{
+    Attr, Attrs, Function, Loc, Module, Op, OpKind, Output, Role, TensorType, ValueId, keys,
+};
 
 use crate::entries::{Entry, TRAIN_STEP, class_of, entries, name_of};
 use crate::facts::Fact;
@@ -136,7 +137,7 @@ impl Divide<'_> {
         &mut self,
         f: &str,
         at: usize,
-        kind: &str,
+        kind: OpKind,
         x: ValueId,
         ty: TensorType,
         dim: &str,
@@ -148,7 +149,6 @@ impl Divide<'_> {
             .with("axis", Attr::Str("data".into()))
             .with("dim", Attr::Str(dim.into()))
             .with("ranks", Attr::Int(ranks));
-        let kind = find(kind).ok_or_else(|| unsupported("no such collective"))?;
         let loc: Loc = f.ops[at].loc.clone();
         f.ops.insert(at, Op { kind, operands: vec![x], results: vec![result], attrs, loc });
         Ok(result)
@@ -183,16 +183,16 @@ impl Divide<'_> {
             };
             let op = g.ops[at].clone();
             let slot = op.operands.iter().position(|o| *o == now).unwrap_or(0);
-            match op.kind.name() {
-                "add" => {
+            match op.kind {
+                OpKind::Add => {
                     let other = op.operands[1 - slot];
                     let ty = self.get(f)?.ty(other).clone();
                     let ty = self.smaller(&ty, &dim)?;
-                    let part = self.collective(f, at, "reduce_scatter", other, ty, &dim)?;
+                    let part = self.collective(f, at, OpKind::ReduceScatter, other, ty, &dim)?;
                     self.get(f)?.ops[at + 1].operands[1 - slot] = part;
                     now = op.results[0];
                 }
-                "reshape" => {
+                OpKind::Reshape => {
                     let Some(kept) = self.through(f, at, &dim)? else {
                         self.add_whole(f, at, &dim)?;
                         continue;
@@ -201,7 +201,7 @@ impl Divide<'_> {
                     self.resize(f, at, &dim)?;
                     now = op.results[0];
                 }
-                "repeat" => {
+                OpKind::Repeat => {
                     let callee = self.callee(f, at)?;
                     let inner = self.get(&callee)?.params[slot];
                     let end = self.sum(&callee, inner, &dim)?;
@@ -223,13 +223,13 @@ impl Divide<'_> {
         let ranks = self.ranks;
         let g = self.get(f)?;
         let (view, sum) = (g.ops[at].results[0], g.ops[at].operands[0]);
-        let user = |g: &Function, v: ValueId, kind: &str| {
+        let user = |g: &Function, v: ValueId, kind: OpKind| {
             let at = g.ops.iter().position(|op| op.operands.contains(&v));
-            at.filter(|i| g.ops[*i].kind.is(kind))
+            at.filter(|i| g.ops[*i].kind == kind)
                 .ok_or_else(|| PassError::internal(format!("the view of a sum is not for {kind}")))
         };
-        let add = user(g, view, "add")?;
-        let back = user(g, g.ops[add].results[0], "reshape")?;
+        let add = user(g, view, OpKind::Add)?;
+        let back = user(g, g.ops[add].results[0], OpKind::Reshape)?;
         let slot = usize::from(g.ops[add].operands[0] == view);
         let other = g.ops[add].operands[slot];
         let mut ty = g.ty(sum).clone();
@@ -258,7 +258,7 @@ impl Divide<'_> {
         }
         let (operands, results) = ([from], [to]);
         let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
-        let rule = op.kind.0.sharding(&cx);
+        let rule = op.kind.def().sharding(&cx);
         let target = rule.target(dim);
         let divides = results[0].size(target).is_some_and(|n| n.is_multiple_of(ranks));
         let fits = divides && rule.effect(dim) == Some(ShardEffect::Parallel);
@@ -295,7 +295,7 @@ impl Divide<'_> {
             (0..g.ops.len()).filter(|i| g.ops[*i].operands.contains(&v)).collect();
         let [at] = users[..] else { return Ok(None) };
         let op = &g.ops[at];
-        let fits = op.kind.is("reduce_scatter") && op.attrs.str("axis") == Some("data");
+        let fits = op.kind == OpKind::ReduceScatter && op.attrs.str("axis") == Some("data");
         Ok(fits.then_some(at))
     }
 
@@ -411,7 +411,7 @@ impl Divide<'_> {
             let g = self.get(f)?;
             let at = g.ops.iter().position(|op| op.results.contains(&v)).ok_or_else(lost)?;
             let op = &g.ops[at];
-            if !op.kind.is("all_gather") {
+            if op.kind != OpKind::AllGather {
                 return Err(lost());
             }
             let part = op.operands[0];
@@ -440,21 +440,21 @@ impl Divide<'_> {
         while at < self.get(f)?.ops.len() {
             let op = self.get(f)?.ops[at].clone();
             for slot in (0..op.operands.len()).filter(|s| op.operands[*s] == v) {
-                let view = match op.kind.is("reshape") {
+                let view = match op.kind == OpKind::Reshape {
                     true => self.through(f, at, dim)?,
                     false => None,
                 };
-                match op.kind.name() {
-                    "take_part" if op.attrs.str("axis") == Some("data") => {
+                match op.kind {
+                    OpKind::TakePart if op.attrs.str("axis") == Some("data") => {
                         parts.push(op.results[0]);
                     }
-                    "reshape" if view.is_some() => {
+                    OpKind::Reshape if view.is_some() => {
                         let dim = view.unwrap_or_default();
                         self.resize(f, at, &dim)?;
                         self.shrink(f, op.results[0], &dim)?;
                         self.weight(f, op.results[0], &dim)?;
                     }
-                    "repeat" => {
+                    OpKind::Repeat => {
                         let callee = self.callee(f, at)?;
                         let inner = self.get(&callee)?.params[slot];
                         self.shrink(&callee, inner, dim)?;
@@ -468,7 +468,7 @@ impl Divide<'_> {
                                 if let Some(i) = ty.position(dim) {
                                     ty.dims[i].size *= self.ranks;
                                 }
-                                let g = self.collective(f, at, "all_gather", v, ty, dim)?;
+                                let g = self.collective(f, at, OpKind::AllGather, v, ty, dim)?;
                                 at += 1;
                                 whole = Some(g);
                                 g

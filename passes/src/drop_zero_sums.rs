@@ -13,7 +13,7 @@
 //! Invariant: 0 + x is x, but for the sign of a zero.
 
 use neoxc_ir::ops::repeat::{set_totals, totals};
-use neoxc_ir::{Attr, Builder, Dim, Function, Module, Op, ValueId};
+use neoxc_ir::{Attr, Builder, Dim, Function, Module, Op, OpKind, ValueId};
 
 use crate::entries::entries;
 use crate::facts::Fact;
@@ -52,11 +52,11 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 }
 
 fn is_zeros(op: &Op) -> bool {
-    op.kind.is("fill") && op.attrs.float("value") == Some(0.0)
+    op.kind == OpKind::Fill && op.attrs.float("value") == Some(0.0)
 }
 
 fn is_loop(op: &Op) -> bool {
-    op.kind.is("repeat")
+    op.kind == OpKind::Repeat
 }
 
 /// How many operands of a loop are carried, and how many sliced.
@@ -89,10 +89,10 @@ fn other(f: &Function, op: &Op, v: ValueId) -> Option<ValueId> {
 fn vanishes(m: &Module, f: &Function, v: ValueId) -> bool {
     let mut users = f.ops.iter().filter(|op| op.operands.contains(&v));
     let fits = |op: &Op| {
-        if op.kind.is("add") {
+        if op.kind == OpKind::Add {
             return other(f, op, v).is_some();
         }
-        if op.kind.is("reshape") {
+        if op.kind == OpKind::Reshape {
             return vanishes(m, f, op.results[0]);
         }
         let body = op.attrs.symbol("callee").and_then(|name| m.function(name));
@@ -110,13 +110,13 @@ fn erase(m: &mut Module, f: &mut Function, v: ValueId) -> Result<(), PassError> 
     let gone = || PassError::internal("a zero has no use".into());
     let at = f.ops.iter().position(|op| op.operands.contains(&v)).ok_or_else(gone)?;
     let op = &f.ops[at];
-    if op.kind.is("reshape") {
+    if op.kind == OpKind::Reshape {
         let view = op.results[0];
         erase(m, f, view)?;
         f.ops.retain(|op| op.results != [view]);
         return Ok(());
     }
-    if op.kind.is("add") {
+    if op.kind == OpKind::Add {
         let (sum, kept) = (op.results[0], other(f, op, v).ok_or_else(gone)?);
         f.ops.remove(at);
         let uses = f.ops.iter_mut().flat_map(|op| &mut op.operands).chain(&mut f.results);
@@ -244,7 +244,7 @@ mod tests {
             // What is not only added to stays zero first.
             let f = m.function("train_step").unwrap();
             assert_eq!(f.ops.iter().filter(|op| is_zeros(op)).count(), zeros);
-            let adds = m.functions.iter().flat_map(|f| &f.ops).filter(|op| op.kind.is("add"));
+            let adds = m.functions.iter().flat_map(|f| &f.ops).filter(|op| op.kind == OpKind::Add);
             assert_eq!(adds.count(), zeros);
         }
     }

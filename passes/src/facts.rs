@@ -7,7 +7,7 @@
 use std::collections::HashSet;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Module, ValueId, keys};
+use neoxc_ir::{Module, OpKind, ValueId, keys};
 
 use crate::entries::{EVAL_STEP, TRAIN_STEP, entries};
 
@@ -102,13 +102,13 @@ impl Fact {
             }
             Fact::InKernels => fail(reachable(m).into_iter().find_map(|f| {
                 let op = f.ops.iter().find(|o| {
-                    !matches!(o.kind.0.class(), Class::View | Class::Call | Class::Collective)
+                    !matches!(o.kind.def().class(), Class::View | Class::Call | Class::Collective)
                 })?;
                 Some(format!("@{} has {} at {}", f.name, op.kind.full_name(), op.loc))
             })),
             Fact::WaitedFor => fail(reachable(m).into_iter().find_map(|f| {
                 let uses = f.use_counts();
-                let op = f.ops.iter().filter(|o| o.kind.is("wait")).find(|o| {
+                let op = f.ops.iter().filter(|o| o.kind == OpKind::Wait).find(|o| {
                     let x = o.operands[0];
                     uses[x.index()] != 1 || !starts(m, f, x)
                 })?;
@@ -126,8 +126,8 @@ impl Fact {
 /// Whether `x` is what a collective of `f` makes, or what the iterations of a loop leave that end with one.
 fn starts(m: &Module, f: &neoxc_ir::Function, x: ValueId) -> bool {
     let Some(op) = f.ops.iter().find(|op| op.results.contains(&x)) else { return false };
-    if !op.kind.is("repeat") {
-        return op.kind.0.class() == Class::Collective && !op.kind.is("take_part");
+    if op.kind != OpKind::Repeat {
+        return op.kind.def().class() == Class::Collective && op.kind != OpKind::TakePart;
     }
     let n = op.results.iter().position(|r| *r == x).unwrap_or(0);
     let body = op.attrs.symbol("callee").and_then(|c| m.function(c));

@@ -14,7 +14,9 @@ mod between;
 use std::collections::HashMap;
 
 use neoxc_ir::op::{Class, Decomposition};
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Loc, Module, Op, ValueId, keys, text};
+use neoxc_ir::{
+    Attr, Attrs, Builder, DType, Function, Loc, Module, Op, OpKind, ValueId, keys, text,
+};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -47,7 +49,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 /// Whether `name` is a function of one element: kernels have its ops.
 fn is_mapped(m: &Module, name: &str) -> bool {
     let mut ops = m.functions.iter().flat_map(|f| &f.ops);
-    ops.any(|op| op.kind.is("map") && op.attrs.symbol("callee") == Some(name))
+    ops.any(|op| op.kind == OpKind::Map && op.attrs.symbol("callee") == Some(name))
 }
 
 /// Distinct kernel functions so far.
@@ -86,24 +88,33 @@ struct Group {
 }
 
 fn family(op: &Op) -> Option<&'static str> {
-    Some(match op.kind.name() {
-        "matmul" => "matmul",
-        "attention" | "dropout_attention" => "attention",
-        "attention_grad" | "dropout_attention_grad" => "attention_grad",
-        "cached_attention" => "cached_attention",
-        "cross_entropy" | "cross_entropy_part" | "cross_entropy_join" => "cross_entropy",
-        "gather" => "gather_rows",
-        "scatter_add" => "scatter_rows",
-        "iota" => "iota",
-        "qkv_merge" => "qkv_merge",
-        "transpose" | "slice" | "pad" => "copy",
-        "layer_norm" | "layer_norm_grad" | "rms_norm" | "rms_norm_grad" => "rowwise",
-        "sum_squares" | "map" | "softmax" => "rowwise",
-        "grouped_matmul" => "matmul",
-        "grouped_weight" | "sum_rows" => "grouped_sum",
-        "top_k" | "take_choices" | "put_choices" | "sinkhorn" | "expert_load" | "expert_slots"
-        | "expert_rows" => "route",
-        "dispatch" | "combine" | "route_dot" | "expand_rows" => "move_tokens",
+    Some(match op.kind {
+        OpKind::Matmul => "matmul",
+        OpKind::Attention | OpKind::DropoutAttention => "attention",
+        OpKind::AttentionGrad | OpKind::DropoutAttentionGrad => "attention_grad",
+        OpKind::CachedAttention => "cached_attention",
+        OpKind::CrossEntropy | OpKind::CrossEntropyPart | OpKind::CrossEntropyJoin => {
+            "cross_entropy"
+        }
+        OpKind::Gather => "gather_rows",
+        OpKind::ScatterAdd => "scatter_rows",
+        OpKind::Iota => "iota",
+        OpKind::QkvMerge => "qkv_merge",
+        OpKind::Transpose | OpKind::Slice | OpKind::Pad => "copy",
+        OpKind::LayerNorm | OpKind::LayerNormGrad | OpKind::RmsNorm | OpKind::RmsNormGrad => {
+            "rowwise"
+        }
+        OpKind::SumSquares | OpKind::Map | OpKind::Softmax => "rowwise",
+        OpKind::GroupedMatmul => "matmul",
+        OpKind::GroupedWeight | OpKind::SumRows => "grouped_sum",
+        OpKind::TopK
+        | OpKind::TakeChoices
+        | OpKind::PutChoices
+        | OpKind::Sinkhorn
+        | OpKind::ExpertLoad
+        | OpKind::ExpertSlots
+        | OpKind::ExpertRows => "route",
+        OpKind::Dispatch | OpKind::Combine | OpKind::RouteDot | OpKind::ExpandRows => "move_tokens",
         _ => return None,
     })
 }
@@ -211,33 +222,33 @@ impl Fusing<'_> {
             }),
             "columnwise" => g.ops.iter().any(|o| {
                 let r = &f.ops[*o];
-                r.kind.is("reduce_sum") && f.ty(r.results[0]).dims == result.dims
+                r.kind == OpKind::ReduceSum && f.ty(r.results[0]).dims == result.dims
             }),
             // The gradient of logits, rounded for the matmuls that read it.
             "cross_entropy" => {
                 let made = |o: &usize| {
                     let op = &f.ops[*o];
-                    op.kind.is("cross_entropy_grad").then(|| op.results[0])
+                    (op.kind == OpKind::CrossEntropyGrad).then(|| op.results[0])
                 };
-                f.ops[op].kind.is("cast")
+                f.ops[op].kind == OpKind::Cast
                     && g.ops.iter().filter_map(made).any(|v| v == f.ops[op].operands[0])
                     && self.uses[f.ops[op].operands[0].index()] == 1
             }
             // Rows of a table, rounded.
             "gather_rows" => {
                 let rows = f.ops[g.ops[0]].results[0];
-                f.ops[op].kind.is("cast") && g.ops.len() == 1 && self.uses[rows.index()] == 1
+                f.ops[op].kind == OpKind::Cast && g.ops.len() == 1 && self.uses[rows.index()] == 1
             }
             "scatter_rows" | "grouped_sum" => {
                 let same = f.ty(f.ops[g.ops[0]].results[0]).dims == result.dims;
-                f.ops[op].kind.is("add") && g.ops.len() == 1 && same
+                f.ops[op].kind == OpKind::Add && g.ops.len() == 1 && same
             }
             _ => false,
         };
         // Operands must be older than the group, constants, or its own.
         fits && f.ops[op].operands.iter().all(|o| match self.def(*o) {
             None => true,
-            Some(d) if f.ops[d].kind.is("fill") => true,
+            Some(d) if f.ops[d].kind == OpKind::Fill => true,
             Some(d) => match self.of[d] {
                 Some(other) => other <= group,
                 None => d < g.ops.iter().copied().min().unwrap_or(0),
@@ -253,13 +264,13 @@ impl Fusing<'_> {
         let fused = split.operands[0];
         let group = self.of[self.defs[fused.index()]?]?;
         let g = &self.groups[group];
-        let product = g.ops.iter().map(|o| &f.ops[*o]).find(|op| op.kind.is("matmul"))?;
+        let product = g.ops.iter().map(|o| &f.ops[*o]).find(|op| op.kind == OpKind::Matmul)?;
         let (made, ty) = (f.ty(product.results[0]), f.ty(fused));
         let rows: usize = ["batch", "seq"].iter().filter_map(|d| ty.size(d)).product();
         let turns = f
             .ops
             .iter()
-            .filter(|op| op.kind.is("rotary") && split.results.contains(&op.operands[0]));
+            .filter(|op| op.kind == OpKind::Rotary && split.results.contains(&op.operands[0]));
         let first = g.ops.iter().copied().min()?;
         let older = |v: &ValueId| match self.def(*v) {
             None => true,
@@ -288,18 +299,18 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
         groups: vec![],
         of: vec![None; f.ops.len()],
     };
-    let pointwise = |op: &Op| op.kind.0.class() == Class::Pointwise && !is_copied(f, op);
+    let pointwise = |op: &Op| op.kind.def().class() == Class::Pointwise && !is_copied(f, op);
     for (i, op) in f.ops.iter().enumerate() {
-        match op.kind.0.class() {
+        match op.kind.def().class() {
             Class::View | Class::Call | Class::Collective => continue,
             Class::Reduction => {
-                let family = reduction_family(f, op).filter(|_| op.kind.is("reduce_sum"));
+                let family = reduction_family(f, op).filter(|_| op.kind == OpKind::ReduceSum);
                 let family = family.ok_or_else(|| unsupported(f, op))?;
                 let g = s.new_group(family, i);
                 s.pull(g, i, &pointwise);
             }
             Class::Pointwise if is_copied(f, op) => {}
-            Class::Pointwise if op.kind.is("causal_mask") => return Err(unsupported(f, op)),
+            Class::Pointwise if op.kind == OpKind::CausalMask => return Err(unsupported(f, op)),
             Class::Pointwise => {
                 let candidates = op.operands.iter().filter_map(|o| s.def(*o).and_then(|d| s.of[d]));
                 match candidates.max().filter(|g| s.joins(*g, i)) {
@@ -312,7 +323,7 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                     }
                 }
             }
-            _ if op.kind.is("qkv_split") => match s.stores_parts(op) {
+            _ if op.kind == OpKind::QkvSplit => match s.stores_parts(op) {
                 Some(g) => {
                     s.of[i] = Some(g);
                     s.groups[g].ops.push(i);
@@ -321,8 +332,8 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                     s.new_group("qkv_split", i);
                 }
             },
-            _ if op.kind.is("rotary") => {
-                let from = s.def(op.operands[0]).filter(|d| f.ops[*d].kind.is("qkv_split"));
+            _ if op.kind == OpKind::Rotary => {
+                let from = s.def(op.operands[0]).filter(|d| f.ops[*d].kind == OpKind::QkvSplit);
                 match from.and_then(|d| s.of[d]) {
                     Some(g) => {
                         s.of[i] = Some(g);
@@ -334,8 +345,8 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                     }
                 }
             }
-            _ if op.kind.is("cross_entropy_grad") => {
-                let from = s.def(op.operands[2]).filter(|d| f.ops[*d].kind.is("cross_entropy"));
+            _ if op.kind == OpKind::CrossEntropyGrad => {
+                let from = s.def(op.operands[2]).filter(|d| f.ops[*d].kind == OpKind::CrossEntropy);
                 match from.and_then(|d| s.of[d]) {
                     Some(g) => {
                         s.of[i] = Some(g);
@@ -351,8 +362,8 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                 let family = family(op).ok_or_else(|| unsupported(f, op))?;
                 rows_lie_together(f, op, family)?;
                 let g = s.new_group(family, i);
-                if op.kind.is("qkv_merge") {
-                    s.pull(g, i, &|op| op.kind.is("rotary") || op.kind.is("neg"));
+                if op.kind == OpKind::QkvMerge {
+                    s.pull(g, i, &|op| op.kind == OpKind::Rotary || op.kind == OpKind::Neg);
                 }
             }
         }
@@ -365,19 +376,19 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
 /// Whether the op casts bf16 to f32, which is free where the value is read.
 fn is_widening(f: &Function, op: &Op) -> bool {
     let ty = |v: &[ValueId]| f.ty(v[0]).dtype;
-    op.kind.is("cast")
+    op.kind == OpKind::Cast
         && ty(&op.operands).wide() == ty(&op.results)
         && ty(&op.operands) != DType::F32
 }
 
 /// Whether each kernel that reads what the op makes has a copy of it.
 fn is_copied(f: &Function, op: &Op) -> bool {
-    op.kind.is("fill") || is_widening(f, op)
+    op.kind == OpKind::Fill || is_widening(f, op)
 }
 
 /// Whether the op is what a kernel of matmuls is about.
 fn is_product(op: &Op) -> bool {
-    matches!(op.kind.name(), "matmul" | "grouped_matmul")
+    matches!(op.kind, OpKind::Matmul | OpKind::GroupedMatmul)
 }
 
 /// Refuses ops along a dim whose elements do not lie together: `rowwise` reads rows.
@@ -399,7 +410,7 @@ fn unsupported(f: &Function, op: &Op) -> PassError {
 
 fn fuse(m: &Module, f: &Function, kernels: &mut Kernels) -> Result<Function, PassError> {
     // A group runs where its first op stands: what a rank takes of a parameter is there before.
-    let early = |op: &Op| op.kind.is("take_part") && f.params.contains(&op.operands[0]);
+    let early = |op: &Op| op.kind == OpKind::TakePart && f.params.contains(&op.operands[0]);
     let mut sorted = f.clone();
     sorted.ops.sort_by_key(|op| !early(op));
     let f = &sorted;
@@ -533,9 +544,9 @@ fn emit(
         let operands: Vec<ValueId> = op.operands.iter().map(|o| inner[o]).collect();
         let mut b = Builder::with_module(&mut k, m);
         b.at(&op.loc);
-        let r = match op.kind.is("map") {
+        let r = match op.kind == OpKind::Map {
             false => b.op(op.kind, &operands, op.attrs.clone())?,
-            true => match op.kind.0.decompose(&mut b, &operands, &op.attrs)? {
+            true => match op.kind.def().decompose(&mut b, &operands, &op.attrs)? {
                 Decomposition::Values(values) => values,
                 Decomposition::Primitive => return Err(unsupported(f, op)),
             },
@@ -555,8 +566,7 @@ fn emit(
     for (old, new) in results.iter().zip(&new) {
         map[old.index()] = Some(*new);
     }
-    let call =
-        neoxc_ir::ops::find("call").ok_or_else(|| PassError::internal("no call op".into()))?;
+    let call = OpKind::Call;
     let attrs = Attrs::new().with("callee", Attr::Symbol(name));
     out.ops.push(Op { kind: call, operands, results: new, attrs, loc });
     Ok(())
@@ -575,7 +585,7 @@ fn in_place(k: &Function, family: &str) -> Vec<i64> {
                 "rowwise" => true,
                 "columnwise" => true,
                 "scatter_rows" | "grouped_sum" => {
-                    k.ops.iter().any(|op| op.kind.is("add") && op.operands.contains(p))
+                    k.ops.iter().any(|op| op.kind == OpKind::Add && op.operands.contains(p))
                 }
                 "cross_entropy" => k.ops[0].operands.first() == Some(p),
                 _ => false,

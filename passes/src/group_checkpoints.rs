@@ -11,8 +11,9 @@
 //! notion of groups: one input per group is kept, and the activations of one group live at a time.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::ops::find;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId, keys};
+use neoxc_ir::{
+    Attr, Attrs, Builder, Dim, Function, Module, Op, OpKind, TensorType, ValueId, keys,
+};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -101,7 +102,7 @@ fn group(m: &mut Module, f: &mut Function, op: &Op) -> Result<(), PassError> {
     inner.set("count", Attr::Int(k as i64));
     let mut b = Builder::with_module(&mut g, m);
     b.at(&op.loc);
-    g.results = b.named("repeat", &params, inner)?;
+    g.results = b.op(OpKind::Repeat, &params, inner)?;
     let name = g.name.clone();
     m.insert(g);
 
@@ -111,14 +112,14 @@ fn group(m: &mut Module, f: &mut Function, op: &Op) -> Result<(), PassError> {
         let ty = regrouped(f.ty(*o), k);
         let mut b = Builder::with_module(f, m);
         b.at(&op.loc);
-        *o = b.one("reshape", &[*o], neoxc_ir::build::dims_attrs(&ty.dims))?;
+        *o = b.one(OpKind::Reshape, &[*o], neoxc_ir::build::dims_attrs(&ty.dims))?;
     }
     let mut attrs = op.attrs.clone();
     attrs.set("callee", Attr::Symbol(name));
     attrs.set("count", Attr::Int((count / k) as i64));
     attrs.set("dim", Attr::Str(GROUPS.into()));
     attrs.set(keys::CHECKPOINT, Attr::Int(1));
-    let kind = find("repeat").ok_or_else(|| OpError::new("there is no repeat"))?;
+    let kind = OpKind::Repeat;
     let results = op.results.clone();
     f.ops.push(Op { kind, operands, results, attrs, loc: op.loc.clone() });
     Ok(())

@@ -13,7 +13,9 @@
 //! A weight of which each data rank updates a part is whole only after a collective, and is rounded in every run as before.
 
 use neoxc_ir::role::{is_frozen, name_of};
-use neoxc_ir::{Attrs, Builder, DType, Function, Module, Op, Output, Role, TensorType, ValueId};
+use neoxc_ir::{
+    Attrs, Builder, DType, Function, Module, Op, OpKind, Output, Role, TensorType, ValueId,
+};
 
 use crate::entries::{DECODE, EVAL_STEP, LOGITS, ROUND_WEIGHTS, TRAIN_STEP};
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -56,7 +58,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let whole = |(w, attrs): &(ValueId, &Attrs)| {
         let new = result(&update, name_of(attrs)).map(|at| update.results[at]);
         let maker = update.ops.iter().find(|op| op.results.first() == new.as_ref());
-        is_frozen(attrs) || maker.is_some_and(|op| op.kind.is("map") && op.operands[0] == *w)
+        is_frozen(attrs) || maker.is_some_and(|op| op.kind == OpKind::Map && op.operands[0] == *w)
     };
     let kept: Vec<Weight> = Role::Parameter
         .all(&update)
@@ -98,7 +100,7 @@ fn result(update: &Function, name: &str) -> Option<usize> {
 /// The op that rounds weight number `at` in `f`.
 fn rounding(f: &Function, at: usize) -> Option<&Op> {
     let w = *weights(f).get(at)?;
-    let rounds = |op: &&Op| op.kind.is("cast") && op.operands == [w];
+    let rounds = |op: &&Op| op.kind == OpKind::Cast && op.operands == [w];
     f.ops.iter().filter(rounds).find(|op| f.ty(op.results[0]).dtype != DType::F32)
 }
 

@@ -1,5 +1,6 @@
 //! What collectives cost by the machine's rates: one rule for the passes that choose them and that order them.
 
+use neoxc_ir::OpKind;
 use neoxc_ir::cluster::Machine;
 
 use crate::pass::{Degrees, PassCx};
@@ -20,7 +21,7 @@ impl Links {
     /// Seconds of the collective `kind` along `axis`, alone on its link, where the larger of what a rank has before
     /// and after takes `bytes`. Parts go around a ring once, or twice for a sum that every rank wants whole.
     /// `take_part` copies within a rank.
-    pub fn seconds(&self, kind: &str, axis: &str, bytes: usize) -> f64 {
+    pub fn seconds(&self, kind: OpKind, axis: &str, bytes: usize) -> f64 {
         let (mut stride, mut ranks) = (1, 1);
         for (name, size) in self.degrees.axes().iter().rev() {
             if *name == axis {
@@ -32,8 +33,8 @@ impl Links {
         let part = bytes as f64 / ranks as f64;
         let others = part * (ranks - 1) as f64;
         let rounds = match kind {
-            "take_part" => return self.machine.kernel_seconds(0.0, 2.0 * part),
-            "reduce_scatter" | "all_gather" | "all_to_all" => 1.0,
+            OpKind::TakePart => return self.machine.kernel_seconds(0.0, 2.0 * part),
+            OpKind::ReduceScatter | OpKind::AllGather | OpKind::AllToAll => 1.0,
             _ => 2.0,
         };
         self.machine.link(stride, ranks).seconds(rounds * others)

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use neoxc_base::codes::uncomputed_dtype::uncomputed_dtype;
 use neoxc_ir::op::{Class, Rounding, RuleCx};
 use neoxc_ir::{
-    Attr, Attrs, DType, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys,
+    Attr, Attrs, DType, Function, Loc, Module, Op, OpKind, Output, Role, TensorType, ValueId, keys,
 };
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -54,7 +54,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         let mut lower =
             Lowering { old: &before, low, dtypes, module: m, made: HashMap::new(), ops: vec![] };
         let f = lower.function()?;
-        let is_cast = |op: &&Op| op.kind.is("cast") && f.ty(op.results[0]).dtype == low;
+        let is_cast = |op: &&Op| op.kind == OpKind::Cast && f.ty(op.results[0]).dtype == low;
         casts += f.ops.iter().filter(is_cast).count();
         parameters +=
             f.ops.iter().filter(is_cast).filter(|op| f.params.contains(&op.operands[0])).count();
@@ -191,7 +191,7 @@ impl<'a> Values<'a> {
 
     /// What the op `op` of function `f` says of its values.
     fn relate(&mut self, f: usize, op: &Op) {
-        let callee = op.attrs.symbol("callee").filter(|_| op.kind.0.class() == Class::Call);
+        let callee = op.attrs.symbol("callee").filter(|_| op.kind.def().class() == Class::Call);
         if let Some(g) = self.position(callee) {
             let callee = &self.m.functions[g];
             let carried = op.attrs.int("carried").unwrap_or(0) as usize;
@@ -207,11 +207,11 @@ impl<'a> Values<'a> {
                 let (r, inner) = (self.at(f, *r), self.at(g, *inner));
                 self.unite(r, inner);
                 let class = self.find(r);
-                self.wanted[class] |= op.kind.is("repeat");
+                self.wanted[class] |= op.kind == OpKind::Repeat;
             }
             return;
         }
-        let rule = op.kind.0.precision();
+        let rule = op.kind.def().precision();
         if sums_ranks(op) {
             let f32_before = self.maker_rounds(f, op.operands[0]);
             let result = self.at(f, op.results[0]);
@@ -260,7 +260,7 @@ impl<'a> Values<'a> {
         let maker = self.m.functions[f].ops.iter().find(|op| op.results.contains(&v));
         maker.is_some_and(|op| {
             let at = op.results.iter().position(|r| *r == v).unwrap_or(0);
-            op.kind.0.precision().result(at) == Rounding::Low
+            op.kind.def().precision().result(at) == Rounding::Low
         })
     }
 
@@ -271,7 +271,8 @@ impl<'a> Values<'a> {
             let mut changed = false;
             for (i, f) in m.functions.iter().enumerate().filter(|(_, f)| !skipped(f)) {
                 for op in &f.ops {
-                    if op.kind.0.precision().operand(0) != Rounding::Free || op.operands.is_empty()
+                    if op.kind.def().precision().operand(0) != Rounding::Free
+                        || op.operands.is_empty()
                     {
                         continue;
                     }
@@ -280,13 +281,13 @@ impl<'a> Values<'a> {
                         floats.map(|v| s.find(s.at(i, *v))).collect()
                     };
                     let constants = |v: &ValueId| {
-                        !f.ops.iter().any(|o| o.kind.is("fill") && o.results.contains(v))
+                        !f.ops.iter().any(|o| o.kind == OpKind::Fill && o.results.contains(v))
                     };
                     let read: Vec<ValueId> =
                         op.operands.iter().copied().filter(constants).collect();
                     let (read, made) = (classes(self, &read), classes(self, &op.results));
                     let from_exact = !read.is_empty() && read.iter().all(|c| self.exact[*c]);
-                    let into_exact = (op.kind.is("add") || sums_ranks(op))
+                    let into_exact = (op.kind == OpKind::Add || sums_ranks(op))
                         && made.iter().all(|c| self.exact[*c]);
                     let then = [(from_exact, made), (into_exact, read)];
                     for c in then.into_iter().filter(|(holds, _)| *holds).flat_map(|(_, list)| list)
@@ -318,12 +319,12 @@ impl<'a> Values<'a> {
 
 /// Whether the op sums over ranks.
 fn sums_ranks(op: &Op) -> bool {
-    matches!(op.kind.name(), "all_reduce" | "reduce_scatter")
+    matches!(op.kind, OpKind::AllReduce | OpKind::ReduceScatter)
 }
 
 /// Whether the op hands elements to other ranks as they are.
 fn moves_words(op: &Op) -> bool {
-    op.kind.0.class() == Class::Collective && !sums_ranks(op)
+    op.kind.def().class() == Class::Collective && !sums_ranks(op)
 }
 
 /// Whether bf16 elements can be sent in pairs: what lies behind the divided dims of the result `r` is even.
@@ -370,14 +371,14 @@ impl Lowering<'_> {
             self.ops.push(op);
             return Ok(());
         }
-        if op.kind.is("fill") && f.ty(op.results[0]).dtype.is_float() {
+        if op.kind == OpKind::Fill && f.ty(op.results[0]).dtype.is_float() {
             let dtype = f.ty(op.results[0]).dtype;
             op.attrs.set("dtype", Attr::Str(dtype.name().into()));
         }
         let types: Vec<TensorType> = op.operands.iter().map(|v| f.ty(*v).clone()).collect();
         let rule =
             RuleCx { operands: &types, results: &[], attrs: &op.attrs, module: Some(self.module) };
-        let natural = op.kind.0.infer(&rule)?;
+        let natural = op.kind.def().infer(&rule)?;
         let mut rounded = vec![];
         for (r, made) in op.results.iter_mut().zip(&natural) {
             let dtype = f.ty(*r).dtype;
@@ -404,7 +405,7 @@ impl Lowering<'_> {
             let g = self.module.function(name).ok_or_else(lost)?;
             return Ok(g.params.iter().map(|p| g.ty(*p).dtype).collect());
         }
-        let rule = op.kind.0.precision();
+        let rule = op.kind.def().precision();
         let moved_dtype = |(n, v): (usize, &ValueId)| {
             (rule.result(n) == Rounding::Same && dtype(v).is_float()).then(|| dtype(v))
         };
@@ -446,8 +447,7 @@ impl Lowering<'_> {
         dtype: DType,
         loc: &Loc,
     ) -> Result<(), PassError> {
-        let kind = neoxc_ir::ops::find("cast");
-        let kind = kind.ok_or_else(|| PassError::internal("there is no cast".into()))?;
+        let kind = OpKind::Cast;
         let attrs = Attrs::new().with("dtype", Attr::Str(dtype.name().into()));
         let (operands, results) = (vec![from], vec![to]);
         self.ops.push(Op { kind, operands, results, attrs, loc: loc.clone() });

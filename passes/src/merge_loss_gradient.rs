@@ -8,7 +8,7 @@
 //! Possible because the weight of each token in the loss, `%dl`, depends on the mask alone; it saves
 //! one of four matmuls with the head, and the logits of a chunk are made once.
 
-use neoxc_ir::{Attrs, Builder, Function, Module, ValueId};
+use neoxc_ir::{Attrs, Builder, Function, Module, OpKind, ValueId};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -53,8 +53,9 @@ fn needs(f: &Function, v: ValueId) -> Vec<usize> {
 }
 
 fn merge(f: &Function) -> Result<Option<Function>, PassError> {
-    let at = |name: &str| f.ops.iter().position(|op| op.kind.is(name));
-    let (Some(i), Some(j)) = (at("linear_cross_entropy"), at("linear_cross_entropy_grad")) else {
+    let at = |kind| f.ops.iter().position(|op| op.kind == kind);
+    let (Some(i), Some(j)) = (at(OpKind::LinearCrossEntropy), at(OpKind::LinearCrossEntropyGrad))
+    else {
         return Ok(None);
     };
     let (loss, grad) = (&f.ops[i], &f.ops[j]);
@@ -72,7 +73,7 @@ fn merge(f: &Function) -> Result<Option<Function>, PassError> {
     out.ops.clear();
     let mut b = Builder::new(&mut out);
     b.at(&loss.loc);
-    let new = b.named("linear_cross_entropy_train", &operands, Attrs::new())?;
+    let new = b.op(OpKind::LinearCrossEntropyTrain, &operands, Attrs::new())?;
     ops.append(&mut out.ops);
     ops.extend(
         (i + 1..f.ops.len()).filter(|n| *n != j && !order.contains(n)).map(|n| f.ops[n].clone()),

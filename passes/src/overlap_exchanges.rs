@@ -22,7 +22,7 @@
 mod order;
 mod times;
 
-use neoxc_ir::{Function, Module, ValueId, keys};
+use neoxc_ir::{Function, Module, OpKind, ValueId, keys};
 
 use self::order::Order;
 pub use self::times::Times;
@@ -77,7 +77,8 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         if after > before + most {
             continue;
         }
-        let waits = new.functions.iter().flat_map(|f| &f.ops).filter(|o| o.kind.is("wait")).count();
+        let waits =
+            new.functions.iter().flat_map(|f| &f.ops).filter(|o| o.kind == OpKind::Wait).count();
         if waits == 0 {
             break;
         }
@@ -100,10 +101,10 @@ pub fn without_waits(f: &mut Function) {
     let waits: Vec<(ValueId, ValueId)> = f
         .ops
         .iter()
-        .filter(|op| op.kind.is("wait"))
+        .filter(|op| op.kind == OpKind::Wait)
         .map(|op| (op.results[0], op.operands[0]))
         .collect();
-    f.ops.retain(|op| !op.kind.is("wait"));
+    f.ops.retain(|op| op.kind != OpKind::Wait);
     for (waited, made) in waits {
         let uses = f.ops.iter_mut().flat_map(|op| &mut op.operands).chain(&mut f.results);
         uses.filter(|v| **v == waited).for_each(|v| *v = made);
@@ -120,10 +121,10 @@ fn reorder(
     ahead: u64,
     times: &mut Times,
 ) -> Result<f64, PassError> {
-    for op in f.ops.iter().filter(|op| op.kind.is("repeat") || op.kind.is("call")) {
+    for op in f.ops.iter().filter(|op| op.kind == OpKind::Repeat || op.kind == OpKind::Call) {
         let callee = op.attrs.symbol("callee").and_then(|c| m.function(c)).cloned();
         let Some(g) = callee.filter(|g| g.attrs.get(keys::KERNEL).is_none()) else { continue };
-        let carried = op.attrs.int("carried").filter(|_| op.kind.is("repeat"));
+        let carried = op.attrs.int("carried").filter(|_| op.kind == OpKind::Repeat);
         let seconds = reorder(m, &g, carried.map(|n| n as usize), ahead, times)?;
         times.learn(&g.name, seconds);
     }
@@ -154,7 +155,9 @@ fn late(f: &Function, carried: usize) -> Vec<usize> {
         };
         let x = op.operands[0];
         let given = f.params.contains(&x);
-        given || left(x) || op.kind.is("all_reduce") && uses[x.index()] == 1 && maker(x).is_some()
+        given
+            || left(x)
+            || op.kind == OpKind::AllReduce && uses[x.index()] == 1 && maker(x).is_some()
     };
     (carried..f.results.len()).filter(may).collect()
 }

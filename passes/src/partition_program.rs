@@ -35,7 +35,8 @@ use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
 use neoxc_ir::{
-    Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, Output, Role, TensorType, ValueId, keys,
+    Attr, Attrs, Builder, Dim, Function, Loc, Module, Op, OpKind, Output, Role, TensorType,
+    ValueId, keys,
 };
 
 use self::layout::{Axes, Layout, ranks};
@@ -101,7 +102,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     let mut notes = vec![];
     for f in &p.out.functions {
         let mut counts = std::collections::BTreeMap::new();
-        for op in f.ops.iter().filter(|o| o.kind.0.class() == Class::Collective) {
+        for op in f.ops.iter().filter(|o| o.kind.def().class() == Class::Collective) {
             *counts.entry(op.kind.name()).or_insert(0) += 1;
         }
         notes.extend(counts.iter().map(|(op, n)| format!("@{}: {n} × {op}", f.name)));
@@ -207,32 +208,32 @@ impl Partition<'_> {
             part_of: HashMap::new(),
         };
         for op in &f.ops {
-            match op.kind.name() {
-                "fill" => {
+            match op.kind {
+                OpKind::Fill => {
                     let value = op.attrs.float("value").unwrap_or(0.0);
                     let ty = f.ty(op.results[0]).clone();
                     b.values.insert(op.results[0], Val::Constant(value, ty));
                 }
-                "repeat" => self.repeat(&mut b, op)?,
+                OpKind::Repeat => self.repeat(&mut b, op)?,
                 // Over an axis that divides nothing: it passes on what is divided, and other sums.
-                "all_reduce" => {
+                OpKind::AllReduce => {
                     let (local, layout) = b.bring(op.operands[0], None)?;
                     let mut builder = Builder::new(&mut b.g);
                     builder.at(&op.loc);
-                    let made = builder.one("all_reduce", &[local], op.attrs.clone())?;
+                    let made = builder.one(OpKind::AllReduce, &[local], op.attrs.clone())?;
                     b.values.insert(op.results[0], Val::Known(made, layout));
                 }
-                "call" => {
+                OpKind::Call => {
                     return Err(PassError::internal_at(format!("@{name} has a call"), &op.loc));
                 }
-                "map" => {
+                OpKind::Map => {
                     let body = op.attrs.symbol("callee").and_then(|c| self.source.function(c));
                     if let Some(body) = body {
                         self.out.insert(body.clone());
                     }
                     ops::step(&mut b, op)?;
                 }
-                "reshape" if b.is_open(op.operands[0]) => {
+                OpKind::Reshape if b.is_open(op.operands[0]) => {
                     b.values.insert(op.results[0], Val::View(op.clone()));
                 }
                 _ => ops::step(&mut b, op)?,
@@ -308,11 +309,11 @@ impl Body<'_> {
         let all = dim.clone().with("size", number(ranks(axes, self.degrees)));
         let mut b = Builder::new(&mut self.g);
         b.at(loc);
-        let mut part = b.one("iota", &[], all)?;
+        let mut part = b.one(OpKind::Iota, &[], all)?;
         for axis in axes {
             let attrs = dim.clone().with("axis", Attr::Str(axis.to_string()));
             let attrs = attrs.with("ranks", number(self.degrees.of(axis)));
-            part = b.one("take_part", &[part], attrs)?;
+            part = b.one(OpKind::TakePart, &[part], attrs)?;
         }
         self.part_of.insert(axes.clone(), part);
         Ok(part)

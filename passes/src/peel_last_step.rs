@@ -18,7 +18,9 @@ use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::op::{RuleCx, ShardEffect};
 use neoxc_ir::role::name_of as parameter_of;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, Output, Role, TensorType, ValueId};
+use neoxc_ir::{
+    Attr, Attrs, Builder, Function, Module, Op, OpKind, Output, Role, TensorType, ValueId,
+};
 
 use crate::entries::{TRAIN_STEP, class_of, entries, name_of};
 use crate::facts::Fact;
@@ -80,7 +82,7 @@ fn chain(f: &Function, v: ValueId) -> Vec<usize> {
             return out;
         };
         let op = &f.ops[at];
-        let sums = op.kind.is("all_reduce") || op.kind.is("reduce_scatter");
+        let sums = op.kind == OpKind::AllReduce || op.kind == OpKind::ReduceScatter;
         if !sums || matches!(op.attrs.str("axis"), Some("pipe" | "ends")) {
             return out;
         }
@@ -132,7 +134,7 @@ impl Peel<'_> {
         let Some(ty) = parts(f.ty(v), chain).filter(|_| f.use_counts()[v.index()] == 1) else {
             return Ok(None);
         };
-        if op.kind.is("reshape") {
+        if op.kind == OpKind::Reshape {
             let Some(inner) = through(f, &op, chain) else { return Ok(None) };
             let done = self.sum(f, op.operands[0], &inner, in_loop)?;
             let Some(Summed::New(part)) = done else { return Ok(done) };
@@ -141,7 +143,7 @@ impl Peel<'_> {
         }
         let n = op.results.iter().position(|r| *r == v).unwrap_or(0);
         let stacked = n >= op.attrs.int("carried").unwrap_or(0) as usize;
-        if op.kind.is("repeat") && stacked {
+        if op.kind == OpKind::Repeat && stacked {
             let dim = op.attrs.str("dim").unwrap_or_default();
             if chain.iter().filter_map(scattered).any(|(d, _)| d == dim) {
                 return Ok(None);
@@ -165,7 +167,7 @@ impl Peel<'_> {
             self.own.insert(name);
             return Ok(Some(new));
         }
-        let loops = f.ops.iter().rposition(|op| op.kind.is("repeat"));
+        let loops = f.ops.iter().rposition(|op| op.kind == OpKind::Repeat);
         let now = if in_loop { !self.is_small(f, v, chain) } else { Some(at) < loops };
         if !now {
             return Ok(None);
@@ -173,7 +175,7 @@ impl Peel<'_> {
         let mut sum = v;
         for op in chain {
             let mut b = Builder::new(f);
-            sum = b.at(&op.loc).one(op.kind.name(), &[sum], op.attrs.clone())?;
+            sum = b.at(&op.loc).one(op.kind, &[sum], op.attrs.clone())?;
         }
         // Views may follow that take the sum.
         f.ops[at + 1..].rotate_right(chain.len());
@@ -189,7 +191,7 @@ impl Peel<'_> {
 
     /// Whether a value takes the link of its first collective less time than that takes to begin.
     fn is_small(&self, f: &Function, v: ValueId, chain: &[Op]) -> bool {
-        let (kind, axis) = (chain[0].kind.name(), chain[0].attrs.str("axis").unwrap_or_default());
+        let (kind, axis) = (chain[0].kind, chain[0].attrs.str("axis").unwrap_or_default());
         let seconds = |bytes| self.links.seconds(kind, axis, bytes);
         seconds(f.ty(v).bytes()) < 2.0 * seconds(0)
     }
@@ -238,11 +240,11 @@ impl Peel<'_> {
         };
         let mut before = vec![];
         if count > 1 {
-            before = b.named("repeat", &operands, attrs(count - 1, 0))?;
+            before = b.op(OpKind::Repeat, &operands, attrs(count - 1, 0))?;
             operands[..carried].copy_from_slice(&before[..carried]);
         }
         let attrs = attrs(1, count - 1).with("callee", Attr::Symbol(name));
-        let made = b.named("repeat", &operands, attrs)?;
+        let made = b.op(OpKind::Repeat, &operands, attrs)?;
         let all = op.results;
         let mut new: HashMap<ValueId, ValueId> =
             all.iter().copied().zip(made.iter().copied()).collect();
@@ -263,13 +265,13 @@ impl Peel<'_> {
                 f.ops.push(op);
                 continue;
             };
-            if !op.kind.is("reduce_sum") {
+            if op.kind != OpKind::ReduceSum {
                 return Err(unsupported("what micro-batches leave is more than a sum"));
             }
             let mut b = Builder::new(&mut f);
             b.at(&op.loc);
-            let first = b.one("reduce_sum", &[earlier], op.attrs.clone())?;
-            let rest = b.one("reduce_sum", &op.operands, op.attrs.clone())?;
+            let first = b.one(OpKind::ReduceSum, &[earlier], op.attrs.clone())?;
+            let rest = b.one(OpKind::ReduceSum, &op.operands, op.attrs.clone())?;
             let sum = b.add(first, rest)?;
             new.insert(op.results[0], sum);
         }
@@ -330,7 +332,7 @@ impl Peel<'_> {
 fn through(f: &Function, op: &Op, chain: &[Op]) -> Option<Vec<Op>> {
     let (operands, results) = ([f.ty(op.operands[0]).clone()], [f.ty(op.results[0]).clone()]);
     let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
-    let rule = op.kind.0.sharding(&cx);
+    let rule = op.kind.def().sharding(&cx);
     let renamed = |op: &Op| {
         let mut op = op.clone();
         if let Some((dim, _)) = scattered(&op) {

@@ -16,7 +16,7 @@
 //! Invariant: every op gets the values that it got before.
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, OpKind, ValueId};
 
 use crate::facts::Fact;
 use crate::overlap_exchanges::{Times, budget, without_waits};
@@ -75,7 +75,7 @@ fn prefetch(
     let int = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
     let (count, carried, first_slice) = (int("count"), int("carried"), int("first"));
     let done = op.attrs.get("next").is_some();
-    if !op.kind.is("repeat") || count < 2 || done {
+    if op.kind != OpKind::Repeat || count < 2 || done {
         return Ok(0);
     }
     let slices = carried..carried + int("sliced");
@@ -133,7 +133,7 @@ fn prefetch(
     let beside = f.ops.split_off(early);
     let mut b = Builder::with_module(&mut f, m);
     b.at(&op.loc);
-    let made = b.named("repeat", &operands, attrs)?;
+    let made = b.op(OpKind::Repeat, &operands, attrs)?;
     f.ops.extend(beside);
     for (n, (v, ty)) in made.iter().zip(types).enumerate() {
         let given = Builder::new(&mut f).at(&op.loc).reshape(*v, &ty.dims)?;
@@ -163,7 +163,7 @@ fn choose(
     let seconds: Vec<f64> = body.ops.iter().map(|op| times.op(m, body, op)).collect();
     let uses = body.use_counts();
     let mut gathers = vec![];
-    for (at, op) in body.ops.iter().enumerate().filter(|(_, op)| op.kind.is("all_gather")) {
+    for (at, op) in body.ops.iter().enumerate().filter(|(_, op)| op.kind == OpKind::AllGather) {
         let of_slice = |k: &usize| body.params[*k] == op.operands[0];
         let Some(slice) = slices.clone().find(of_slice) else { continue };
         let handed_on = body.results.contains(&op.results[0]);
@@ -193,7 +193,7 @@ fn choose(
 /// The first op that computes or sends with `v`.
 fn first_use(f: &Function, v: ValueId) -> Option<usize> {
     let at = f.ops.iter().position(|op| op.operands.contains(&v))?;
-    match f.ops[at].kind.0.class() {
+    match f.ops[at].kind.def().class() {
         Class::View => first_use(f, f.ops[at].results[0]),
         _ => Some(at),
     }

@@ -10,7 +10,7 @@
 
 use neoxc_ir::build::dims_attrs;
 use neoxc_ir::op::Decomposition;
-use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, TensorType, ValueId, ops};
+use neoxc_ir::{Attr, Attrs, Builder, Dim, Function, Module, Op, OpKind, TensorType, ValueId};
 
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -29,7 +29,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
     for index in 0..m.functions.len() {
         let f = m.functions[index].clone();
         let at = f.ops.iter().position(|op| {
-            matches!(op.kind.name(), "linear_cross_entropy" | "linear_cross_entropy_train")
+            matches!(op.kind, OpKind::LinearCrossEntropy | OpKind::LinearCrossEntropyTrain)
         });
         if let Some(at) = at {
             let (new, body) = split(m, &f, at, cx.chunk_bytes)?;
@@ -42,7 +42,7 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
                 rest
             });
         }
-        if f.ops.iter().any(|op| op.kind.is("linear_cross_entropy_grad")) {
+        if f.ops.iter().any(|op| op.kind == OpKind::LinearCrossEntropyGrad) {
             return Err(PassError::internal(format!(
                 "@{}: the loss's gradient is not known before the loss",
                 f.name
@@ -58,9 +58,8 @@ fn cross_entropy(
     operands: &[ValueId],
     attrs: Attrs,
 ) -> Result<Vec<ValueId>, PassError> {
-    let op = ops::find("cross_entropy");
-    let op = op.ok_or_else(|| PassError::internal("there is no cross_entropy".into()))?;
-    Ok(match op.0.decompose(b, operands, &attrs)? {
+    let op = OpKind::CrossEntropy;
+    Ok(match op.def().decompose(b, operands, &attrs)? {
         Decomposition::Values(values) => values,
         Decomposition::Primitive => b.op(op, operands, attrs)?,
     })
@@ -79,7 +78,7 @@ struct Head<'a> {
 
 impl<'a> Head<'a> {
     fn new(f: &'a Function, op: &'a Op, chunk_bytes: usize) -> Head<'a> {
-        let train = op.kind.is("linear_cross_entropy_train");
+        let train = op.kind == OpKind::LinearCrossEntropyTrain;
         let (x, w, labels) = (f.ty(op.operands[0]), f.ty(op.operands[1]), f.ty(op.operands[2]));
         let (tokens, vocab) = (labels.elements(), w.size("vocab").unwrap_or(1));
         // A logit is f32; its gradient takes its place, or lies beside it in 16 bits.
@@ -132,7 +131,7 @@ impl<'a> Head<'a> {
         body.results = match (dw, dc) {
             (Some(dw), Some(dc)) => {
                 let rest = [&[logits, lc, loss[1], dc], &pc[..]].concat();
-                let d = b.one("cross_entropy_grad", &rest, over)?;
+                let d = b.one(OpKind::CrossEntropyGrad, &rest, over)?;
                 let d = b.cast(d, x.dtype)?;
                 let dx = b.matmul(d, wc, &["vocab"])?;
                 let dx = b.cast(dx, x.dtype)?;
@@ -152,7 +151,7 @@ impl<'a> Head<'a> {
             (1..tail.len()).filter(|i| tail[*i].operands.contains(&dw)).collect();
         let [at] = uses[..] else { return None };
         let add = &tail[at];
-        let takes = add.kind.is("add") && add.operands[1] == dw;
+        let takes = add.kind == OpKind::Add && add.operands[1] == dw;
         let early = self.f.params.contains(&add.operands[0]);
         (takes && early && !self.f.results.contains(&dw)).then(|| Accumulator {
             at,
@@ -172,7 +171,7 @@ impl<'a> Head<'a> {
         let chunk = Dim::new("chunk", *count);
         let chunked = |b: &mut Builder<'_>, v: ValueId, inner: &[Dim]| {
             let dims = [std::slice::from_ref(&chunk), inner].concat();
-            b.one("reshape", &[v], dims_attrs(&dims))
+            b.one(OpKind::Reshape, &[v], dims_attrs(&dims))
         };
         let xs = chunked(b, op.operands[0], &[rows.clone(), self.embed()])?;
         let ls = chunked(b, op.operands[2], std::slice::from_ref(rows))?;
@@ -195,12 +194,12 @@ impl<'a> Head<'a> {
             .with("carried", Attr::Int(i64::from(*train)))
             .with("sliced", Attr::Int(if *train { 3 } else { 2 }))
             .with("dim", Attr::Str("chunk".into()));
-        let r = b.named("repeat", &operands, attrs)?;
+        let r = b.op(OpKind::Repeat, &operands, attrs)?;
         let labels = &f.ty(op.operands[2]).dims;
-        let loss = b.one("reshape", &[r[usize::from(*train)]], dims_attrs(labels))?;
+        let loss = b.one(OpKind::Reshape, &[r[usize::from(*train)]], dims_attrs(labels))?;
         let mut replace = vec![(op.results[0], loss)];
         if *train {
-            let dx = b.one("reshape", &[r[2]], dims_attrs(&f.ty(op.operands[0]).dims))?;
+            let dx = b.one(OpKind::Reshape, &[r[2]], dims_attrs(&f.ty(op.operands[0]).dims))?;
             replace.extend([(op.results[2], dx), (op.results[3], r[0])]);
             replace.extend(accumulator.map(|a| (a.sum, r[0])));
         }

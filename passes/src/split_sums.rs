@@ -20,7 +20,7 @@ use std::collections::HashSet;
 use neoxc_ir::ops::attention_grad::{KEYS, MEMBERS};
 use neoxc_ir::ops::qkv_split::sharing;
 use neoxc_ir::ops::sum_runs::{ROWS, can_sum_runs};
-use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, ValueId, keys};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Function, Module, Op, OpKind, ValueId, keys};
 
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
@@ -75,7 +75,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
 fn runs_of(f: &Function, op: &Op) -> Attrs {
     let mut runs = Attrs::new();
     let can =
-        |attr| op.kind.0.signature().attrs.contains(&attr) && op.attrs.get(attr.name).is_none();
+        |attr| op.kind.def().signature().attrs.contains(&attr) && op.attrs.get(attr.name).is_none();
     let [q, k, ..] = op.operands[..] else { return runs };
     let (q, k) = (f.ty(q), f.ty(k));
     let (Some(batch), Some(heads), Some(seq)) = (k.size("batch"), k.size("heads"), k.size("seq"))
@@ -186,7 +186,7 @@ fn split_norms(f: &mut Function) -> Result<usize, PassError> {
 }
 
 fn is_large(f: &Function, op: &Op) -> bool {
-    let sums = op.kind.is("sum_squares") && f.attrs.get(keys::KERNEL).is_none();
+    let sums = op.kind == OpKind::SumSquares && f.attrs.get(keys::KERNEL).is_none();
     sums && f.ty(op.operands[0]).dims.len() > 1 && f.ty(op.operands[0]).elements() >= LARGE
 }
 
@@ -204,7 +204,7 @@ fn split(f: &mut Function) -> Result<usize, PassError> {
         let (last, outer) = dims.split_last().expect("a large sum has dims");
         let b = &mut Builder::new(f);
         b.at(&op.loc);
-        let square = b.one("mul", &[x, x], Attrs::new())?;
+        let square = b.one(OpKind::Mul, &[x, x], Attrs::new())?;
         let rows = b.reduce_sum(square, &[last])?;
         b.reduce_sum(rows, outer)?;
         // The whole sum is the value it was.
@@ -233,7 +233,7 @@ mod tests {
         let types = sizes.map(|dims| TensorType::f32(&dims));
         for ty in &types {
             let x = f.add_param("", ty.clone(), Attrs::new());
-            let sum = Builder::new(&mut f).one("sum_squares", &[x], Attrs::new()).unwrap();
+            let sum = Builder::new(&mut f).one(OpKind::SumSquares, &[x], Attrs::new()).unwrap();
             f.results.push(sum);
         }
         let mut m = Module::new();
@@ -305,7 +305,7 @@ mod tests {
             let p: Vec<ValueId> =
                 types.iter().map(|ty| f.add_param("", ty.clone(), Attrs::new())).collect();
             let attrs = Attrs::new().with("scale", Attr::Float(0.5));
-            f.results = Builder::new(&mut f).named("attention_grad", &p, attrs).unwrap();
+            f.results = Builder::new(&mut f).op(OpKind::AttentionGrad, &p, attrs).unwrap();
             let mut m = Module::new();
             m.insert(f);
             let whole = m.clone();
@@ -363,7 +363,7 @@ mod tests {
             let p: Vec<ValueId> =
                 types.iter().map(|ty| f.add_param("", ty.clone(), Attrs::new())).collect();
             let attrs = Attrs::new().with("scale", Attr::Float(0.5));
-            f.results = Builder::new(&mut f).named("attention_grad", &p, attrs).unwrap();
+            f.results = Builder::new(&mut f).op(OpKind::AttentionGrad, &p, attrs).unwrap();
             let mut m = Module::new();
             m.insert(f);
             let whole = m.clone();

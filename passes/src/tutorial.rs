@@ -5,7 +5,7 @@
 //! weights, a softmax written in five simple ops, and a sum of squares. Types have named dims, and ops speak of dims by name.
 //!
 //! ```
-//! use neoxc_ir::{Attr, Attrs, Builder, Function, Module, TensorType, keys, text};
+//! use neoxc_ir::{Attr, Attrs, Builder, Function, Module, OpKind, TensorType, keys, text};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut f = Function::new("loss");
@@ -16,9 +16,9 @@
 //!
 //! let mut b = Builder::new(&mut f);
 //! let scores = b.matmul(x, w, &["embed"])?; // [seq, ffn]
-//! let max = b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["ffn"])))?;
+//! let max = b.one(OpKind::ReduceMax, &[scores], Attrs::new().with("dims", Attr::strs(&["ffn"])))?;
 //! let low = b.sub(scores, max)?;
-//! let e = b.unary("exp", low)?;
+//! let e = b.unary(OpKind::Exp, low)?;
 //! let sum = b.reduce_sum(e, &["ffn"])?;
 //! let p = b.div(e, sum)?;
 //! let squares = b.mul(p, p)?;
@@ -136,7 +136,7 @@
 //! pipeline::run_pass(&mut m, &pipeline::find("partition-program").expect("a pass"), &cx)?;
 //! let f = m.function("train_step").expect("it is an entry");
 //! assert_eq!(f.ty(f.params[2]).size("ffn"), Some(4), "each rank has four of the eight rows");
-//! assert!(f.ops.iter().any(|op| op.kind.0.class() == Class::Collective));
+//! assert!(f.ops.iter().any(|op| op.kind.def().class() == Class::Collective));
 //!
 //! // The evaluator runs both ranks in step. What an entry returns is the same on every rank: here the whole gradient.
 //! let zeros = Tensor::fill(f.ty(f.params[0]).clone(), 0.0);

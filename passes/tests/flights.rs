@@ -8,7 +8,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use common::Random;
-use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, TensorType, ValueId, ops};
+use neoxc_ir::{Attr, Attrs, Function, Loc, Module, Op, OpKind, TensorType, ValueId, ops};
 use neoxc_passes::place_memory::{Place, check};
 
 /// Elements of a small value; large ones have twice as many.
@@ -109,12 +109,12 @@ fn mutate(m: &mut Module, r: &mut Random) {
         place.offset += [0, 0, 0, 16, 32][(r.next() % 5) as usize];
         let place = Attr::strs(&[place.to_string()]);
         let v = f.ops[at].results[0];
-        let made = match f.ops[at].kind.is("wait") {
+        let made = match f.ops[at].kind == OpKind::Wait {
             true => f.ops[at].operands[0],
             false => v,
         };
         for op in &mut f.ops {
-            if op.results[0] == made || (op.kind.is("wait") && op.operands[0] == made) {
+            if op.results[0] == made || (op.kind == OpKind::Wait && op.operands[0] == made) {
                 op.attrs.set("neox.place", place.clone());
             }
         }
@@ -145,7 +145,7 @@ fn element(
     read: &dyn Fn(usize, usize) -> u64,
     sizes: &[usize],
 ) -> u64 {
-    let alone = op.kind.is("call") || op.kind.is("all_reduce");
+    let alone = op.kind == OpKind::Call || op.kind == OpKind::AllReduce;
     let mut parts = vec![number, i as u64];
     for (n, size) in sizes.iter().enumerate() {
         match alone && n == 0 {
@@ -206,7 +206,7 @@ fn goes_wrong(m: &Module, times: &dyn Fn(usize, usize) -> usize, backwards: bool
     for (number, op) in f.ops.iter().enumerate() {
         let v = op.results[0];
         x.at.insert(v, word(&op.attrs));
-        if op.kind.is("wait") {
+        if op.kind == OpKind::Wait {
             x.want.insert(v, x.want[&op.operands[0]].clone());
             continue;
         }
@@ -218,9 +218,9 @@ fn goes_wrong(m: &Module, times: &dyn Fn(usize, usize) -> usize, backwards: bool
     }
     // Halves that are still to be made: of which op, and when.
     let mut under_way: Vec<(usize, usize, usize)> = vec![];
-    let waited = |v: ValueId| f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == v);
+    let waited = |v: ValueId| f.ops.iter().any(|o| o.kind == OpKind::Wait && o.operands[0] == v);
     for (number, op) in f.ops.iter().enumerate() {
-        if op.kind.is("wait") {
+        if op.kind == OpKind::Wait {
             let of = f.ops.iter().position(|o| o.results == op.operands).unwrap();
             while let Some(at) = under_way.iter().position(|u| u.0 == of) {
                 let (number, half, _) = under_way.remove(at);
@@ -258,7 +258,7 @@ fn what_some_timing_breaks_is_refused_and_nothing_else() {
         // Each half at once or as late as can be, in all combinations; and some times between.
         let collectives: Vec<usize> = {
             let f = m.function("train_step").unwrap();
-            let waits = f.ops.iter().filter(|o| o.kind.is("wait")).map(|o| o.operands[0]);
+            let waits = f.ops.iter().filter(|o| o.kind == OpKind::Wait).map(|o| o.operands[0]);
             waits.map(|v| f.ops.iter().position(|o| o.results[0] == v).unwrap()).collect()
         };
         let bit = |number: usize, half: usize| {

@@ -10,7 +10,7 @@ use common::{Random, arch, inputs};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::role::{is_frozen, name_of};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Module, Output, Role, verify};
+use neoxc_ir::{Module, OpKind, Output, Role, verify};
 use neoxc_models::arch::Arch;
 use neoxc_passes::PassCx;
 use neoxc_passes::pipeline::{Phase, run_phase};
@@ -103,7 +103,7 @@ fn gradients_that_nobody_needs_are_not_computed() {
         }
         stepped(&mut m);
         let body = m.function("block.bwd").unwrap();
-        body.ops.iter().filter(|op| op.kind.is("matmul")).count()
+        body.ops.iter().filter(|op| op.kind == OpKind::Matmul).count()
     };
     // Four projections, each with a gradient of its weight.
     assert_eq!(matmuls(true) + 4, matmuls(false));

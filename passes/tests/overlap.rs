@@ -12,7 +12,7 @@ use neoxc_ir::eval::Tensor;
 use neoxc_ir::eval_ranks::run_ranks;
 use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Function, Module, text, verify};
+use neoxc_ir::{Function, Module, OpKind, text, verify};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::entries::entries;
@@ -40,7 +40,7 @@ fn fused(a: &Arch, cx: &PassCx, clip: f64) -> Module {
 /// What ops a function has, whatever their order, waits aside.
 fn counted(f: &Function) -> Vec<String> {
     let name = |op: &neoxc_ir::Op| format!("{:?} {:?}", op.kind, op.attrs);
-    let mut all: Vec<String> = f.ops.iter().filter(|o| !o.kind.is("wait")).map(name).collect();
+    let mut all: Vec<String> = f.ops.iter().filter(|o| o.kind != OpKind::Wait).map(name).collect();
     all.sort();
     all
 }
@@ -101,7 +101,7 @@ fn results_stay_the_same_to_the_bit() {
         for f in &before.functions {
             let g = after.function(&f.name).unwrap();
             assert_eq!(counted(f), counted(g), "{what}");
-            waits += g.ops.iter().filter(|o| o.kind.is("wait")).count();
+            waits += g.ops.iter().filter(|o| o.kind == OpKind::Wait).count();
         }
         let axes: Vec<(String, usize)> =
             cx.degrees.axes().iter().map(|(n, s)| (n.to_string(), *s)).collect();
@@ -127,11 +127,11 @@ fn results_stay_the_same_to_the_bit() {
 /// their way are waited for behind the loop.
 fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);
-    let waited = |v| f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == v);
+    let waited = |v| f.ops.iter().any(|o| o.kind == OpKind::Wait && o.operands[0] == v);
     let mut names = vec![];
     for op in &f.ops {
         let callee = op.attrs.symbol("callee").unwrap_or_default();
-        let line = match op.kind.0.class() {
+        let line = match op.kind.def().class() {
             Class::Collective => {
                 let axis = op.attrs.str("axis").unwrap_or_default();
                 let dims = &f.ty(op.results[0]).dims;
@@ -146,14 +146,14 @@ fn outline(f: &Function) -> String {
                 }
                 line
             }
-            Class::View if op.kind.is("wait") => {
+            Class::View if op.kind == OpKind::Wait => {
                 match names.iter().position(|n| *n == op.operands[0]) {
                     Some(at) => format!("wait {}", at + 1),
                     None => "wait for what the loop left".into(),
                 }
             }
             Class::View => continue,
-            _ if op.kind.is("repeat") => format!("repeat @{callee}"),
+            _ if op.kind == OpKind::Repeat => format!("repeat @{callee}"),
             _ => callee.split('_').next().unwrap().to_string(),
         };
         writeln!(out, "  {line}").unwrap();
@@ -235,7 +235,7 @@ fn stages_sum_in_a_program_for_the_last_micro_batch() {
     insta::assert_snapshot!(outlines(&m, &names));
     // What has to wait: the sums of the head, of embeddings, and small ones, each of all layers.
     let finish = m.function("train_finish_1").unwrap();
-    let scatters = finish.ops.iter().filter(|op| op.kind.is("reduce_scatter")).count();
+    let scatters = finish.ops.iter().filter(|op| op.kind == OpKind::ReduceScatter).count();
     let sums = finish.param_attrs.iter().filter(|a| a.str("neox.role") == Some("sum")).count();
     assert!(scatters > 0 && sums > 0 && scatters + sums > 12, "{scatters} {sums}");
 }

@@ -10,7 +10,7 @@ use common::{arch, moe};
 use neoxc_ir::cluster::{Link, Machine};
 use neoxc_ir::op::Class;
 use neoxc_ir::target::Target;
-use neoxc_ir::{DType, Function, Module, TensorType, ValueId};
+use neoxc_ir::{DType, Function, Module, OpKind, TensorType, ValueId};
 use neoxc_models::arch::{Arch, Capacity, Moe};
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
@@ -38,10 +38,10 @@ fn short(ty: &TensorType) -> String {
 fn outline(f: &Function) -> String {
     let mut out = format!("@{}\n", f.name);
     for op in &f.ops {
-        let collective = op.kind.0.class() == Class::Collective;
-        let rows = ["gather", "scatter_add"].contains(&op.kind.name());
+        let collective = op.kind.def().class() == Class::Collective;
+        let rows = [OpKind::Gather, OpKind::ScatterAdd].contains(&op.kind);
         let loss = op.kind.name().contains("cross_entropy");
-        let product = ["matmul", "repeat", "map"].contains(&op.kind.name());
+        let product = [OpKind::Matmul, OpKind::Repeat, OpKind::Map].contains(&op.kind);
         let experts = ["grouped_matmul", "grouped_weight", "dispatch", "combine"];
         if !collective && !rows && !loss && !product && !experts.contains(&op.kind.name()) {
             continue;
@@ -52,7 +52,7 @@ fn outline(f: &Function) -> String {
         }
         words.extend(op.attrs.symbol("callee").map(|c| format!("@{c}")));
         words.extend(op.attrs.int("count").map(|n| format!("× {n}")));
-        if !op.kind.is("repeat") {
+        if op.kind != OpKind::Repeat {
             let (x, y) = (f.ty(op.operands[0]), f.ty(op.results[0]));
             words.push(format!("[{}] → [{}]", short(x), short(y)));
         }
@@ -220,7 +220,7 @@ fn dropout_sends_nothing() {
                 // Without dropout, @block is evaluation's.
                 let trains = |f: &&Function| !f.name.starts_with("eval") && f.name != "block";
                 for op in m.functions.iter().filter(trains).flat_map(|f| &f.ops) {
-                    if op.kind.0.class() == Class::Collective && !op.kind.is("take_part") {
+                    if op.kind.def().class() == Class::Collective && op.kind != OpKind::TakePart {
                         let axis = op.attrs.str("axis").unwrap_or_default().to_string();
                         *n.entry((op.kind.name(), axis)).or_insert(0) += 1;
                     }
@@ -249,7 +249,7 @@ fn norms_and_activations_are_made_again() {
         assert_eq!([results("ffn"), results("embed")], [1, 2], "{precision:?}");
         let kernels = backward.ops.iter().filter_map(|op| m.function(op.attrs.symbol("callee")?));
         let with = |name: &str| -> Vec<&Function> {
-            kernels.clone().filter(|k| k.ops.iter().any(|op| op.kind.is(name))).collect()
+            kernels.clone().filter(|k| k.ops.iter().any(|op| op.kind.name() == name)).collect()
         };
         let (again, gradient) = (with("gelu"), with("gelu_grad"));
         assert_eq!((again.len(), gradient.len()), (1, 1), "{precision:?}");
@@ -274,7 +274,7 @@ fn dropout_is_fused() {
         let dropped = Arch { hidden_dropout: 0.1, attention_dropout: 0.1, ..a.clone() };
         let forward = kernels(dropped.clone(), "block.fwd");
         assert_eq!(forward.len(), kernels(a.clone(), "block.fwd").len());
-        let dropping = |k: &&Function| k.ops.iter().any(|op| op.kind.is("dropout"));
+        let dropping = |k: &&Function| k.ops.iter().any(|op| op.kind == OpKind::Dropout);
         let families: Vec<&str> =
             forward.iter().filter(dropping).filter_map(|k| k.attrs.str("neox.kernel")).collect();
         assert_eq!(families, ["matmul", "matmul"], "{parallel_residual}");

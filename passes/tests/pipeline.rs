@@ -131,8 +131,9 @@ fn fused_forms_are_found() {
         let (x, y) = (inputs(&m, "loss", &mut r), inputs(&m, "logits", &mut r));
         let (want, want_logits) = (run(&m, "loss", &x).unwrap(), run(&m, "logits", &y).unwrap());
         let notes = through(&mut m, Phase::Rewritten);
-        let count =
-            |f: &str, op: &str| m.function(f).unwrap().ops.iter().filter(|o| o.kind.is(op)).count();
+        let count = |f: &str, op: &str| {
+            m.function(f).unwrap().ops.iter().filter(|o| o.kind.name() == op).count()
+        };
         let norms = if a.shared_norm { 1 } else { 2 };
         let attention = if a.attention_dropout > 0.0 { "dropout_attention" } else { "attention" };
         // A router's probabilities stay.

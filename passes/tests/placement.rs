@@ -11,7 +11,7 @@ use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attrs, Module, TensorType};
+use neoxc_ir::{Attrs, Module, OpKind, TensorType};
 use neoxc_models::arch::{Arch, Capacity, Moe, Positions, Router};
 use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
@@ -71,9 +71,9 @@ impl Memory {
         for op in &f.ops {
             at.extend(op.results.iter().copied().zip(places(&op.attrs)));
             let callee = op.attrs.symbol("callee").unwrap_or_default();
-            match op.kind.0.class() {
+            match op.kind.def().class() {
                 Class::View => {}
-                _ if op.kind.is("repeat") => {
+                _ if op.kind == OpKind::Repeat => {
                     let count = op.attrs.int("count").unwrap() as u64;
                     for step in 0..count {
                         let i = if op.attrs.flag("reverse") { count - 1 - step } else { step };

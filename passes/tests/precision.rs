@@ -7,7 +7,7 @@ mod common;
 use common::{Random, arch, inputs, moe, with_rounded};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
-use neoxc_ir::{DType, Function, Module, text, verify};
+use neoxc_ir::{DType, Function, Module, OpKind, text, verify};
 use neoxc_models::arch::{Arch, Capacity, Moe};
 use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
@@ -117,23 +117,28 @@ fn state_is_f32_and_what_products_read_is_half() {
             let handed_on = if entry == "train_step" { want } else { 0 };
             let low = dtypes(f).into_iter().filter(|d| *d == DType::Bf16).count();
             assert_eq!(low, want + handed_on, "{name} @{entry} shows another bf16 value");
-            let casts = f.ops.iter().filter(|op| op.kind.is("cast"));
+            let casts = f.ops.iter().filter(|op| op.kind == OpKind::Cast);
             let again = casts.filter(|op| f.params.contains(&op.operands[0])).count();
             assert_eq!(again, 0, "{name} @{entry} rounds what is kept");
         }
         for f in m.functions.iter().filter(|f| f.name != "setup") {
             for op in &f.ops {
                 let ty = |v: &neoxc_ir::ValueId| f.ty(*v).dtype;
-                match op.kind.name() {
-                    "matmul" | "grouped_matmul" => {
+                match op.kind {
+                    OpKind::Matmul | OpKind::GroupedMatmul => {
                         assert!(op.operands[..2].iter().all(|v| ty(v) == DType::Bf16), "{name}");
                         assert_eq!(ty(&op.results[0]), DType::F32);
                     }
-                    "layer_norm" | "gelu" | "map" | "softmax" | "reduce_sum" | "add" => {
+                    OpKind::LayerNorm
+                    | OpKind::Gelu
+                    | OpKind::Map
+                    | OpKind::Softmax
+                    | OpKind::ReduceSum
+                    | OpKind::Add => {
                         let all = op.operands.iter().chain(&op.results);
                         assert!(all.into_iter().all(|v| ty(v) == DType::F32), "{name}");
                     }
-                    "attention" => assert_eq!(ty(&op.results[1]), DType::F32),
+                    OpKind::Attention => assert_eq!(ty(&op.results[1]), DType::F32),
                     _ => {}
                 }
             }
@@ -219,7 +224,7 @@ fn an_update_is_one_kernel_that_works_in_place() {
             let neoxc_ir::Output::Parameter(name) = what else { continue };
             let call = f.ops.iter().find(|op| op.results.contains(&f.results[n])).unwrap();
             let kernel = m.function(call.attrs.symbol("callee").unwrap()).unwrap();
-            assert!(kernel.ops.iter().all(|op| !op.kind.is("map")), "{name}");
+            assert!(kernel.ops.iter().all(|op| op.kind != OpKind::Map), "{name}");
             let made: Vec<_> = call
                 .results
                 .iter()

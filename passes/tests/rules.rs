@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, DType, Function, Module, text, verify};
+use neoxc_ir::{Attr, Attrs, DType, Function, Module, OpKind, text, verify};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::rewrite_graph::{Outcome, Pick, rewrite};
 use neoxc_passes::rules::{self, Instance, Numerics, Rule};
@@ -130,14 +130,14 @@ fn rules_look_before_they_apply() {
     let m = instance(norm, &mut Random(3));
     let mut wrong = m.clone();
     let f = wrong.functions.iter_mut().find(|f| f.name == "main").unwrap();
-    let fill = f.ops.iter_mut().find(|o| o.kind.is("fill")).unwrap();
+    let fill = f.ops.iter_mut().find(|o| o.kind == OpKind::Fill).unwrap();
     // No longer one over the number of elements.
     fill.attrs.set("value", Attr::Float(0.123));
     assert_eq!(rewritten(&wrong, &[norm], Pick::Rewritten).1.counts[0].1, 0);
     let attention = rules::all().find(|r| r.name == "attention").unwrap();
     let mut soft = instance(attention, &mut Random(4));
     let f = soft.functions.iter_mut().find(|f| f.name == "main").unwrap();
-    let mask = f.ops.iter_mut().find(|o| o.kind.is("causal_mask")).unwrap();
+    let mask = f.ops.iter_mut().find(|o| o.kind == OpKind::CausalMask).unwrap();
     // A mask that lets something through is another function.
     mask.attrs.set("value", Attr::Float(-2.0));
     assert_eq!(rewritten(&soft, &[attention], Pick::Rewritten).1.counts[0].1, 0);
@@ -159,18 +159,20 @@ fn fused_forms_are_found_in_other_spellings() {
         Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
     let root = b.scalar(8f64.sqrt()).unwrap();
     let scaled = b.div(q, root).unwrap();
-    let (k, v) =
-        (b.one("rename", &[k], rename.clone()).unwrap(), b.one("rename", &[v], rename).unwrap());
+    let (k, v) = (
+        b.one(OpKind::Rename, &[k], rename.clone()).unwrap(),
+        b.one(OpKind::Rename, &[v], rename).unwrap(),
+    );
     let scores = b.matmul(scaled, k, &["head_dim"]).unwrap();
     let mask = Attrs::new()
         .with("query", Attr::Str("seq".into()))
         .with("key", Attr::Str("kv_seq".into()))
         .with("value", Attr::Float(-1e30));
-    let masked = b.one("causal_mask", &[scores], mask).unwrap();
+    let masked = b.one(OpKind::CausalMask, &[scores], mask).unwrap();
     let over = Attrs::new().with("dims", Attr::strs(&["kv_seq"]));
-    let top = b.one("reduce_max", &[masked], over).unwrap();
+    let top = b.one(OpKind::ReduceMax, &[masked], over).unwrap();
     let low = b.sub(masked, top).unwrap();
-    let e = b.unary("exp", low).unwrap();
+    let e = b.unary(OpKind::Exp, low).unwrap();
     let sum = b.reduce_sum(e, &["kv_seq"]).unwrap();
     let weights = b.div(e, sum).unwrap();
     let mixed = b.matmul(weights, v, &["kv_seq"]).unwrap();

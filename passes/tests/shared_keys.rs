@@ -11,7 +11,7 @@ use neoxc_ir::eval_ranks::{group, run_ranks};
 use neoxc_ir::op::{Class, GradCx, Gradient};
 use neoxc_ir::target::Target;
 use neoxc_ir::{
-    Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId, keys, verify,
+    Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType, ValueId, keys, verify,
 };
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::{PassCx, partition_program};
@@ -33,7 +33,7 @@ fn backward(f: &mut Function, y: ValueId, dy: ValueId, params: &[ValueId]) -> Ve
             continue;
         }
         let b = &mut Builder::new(f);
-        let made = op.kind.0.gradient(&mut GradCx { op: &op, cotangents: &cotangents, b });
+        let made = op.kind.def().gradient(&mut GradCx { op: &op, cotangents: &cotangents, b });
         let Gradient::Operands(made) = made.unwrap() else { panic!("{}", op.kind.name()) };
         for (operand, d) in op.operands.iter().zip(made) {
             let Some(d) = d else { continue };
@@ -73,17 +73,17 @@ fn branch((heads, queries): Heads, drops: bool) -> Module {
     let dy = param("dy", DType::F32, &dy, &["", "context", ""]);
     let b = &mut Builder::new(&mut f);
     let qkv = b.matmul(x, w, &["embed"]).unwrap();
-    let parts = b.named("qkv_split", &[qkv], Attrs::new()).unwrap();
-    let mut turn = |x| b.one("rotary", &[x, cos, sin], Attrs::new()).unwrap();
+    let parts = b.op(OpKind::QkvSplit, &[qkv], Attrs::new()).unwrap();
+    let mut turn = |x| b.one(OpKind::Rotary, &[x, cos, sin], Attrs::new()).unwrap();
     let (q, k) = (turn(parts[0]), turn(parts[1]));
     let mut attrs = Attrs::new().with("scale", Attr::Float(0.6));
     let mixed = if drops {
         attrs = attrs.with("rate", Attr::Float(0.3)).with("seed", Attr::Int(3));
         attrs.set("site", Attr::Int(1));
         let operands = [&[q, k, parts[2]], &ids[..]].concat();
-        b.named("dropout_attention", &operands, attrs).unwrap()[0]
+        b.op(OpKind::DropoutAttention, &operands, attrs).unwrap()[0]
     } else {
-        b.named("attention", &[q, k, parts[2]], attrs).unwrap()[0]
+        b.op(OpKind::Attention, &[q, k, parts[2]], attrs).unwrap()[0]
     };
     let y = b.matmul(mixed, o, &["heads", "queries", "head_dim"]).unwrap();
     let mut results = backward(&mut f, y, dy, &[x, w, o]);
@@ -197,12 +197,12 @@ fn nothing_but_sums_and_swaps_is_sent() {
     let collectives = |context, tensor| {
         let after = divided(&m, context, tensor);
         let f = after.function("eval_step").unwrap();
-        let q = f.ops.iter().find(|op| op.kind.is("attention")).unwrap().operands[0];
+        let q = f.ops.iter().find(|op| op.kind == OpKind::Attention).unwrap().operands[0];
         let q: Vec<usize> = f.ty(q).dims.iter().map(|d| d.size).collect();
         let mut made: Vec<&str> = f
             .ops
             .iter()
-            .filter(|op| op.kind.0.class() == Class::Collective)
+            .filter(|op| op.kind.def().class() == Class::Collective)
             .map(|op| op.kind.name())
             .collect();
         made.sort_unstable();

@@ -8,7 +8,7 @@
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{
-    Attr, Attrs, Builder, DType, Dim, Function, Module, Output, TensorType, ValueId, keys,
+    Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, Output, TensorType, ValueId, keys,
 };
 
 use crate::arch::Arch;
@@ -103,7 +103,7 @@ fn trunk(
     callee: &str,
 ) -> Result<ValueId> {
     b.at(&a.loc("hidden_size"));
-    let x = b.one("gather", &[p.need("embed.weight")?, tokens], Attrs::new())?;
+    let x = b.one(OpKind::Gather, &[p.need("embed.weight")?, tokens], Attrs::new())?;
     let mut x = positions::add_learned(a, b, p, x, None)?;
     let (mut slices, mut shared) = (inputs.stacked.clone(), vec![]);
     if let Some(names) = &inputs.names {
@@ -123,7 +123,7 @@ fn trunk(
     if let Some(group) = a.checkpoint {
         attrs.set(keys::CHECKPOINT, Attr::Int((group / period).max(1) as i64));
     }
-    b.one("repeat", &operands, attrs)
+    b.one(OpKind::Repeat, &operands, attrs)
 }
 
 /// Every parameter's declaration with its logical name: those outside the layers, then of each layer of a period
@@ -213,7 +213,7 @@ fn loss(a: &Arch, family: &dyn Family, module: &Module, trains: bool) -> Result<
     let logits = head(a, b, &p, x)?;
     b.at(&a.loc("seq_length"));
     let dim = Attrs::new().with("dim", Attr::Str("vocab".into()));
-    let losses = b.named("cross_entropy", &[logits, labels], dim)?[0];
+    let losses = b.op(OpKind::CrossEntropy, &[logits, labels], dim)?[0];
     let masked = b.mul(losses, mask)?;
     f.results = vec![mean(a, b, masked, mask)?];
     Output::set(&mut f, &[Output::Port("loss".into())]);
@@ -226,7 +226,7 @@ fn mean(a: &Arch, b: &mut Builder<'_>, x: ValueId, mask: ValueId) -> Result<Valu
     if a.groups == 1 {
         let total = b.reduce_sum(x, &["batch", "seq"])?;
         let count = b.reduce_sum(mask, &["batch", "seq"])?;
-        let count = b.one("maximum", &[count, one], Attrs::new())?;
+        let count = b.one(OpKind::Maximum, &[count, one], Attrs::new())?;
         return b.div(total, count);
     }
     let dims = [("group", a.groups), ("sample", a.batch / a.groups), ("seq", a.seq)];
@@ -236,7 +236,7 @@ fn mean(a: &Arch, b: &mut Builder<'_>, x: ValueId, mask: ValueId) -> Result<Valu
         b.reduce_sum(grouped, &["sample", "seq"])
     };
     let (total, count) = (sum(x)?, sum(mask)?);
-    let count = b.one("maximum", &[count, one], Attrs::new())?;
+    let count = b.one(OpKind::Maximum, &[count, one], Attrs::new())?;
     let means = b.div(total, count)?;
     let sum = b.reduce_sum(means, &["group"])?;
     let share = b.scalar(1.0 / a.groups as f64)?;
@@ -255,7 +255,7 @@ fn logits(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
     let b = &mut Builder::with_module(&mut f, module);
     let x = trunk(a, b, &p, &inputs, tokens, "logits.block")?;
     let rows = b.reshape(x, &[Dim::new("seq", a.seq), Dim::new("embed", a.embed)])?;
-    let row = b.one("gather", &[rows, last], Attrs::new())?;
+    let row = b.one(OpKind::Gather, &[rows, last], Attrs::new())?;
     let row = norms::norm(a, b, &p, row, "final_norm")?;
     let out = head(a, b, &p, row)?;
     f.results = vec![out];
@@ -283,12 +283,12 @@ fn decode(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
     let tables = declare_tables(a, &mut f);
     let b = &mut Builder::with_module(&mut f, module);
     b.at(&a.loc("hidden_size"));
-    let x = b.one("gather", &[p.need("embed.weight")?, tokens], Attrs::new())?;
+    let x = b.one(OpKind::Gather, &[p.need("embed.weight")?, tokens], Attrs::new())?;
     let x = positions::add_learned(a, b, &p, x, Some(count))?;
     b.at(&a.loc("rotary_pct"));
     let mut rows = vec![];
     for table in tables {
-        rows.push(b.one("gather", &[table, count], Attrs::new())?);
+        rows.push(b.one(OpKind::Gather, &[table, count], Attrs::new())?);
     }
     b.at(&a.loc("num_layers"));
     let operands = [&[x], &stacked[..], &[keys, values, count], &rows].concat();
@@ -298,7 +298,7 @@ fn decode(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
         .with("carried", Attr::Int(1))
         .with("sliced", Attr::Int(stacked.len() as i64 + 2))
         .with("dim", Attr::Str("layer".into()));
-    let made = b.named("repeat", &operands, attrs)?;
+    let made = b.op(OpKind::Repeat, &operands, attrs)?;
     let row = b.reshape(made[0], &[Dim::new("pick", 1), Dim::new("embed", a.embed)])?;
     let row = norms::norm(a, b, &p, row, "final_norm")?;
     let out = head(a, b, &p, row)?;
@@ -318,7 +318,7 @@ fn setup(a: &Arch) -> Result<Option<Function>> {
         let attrs = Attrs::new()
             .with("dim", Attr::Str(dims[0].name.to_string()))
             .with("size", Attr::Int(size as i64));
-        let numbers = b.one("iota", &[], attrs)?;
+        let numbers = b.one(OpKind::Iota, &[], attrs)?;
         results.push(if dims.len() > 1 { b.reshape(numbers, &dims)? } else { numbers });
     }
     f.results = results;

@@ -19,7 +19,7 @@ use neoxc_codegen::{
     x86::{self, Bf16, Cpu},
 };
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType, ValueId};
 
 type Error = Box<dyn std::error::Error>;
 type Entry = unsafe extern "C" fn(*const *mut u8, i64, i64, *mut u8);
@@ -139,10 +139,10 @@ fn attention(size: Size, dtype: DType) -> Result<Vec<Case>, Error> {
     let six = [&three[..], &[out.clone(), lse, out]].concat();
     Ok(vec![
         typed(&format!("{name}{end}"), "attention", three, 2.0 * product, |k, p| {
-            Ok(k.named("attention", p, attrs)?)
+            Ok(k.op(OpKind::Attention, p, attrs)?)
         })?,
         typed(&format!("{name}_grad{end}"), "attention_grad", six, 5.0 * product, |k, p| {
-            Ok(k.named("attention_grad", p, grad)?)
+            Ok(k.op(OpKind::AttentionGrad, p, grad)?)
         })?,
     ])
 }

@@ -11,7 +11,7 @@ use neoxc_ir::eval;
 use neoxc_ir::op::{Class, Cost, RuleCx};
 use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::role::{is_frozen, name_of as parameter_of};
-use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, Output, Role, ValueId, keys};
+use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, OpKind, Output, Role, ValueId, keys};
 use neoxc_plan::{
     Address, Collective, Formula, Held, Init, Instr, Memory, Parameter, Plan, Port, Program,
     ROUND_WEIGHTS, Schedule, Segment, SegmentKind, State, Stride, Tables, Values, name_of,
@@ -148,7 +148,7 @@ impl Emitter<'_> {
         let mut events = HashMap::<ValueId, Vec<usize>>::new();
         let is_late = |v: &ValueId| late.iter().any(|n| f.results[*n] == *v);
         let waited = |v: &ValueId| {
-            is_late(v) || f.ops.iter().any(|o| o.kind.is("wait") && o.operands[0] == *v)
+            is_late(v) || f.ops.iter().any(|o| o.kind == OpKind::Wait && o.operands[0] == *v)
         };
         // Those that go on into the next iteration have numbers that nothing before them has.
         let mut kept = HashMap::<ValueId, usize>::new();
@@ -161,8 +161,8 @@ impl Emitter<'_> {
                 at.insert(*r, place);
             }
             let callee = op.attrs.symbol("callee");
-            match op.kind.0.class() {
-                Class::View if op.kind.is("wait") => {
+            match op.kind.def().class() {
+                Class::View if op.kind == OpKind::Wait => {
                     let event = events.remove(&op.operands[0]);
                     for event in event.ok_or_else(|| bad("a wait for nothing"))? {
                         self.events[event] = false;
@@ -170,7 +170,7 @@ impl Emitter<'_> {
                     }
                 }
                 Class::View => {}
-                Class::Call if op.kind.is("repeat") => {
+                Class::Call if op.kind == OpKind::Repeat => {
                     let g =
                         callee.and_then(|c| self.m.function(c)).ok_or_else(|| bad("no body"))?;
                     let count = op.attrs.int("count").unwrap_or(1) as u64;
@@ -320,7 +320,7 @@ fn gradient_offsets(f: &Function) -> Result<Vec<u64>, CodegenError> {
         };
         return given.iter().map(offset).collect();
     }
-    let micro = |op: &&Op| op.kind.is("repeat") && op.attrs.str("dim") == Some("micro");
+    let micro = |op: &&Op| op.kind == OpKind::Repeat && op.attrs.str("dim") == Some("micro");
     let op = f.ops.iter().find(micro).ok_or_else(|| bad("there is no loop over micro-batches"))?;
     let places = Emitter::places(&op.attrs)?;
     let offset = |n: usize| {
@@ -437,13 +437,13 @@ fn outputs(f: &Function) -> Result<Vec<Port>, CodegenError> {
 /// as rows of a table; of several, what goes in and comes out goes through memory, and nothing between them.
 fn work(m: &Module, f: &Function) -> Cost {
     let types = |ids: &[ValueId]| -> Vec<_> { ids.iter().map(|v| f.ty(*v).clone()).collect() };
-    let ops = f.ops.iter().filter(|op| op.kind.0.class() != Class::View);
+    let ops = f.ops.iter().filter(|op| op.kind.def().class() != Class::View);
     let costs: Vec<Cost> = ops
         .map(|op| {
             let (operands, results) = (types(&op.operands), types(&op.results));
             let attrs = &op.attrs;
             let cx = RuleCx { operands: &operands, results: &results, attrs, module: Some(m) };
-            op.kind.0.cost(&cx)
+            op.kind.def().cost(&cx)
         })
         .collect();
     let whole = f.params.iter().chain(&f.results).map(|v| f.ty(*v).bytes() as f64).sum();
@@ -455,7 +455,7 @@ fn work(m: &Module, f: &Function) -> Cost {
 
 /// Whether a kernel function is a matmul of bf16; other kernels widen bf16 operands.
 fn multiplies_bf16(f: &Function) -> bool {
-    let product = |op: &&Op| ["matmul", "grouped_matmul"].contains(&op.kind.name());
+    let product = |op: &&Op| [OpKind::Matmul, OpKind::GroupedMatmul].contains(&op.kind);
     f.ops.iter().filter(product).any(|op| f.ty(op.operands[0]).dtype == DType::Bf16)
 }
 

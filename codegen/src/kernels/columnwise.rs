@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use neoxc_ir::{Op, ValueId};
+use neoxc_ir::{Op, OpKind, ValueId};
 
 use super::space::Space;
 use super::{Body, Shape};
@@ -54,7 +54,8 @@ impl<'a> Columns<'a> {
             }
         };
         let columns = space.sizes.len() - 1;
-        let sums: Vec<Op> = b.f.ops.iter().filter(|op| op.kind.is("reduce_sum")).cloned().collect();
+        let sums: Vec<Op> =
+            b.f.ops.iter().filter(|op| op.kind == OpKind::ReduceSum).cloned().collect();
         for op in &sums {
             let (x, y) = (op.operands[0], op.results[0]);
             let kept = |g| space.has(x, g) && space.has(y, g);

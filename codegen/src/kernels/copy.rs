@@ -4,6 +4,7 @@
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty};
+use neoxc_ir::OpKind;
 
 /// Emits the kernel: a task is one row of the result along its innermost dim.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
@@ -18,10 +19,10 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         y.dims.iter().map(|d| x.position(&d.name).map_or(0, |p| strides[p])).collect();
     let mut inside = None;
     let dim = op.attrs.str("dim").and_then(|d| y.position(d));
-    match (op.kind.name(), dim) {
-        ("transpose", _) => {}
-        ("slice", Some(p)) => offset = op.attrs.int("start").unwrap_or(0) * along[p] as i64,
-        ("pad", Some(p)) => {
+    match (op.kind, dim) {
+        (OpKind::Transpose, _) => {}
+        (OpKind::Slice, Some(p)) => offset = op.attrs.int("start").unwrap_or(0) * along[p] as i64,
+        (OpKind::Pad, Some(p)) => {
             let before = op.attrs.int("before").unwrap_or(0);
             offset = -before * along[p] as i64;
             let size = x.dims.get(p).map_or(0, |d| d.size as i64);

@@ -1,7 +1,7 @@
 //! Cross-entropy of rows of logits, with the gradient of the logits where the body asks for it.
 //! A task is a row; it is read once from memory, in blocks that stay in the first-level cache, and scaled once.
 
-use neoxc_ir::{Op, ValueId};
+use neoxc_ir::{Op, OpKind, ValueId};
 
 use super::{Body, Shape, cross_entropy_parts};
 use crate::CodegenError;
@@ -179,7 +179,9 @@ pub(super) fn change(
 /// Pointer of the result that is `v`, as it is or rounded.
 pub(super) fn stored(b: &Body<'_>, v: ValueId) -> Result<Val, CodegenError> {
     let rounded = |r: &ValueId| {
-        b.f.ops.iter().any(|op| op.kind.is("cast") && op.results[0] == *r && op.operands[0] == v)
+        b.f.ops
+            .iter()
+            .any(|op| op.kind == OpKind::Cast && op.results[0] == *r && op.operands[0] == v)
     };
     let at = b.f.results.iter().position(|r| *r == v || rounded(r));
     at.map(|i| b.result(i)).ok_or_else(|| b.fail("does not return the gradient"))
@@ -187,15 +189,15 @@ pub(super) fn stored(b: &Body<'_>, v: ValueId) -> Result<Val, CodegenError> {
 
 /// Emits the kernel: of whole rows, or of what ranks do with their parts of them.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
-    let find = |name: &str| b.f.ops.iter().find(|op| op.kind.is(name)).cloned();
-    let grad = find("cross_entropy_grad");
-    if let Some(op) = find("cross_entropy_part") {
+    let find = |kind| b.f.ops.iter().find(|op| op.kind == kind).cloned();
+    let grad = find(OpKind::CrossEntropyGrad);
+    if let Some(op) = find(OpKind::CrossEntropyPart) {
         return cross_entropy_parts::part(b, &op);
     }
-    if let Some(op) = find("cross_entropy_join") {
+    if let Some(op) = find(OpKind::CrossEntropyJoin) {
         return cross_entropy_parts::join(b, &op);
     }
-    let loss = match (find("cross_entropy"), &grad) {
+    let loss = match (find(OpKind::CrossEntropy), &grad) {
         (Some(op), _) => op,
         (None, Some(op)) => return cross_entropy_parts::gradient(b, op),
         (None, None) => return Err(b.fail("has no cross_entropy")),

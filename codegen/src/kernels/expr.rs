@@ -1,7 +1,7 @@
 //! One pointwise primitive on kernel values.
 
-use neoxc_ir::Op;
 use neoxc_ir::ops::dropout::Mask;
+use neoxc_ir::{Op, OpKind};
 
 use super::dropout::Row;
 use crate::emit::{Emit, Ty, Val, math};
@@ -9,7 +9,7 @@ use crate::emit::{Emit, Ty, Val, math};
 /// Emits `op` on `args`; scalars are spread to the lanes of the widest argument.
 /// `None` where `op` is not a pointwise primitive.
 pub fn pointwise(k: &mut Emit, op: &Op, args: &[Val]) -> Option<Val> {
-    if op.kind.is("dropout") {
+    if op.kind == OpKind::Dropout {
         let mask = Mask::of(&op.attrs).ok()?;
         let [x, place, layer, column, ref head @ ..] = *args else { return None };
         let row = Row::of(k, mask, &[&[place, layer], head].concat());
@@ -18,28 +18,28 @@ pub fn pointwise(k: &mut Emit, op: &Op, args: &[Val]) -> Option<Val> {
     let lanes = args.iter().map(|a| a.ty.lanes()).max().unwrap_or(1);
     let args: Vec<Val> = args.iter().map(|a| k.splat(*a, lanes)).collect();
     let x = args.first().copied();
-    Some(match (op.kind.name(), x) {
-        ("fill", _) if op.attrs.str("dtype") == Some("i32") => {
+    Some(match (op.kind, x) {
+        (OpKind::Fill, _) if op.attrs.str("dtype") == Some("i32") => {
             k.int32(op.attrs.float("value")? as i32, Ty::I32)
         }
-        ("fill", _) => k.float(op.attrs.float("value")?, Ty::F32),
-        ("add", Some(a)) => k.add(a, args[1]),
-        ("sub", Some(a)) => k.sub(a, args[1]),
-        ("mul", Some(a)) => k.mul(a, args[1]),
-        ("div", Some(a)) => k.div(a, args[1]),
-        ("maximum", Some(a)) => k.max(a, args[1]),
-        ("minimum", Some(a)) => k.min(a, args[1]),
-        ("neg", Some(a)) => k.neg(a),
-        ("exp", Some(a)) => math::exp(k, a),
-        ("log", Some(a)) => math::log(k, a),
-        ("tanh", Some(a)) => math::tanh(k, a),
-        ("logistic", Some(a)) => math::logistic(k, a),
-        ("erf", Some(a)) => math::erf(k, a),
-        ("sqrt", Some(a)) => k.sqrt(a),
-        ("rsqrt", Some(a)) => math::rsqrt(k, a),
+        (OpKind::Fill, _) => k.float(op.attrs.float("value")?, Ty::F32),
+        (OpKind::Add, Some(a)) => k.add(a, args[1]),
+        (OpKind::Sub, Some(a)) => k.sub(a, args[1]),
+        (OpKind::Mul, Some(a)) => k.mul(a, args[1]),
+        (OpKind::Div, Some(a)) => k.div(a, args[1]),
+        (OpKind::Maximum, Some(a)) => k.max(a, args[1]),
+        (OpKind::Minimum, Some(a)) => k.min(a, args[1]),
+        (OpKind::Neg, Some(a)) => k.neg(a),
+        (OpKind::Exp, Some(a)) => math::exp(k, a),
+        (OpKind::Log, Some(a)) => math::log(k, a),
+        (OpKind::Tanh, Some(a)) => math::tanh(k, a),
+        (OpKind::Logistic, Some(a)) => math::logistic(k, a),
+        (OpKind::Erf, Some(a)) => math::erf(k, a),
+        (OpKind::Sqrt, Some(a)) => k.sqrt(a),
+        (OpKind::Rsqrt, Some(a)) => math::rsqrt(k, a),
         // Numbers are f32 in registers; who asks for a kernel's value rounds it to its dtype.
-        ("cast", Some(a)) if is_float(a) && op.attrs.str("dtype") != Some("i32") => a,
-        ("step", Some(a)) => {
+        (OpKind::Cast, Some(a)) if is_float(a) && op.attrs.str("dtype") != Some("i32") => a,
+        (OpKind::Step, Some(a)) => {
             let (zero, one) = (k.float(0.0, a.ty), k.float(1.0, a.ty));
             let positive = k.cmp("ogt", a, zero);
             k.select(positive, one, zero)

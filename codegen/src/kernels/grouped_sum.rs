@@ -4,7 +4,7 @@
 //! A task owns a tile of one expert's result and walks the expert's rows, group by group, so sums have one
 //! order. Operands are read in place: a step needs a few neighbours of each row.
 
-use neoxc_ir::Op;
+use neoxc_ir::{Op, OpKind};
 
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -30,10 +30,10 @@ struct Place {
 
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
-    let sum = |op: &&Op| matches!(op.kind.name(), "grouped_weight" | "sum_rows");
+    let sum = |op: &&Op| matches!(op.kind, OpKind::GroupedWeight | OpKind::SumRows);
     let op = b.f.ops.iter().find(sum).cloned().ok_or_else(|| b.fail("sums nothing"))?;
     let pointer = |v| b.param(v).ok_or_else(|| b.fail("lost an operand"));
-    let start = match b.f.ops.iter().find(|o| o.kind.is("add")) {
+    let start = match b.f.ops.iter().find(|o| o.kind == OpKind::Add) {
         Some(add) => {
             let other = add.operands.iter().find(|o| **o != op.results[0]);
             Some(pointer(*other.ok_or_else(|| b.fail("adds a sum to itself"))?)?)
@@ -44,7 +44,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let ranges = op.operands.len() - 2;
     let local = b.f.ty(op.operands[ranges]).dims[2].size;
     let (starts, counts) = (pointer(op.operands[ranges])?, pointer(op.operands[ranges + 1])?);
-    let product = op.kind.is("grouped_weight");
+    let product = op.kind == OpKind::GroupedWeight;
     let factor = if product { Some(pointer(op.operands[0])?) } else { None };
     let row = pointer(op.operands[ranges - 1])?;
     let n = b.f.ty(op.operands[ranges - 1]).dims[3].size;

@@ -19,7 +19,7 @@ mod walk;
 use std::collections::HashMap;
 
 use neoxc_ir::ops::matmul::{Roles, roles};
-use neoxc_ir::{DType, Dim, Function, Op, TensorType, ValueId};
+use neoxc_ir::{DType, Dim, Function, Op, OpKind, TensorType, ValueId};
 
 use super::pack::Source;
 use super::{Body, Choice, Shape, Ties};
@@ -122,10 +122,10 @@ impl<'f> Gemm<'f> {
     /// Reads the matmul of the kernel function.
     fn read(b: &Body<'f>) -> Result<Gemm<'f>, CodegenError> {
         let f: &'f Function = b.f;
-        let matmul = |op: &&Op| matches!(op.kind.name(), "matmul" | "grouped_matmul");
+        let matmul = |op: &&Op| matches!(op.kind, OpKind::Matmul | OpKind::GroupedMatmul);
         let op = f.ops.iter().find(matmul).ok_or_else(|| b.fail("has no matmul"))?;
         let (ta, tb) = (f.ty(op.operands[0]), f.ty(op.operands[1]));
-        let by_expert = op.kind.is("grouped_matmul");
+        let by_expert = op.kind == OpKind::GroupedMatmul;
         let r = match by_expert {
             true => grouped::roles(f, op)?,
             false => roles(ta, tb, &op.attrs).map_err(|e| b.fail(e.0))?,

@@ -6,6 +6,7 @@
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
+use neoxc_ir::OpKind;
 
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
@@ -16,25 +17,25 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let sizes =
         |i: usize| -> Vec<usize> { b.f.ty(op.operands[i]).dims.iter().map(|d| d.size).collect() };
     let width = |lead: usize, i: usize| sizes(i).iter().skip(lead).product::<usize>();
-    match op.kind.name() {
-        "dispatch" => {
+    match op.kind {
+        OpKind::Dispatch => {
             let (x, source) = (sizes(1), sizes(2));
             let routed = Routed { groups: x[0], tokens: x[1], choices: x[2], slots: source[2] };
             dispatch(b, &routed, source[0], width(2, 0), &p)
         }
-        "combine" => {
+        OpKind::Combine => {
             let (x, position) = (sizes(0), sizes(1));
             let [groups, tokens, choices] = [0, 1, 2].map(|i: usize| position[i]);
             let routed = Routed { groups, tokens, choices, slots: x[2] };
             combine(b, &routed, width(3, 0), &p)
         }
-        "route_dot" => {
+        OpKind::RouteDot => {
             let (y, position) = (sizes(1), sizes(2));
             let [groups, tokens, choices] = [0, 1, 2].map(|i: usize| position[i]);
             let routed = Routed { groups, tokens, choices, slots: y[2] };
             dots(b, &routed, width(2, 0), &p)
         }
-        "expand_rows" => {
+        OpKind::ExpandRows => {
             let (starts, rows) = (sizes(1), b.f.ty(op.results[0]).dims[2].size);
             expand(b, [starts[0], starts[1], starts[2]], rows, width(2, 0), &p)
         }

@@ -3,8 +3,8 @@
 //! A task is one token; the rotation works on the two halves of the rotary dims as vectors. Projections of more than one
 //! token are split by the matmul that makes them.
 
-use neoxc_ir::ValueId;
 use neoxc_ir::ops::qkv_split::sharing;
+use neoxc_ir::{OpKind, ValueId};
 
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -150,7 +150,7 @@ pub(super) fn sizes(b: &Body<'_>, q: ValueId) -> Result<Sizes, CodegenError> {
 fn rotation(b: &Body<'_>, op: &neoxc_ir::Op) -> Result<Rotation, CodegenError> {
     let half = b.f.ty(op.operands[1]).size("rot").unwrap_or(0);
     let sin = op.operands[2];
-    let negated = b.f.ops.iter().find(|o| o.kind.is("neg") && o.results[0] == sin);
+    let negated = b.f.ops.iter().find(|o| o.kind == OpKind::Neg && o.results[0] == sin);
     let source = negated.map_or(sin, |o| o.operands[0]);
     let pointer = |v| b.param(v).ok_or_else(|| b.fail("rotary tables must be operands"));
     Ok(Rotation {
@@ -168,7 +168,7 @@ pub(super) fn stored_parts(
 ) -> Result<Vec<(Val, Option<Rotation>)>, CodegenError> {
     let mut parts = vec![];
     for r in &op.results {
-        let turn = b.f.ops.iter().find(|o| o.kind.is("rotary") && o.operands[0] == *r);
+        let turn = b.f.ops.iter().find(|o| o.kind == OpKind::Rotary && o.operands[0] == *r);
         let (value, how) = match turn {
             Some(t) => (t.results[0], Some(rotation(b, t)?)),
             None => (*r, None),
@@ -181,7 +181,7 @@ pub(super) fn stored_parts(
 
 /// `qkv_split`, then rotary of queries and keys if the body has it.
 pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
-    let op = b.f.ops.iter().find(|op| op.kind.is("qkv_split")).cloned();
+    let op = b.f.ops.iter().find(|op| op.kind == OpKind::QkvSplit).cloned();
     let op = op.ok_or_else(|| b.fail("has no qkv_split"))?;
     let s = sizes(b, op.results[0])?;
     let from = b.param(op.operands[0]).ok_or_else(|| b.fail("lost an operand"))?;
@@ -196,12 +196,12 @@ pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
 
 /// Rotary of the first two parts if the body has it, then `qkv_merge`.
 pub(super) fn merge(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
-    let op = b.f.ops.iter().find(|op| op.kind.is("qkv_merge")).cloned();
+    let op = b.f.ops.iter().find(|op| op.kind == OpKind::QkvMerge).cloned();
     let op = op.ok_or_else(|| b.fail("has no qkv_merge"))?;
     let s = sizes(b, op.operands[0])?;
     let mut parts = vec![];
     for o in &op.operands {
-        let turn = b.f.ops.iter().find(|t| t.kind.is("rotary") && t.results[0] == *o);
+        let turn = b.f.ops.iter().find(|t| t.kind == OpKind::Rotary && t.results[0] == *o);
         let (value, how) = match turn {
             Some(t) => (t.operands[0], Some(rotation(b, t)?)),
             None => (*o, None),

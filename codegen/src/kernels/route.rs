@@ -3,8 +3,8 @@
 //! Scalar loops; a task is a row of scores, or a whole group where places depend on all tokens before, so
 //! results do not depend on how tasks are divided.
 
-use neoxc_ir::Op;
 use neoxc_ir::ops::sinkhorn::{EPS, ITERATIONS, ROUNDS, TOLERANCE};
+use neoxc_ir::{Op, OpKind};
 
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -20,13 +20,13 @@ fn only(b: &Body<'_>) -> Result<(Op, Vec<Val>), CodegenError> {
 /// Emits the kernel.
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let (op, pointers) = only(b)?;
-    match op.kind.name() {
-        "top_k" => top_k(b, &op, &pointers),
-        "take_choices" | "put_choices" => choices(b, &op, &pointers),
-        "sinkhorn" => sinkhorn(b, &op, &pointers),
-        "expert_load" => load(b, &op, &pointers),
-        "expert_slots" => slots(b, &op, &pointers),
-        "expert_rows" => rows(b, &op, &pointers),
+    match op.kind {
+        OpKind::TopK => top_k(b, &op, &pointers),
+        OpKind::TakeChoices | OpKind::PutChoices => choices(b, &op, &pointers),
+        OpKind::Sinkhorn => sinkhorn(b, &op, &pointers),
+        OpKind::ExpertLoad => load(b, &op, &pointers),
+        OpKind::ExpertSlots => slots(b, &op, &pointers),
+        OpKind::ExpertRows => rows(b, &op, &pointers),
         other => Err(b.fail(format!("`{other}` does not route"))),
     }
 }
@@ -115,7 +115,7 @@ fn top_k(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
 }
 
 fn choices(b: &mut Body<'_>, op: &Op, p: &[Val]) -> Result<Shape, CodegenError> {
-    let take = op.kind.is("take_choices");
+    let take = op.kind == OpKind::TakeChoices;
     let wide = if take { op.operands[0] } else { op.results[0] };
     let (width, choices) = (last(b, wide), last(b, op.operands[1]));
     let tasks = b.f.ty(op.operands[1]).elements() / choices;

@@ -3,6 +3,7 @@
 use super::{Body, Shape};
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
+use neoxc_ir::OpKind;
 
 /// The index of row `id` within a table of `rows` rows, and whether it is one of them. If the table is a
 /// part of a larger one, `part` points to its number.
@@ -93,8 +94,8 @@ const SCATTER_TASKS: usize = 64;
 /// Gradient of a look-up, on top of an accumulator if the body adds one. A task is a block of rows of the
 /// table and walks the ids in order, so sums have one order.
 pub(super) fn scatter(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
-    let find = |name: &str| b.f.ops.iter().find(|op| op.kind.is(name)).cloned();
-    let op = find("scatter_add").ok_or_else(|| b.fail("has no scatter_add"))?;
+    let find = |kind| b.f.ops.iter().find(|op| op.kind == kind).cloned();
+    let op = find(OpKind::ScatterAdd).ok_or_else(|| b.fail("has no scatter_add"))?;
     let table = b.f.ty(op.results[0]);
     let rows = table.dims[0].size;
     let width = table.elements() / rows;
@@ -102,7 +103,7 @@ pub(super) fn scatter(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let pointer = |v| b.param(v).ok_or_else(|| b.fail("lost an operand"));
     let (ids, updates) = (pointer(op.operands[0])?, pointer(op.operands[1])?);
     let part = op.operands.get(2).map(|p| pointer(*p)).transpose()?;
-    let start = match find("add") {
+    let start = match find(OpKind::Add) {
         Some(add) => {
             let other = add.operands.iter().find(|o| **o != op.results[0]);
             Some(pointer(*other.ok_or_else(|| b.fail("adds a sum to itself"))?)?)

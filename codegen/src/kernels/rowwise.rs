@@ -9,7 +9,7 @@ mod runs;
 
 use std::collections::HashMap;
 
-use neoxc_ir::ValueId;
+use neoxc_ir::{OpKind, ValueId};
 
 use self::runs::Run;
 use super::space::Space;
@@ -43,7 +43,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let mut reductions = 0;
     for op in &b.f.ops {
         let mut l = op.operands.iter().map(|o| level[o.index()]).max().unwrap_or(0);
-        if matches!(op.kind.name(), "reduce_sum" | "reduce_max") {
+        if matches!(op.kind, OpKind::ReduceSum | OpKind::ReduceMax) {
             let (from, to) = (op.operands[0], op.results[0]);
             let keeps = (0..inner).all(|g| space.has(from, g) == space.has(to, g));
             // In a space of one group every value "has" it; a reduction to a scalar is told by rank.
@@ -163,7 +163,7 @@ impl Plan<'_, '_> {
                 .f
                 .ops
                 .iter()
-                .filter(|op| matches!(op.kind.name(), "reduce_sum" | "reduce_max"))
+                .filter(|op| matches!(op.kind, OpKind::ReduceSum | OpKind::ReduceMax))
                 .filter(|op| self.level[op.results[0].index()] == level)
                 .cloned()
                 .collect();
@@ -205,7 +205,7 @@ impl Plan<'_, '_> {
         let lanes = self.b.lanes;
         let neutral: Vec<f64> = reductions
             .iter()
-            .map(|op| if op.kind.is("reduce_max") { f64::NEG_INFINITY } else { 0.0 })
+            .map(|op| if op.kind == OpKind::ReduceMax { f64::NEG_INFINITY } else { 0.0 })
             .collect();
         let init: Vec<Val> = neutral.iter().map(|x| self.b.k.float(*x, Ty::Vec(lanes))).collect();
         let whole = width / lanes * lanes;
@@ -235,7 +235,7 @@ impl Plan<'_, '_> {
             .iter()
             .zip(acc)
             .map(|(op, v)| {
-                if op.kind.is("reduce_max") {
+                if op.kind == OpKind::ReduceMax {
                     self.b.k.reduce_max(v)
                 } else {
                     self.b.k.reduce_add(v)
@@ -245,7 +245,7 @@ impl Plan<'_, '_> {
     }
 
     fn combine(&mut self, op: &neoxc_ir::Op, a: Val, b: Val) -> Val {
-        if op.kind.is("reduce_max") { self.b.k.max(a, b) } else { self.b.k.add(a, b) }
+        if op.kind == OpKind::ReduceMax { self.b.k.max(a, b) } else { self.b.k.add(a, b) }
     }
 
     fn accumulate(
@@ -266,7 +266,8 @@ impl Plan<'_, '_> {
             let v = match mask {
                 None => v,
                 Some(mask) => {
-                    let neutral = if op.kind.is("reduce_max") { f64::NEG_INFINITY } else { 0.0 };
+                    let neutral =
+                        if op.kind == OpKind::ReduceMax { f64::NEG_INFINITY } else { 0.0 };
                     let neutral = self.b.k.float(neutral, v.ty);
                     self.b.k.select(mask, v, neutral)
                 }

@@ -34,7 +34,7 @@ pub fn primitives(module: &Module, f: &Function, keep: &[&str]) -> Result<Functi
             let expanded = if kept {
                 Decomposition::Primitive
             } else {
-                op.kind.0.decompose(&mut b, &operands, &op.attrs).map_err(fail)?
+                op.kind.def().decompose(&mut b, &operands, &op.attrs).map_err(fail)?
             };
             let results = match expanded {
                 Decomposition::Primitive => {

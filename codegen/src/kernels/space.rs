@@ -3,7 +3,7 @@
 //!
 //! Invariant: each value's dims are a subset of the space's groups, in the same order.
 
-use neoxc_ir::{Function, TensorType, ValueId};
+use neoxc_ir::{Function, OpKind, TensorType, ValueId};
 
 /// Merged dims, and which of them each value has.
 #[derive(Debug, Clone)]
@@ -18,7 +18,7 @@ impl Space {
     /// row's own dim: the runs are no dim of the space.
     pub fn of(f: &Function) -> Option<Space> {
         let mut types: Vec<TensorType> = f.values.iter().map(|v| v.ty.clone()).collect();
-        for v in f.ops.iter().filter(|op| op.kind.is("sum_runs")).flat_map(|op| &op.results) {
+        for v in f.ops.iter().filter(|op| op.kind == OpKind::SumRuns).flat_map(|op| &op.results) {
             types[v.index()] = f.ty(*v).without("run");
         }
         let full = types.iter().max_by_key(|t| t.dims.len())?.clone();

@@ -8,7 +8,7 @@ use neoxc_codegen::kernels;
 use neoxc_codegen::x86::{Bf16, Cpu};
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::target::Target;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType, ValueId};
 
 pub struct Random(pub u64);
 
@@ -58,9 +58,8 @@ pub fn update(b: &mut Builder<'_>, operands: &[ValueId], settings: &str) -> Vec<
         .with("results", Attr::Int(body.results.len() as i64));
     let mut m = Module::new();
     m.insert(body);
-    let map = neoxc_ir::ops::find("map").unwrap();
     let mut b = Builder::with_module(b.function, &m);
-    match map.0.decompose(&mut b, operands, &attrs).unwrap() {
+    match OpKind::Map.def().decompose(&mut b, operands, &attrs).unwrap() {
         neoxc_ir::op::Decomposition::Values(values) => values,
         neoxc_ir::op::Decomposition::Primitive => panic!("it has a decomposition"),
     }

@@ -62,7 +62,7 @@ impl OpDef for Attention {
         let dy = cx.dy()?;
         let operands =
             [cx.operand(0), cx.operand(1), cx.operand(2), cx.result(0), cx.result(1), dy];
-        let d = cx.b.named("attention_grad", &operands, cx.op.attrs.clone())?;
+        let d = cx.b.op(OpKind::AttentionGrad, &operands, cx.op.attrs.clone())?;
         grads(&d)
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -161,16 +161,17 @@ pub fn decompose(
     let order = names(&output(b.ty(operands[0])));
     let order: Vec<&str> = order.iter().map(String::as_str).collect();
     let (scores, v) = scores(b, operands, scale)?;
-    let max = b.one("reduce_max", &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
+    let max =
+        b.one(OpKind::ReduceMax, &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
     let centred = b.sub(scores, max)?;
-    let e = b.unary("exp", centred)?;
+    let e = b.unary(OpKind::Exp, centred)?;
     let sum = b.reduce_sum(e, &["kv_seq"])?;
     let p = b.div(e, sum)?;
     let p = change(b, p)?;
     let mixed = b.matmul(p, v, &["kv_seq"])?;
     let out = b.transpose_to(mixed, &order)?;
     let out = b.cast(out, dtype)?;
-    let log = b.unary("log", sum)?;
+    let log = b.unary(OpKind::Log, sum)?;
     let lse = b.add(max, log)?;
     Ok(Decomposition::Values(vec![out, lse]))
 }
@@ -184,8 +185,8 @@ pub fn scores(
     let to_kv =
         Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
     let (q, k, v) = (b.widened(qkv[0])?, b.widened(qkv[1])?, b.widened(qkv[2])?);
-    let k = b.one("rename", &[k], to_kv.clone())?;
-    let v = b.one("rename", &[v], to_kv)?;
+    let k = b.one(OpKind::Rename, &[k], to_kv.clone())?;
+    let v = b.one(OpKind::Rename, &[v], to_kv)?;
     let s = b.matmul(q, k, &["head_dim"])?;
     let scale = b.scalar(scale)?;
     let s = b.mul(s, scale)?;
@@ -193,5 +194,5 @@ pub fn scores(
         .with("query", Attr::Str("seq".into()))
         .with("key", Attr::Str("kv_seq".into()))
         .with("value", Attr::Float(MASKED));
-    Ok((b.one("causal_mask", &[s], mask)?, v))
+    Ok((b.one(OpKind::CausalMask, &[s], mask)?, v))
 }

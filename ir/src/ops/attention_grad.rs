@@ -220,7 +220,7 @@ pub fn decompose(
     let (out, dout) = (b.widened(out)?, b.widened(dout)?);
     let (s, v) = scores(b, operands, scale)?;
     let centred = b.sub(s, lse)?;
-    let p = b.unary("exp", centred)?;
+    let p = b.unary(OpKind::Exp, centred)?;
     let (out, dout) = (b.transpose_to(out, &order)?, b.transpose_to(dout, &order)?);
     let product = b.mul(out, dout)?;
     let delta = b.reduce_sum(product, &["head_dim"])?;
@@ -235,7 +235,7 @@ pub fn decompose(
     let rename = |b: &mut Builder<'_>, x, from: &str, to: &str| {
         let attrs =
             Attrs::new().with("from", Attr::Str(from.into())).with("to", Attr::Str(to.into()));
-        b.one("rename", &[x], attrs)
+        b.one(OpKind::Rename, &[x], attrs)
     };
     let (q, k) = (b.widened(q)?, b.widened(operands[1])?);
     let k = rename(b, k, "seq", "kv_seq")?;
@@ -277,7 +277,7 @@ fn sum_for_keys(
             let attrs = attrs.with("start", int(first));
             let attrs = attrs.with("size", int(members.min(all - first)));
             for x in &mut pair {
-                *x = b.one("slice", &[*x], attrs.clone())?;
+                *x = b.one(OpKind::Slice, &[*x], attrs.clone())?;
             }
         }
         sums.push(b.matmul(pair[0], pair[1], over)?);
@@ -300,7 +300,7 @@ fn stacked(
             .with("dim", Attr::Str("part".into()))
             .with("before", Attr::Int(part as i64))
             .with("after", Attr::Int((count - 1 - part) as i64));
-        let x = b.one("pad", &[x], attrs)?;
+        let x = b.one(OpKind::Pad, &[x], attrs)?;
         sum = Some(match sum {
             None => x,
             Some(sum) => b.add(sum, x)?,
@@ -325,7 +325,7 @@ fn in_parts(
         let size = runs.keys.min(all - first);
         let slice = |b: &mut Builder<'_>, x| {
             let attrs = Attrs::new().with("dim", Attr::Str("kv_seq".into()));
-            b.one("slice", &[x], attrs.with("start", int(first)).with("size", int(size)))
+            b.one(OpKind::Slice, &[x], attrs.with("start", int(first)).with("size", int(size)))
         };
         let (ds, k) = (slice(b, ds)?, slice(b, k)?);
         parts.push((runs.part(run), b.matmul(ds, k, &["kv_seq"])?));

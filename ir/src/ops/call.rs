@@ -24,7 +24,7 @@ pub fn body_cost(cx: &RuleCx<'_>) -> Cost {
     for op in &f.ops {
         let operands: Vec<TensorType> = op.operands.iter().map(|o| f.ty(*o).clone()).collect();
         let results: Vec<TensorType> = op.results.iter().map(|r| f.ty(*r).clone()).collect();
-        let cost = op.kind.0.cost(&RuleCx {
+        let cost = op.kind.def().cost(&RuleCx {
             operands: &operands,
             results: &results,
             attrs: &op.attrs,

@@ -58,7 +58,7 @@ impl OpDef for Cast {
         }
         let dy = cx.dy()?;
         let attrs = Attrs::new().with("dtype", Attr::Str(dtype.name().into()));
-        let dx = cx.b.one("cast", &[dy], attrs)?;
+        let dx = cx.b.one(OpKind::Cast, &[dy], attrs)?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -44,7 +44,7 @@ impl OpDef for CausalMask {
         let dy = cx.dy()?;
         let mut attrs = cx.op.attrs.clone();
         attrs.set("value", Attr::Float(0.0));
-        let dx = cx.b.one("causal_mask", &[dy], attrs)?;
+        let dx = cx.b.one(OpKind::CausalMask, &[dy], attrs)?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -53,10 +53,10 @@ impl OpDef for Combine {
         let (x, position) = (cx.operand(0), cx.operand(1));
         let mut operands = vec![dy];
         operands.extend_from_slice(&cx.op.operands[1..]);
-        let dx = cx.b.one("dispatch", &operands, Attrs::new())?;
+        let dx = cx.b.one(OpKind::Dispatch, &operands, Attrs::new())?;
         let mut out = vec![Some(dx), None, None];
         if cx.op.operands.len() > 3 {
-            out.push(Some(cx.b.one("route_dot", &[dy, x, position], Attrs::new())?));
+            out.push(Some(cx.b.one(OpKind::RouteDot, &[dy, x, position], Attrs::new())?));
         }
         Ok(Gradient::Operands(out))
     }

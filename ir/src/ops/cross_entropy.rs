@@ -52,7 +52,7 @@ impl OpDef for CrossEntropy {
         operands.extend(cx.op.operands.get(2));
         let dim = cx.op.attrs.str("dim").unwrap_or_default();
         let attrs = Attrs::new().with("dim", Attr::Str(dim.to_string()));
-        let d = cx.b.one("cross_entropy_grad", &operands, attrs)?;
+        let d = cx.b.one(OpKind::CrossEntropyGrad, &operands, attrs)?;
         let mut grads = vec![None; cx.op.operands.len()];
         grads[0] = Some(d);
         Ok(Gradient::Operands(grads))
@@ -101,9 +101,9 @@ impl OpDef for CrossEntropy {
             let given = names.iter().filter_map(|n| Some((*n, attrs.get(n)?.clone())));
             given.fold(Attrs::new(), |a, (name, value)| a.with(name, value))
         };
-        let stats = b.one("cross_entropy_part", operands, of(&["dim"]))?;
+        let stats = b.one(OpKind::CrossEntropyPart, operands, of(&["dim"]))?;
         let along = of(&["axis", "ranks"]).with("dim", Attr::Str("rank".into()));
-        let all = b.one("all_gather", &[stats], along)?;
-        Ok(Decomposition::Values(b.named("cross_entropy_join", &[all], Attrs::new())?))
+        let all = b.one(OpKind::AllGather, &[stats], along)?;
+        Ok(Decomposition::Values(b.op(OpKind::CrossEntropyJoin, &[all], Attrs::new())?))
     }
 }

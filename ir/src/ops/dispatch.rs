@@ -50,10 +50,10 @@ impl OpDef for Dispatch {
         let (x, position) = (cx.operand(0), cx.operand(1));
         let mut operands = vec![dy];
         operands.extend_from_slice(&cx.op.operands[1..]);
-        let dx = cx.b.one("combine", &operands, Attrs::new())?;
+        let dx = cx.b.one(OpKind::Combine, &operands, Attrs::new())?;
         let mut out = vec![Some(dx), None, None];
         if cx.op.operands.len() > 3 {
-            out.push(Some(cx.b.one("route_dot", &[x, dy, position], Attrs::new())?));
+            out.push(Some(cx.b.one(OpKind::RouteDot, &[x, dy, position], Attrs::new())?));
         }
         Ok(Gradient::Operands(out))
     }

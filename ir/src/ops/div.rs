@@ -11,7 +11,7 @@ pointwise_op! {
         let da = to_operand(cx, 0, da_full)?;
         // d(a/b)/db = -(a/b)/b
         let scaled = cx.b.mul(da_full, y)?;
-        let minus = cx.b.unary("neg", scaled)?;
+        let minus = cx.b.unary(OpKind::Neg, scaled)?;
         let db = to_operand(cx, 1, minus)?;
         grads(&[da, db])
     }

@@ -10,7 +10,7 @@ pub fn markdown() -> String {
         "# Ops of the `neox` dialect\n\nGenerated from the op registry; do not edit. \
          Each op is one file in `ir/src/ops/`.\n",
     );
-    for op in super::ALL {
+    for op in super::OpKind::ALL.iter().map(|op| op.def()) {
         let s = op.signature();
         let list = |items: &[(&str, Arity)]| -> String {
             let names: Vec<String> = items

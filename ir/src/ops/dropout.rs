@@ -142,7 +142,7 @@ impl OpDef for Dropout {
         let mut operands = cx.op.operands.clone();
         operands[0] = cx.dy()?;
         let attrs = cx.op.attrs.clone();
-        let dx = cx.b.one("dropout", &operands, attrs)?;
+        let dx = cx.b.one(OpKind::Dropout, &operands, attrs)?;
         let mut all = vec![None; operands.len()];
         all[0] = Some(dx);
         Ok(Gradient::Operands(all))

@@ -96,7 +96,7 @@ impl OpDef for DropoutAttention {
         let mut operands = cx.op.operands[..3].to_vec();
         operands.extend([cx.result(0), cx.result(1), dy]);
         operands.extend(&cx.op.operands[3..]);
-        let d = cx.b.named("dropout_attention_grad", &operands, cx.op.attrs.clone())?;
+        let d = cx.b.op(OpKind::DropoutAttentionGrad, &operands, cx.op.attrs.clone())?;
         let mut all: Vec<Option<ValueId>> = d.into_iter().map(Some).collect();
         all.resize(7, None);
         Ok(Gradient::Operands(all))
@@ -133,5 +133,5 @@ pub fn drop(
     attrs.0.remove("scale");
     attrs.0.remove(attention_grad::KEYS.name);
     attrs.0.remove(attention_grad::MEMBERS.name);
-    b.one("dropout", &[&[p], ids].concat(), attrs)
+    b.one(OpKind::Dropout, &[&[p], ids].concat(), attrs)
 }

@@ -34,8 +34,8 @@ pointwise_op! {
     grad |cx, dy| {
         let x = cx.operand(0);
         let square = cx.b.mul(x, x)?;
-        let minus = cx.b.unary("neg", square)?;
-        let bell = cx.b.unary("exp", minus)?;
+        let minus = cx.b.unary(OpKind::Neg, square)?;
+        let bell = cx.b.unary(OpKind::Exp, minus)?;
         let scale = cx.b.scalar(2.0 / std::f64::consts::PI.sqrt())?;
         let slope = cx.b.mul(bell, scale)?;
         let dx = cx.b.mul(dy, slope)?;

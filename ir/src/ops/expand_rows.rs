@@ -49,7 +49,7 @@ impl OpDef for ExpandRows {
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
         let (starts, counts) = (cx.operand(1), cx.operand(2));
-        let dv = cx.b.one("sum_rows", &[dy, starts, counts], Attrs::new())?;
+        let dv = cx.b.one(OpKind::SumRows, &[dy, starts, counts], Attrs::new())?;
         Ok(Gradient::Operands(vec![Some(dv), None, None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -44,7 +44,7 @@ impl OpDef for Gather {
         let attrs = Attrs::new()
             .with("dim", Attr::Str(rows.name.to_string()))
             .with("size", Attr::Int(rows.size as i64));
-        let dt = cx.b.one("scatter_add", &operands, attrs)?;
+        let dt = cx.b.one(OpKind::ScatterAdd, &operands, attrs)?;
         let mut grads = vec![None; cx.op.operands.len()];
         grads[0] = Some(dt);
         Ok(Gradient::Operands(grads))

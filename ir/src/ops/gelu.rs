@@ -28,7 +28,7 @@ pub fn tanh_share(b: &mut Builder<'_>, x: ValueId, square: ValueId) -> Result<Va
     let inner = b.mul(square, third)?;
     let inner = b.add(inner, first)?;
     let inner = b.mul(inner, x)?;
-    b.unary("logistic", inner)
+    b.unary(OpKind::Logistic, inner)
 }
 
 /// The shared attribute list of gelu and its gradient.
@@ -61,7 +61,7 @@ impl OpDef for Gelu {
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
         let (x, attrs) = (cx.operand(0), cx.op.attrs.clone());
-        let dx = cx.b.one("gelu_grad", &[x, dy], attrs)?;
+        let dx = cx.b.one(OpKind::GeluGrad, &[x, dy], attrs)?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -96,7 +96,7 @@ impl OpDef for Gelu {
         }
         let scale = b.scalar(std::f64::consts::FRAC_1_SQRT_2)?;
         let inner = b.mul(x, scale)?;
-        let bell = b.unary("erf", inner)?;
+        let bell = b.unary(OpKind::Erf, inner)?;
         let (one, half) = (b.scalar(1.0)?, b.scalar(0.5)?);
         let shifted = b.add(bell, one)?;
         let halved = b.mul(x, half)?;

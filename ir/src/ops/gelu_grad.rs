@@ -84,12 +84,12 @@ impl OpDef for GeluGrad {
         } else {
             let (scale, density) = (b.scalar(std::f64::consts::FRAC_1_SQRT_2)?, b.scalar(DENSITY)?);
             let inner = b.mul(x, scale)?;
-            let e = b.unary("erf", inner)?;
+            let e = b.unary(OpKind::Erf, inner)?;
             let phi = b.add(e, one)?;
             let phi = b.mul(phi, half)?;
             let minus_half = b.scalar(-0.5)?;
             let exponent = b.mul(square, minus_half)?;
-            let bell = b.unary("exp", exponent)?;
+            let bell = b.unary(OpKind::Exp, exponent)?;
             let bell = b.mul(bell, density)?;
             let tail = b.mul(bell, x)?;
             b.add(phi, tail)?

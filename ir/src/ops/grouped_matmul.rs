@@ -65,10 +65,10 @@ impl OpDef for GroupedMatmul {
         let attrs = Attrs::new().with("contract", Attr::Str(wt.dims[n].name.to_string()));
         let dtype = wt.dtype;
         let dy = cx.b.cast(dy, dtype)?;
-        let dx = cx.b.one("grouped_matmul", &[dy, w, starts, counts], attrs)?;
+        let dx = cx.b.one(OpKind::GroupedMatmul, &[dy, w, starts, counts], attrs)?;
         let factors = if k == 3 { [dy, x] } else { [x, dy] };
         let operands = [factors[0], factors[1], starts, counts];
-        let dw = cx.b.one("grouped_weight", &operands, Attrs::new())?;
+        let dw = cx.b.one(OpKind::GroupedWeight, &operands, Attrs::new())?;
         let (dx, dw) = (cx.b.cast(dx, dtype)?, cx.b.cast(dw, dtype)?);
         Ok(Gradient::Operands(vec![Some(dx), Some(dw), None, None]))
     }

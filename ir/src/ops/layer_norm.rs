@@ -51,7 +51,7 @@ impl OpDef for LayerNorm {
         let (x, weight, mean, rstd) = (cx.operand(0), cx.operand(1), cx.result(1), cx.result(2));
         let dim = Attrs::new()
             .with("dim", Attr::Str(cx.op.attrs.str("dim").unwrap_or_default().to_string()));
-        let out = cx.b.named("layer_norm_grad", &[x, weight, mean, rstd, dy], dim)?;
+        let out = cx.b.op(OpKind::LayerNormGrad, &[x, weight, mean, rstd, dy], dim)?;
         grads(&out[..cx.op.operands.len()])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -103,7 +103,7 @@ impl OpDef for LayerNorm {
         let variance = b.mul(sum, inverse)?;
         let eps = b.scalar(attrs.float("eps").unwrap_or(0.0))?;
         let shifted = b.add(variance, eps)?;
-        let rstd = b.unary("rsqrt", shifted)?;
+        let rstd = b.unary(OpKind::Rsqrt, shifted)?;
         let normal = b.mul(centred, rstd)?;
         let mut y = b.mul(normal, operands[1])?;
         if let Some(bias) = operands.get(2) {

@@ -86,7 +86,7 @@ impl OpDef for LinearCrossEntropy {
         let mut operands = cx.op.operands[..3].to_vec();
         operands.extend([cx.result(1), dy]);
         operands.extend(cx.op.operands.get(3));
-        let d = cx.b.named("linear_cross_entropy_grad", &operands, Attrs::new())?;
+        let d = cx.b.op(OpKind::LinearCrossEntropyGrad, &operands, Attrs::new())?;
         let mut grads = vec![None; cx.op.operands.len()];
         grads[..2].copy_from_slice(&[Some(d[0]), Some(d[1])]);
         Ok(Gradient::Operands(grads))
@@ -108,7 +108,7 @@ impl OpDef for LinearCrossEntropy {
     ) -> Result<Decomposition, OpError> {
         let logits = b.matmul(operands[0], operands[1], &["embed"])?;
         let rest = [&[logits], &operands[2..]].concat();
-        let out = b.named("cross_entropy", &rest, over_vocab(attrs))?;
+        let out = b.op(OpKind::CrossEntropy, &rest, over_vocab(attrs))?;
         Ok(Decomposition::Values(out))
     }
 }

@@ -70,7 +70,7 @@ impl OpDef for LinearCrossEntropyGrad {
         };
         let logits = b.matmul(x, w, &["embed"])?;
         let rest = [&[logits, labels, lse, dloss], part].concat();
-        let d = b.one("cross_entropy_grad", &rest, grad_over_vocab())?;
+        let d = b.one(OpKind::CrossEntropyGrad, &rest, grad_over_vocab())?;
         let dtype = b.ty(x).dtype;
         let d = b.cast(d, dtype)?;
         let dx = b.matmul(d, w, &["vocab"])?;

@@ -74,9 +74,9 @@ impl OpDef for LinearCrossEntropyTrain {
         };
         let logits = b.matmul(x, w, &["embed"])?;
         let rest = [&[logits, labels], part].concat();
-        let out = b.named("cross_entropy", &rest, over_vocab(attrs))?;
+        let out = b.op(OpKind::CrossEntropy, &rest, over_vocab(attrs))?;
         let rest = [&[logits, labels, out[1], dloss], part].concat();
-        let d = b.one("cross_entropy_grad", &rest, grad_over_vocab())?;
+        let d = b.one(OpKind::CrossEntropyGrad, &rest, grad_over_vocab())?;
         let dtype = b.ty(x).dtype;
         let d = b.cast(d, dtype)?;
         let dx = b.matmul(d, w, &["vocab"])?;

@@ -10,7 +10,7 @@ pointwise_op! {
         let (a, b) = (cx.operand(0), cx.operand(1));
         let [left, right] = [b, a];
         let difference = cx.b.sub(left, right)?;
-        let to_a = cx.b.unary("step", difference)?;
+        let to_a = cx.b.unary(OpKind::Step, difference)?;
         let da_full = cx.b.mul(dy, to_a)?;
         let da = to_operand(cx, 0, da_full)?;
         let rest = cx.b.sub(dy, da_full)?;

@@ -54,7 +54,7 @@ impl OpDef for Pad {
             .with("dim", Attr::Str(dim))
             .with("start", Attr::Int(cx.op.attrs.int("before").unwrap_or(0)))
             .with("size", Attr::Int(size));
-        let dx = cx.b.one("slice", &[dy], attrs)?;
+        let dx = cx.b.one(OpKind::Slice, &[dy], attrs)?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

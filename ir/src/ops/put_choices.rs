@@ -44,7 +44,7 @@ impl OpDef for PutChoices {
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let (dy, indices) = (cx.dy()?, cx.operand(1));
-        let dv = cx.b.one("take_choices", &[dy, indices], Attrs::new())?;
+        let dv = cx.b.one(OpKind::TakeChoices, &[dy, indices], Attrs::new())?;
         Ok(Gradient::Operands(vec![Some(dv), None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -37,7 +37,7 @@ impl OpDef for QkvMerge {
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
-        let parts = cx.b.named("qkv_split", &[dy], Attrs::new())?;
+        let parts = cx.b.op(OpKind::QkvSplit, &[dy], Attrs::new())?;
         grads(&parts)
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -72,7 +72,7 @@ impl OpDef for QkvMerge {
                 let rename = Attrs::new()
                     .with("from", Attr::Str(QUERIES.into()))
                     .with("to", Attr::Str("qkv".into()));
-                let part = b.one("rename", &[*part], rename)?;
+                let part = b.one(OpKind::Rename, &[*part], rename)?;
                 b.transpose_to(part, &FUSED)?
             } else {
                 let part = b.transpose_to(*part, &["batch", "seq", "heads", "head_dim"])?;
@@ -84,7 +84,7 @@ impl OpDef for QkvMerge {
                 .with("dim", Attr::Str("qkv".into()))
                 .with("before", Attr::Int(before as i64))
                 .with("after", Attr::Int((queries + 2 - before - size) as i64));
-            let part = b.one("pad", &[part], attrs)?;
+            let part = b.one(OpKind::Pad, &[part], attrs)?;
             sum = Some(match sum {
                 None => part,
                 Some(sum) => b.add(sum, part)?,

@@ -73,7 +73,7 @@ impl OpDef for QkvSplit {
                 None => cx.b.fill(0.0, &ty)?,
             });
         }
-        let dx = cx.b.one("qkv_merge", &parts, Attrs::new())?;
+        let dx = cx.b.one(OpKind::QkvMerge, &parts, Attrs::new())?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -110,12 +110,12 @@ impl OpDef for QkvSplit {
                 .with("dim", Attr::Str("qkv".into()))
                 .with("start", Attr::Int(start as i64))
                 .with("size", Attr::Int(size as i64));
-            let part = b.one("slice", operands, attrs)?;
+            let part = b.one(OpKind::Slice, operands, attrs)?;
             if size > 1 {
                 let rename = Attrs::new()
                     .with("from", Attr::Str("qkv".into()))
                     .with("to", Attr::Str(QUERIES.into()));
-                let part = b.one("rename", &[part], rename)?;
+                let part = b.one(OpKind::Rename, &[part], rename)?;
                 parts.push(b.transpose_to(part, &GROUPED)?);
                 continue;
             }

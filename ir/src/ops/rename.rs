@@ -45,7 +45,7 @@ impl OpDef for Rename {
         let dy = cx.dy()?;
         let at = |name| Attr::Str(cx.op.attrs.str(name).unwrap_or_default().to_string());
         let attrs = Attrs::new().with("from", at("to")).with("to", at("from"));
-        let dx = cx.b.one("rename", &[dy], attrs)?;
+        let dx = cx.b.one(OpKind::Rename, &[dy], attrs)?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -70,7 +70,7 @@ impl OpDef for Reshape {
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
         let dims = cx.b.ty(cx.operand(0)).dims.clone();
-        let dx = cx.b.one("reshape", &[dy], dims_attrs(&dims))?;
+        let dx = cx.b.one(OpKind::Reshape, &[dy], dims_attrs(&dims))?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

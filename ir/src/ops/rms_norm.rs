@@ -51,7 +51,7 @@ impl OpDef for RmsNorm {
         let (x, weight, rstd) = (cx.operand(0), cx.operand(1), cx.result(1));
         let dim = Attrs::new()
             .with("dim", Attr::Str(cx.op.attrs.str("dim").unwrap_or_default().to_string()));
-        let out = cx.b.named("rms_norm_grad", &[x, weight, rstd, dy], dim)?;
+        let out = cx.b.op(OpKind::RmsNormGrad, &[x, weight, rstd, dy], dim)?;
         grads(&out)
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -96,7 +96,7 @@ impl OpDef for RmsNorm {
         let mean = b.mul(sum, inverse)?;
         let eps = b.scalar(attrs.float("eps").unwrap_or(0.0))?;
         let shifted = b.add(mean, eps)?;
-        let rstd = b.unary("rsqrt", shifted)?;
+        let rstd = b.unary(OpKind::Rsqrt, shifted)?;
         let normal = b.mul(x, rstd)?;
         let y = b.mul(normal, operands[1])?;
         Ok(Decomposition::Values(vec![y, rstd]))

@@ -45,8 +45,8 @@ impl OpDef for Rotary {
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
         let dy = cx.dy()?;
         let (cos, sin) = (cx.operand(1), cx.operand(2));
-        let back = cx.b.unary("neg", sin)?;
-        let dx = cx.b.one("rotary", &[dy, cos, back], Attrs::new())?;
+        let back = cx.b.unary(OpKind::Neg, sin)?;
+        let dx = cx.b.one(OpKind::Rotary, &[dy, cos, back], Attrs::new())?;
         Ok(Gradient::Operands(vec![Some(dx), None, None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
@@ -97,11 +97,11 @@ impl OpDef for Rotary {
                 .with("dim", Attr::Str("head_dim".into()))
                 .with("start", Attr::Int(start as i64))
                 .with("size", Attr::Int(half as i64));
-            let p = b.one("slice", &[x], attrs)?;
+            let p = b.one(OpKind::Slice, &[x], attrs)?;
             let rename = Attrs::new()
                 .with("from", Attr::Str("head_dim".into()))
                 .with("to", Attr::Str("rot".into()));
-            b.one("rename", &[p], rename)
+            b.one(OpKind::Rename, &[p], rename)
         };
         let (x1, x2) = (part(b, 0)?, part(b, half)?);
         let (a, c) = (b.mul(x1, cos)?, b.mul(x2, sin)?);
@@ -112,12 +112,12 @@ impl OpDef for Rotary {
             let rename = Attrs::new()
                 .with("from", Attr::Str("rot".into()))
                 .with("to", Attr::Str("head_dim".into()));
-            let y = b.one("rename", &[y], rename)?;
+            let y = b.one(OpKind::Rename, &[y], rename)?;
             let attrs = Attrs::new()
                 .with("dim", Attr::Str("head_dim".into()))
                 .with("before", Attr::Int(before as i64))
                 .with("after", Attr::Int((width - before - half) as i64));
-            b.one("pad", &[y], attrs)
+            b.one(OpKind::Pad, &[y], attrs)
         };
         let (p1, p2) = (place(b, y1, 0)?, place(b, y2, half)?);
         let mut y = b.add(p1, p2)?;
@@ -126,12 +126,12 @@ impl OpDef for Rotary {
                 .with("dim", Attr::Str("head_dim".into()))
                 .with("start", Attr::Int(2 * half as i64))
                 .with("size", Attr::Int((width - 2 * half) as i64));
-            let rest = b.one("slice", &[x], attrs)?;
+            let rest = b.one(OpKind::Slice, &[x], attrs)?;
             let attrs = Attrs::new()
                 .with("dim", Attr::Str("head_dim".into()))
                 .with("before", Attr::Int(2 * half as i64))
                 .with("after", Attr::Int(0));
-            let rest = b.one("pad", &[rest], attrs)?;
+            let rest = b.one(OpKind::Pad, &[rest], attrs)?;
             y = b.add(y, rest)?;
         }
         Ok(Decomposition::Values(vec![b.cast(y, dtype)?]))

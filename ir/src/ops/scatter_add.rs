@@ -46,7 +46,7 @@ impl OpDef for ScatterAdd {
         let dy = cx.dy()?;
         let mut operands = vec![dy, cx.operand(0)];
         operands.extend(cx.op.operands.get(2));
-        let du = cx.b.one("gather", &operands, Attrs::new())?;
+        let du = cx.b.one(OpKind::Gather, &operands, Attrs::new())?;
         let mut grads = vec![None; cx.op.operands.len()];
         grads[1] = Some(du);
         Ok(Gradient::Operands(grads))

@@ -99,7 +99,7 @@ impl OpDef for Sinkhorn {
 #[cfg(test)]
 mod tests {
     use crate::eval::{Tensor, run};
-    use crate::{Attr, Attrs, Builder, Function, Module, TensorType};
+    use crate::{Attr, Attrs, Builder, Function, Module, OpKind, TensorType};
 
     /// What NumPy makes of the two formulas, GPT-NeoX's of its main branch and the one before.
     #[test]
@@ -140,7 +140,7 @@ mod tests {
             let ty = TensorType::f32(&[("group", 1), ("token", 4), ("experts", 3)]);
             let mut f = Function::new("f");
             let x = f.add_param("x", ty.clone(), Attrs::new());
-            f.results = vec![Builder::new(&mut f).one("sinkhorn", &[x], attrs).unwrap()];
+            f.results = vec![Builder::new(&mut f).one(OpKind::Sinkhorn, &[x], attrs).unwrap()];
             let mut m = Module::new();
             m.insert(f);
             let got = run(&m, "f", &[Tensor::new(ty, logits.to_vec())]).unwrap();

@@ -52,7 +52,7 @@ impl OpDef for Slice {
             .with("dim", Attr::Str(dim))
             .with("before", Attr::Int(start))
             .with("after", Attr::Int(whole - start - size));
-        let dx = cx.b.one("pad", &[dy], attrs)?;
+        let dx = cx.b.one(OpKind::Pad, &[dy], attrs)?;
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

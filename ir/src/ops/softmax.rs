@@ -72,9 +72,9 @@ impl OpDef for Softmax {
     ) -> Result<Decomposition, OpError> {
         let dim = attrs.str("dim").unwrap_or_default();
         let x = operands[0];
-        let max = b.one("reduce_max", &[x], Attrs::new().with("dims", Attr::strs(&[dim])))?;
+        let max = b.one(OpKind::ReduceMax, &[x], Attrs::new().with("dims", Attr::strs(&[dim])))?;
         let centred = b.sub(x, max)?;
-        let e = b.unary("exp", centred)?;
+        let e = b.unary(OpKind::Exp, centred)?;
         let sum = b.reduce_sum(e, &[dim])?;
         Ok(Decomposition::Values(vec![b.div(e, sum)?]))
     }

@@ -7,7 +7,7 @@ pointwise_op! {
     eval |x| x[0] - x[1],
     grad |cx, dy| {
         let da = to_operand(cx, 0, dy)?;
-        let minus = cx.b.unary("neg", dy)?;
+        let minus = cx.b.unary(OpKind::Neg, dy)?;
         let db = to_operand(cx, 1, minus)?;
         grads(&[da, db])
     }

@@ -40,7 +40,7 @@ impl OpDef for SumRows {
         let (starts, counts) = (cx.operand(1), cx.operand(2));
         let rows = cx.b.ty(cx.operand(0)).dims[2].size;
         let attrs = Attrs::new().with("rows", Attr::Int(rows as i64));
-        let dx = cx.b.one("expand_rows", &[dy, starts, counts], attrs)?;
+        let dx = cx.b.one(OpKind::ExpandRows, &[dy, starts, counts], attrs)?;
         Ok(Gradient::Operands(vec![Some(dx), None, None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -13,7 +13,7 @@ pub const ROWS: AttrSpec =
 
 /// Whether `op`, given [`ROWS`], sums rows in runs.
 pub fn can_sum_runs(op: OpKind) -> bool {
-    op.0.signature().attrs.contains(&ROWS)
+    op.def().signature().attrs.contains(&ROWS)
 }
 
 /// What becomes of `x` summed over rows: sums of all rows, ordered as `like`, or of runs where `attrs` has [`ROWS`].
@@ -27,7 +27,7 @@ pub(super) fn sums(
         Some(rows) => {
             let dim = attrs.str("dim").unwrap_or_default();
             let runs = Attrs::new().with("dim", Attr::Str(dim.into()));
-            b.one("sum_runs", &[x], runs.with(ROWS.name, Attr::Int(rows)))
+            b.one(OpKind::SumRuns, &[x], runs.with(ROWS.name, Attr::Int(rows)))
         }
         None => {
             let ty = b.ty(like).clone();

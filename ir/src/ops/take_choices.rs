@@ -51,7 +51,7 @@ impl OpDef for TakeChoices {
         let attrs = Attrs::new()
             .with("dim", Attr::Str(from.name.to_string()))
             .with("size", Attr::Int(from.size as i64));
-        let dx = cx.b.one("put_choices", &[dy, indices], attrs)?;
+        let dx = cx.b.one(OpKind::PutChoices, &[dy, indices], attrs)?;
         Ok(Gradient::Operands(vec![Some(dx), None]))
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -11,7 +11,7 @@
 use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::role::name_of;
-use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Output, Role, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Function, Module, OpKind, Output, Role, ValueId};
 
 use super::{copy, label, parameter, shrink, with_layers};
 use crate::assign_stages::Class;
@@ -80,16 +80,16 @@ pub fn cut(
     // Sums of squares so far: partial until they are summed over the stages.
     let mut partial: HashSet<ValueId> = HashSet::new();
     for op in &train.ops[at + 1..] {
-        let squares = op.kind.is("sum_squares");
+        let squares = op.kind == OpKind::SumSquares;
         let lost = |o: &&ValueId| gone.contains(*o) || squares && counted.contains(*o);
         let missing = op.operands.iter().filter(lost).count();
         let total = op.operands.iter().any(|o| partial.contains(o));
-        if squares || total && op.kind.is("add") {
+        if squares || total && op.kind == OpKind::Add {
             partial.extend(&op.results);
         }
         if missing > 0 {
             let rest = op.operands.iter().find(|o| !gone.contains(o));
-            match rest.filter(|_| op.kind.is("add") && missing == 1) {
+            match rest.filter(|_| op.kind == OpKind::Add && missing == 1) {
                 Some(rest) => {
                     map.insert(op.results[0], map[rest]);
                 }
@@ -97,7 +97,7 @@ pub fn cut(
             }
             continue;
         }
-        if total && !op.kind.is("add") {
+        if total && op.kind != OpKind::Add {
             for o in op.operands.iter().filter(|o| partial.remove(*o)) {
                 let sum = all_reduce(&mut f, map[o], "pipe", p.stages)?;
                 map.insert(*o, sum);
@@ -122,5 +122,5 @@ fn all_reduce(
 ) -> Result<ValueId, PassError> {
     let attrs =
         Attrs::new().with("axis", Attr::Str(axis.into())).with("ranks", Attr::Int(ranks as i64));
-    Ok(Builder::new(f).one("all_reduce", &[v], attrs)?)
+    Ok(Builder::new(f).one(OpKind::AllReduce, &[v], attrs)?)
 }

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use neoxc_ir::{Attr, Builder, Function, Module, Op, ValueId};
+use neoxc_ir::{Attr, Builder, Function, Module, Op, OpKind, ValueId};
 
 use super::copy;
 use crate::pass::PassError;
@@ -17,7 +17,7 @@ use crate::pass::PassError;
 /// Splits the last loop of `step`, which hands on one value.
 pub fn split(m: &mut Module, step: &mut Function) -> Result<(), PassError> {
     let unsupported = |what: &str| PassError::internal(format!("@{}: {what}", step.name));
-    let at = step.ops.iter().rposition(|op| op.kind.is("repeat"));
+    let at = step.ops.iter().rposition(|op| op.kind == OpKind::Repeat);
     let at = at.ok_or_else(|| unsupported("there is no backward loop"))?;
     let op = step.ops[at].clone();
     let int = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
@@ -84,11 +84,11 @@ pub fn split(m: &mut Module, step: &mut Function) -> Result<(), PassError> {
     step.ops.truncate(at);
     let mut b = Builder::with_module(step, m);
     b.at(&op.loc);
-    let out_one = b.named("repeat", &operands_one, attrs_one)?;
+    let out_one = b.op(OpKind::Repeat, &operands_one, attrs_one)?;
     let slices = operands_two.iter().filter(|(s, _)| *s).map(|(_, v)| *v);
     let rest = operands_two.iter().filter(|(s, _)| !*s).map(|(_, v)| *v);
     let operands: Vec<ValueId> = slices.chain(out_one[1..].to_vec()).chain(rest).collect();
-    let out_two = b.named("repeat", &operands, attrs_two)?;
+    let out_two = b.op(OpKind::Repeat, &operands, attrs_two)?;
     step.ops.extend(tail);
     let made = std::iter::once(out_one[0]).chain(out_two);
     replace(step, at + 2, &op.results.iter().copied().zip(made).collect());
@@ -130,7 +130,7 @@ impl<'a> Sorted<'a> {
         let mut kept: Vec<ValueId> = vec![];
         let wanted = weights.iter().flat_map(|op| &op.operands).chain(&body.results[1..]);
         for v in wanted {
-            let fill = inputs.iter().any(|op| op.kind.is("fill") && op.results.contains(v));
+            let fill = inputs.iter().any(|op| op.kind == OpKind::Fill && op.results.contains(v));
             if (made.contains(v) && !fill || *v == body.params[0]) && !kept.contains(v) {
                 kept.push(*v);
             }

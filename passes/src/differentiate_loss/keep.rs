@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use neoxc_ir::op::{Class, Decomposition};
-use neoxc_ir::{Builder, Function, ValueId};
+use neoxc_ir::{Builder, Function, OpKind, ValueId};
 
 use crate::pass::PassError;
 
@@ -41,7 +41,9 @@ pub(super) fn what_backward_needs(
             continue;
         }
         match defs[v.index()].filter(|i| *i < forward) {
-            Some(i) if f.ops[i].kind.0.class() == Class::View || f.ops[i].kind.is("fill") => {
+            Some(i)
+                if f.ops[i].kind.def().class() == Class::View || f.ops[i].kind == OpKind::Fill =>
+            {
                 kept.recomputed.push(i);
                 todo.extend(&f.ops[i].operands);
             }
@@ -56,7 +58,7 @@ pub(super) fn what_backward_needs(
         let there = |v: &ValueId| {
             kept.saved.contains(v) || given.contains(v) || defs[v.index()].is_some_and(again)
         };
-        if op.kind.0.class() == Class::Pointwise
+        if op.kind.def().class() == Class::Pointwise
             && op.results.iter().any(|r| kept.saved.contains(r))
             && op.operands.iter().all(there)
         {
@@ -96,7 +98,7 @@ fn made_again(f: &Function, i: usize, backward: usize) -> Result<Option<Function
     let mut whole = f.clone();
     let mut b = Builder::new(&mut whole);
     b.at(&op.loc);
-    let simpler = op.kind.0.decompose(&mut b, &op.operands, &op.attrs)?;
+    let simpler = op.kind.def().decompose(&mut b, &op.operands, &op.attrs)?;
     let Decomposition::Values(values) = simpler else { return Ok(None) };
     let others = values.iter().copied().zip(op.results.iter().copied()).skip(1);
     let others: HashMap<ValueId, ValueId> = others.collect();
@@ -106,7 +108,7 @@ fn made_again(f: &Function, i: usize, backward: usize) -> Result<Option<Function
         if !o.results.iter().any(|r| needed.contains(r)) {
             continue;
         }
-        if o.kind.0.class() != Class::Pointwise {
+        if o.kind.def().class() != Class::Pointwise {
             return Ok(None);
         }
         for v in &mut o.operands {

@@ -23,7 +23,7 @@ impl Fusing<'_> {
                 ops.iter().flat_map(|i| &f.ops[*i].operands).copied().collect();
             let given =
                 |v: &ValueId| self.def(*v).is_none_or(|d| self.of[d].is_none() || ops.contains(&d));
-            let pointwise = |i: &usize| f.ops[*i].kind.0.class() == Class::Pointwise;
+            let pointwise = |i: &usize| f.ops[*i].kind.def().class() == Class::Pointwise;
             if !ops.iter().all(pointwise) || !reads.iter().all(given) {
                 continue;
             }
@@ -85,7 +85,7 @@ impl Fusing<'_> {
         let op = &self.f.ops[i];
         let mut readers = vec![];
         self.groups[g].family == "matmul"
-            && op.kind.0.class() == Class::Pointwise
+            && op.kind.def().class() == Class::Pointwise
             && op.results.iter().all(|v| self.readers(*v, &mut readers))
             && readers.iter().all(|r| *r == h)
             && self.joins(h, i)
@@ -135,7 +135,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use neoxc_ir::target::Target;
-    use neoxc_ir::{Attrs, Builder, Function, Module, TensorType, ValueId};
+    use neoxc_ir::{Attrs, Builder, Function, Module, OpKind, TensorType, ValueId};
 
     use crate::PassCx;
     use crate::fuse_kernels::PASS;
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn silu(b: &mut Builder<'_>, x: ValueId) -> ValueId {
-        let share = b.unary("logistic", x).unwrap();
+        let share = b.unary(OpKind::Logistic, x).unwrap();
         b.mul(x, share).unwrap()
     }
 

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
-use neoxc_ir::{Function, Module, Op, ValueId, ops};
+use neoxc_ir::{Function, Module, Op, OpKind, ValueId};
 
 use super::Times;
 use super::times::Late;
@@ -67,7 +67,7 @@ impl<'a> Order<'a> {
         // Backwards, so that views and collectives have the turn of those who use what they make.
         for i in (0..f.ops.len()).rev() {
             let op = &f.ops[i];
-            if Times::is_collective(op) || op.kind.0.class() == Class::View {
+            if Times::is_collective(op) || op.kind.def().class() == Class::View {
                 let users = (i + 1..f.ops.len())
                     .filter(|j| f.ops[*j].operands.iter().any(|o| op.results.contains(o)));
                 turn[i] = users.map(|j| turn[j]).fold(sum, f64::min);
@@ -130,7 +130,7 @@ impl<'a> Order<'a> {
     fn readers(&self, v: ValueId) -> Vec<usize> {
         let mut out = vec![];
         for (i, op) in self.f.ops.iter().enumerate().filter(|(_, op)| op.operands.contains(&v)) {
-            match op.kind.0.class() {
+            match op.kind.def().class() {
                 Class::View => out.extend(self.readers(op.results[0])),
                 _ => out.push(i),
             }
@@ -142,7 +142,7 @@ impl<'a> Order<'a> {
     pub fn run(mut self) -> Result<(Function, f64), PassError> {
         let f = self.f;
         let computes = |i: &usize| {
-            !Times::is_collective(&f.ops[*i]) && f.ops[*i].kind.0.class() != Class::View
+            !Times::is_collective(&f.ops[*i]) && f.ops[*i].kind.def().class() != Class::View
         };
         let mut left: Vec<usize> = (0..f.ops.len()).filter(computes).collect();
         while !left.is_empty() || self.collectives_left() {
@@ -227,7 +227,7 @@ impl<'a> Order<'a> {
         }
         match self.defs[v.index()] {
             None => Some(0.0),
-            Some(d) if self.f.ops[d].kind.0.class() == Class::View => self.ready(d),
+            Some(d) if self.f.ops[d].kind.def().class() == Class::View => self.ready(d),
             Some(d) => self.done[d],
         }
     }
@@ -296,7 +296,7 @@ impl<'a> Order<'a> {
             None => true,
             Some(d) => {
                 let op = &self.f.ops[d];
-                op.kind.0.class() == Class::View && self.is_given(op.operands[0])
+                op.kind.def().class() == Class::View && self.is_given(op.operands[0])
             }
         }
     }
@@ -317,7 +317,7 @@ impl<'a> Order<'a> {
         let Some(d) = self.defs[v.index()] else { return Ok(v) };
         let f = self.f;
         let op = &f.ops[d];
-        if op.kind.0.class() == Class::View && self.done[d].is_none() {
+        if op.kind.def().class() == Class::View && self.done[d].is_none() {
             self.emit(d)?;
             self.done[d] = self.ready(d);
         }
@@ -333,7 +333,7 @@ impl<'a> Order<'a> {
             self.waited.insert(v, v);
             return Ok(v);
         }
-        let wait = ops::find("wait").ok_or_else(|| PassError::internal("no wait op".into()))?;
+        let wait = OpKind::Wait;
         let there = self.new.add_value(f.ty(v).clone());
         self.out.push(Op {
             kind: wait,

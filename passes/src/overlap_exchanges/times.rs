@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use neoxc_ir::op::{Class, RuleCx};
-use neoxc_ir::{Function, Module, Op, TensorType, ValueId};
+use neoxc_ir::{Function, Module, Op, OpKind, TensorType, ValueId};
 
 use crate::links::Links;
 use crate::pass::PassCx;
@@ -51,28 +51,29 @@ impl Times {
 
     /// What each iteration of the loop `op` leaves on its way in result `n`.
     pub fn late(&self, op: &Op, n: usize) -> Option<&Late> {
-        let callee = op.attrs.symbol("callee").filter(|_| op.kind.is("repeat"))?;
+        let callee = op.attrs.symbol("callee").filter(|_| op.kind == OpKind::Repeat)?;
         self.late.get(&(callee.to_string(), n))
     }
 
     /// Seconds of `entry` if every collective is waited for at once.
     pub fn blocking(&self, m: &Module, entry: &str) -> f64 {
         let Some(f) = m.function(entry) else { return 0.0 };
-        let seconds = |op: &Op| match op.attrs.symbol("callee").filter(|_| op.kind.is("repeat")) {
-            Some(g) => op.attrs.int("count").unwrap_or(1) as f64 * self.blocking(m, g),
-            None => self.op(m, f, op),
-        };
+        let seconds =
+            |op: &Op| match op.attrs.symbol("callee").filter(|_| op.kind == OpKind::Repeat) {
+                Some(g) => op.attrs.int("count").unwrap_or(1) as f64 * self.blocking(m, g),
+                None => self.op(m, f, op),
+            };
         f.ops.iter().map(seconds).sum()
     }
 
     /// Whether an op is a collective that goes over a link.
     pub fn is_collective(op: &Op) -> bool {
-        op.kind.0.class() == Class::Collective && !op.kind.is("take_part")
+        op.kind.def().class() == Class::Collective && op.kind != OpKind::TakePart
     }
 
     /// Seconds of one op of `f`.
     pub fn op(&self, m: &Module, f: &Function, op: &Op) -> f64 {
-        if op.kind.0.class() == Class::View {
+        if op.kind.def().class() == Class::View {
             return 0.0;
         }
         if Self::is_collective(op) {
@@ -83,7 +84,7 @@ impl Times {
         let Some(g) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
             return self.links.kernel(0.0, moved);
         };
-        if op.kind.is("repeat") {
+        if op.kind == OpKind::Repeat {
             let once = match self.known.get(&g.name) {
                 Some(seconds) => *seconds,
                 None => g.ops.iter().map(|op| self.op(m, g, op)).sum(),
@@ -100,7 +101,7 @@ impl Times {
     fn collective(&self, f: &Function, op: &Op) -> f64 {
         let axis = op.attrs.str("axis").unwrap_or_default();
         let (x, y) = (f.ty(op.operands[0]).bytes(), f.ty(op.results[0]).bytes());
-        self.links.seconds(op.kind.name(), axis, x.max(y))
+        self.links.seconds(op.kind, axis, x.max(y))
     }
 }
 
@@ -112,7 +113,7 @@ fn flops(m: &Module, g: &Function) -> f64 {
         let (operands, results) = (types(&op.operands), types(&op.results));
         let cx =
             RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: Some(m) };
-        op.kind.0.cost(&cx).flops
+        op.kind.def().cost(&cx).flops
     };
     g.ops.iter().map(one).sum()
 }

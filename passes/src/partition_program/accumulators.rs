@@ -1,7 +1,7 @@
 //! Whether a loop body only adds to what it is handed: then its iterations may be divided over ranks
 //! and what they add be summed afterwards.
 
-use neoxc_ir::{Function, Module, ValueId};
+use neoxc_ir::{Function, Module, OpKind, ValueId};
 
 /// Whether result `result` of `f` is its parameter number `param` plus something that does not depend
 /// on that parameter.
@@ -20,16 +20,16 @@ fn base(m: &Module, f: &Function, v: ValueId) -> Option<ValueId> {
         return Some(v);
     }
     let op = f.ops.iter().find(|o| o.results.contains(&v))?;
-    match op.kind.name() {
-        "add" => {
+    match op.kind {
+        OpKind::Add => {
             let mut sides = op.operands.iter().filter_map(|o| base(m, f, *o));
             match (sides.next(), sides.next()) {
                 (Some(p), None) => Some(p),
                 _ => None,
             }
         }
-        "reshape" => base(m, f, op.operands[0]),
-        "repeat" => {
+        OpKind::Reshape => base(m, f, op.operands[0]),
+        OpKind::Repeat => {
             let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
             let (carried, sliced) = (at("carried"), at("sliced"));
             let body = m.function(op.attrs.symbol("callee")?)?;

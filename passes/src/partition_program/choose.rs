@@ -45,7 +45,7 @@ impl Uses<'_> {
             attrs: &self.op.attrs,
             module: None,
         };
-        if self.op.kind.0.cost(&cx).flops > 0.0 {
+        if self.op.kind.def().cost(&cx).flops > 0.0 {
             return;
         }
         let own = |dim: &Arc<str>| self.rule.effect(dim) == Some(ShardEffect::Own);
@@ -129,7 +129,7 @@ impl Uses<'_> {
         let (operands, results) = (local(self.operands), local(self.results));
         let cx =
             RuleCx { operands: &operands, results: &results, attrs: &self.op.attrs, module: None };
-        let cost = self.op.kind.0.cost(&cx);
+        let cost = self.op.kind.def().cost(&cx);
         brought + b.links.kernel(cost.flops, cost.bytes)
     }
 }

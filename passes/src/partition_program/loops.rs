@@ -1,6 +1,6 @@
 //! Loops: layouts that an iteration hands to the next, and loops whose iterations are divided.
 
-use neoxc_ir::{Attr, Builder, Op};
+use neoxc_ir::{Attr, Builder, Op, OpKind};
 
 use super::accumulators::only_adds;
 use super::layout::{Axes, Layout, ranks};
@@ -92,7 +92,7 @@ impl Partition<'_> {
         attrs.set("count", Attr::Int((count / ranks) as i64));
         let mut builder = Builder::with_module(&mut b.g, &self.out);
         builder.at(&op.loc);
-        let made = builder.named("repeat", &operands, attrs)?;
+        let made = builder.op(OpKind::Repeat, &operands, attrs)?;
         for (n, (r, v)) in op.results.iter().zip(made).enumerate() {
             let mut layout = match n < carried {
                 true => done.results[n].clone(),

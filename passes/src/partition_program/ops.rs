@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use neoxc_ir::op::{RuleCx, ShardEffect, ShardRule, Sums};
-use neoxc_ir::{Attr, Builder, Function, Op, TensorType, ValueId};
+use neoxc_ir::{Attr, Builder, Function, Op, OpKind, TensorType, ValueId};
 
 use super::choose::{Divided, Uses};
 use super::layout::{Axes, Axis, Layout, ranks};
@@ -17,7 +17,7 @@ pub fn rule(f: &Function, op: &Op) -> ShardRule {
         |ids: &[ValueId]| -> Vec<TensorType> { ids.iter().map(|v| f.ty(*v).clone()).collect() };
     let (operands, results) = (types(&op.operands), types(&op.results));
     let cx = RuleCx { operands: &operands, results: &results, attrs: &op.attrs, module: None };
-    op.kind.0.sharding(&cx)
+    op.kind.def().sharding(&cx)
 }
 
 /// Adds one rank's version of `op` to the body.
@@ -77,7 +77,7 @@ pub fn step(b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
     }
     let mut builder = Builder::new(&mut b.g);
     builder.at(&op.loc);
-    let made = builder.named(op.kind.name(), &locals, attrs)?;
+    let made = builder.op(op.kind, &locals, attrs)?;
 
     for (n, ((r, ty), v)) in op.results.iter().zip(&results).zip(made).enumerate() {
         let dims: Vec<Axes> = ty.dims.iter().map(|d| axes_of(&d.name)).collect();
@@ -205,7 +205,7 @@ fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassEr
     }
     let count = op.operands.iter().filter(|o| !of(b, o).is_empty()).count();
     // A matmul is cheaper, and its result more useful, once the sum is made.
-    let each = sums == Sums::Each && count == 1 && !op.kind.is("matmul");
+    let each = sums == Sums::Each && count == 1 && op.kind != OpKind::Matmul;
     if each {
         for (slot, o) in on.iter_mut().zip(&op.operands) {
             *slot = !of(b, o).is_empty();

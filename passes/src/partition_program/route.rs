@@ -8,6 +8,7 @@
 //! a dim as is wanted, finishes a sum, or puts together what is not wanted divided so. There are few such
 //! layouts, as a mesh has few axes; of routes that take as long, the first in the order of `steps` is taken.
 
+use neoxc_ir::OpKind;
 use neoxc_ir::TensorType;
 
 use super::layout::{Axis, Layout};
@@ -18,7 +19,7 @@ use crate::pass::Degrees;
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
     /// The op.
-    pub kind: &'static str,
+    pub kind: OpKind,
     /// Along which ranks.
     pub axis: Axis,
     /// The dim that is divided afterwards, or was before.
@@ -91,17 +92,17 @@ fn steps(now: &Layout, wanted: &Layout) -> Vec<(Step, Layout)> {
         let mut next = now.clone();
         next.dims[i].push(axis.clone());
         let (kind, from) = match now.dims.iter().position(|axes| axes.contains(axis)) {
-            None if !now.partial.contains(axis) => ("take_part", None),
+            None if !now.partial.contains(axis) => (OpKind::TakePart, None),
             None if wanted.partial.contains(axis) => continue,
             None => {
                 next.partial.remove(axis);
-                ("reduce_scatter", None)
+                (OpKind::ReduceScatter, None)
             }
             // Only the innermost division of a dim can be changed for another, and only if it is not wanted
             // where it is.
             Some(from) if now.dims[from].last() == Some(axis) && !towards(from) => {
                 next.dims[from].pop();
-                ("all_to_all", Some(from))
+                (OpKind::AllToAll, Some(from))
             }
             Some(_) => continue,
         };
@@ -110,12 +111,15 @@ fn steps(now: &Layout, wanted: &Layout) -> Vec<(Step, Layout)> {
     for axis in now.partial.difference(&wanted.partial) {
         let mut next = now.clone();
         next.partial.remove(axis);
-        out.push((Step { kind: "all_reduce", axis: axis.clone(), dim: None, from: None }, next));
+        out.push((
+            Step { kind: OpKind::AllReduce, axis: axis.clone(), dim: None, from: None },
+            next,
+        ));
     }
     for i in (0..now.dims.len()).filter(|i| !towards(*i)) {
         let mut next = now.clone();
         let Some(axis) = next.dims[i].pop() else { continue };
-        out.push((Step { kind: "all_gather", axis, dim: Some(i), from: None }, next));
+        out.push((Step { kind: OpKind::AllGather, axis, dim: Some(i), from: None }, next));
     }
     out
 }

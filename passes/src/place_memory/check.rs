@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attrs, Function, Module, Op, Role, ValueId, keys};
+use neoxc_ir::{Attrs, Function, Module, Op, OpKind, Role, ValueId, keys};
 
 use super::{GRADS, Place, next_of};
 use crate::keep_weights;
@@ -155,7 +155,7 @@ impl Check<'_> {
 
     /// Runs `f`, which may leave the results numbered `late` on their way.
     fn run(&mut self, f: &Function, params: &[Image], late: &[usize]) -> Result<Made, PassError> {
-        let waits = f.ops.iter().filter(|op| op.kind.is("wait")).map(|op| op.operands[0]);
+        let waits = f.ops.iter().filter(|op| op.kind == OpKind::Wait).map(|op| op.operands[0]);
         let waited = waits.chain(late.iter().map(|n| f.results[*n])).collect();
         let mut frame = Frame {
             f,
@@ -173,10 +173,10 @@ impl Check<'_> {
             for (i, r) in op.results.iter().enumerate() {
                 frame.places.insert(*r, place_of(self.module, &op.attrs, i, &f.name)?);
             }
-            if op.kind.0.class() == Class::View {
+            if op.kind.def().class() == Class::View {
                 let same = frame.images[&op.operands[0]].clone();
                 frame.images.insert(op.results[0], same);
-            } else if op.kind.is("repeat") {
+            } else if op.kind == OpKind::Repeat {
                 self.iterates(&mut frame, op)?;
             } else {
                 self.writes(&mut frame, op)?;
@@ -189,12 +189,12 @@ impl Check<'_> {
     fn reads(&self, frame: &mut Frame<'_>, op: &Op) -> Result<(), PassError> {
         let f = frame.f;
         for o in &op.operands {
-            if frame.sent.contains_key(o) && !op.kind.is("wait") {
+            if frame.sent.contains_key(o) && op.kind != OpKind::Wait {
                 return Err(self.broken(f, op, "uses what is still on its way"));
             }
             self.expect(f, *o, &frame.places[o], &frame.images[o], op)?;
         }
-        if op.kind.is("wait") {
+        if op.kind == OpKind::Wait {
             let under = frame.sent.remove(&op.operands[0]);
             let under = under.ok_or_else(|| self.broken(f, op, "waits for nothing"))?;
             let changed = |u: &Under| self.memory.read(&u.segment, u.range.0, u.range.1) != u.image;
@@ -235,9 +235,9 @@ impl Check<'_> {
     /// A kernel or a collective: its results get new versions of their bytes, and touch no operand but in place.
     fn writes(&mut self, frame: &mut Frame<'_>, op: &Op) -> Result<(), PassError> {
         let f = frame.f;
-        let collective = op.kind.0.class() == Class::Collective;
+        let collective = op.kind.def().class() == Class::Collective;
         let pairs = if collective {
-            if op.kind.is("all_reduce") { vec![0, 0] } else { vec![] }
+            if op.kind == OpKind::AllReduce { vec![0, 0] } else { vec![] }
         } else {
             let callee = op.attrs.symbol("callee").unwrap_or_default();
             let callee = function(self.module, callee)?;

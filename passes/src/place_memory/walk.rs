@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
-use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, ValueId, keys, ops};
+use neoxc_ir::{Attr, Attrs, DType, Function, Module, Op, OpKind, ValueId, keys};
 
 use super::intervals::{Buffer, assign};
 use super::{GRADS, Place, aligned, next_of, note};
@@ -136,7 +136,7 @@ impl Walk<'_> {
         let mut results: Vec<Vec<Spot>> = vec![];
         let mut i = 0;
         while i < f.ops.len() {
-            if f.ops[i].kind.is("repeat") {
+            if f.ops[i].kind == OpKind::Repeat {
                 self.settle_carried(&mut f, i, &at, &mut wanted, &targets)?;
             }
             self.now += 1;
@@ -147,9 +147,9 @@ impl Walk<'_> {
                 // Its bytes were on their way until now.
                 self.touch(&at[&sent].clone());
             }
-            let spots = match op.kind.0.class() {
+            let spots = match op.kind.def().class() {
                 Class::View => vec![operands[0].clone()],
-                Class::Call if op.kind.is("repeat") => {
+                Class::Call if op.kind == OpKind::Repeat => {
                     self.repeat(&f, i, &op, &operands, &wanted)?
                 }
                 _ => self.kernel(&f, i, &op, &operands, &wanted)?,
@@ -177,10 +177,10 @@ impl Walk<'_> {
     /// What the collective sends that `op` waits for, if it waits for one. Collectives of a loop's iterations
     /// send what the iterations give back.
     fn sent(f: &Function, op: &Op) -> Vec<ValueId> {
-        let waited = op.operands.first().filter(|_| op.kind.is("wait"));
+        let waited = op.operands.first().filter(|_| op.kind == OpKind::Wait);
         let maker = waited.and_then(|v| f.ops.iter().find(|o| o.results.contains(v)));
         match maker {
-            Some(o) if o.kind.is("repeat") => {
+            Some(o) if o.kind == OpKind::Repeat => {
                 o.results[o.attrs.int("carried").unwrap_or(0) as usize..].to_vec()
             }
             Some(o) => vec![o.operands[0]],
@@ -201,7 +201,7 @@ impl Walk<'_> {
     /// The value behind views.
     fn root(f: &Function, mut v: ValueId) -> ValueId {
         while let Some(op) = f.ops.iter().find(|op| op.results.contains(&v)) {
-            if op.kind.0.class() != Class::View {
+            if op.kind.def().class() != Class::View {
                 break;
             }
             v = op.operands[0];
@@ -258,10 +258,10 @@ impl Walk<'_> {
         wanted: &mut HashMap<ValueId, Spot>,
     ) {
         let maker = |v: ValueId| f.ops.iter().find(|op| op.results.contains(&v));
-        while let Some(op) = maker(sum).filter(|op| op.kind.is("all_reduce")) {
+        while let Some(op) = maker(sum).filter(|op| op.kind == OpKind::AllReduce) {
             sum = Self::root(f, op.operands[0]);
             let is = |v: &ValueId| Self::root(f, *v) == sum;
-            let computes = f.ops.iter().filter(|o| o.kind.0.class() != Class::View);
+            let computes = f.ops.iter().filter(|o| o.kind.def().class() != Class::View);
             let uses = computes.flat_map(|o| &o.operands).chain(&f.results).filter(|v| is(v));
             if uses.count() != 1
                 || wanted.contains_key(&sum)
@@ -303,16 +303,16 @@ impl Walk<'_> {
 
     /// Whether `op` may write `result` over `operand`.
     fn in_place(m: &Module, op: &Op, result: usize, operand: usize) -> bool {
-        if op.kind.is("repeat") {
+        if op.kind == OpKind::Repeat {
             // The body sees to it, copying where it must; slices must correspond.
             let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
             let (carried, sliced) = (at("carried"), at("sliced"));
             let stacked = result >= carried && (carried..carried + sliced).contains(&operand);
             return stacked || (result < carried && operand == result);
         }
-        if op.kind.0.class() == Class::Collective {
+        if op.kind.def().class() == Class::Collective {
             // Every rank sums a stretch of its own; the others read what is elsewhere.
-            return op.kind.is("all_reduce");
+            return op.kind == OpKind::AllReduce;
         }
         let Some(callee) = op.attrs.symbol("callee").and_then(|c| m.function(c)) else {
             return false;
@@ -340,7 +340,7 @@ impl Walk<'_> {
         let out = f.add_value(ty);
         let loc = f.ops.iter().find(|o| o.results.contains(&v)).map(|o| o.loc.clone());
         let copy = Op {
-            kind: ops::find("call").ok_or_else(|| PassError::internal("no call op".into()))?,
+            kind: OpKind::Call,
             operands: vec![v],
             results: vec![out],
             attrs: Attrs::new().with("callee", Attr::Symbol(name)),
@@ -421,7 +421,7 @@ impl Walk<'_> {
     fn gradient_spot(&mut self, f: &Function, v: ValueId) -> Option<Spot> {
         f.ops.iter().find(|o| {
             let carried = o.attrs.int("carried").unwrap_or(0) as usize;
-            let micro = o.kind.is("repeat") && o.attrs.str("dim") == Some("micro");
+            let micro = o.kind == OpKind::Repeat && o.attrs.str("dim") == Some("micro");
             micro
                 && (o.operands[..carried].contains(&v)
                     || totals(o).into_iter().any(|n| n >= carried && o.results[n] == v))
@@ -443,7 +443,7 @@ impl Walk<'_> {
         let carried = f.ops[i].attrs.int("carried").unwrap_or(0) as usize;
         for n in 0..carried {
             // A copy already made stands at `i`; the loop moves on behind it.
-            let here = (i..f.ops.len()).find(|k| f.ops[*k].kind.is("repeat")).unwrap_or(i);
+            let here = (i..f.ops.len()).find(|k| f.ops[*k].kind == OpKind::Repeat).unwrap_or(i);
             let op = f.ops[here].clone();
             let v = op.operands[n];
             let target = wanted.get(&op.results[n]).cloned();
@@ -557,7 +557,7 @@ impl Walk<'_> {
         // The body's result is an update of one of its own parameters, perhaps summed over ranks.
         let mut made = Self::root(callee, *made);
         let mut maker = callee.ops.iter().find(|o| o.results.contains(&made))?;
-        while maker.kind.is("all_reduce") {
+        while maker.kind == OpKind::AllReduce {
             made = Self::root(callee, maker.operands[0]);
             maker = callee.ops.iter().find(|o| o.results.contains(&made))?;
         }

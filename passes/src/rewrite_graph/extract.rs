@@ -68,7 +68,7 @@ impl<'a> Costs<'a> {
         let (Some(operands), Some(results)) = (operands, analysis.infer(self.graph, node)) else {
             return f64::INFINITY;
         };
-        let cost = kind.0.cost(&RuleCx {
+        let cost = kind.def().cost(&RuleCx {
             operands: &operands,
             results: &results,
             attrs: &attrs,

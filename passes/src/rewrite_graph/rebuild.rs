@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use egg::{Id, Symbol, SymbolLang};
-use neoxc_ir::{Builder, Function, Loc, Module, ValueId, ops};
+use neoxc_ir::{Builder, Function, Loc, Module, OpKind, ValueId, ops};
 
 use super::extract::{Costs, Extracted};
 use super::terms::{Graph, leaf, lookup, result_number, split};
@@ -70,7 +70,7 @@ impl Source<'_> {
             }
         }
         let computed: Vec<&&Written> =
-            replaced.iter().filter(|w| w.op.kind.name() != "fill").collect();
+            replaced.iter().filter(|w| w.op.kind != OpKind::Fill).collect();
         Choice {
             op: node.op.to_string(),
             loc: Loc::fuse(computed.iter().map(|w| &w.op.loc)),
@@ -160,7 +160,7 @@ pub fn rebuild(s: &Source<'_>) -> Result<Rebuilt, PassError> {
         b.at(&loc);
         if !s.costs.was_written(node) {
             let replaced = s.replaced(of, node);
-            if replaced.iter().any(|w| w.op.kind.name() != "fill") {
+            if replaced.iter().any(|w| w.op.kind != OpKind::Fill) {
                 let choice = s.choice(of, node, &replaced);
                 b.at(&choice.loc);
                 choices.push(choice);

@@ -58,7 +58,7 @@ impl Types {
             .collect::<Option<_>>()?;
         let cx =
             RuleCx { operands: &operands, results: &[], attrs: &attrs, module: Some(&self.module) };
-        kind.0.infer(&cx).ok()
+        kind.def().infer(&cx).ok()
     }
 }
 

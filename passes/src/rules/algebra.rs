@@ -2,19 +2,19 @@
 //! rules know, and drop what does nothing.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attrs, ValueId};
+use neoxc_ir::{Attrs, OpKind, ValueId};
 
 use super::{Instance, Numerics, Rule, scalar, with_value};
 
 type Made = Result<ValueId, OpError>;
 
-fn two(i: &mut Instance<'_>, op: &str) -> Made {
+fn two(i: &mut Instance<'_>, op: OpKind) -> Made {
     let dims = i.dims(&["batch", "seq", "embed"]);
     let (x, y) = (i.param("x", &dims), i.param("y", &dims[2..]));
     i.b().one(op, &[x, y], Attrs::new())
 }
 
-fn with_scalar(i: &mut Instance<'_>, op: &str, value: f64) -> Made {
+fn with_scalar(i: &mut Instance<'_>, op: OpKind, value: f64) -> Made {
     let dims = i.dims(&["seq", "embed"]);
     let x = i.param("x", &dims);
     let c = i.b().scalar(value)?;
@@ -29,7 +29,7 @@ pub static RULES: &[Rule] = &[
         left: "(add ?x ?y ?e)",
         right: "(add ?y ?x ?e)",
         attrs: |_| Some(Attrs::new()),
-        instance: |i| two(i, "add"),
+        instance: |i| two(i, OpKind::Add),
     },
     Rule {
         name: "multiply-commutes",
@@ -37,7 +37,7 @@ pub static RULES: &[Rule] = &[
         left: "(mul ?x ?y ?e)",
         right: "(mul ?y ?x ?e)",
         attrs: |_| Some(Attrs::new()),
-        instance: |i| two(i, "mul"),
+        instance: |i| two(i, OpKind::Mul),
     },
     Rule {
         name: "divide-by-constant",
@@ -49,7 +49,7 @@ pub static RULES: &[Rule] = &[
             let value = scalar(&c)?;
             (value.abs() > 1e-30 && value.abs() < 1e30).then(|| with_value(&c, 1.0 / value))
         },
-        instance: |i| with_scalar(i, "div", 3.0),
+        instance: |i| with_scalar(i, OpKind::Div, 3.0),
     },
     Rule {
         name: "multiply-constants",
@@ -62,7 +62,7 @@ pub static RULES: &[Rule] = &[
             (value.abs() > 1e-30 && value.abs() < 1e30).then(|| with_value(&a, value))
         },
         instance: |i| {
-            let once = with_scalar(i, "mul", 0.7)?;
+            let once = with_scalar(i, OpKind::Mul, 0.7)?;
             let c = i.b().scalar(-2.5)?;
             i.b().mul(once, c)
         },
@@ -76,8 +76,8 @@ pub static RULES: &[Rule] = &[
         instance: |i| {
             let dims = i.dims(&["seq", "embed"]);
             let x = i.param("x", &dims);
-            let once = i.b().unary("neg", x)?;
-            i.b().unary("neg", once)
+            let once = i.b().unary(OpKind::Neg, x)?;
+            i.b().unary(OpKind::Neg, once)
         },
     },
     Rule {
@@ -86,7 +86,7 @@ pub static RULES: &[Rule] = &[
         left: "(add ?x (fill ?zero) ?a)",
         right: "?x",
         attrs: |m| (scalar(&m.attrs("?zero")?)? == 0.0).then(Attrs::new),
-        instance: |i| with_scalar(i, "add", 0.0),
+        instance: |i| with_scalar(i, OpKind::Add, 0.0),
     },
     Rule {
         name: "multiply-by-one",
@@ -94,6 +94,6 @@ pub static RULES: &[Rule] = &[
         left: "(mul ?x (fill ?one) ?a)",
         right: "?x",
         attrs: |m| (scalar(&m.attrs("?one")?)? == 1.0).then(Attrs::new),
-        instance: |i| with_scalar(i, "mul", 1.0),
+        instance: |i| with_scalar(i, OpKind::Mul, 1.0),
     },
 ];

@@ -1,7 +1,7 @@
 //! Causal attention, found in two matmuls around a softmax, with dropout or without; and what leads there.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, OpKind, TensorType, ValueId};
 
 use super::{Instance, Match, Numerics, Rule, scalar};
 
@@ -52,8 +52,8 @@ fn plain(
     let text = |s: &str| Attr::Str(s.into());
     let to_kv = Attrs::new().with("from", text("seq")).with("to", text("kv_seq"));
     let b = &mut i.b();
-    let k = b.one("rename", &[k], to_kv.clone())?;
-    let v = b.one("rename", &[v], to_kv)?;
+    let k = b.one(OpKind::Rename, &[k], to_kv.clone())?;
+    let v = b.one(OpKind::Rename, &[v], to_kv)?;
     let scores = b.matmul(q, k, &["head_dim"])?;
     let scale = b.scalar(0.37)?;
     let scaled = b.mul(scores, scale)?;
@@ -61,8 +61,8 @@ fn plain(
         .with("query", text("seq"))
         .with("key", text("kv_seq"))
         .with("value", Attr::Float(-1e30));
-    let masked = b.one("causal_mask", &[scaled], mask)?;
-    let weights = b.one("softmax", &[masked], Attrs::new().with("dim", text("kv_seq")))?;
+    let masked = b.one(OpKind::CausalMask, &[scaled], mask)?;
+    let weights = b.one(OpKind::Softmax, &[masked], Attrs::new().with("dim", text("kv_seq")))?;
     let weights = drop(i, weights)?;
     let b: &mut Builder<'_> = &mut i.b();
     let mixed = b.matmul(weights, v, &["kv_seq"])?;
@@ -111,7 +111,7 @@ pub static RULES: &[Rule] = &[
                     .with("rate", Attr::Float(0.3))
                     .with("seed", Attr::Int(5))
                     .with("site", Attr::Int(3));
-                i.b().one("dropout", &operands, attrs)
+                i.b().one(OpKind::Dropout, &operands, attrs)
             })
         },
     },
@@ -130,9 +130,9 @@ pub static RULES: &[Rule] = &[
             let x = i.param("x", &dims);
             let b = &mut i.b();
             let over = Attrs::new().with("dims", Attr::strs(&["vocab"]));
-            let top = b.one("reduce_max", &[x], over)?;
+            let top = b.one(OpKind::ReduceMax, &[x], over)?;
             let low = b.sub(x, top)?;
-            let e = b.unary("exp", low)?;
+            let e = b.unary(OpKind::Exp, low)?;
             let sum = b.reduce_sum(e, &["vocab"])?;
             b.div(e, sum)
         },

@@ -1,6 +1,6 @@
 //! The head and the loss as one op, which never holds all logits.
 
-use neoxc_ir::{Attr, Attrs, DType, TensorType};
+use neoxc_ir::{Attr, Attrs, DType, OpKind, TensorType};
 
 use super::{Instance, Numerics, Rule};
 
@@ -24,6 +24,6 @@ pub static RULES: &[Rule] = &[Rule {
         let b = &mut i.b();
         let logits = b.matmul(x, w, &["embed"])?;
         let over = Attrs::new().with("dim", Attr::Str("vocab".into()));
-        Ok(b.named("cross_entropy", &[logits, labels], over)?[0])
+        Ok(b.op(OpKind::CrossEntropy, &[logits, labels], over)?[0])
     },
 }];

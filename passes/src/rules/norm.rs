@@ -1,7 +1,7 @@
 //! Layer norm and RMS norm, found in means, squares and a reciprocal root.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, OpKind, ValueId};
 
 use super::{Instance, Match, Numerics, Rule, scalar};
 
@@ -37,7 +37,7 @@ fn plain(b: &mut Builder<'_>, x: ValueId, w: ValueId, n: usize) -> Result<ValueI
     let variance = b.mul(sum, inverse)?;
     let eps = b.scalar(1e-3)?;
     let shifted = b.add(variance, eps)?;
-    let rstd = b.unary("rsqrt", shifted)?;
+    let rstd = b.unary(OpKind::Rsqrt, shifted)?;
     let normal = b.mul(centred, rstd)?;
     b.mul(normal, w)
 }
@@ -87,7 +87,7 @@ pub static RULES: &[Rule] = &[
             let mean = b.mul(sum, inverse)?;
             let eps = b.scalar(1e-3)?;
             let shifted = b.add(mean, eps)?;
-            let rstd = b.unary("rsqrt", shifted)?;
+            let rstd = b.unary(OpKind::Rsqrt, shifted)?;
             let normal = b.mul(x, rstd)?;
             b.mul(normal, w)
         },

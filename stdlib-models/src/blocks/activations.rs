@@ -1,6 +1,6 @@
 //! Activations of an MLP, in plain ops.
 
-use neoxc_ir::{Attr, Attrs, Builder, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, OpKind, ValueId};
 
 use super::Result;
 
@@ -34,14 +34,14 @@ impl Activation {
     pub fn apply(self, b: &mut Builder<'_>, x: ValueId) -> Result<ValueId> {
         let gelu = |form: &str| Attrs::new().with("approximate", Attr::Str(form.into()));
         match self {
-            Activation::Gelu => b.one("gelu", &[x], gelu("none")),
-            Activation::GeluTanh => b.one("gelu", &[x], gelu("tanh")),
+            Activation::Gelu => b.one(OpKind::Gelu, &[x], gelu("none")),
+            Activation::GeluTanh => b.one(OpKind::Gelu, &[x], gelu("tanh")),
             Activation::Relu => {
                 let zero = b.scalar(0.0)?;
-                b.one("maximum", &[x, zero], Attrs::new())
+                b.one(OpKind::Maximum, &[x, zero], Attrs::new())
             }
             Activation::Silu => {
-                let gate = b.unary("logistic", x)?;
+                let gate = b.unary(OpKind::Logistic, x)?;
                 b.mul(x, gate)
             }
             Activation::Softsign => {
@@ -52,29 +52,29 @@ impl Activation {
             }
             Activation::Mish => {
                 let softplus = softplus(b, x)?;
-                let gate = b.unary("tanh", softplus)?;
+                let gate = b.unary(OpKind::Tanh, softplus)?;
                 b.mul(x, gate)
             }
-            Activation::Logistic => b.unary("logistic", x),
+            Activation::Logistic => b.unary(OpKind::Logistic, x),
             Activation::Identity => Ok(x),
         }
     }
 }
 
 fn absolute(b: &mut Builder<'_>, x: ValueId) -> Result<ValueId> {
-    let negative = b.unary("neg", x)?;
-    b.one("maximum", &[x, negative], Attrs::new())
+    let negative = b.unary(OpKind::Neg, x)?;
+    b.one(OpKind::Maximum, &[x, negative], Attrs::new())
 }
 
 /// log(1 + eˣ) as max(x, 0) + log(1 + e^-|x|), which does not overflow.
 fn softplus(b: &mut Builder<'_>, x: ValueId) -> Result<ValueId> {
     let size = absolute(b, x)?;
-    let negative = b.unary("neg", size)?;
-    let power = b.unary("exp", negative)?;
+    let negative = b.unary(OpKind::Neg, size)?;
+    let power = b.unary(OpKind::Exp, negative)?;
     let one = b.scalar(1.0)?;
     let sum = b.add(power, one)?;
-    let rest = b.unary("log", sum)?;
+    let rest = b.unary(OpKind::Log, sum)?;
     let zero = b.scalar(0.0)?;
-    let positive = b.one("maximum", &[x, zero], Attrs::new())?;
+    let positive = b.one(OpKind::Maximum, &[x, zero], Attrs::new())?;
     b.add(positive, rest)
 }

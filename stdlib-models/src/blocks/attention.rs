@@ -1,7 +1,7 @@
 //! Attention of a layer: one projection to queries, keys and values, rotary positions, causal attention written
 //! out, and the projection back.
 
-use neoxc_ir::{Attr, Attrs, Builder, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, OpKind, TensorType, ValueId};
 
 use super::dropout::Names;
 use super::{Result, linear};
@@ -39,8 +39,8 @@ pub fn attention(
 ) -> Result<ValueId> {
     let to_kv =
         Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
-    let k = b.one("rename", &[k], to_kv.clone())?;
-    let v = b.one("rename", &[v], to_kv)?;
+    let k = b.one(OpKind::Rename, &[k], to_kv.clone())?;
+    let v = b.one(OpKind::Rename, &[v], to_kv)?;
     let scores = b.matmul(q, k, &["head_dim"])?;
     let scale = b.scalar(scale)?;
     let scaled = b.mul(scores, scale)?;
@@ -48,9 +48,9 @@ pub fn attention(
         .with("query", Attr::Str("seq".into()))
         .with("key", Attr::Str("kv_seq".into()))
         .with("value", Attr::Float(-1e30));
-    let masked = b.one("causal_mask", &[scaled], mask)?;
+    let masked = b.one(OpKind::CausalMask, &[scaled], mask)?;
     let dim = Attrs::new().with("dim", Attr::Str("kv_seq".into()));
-    let weights = b.one("softmax", &[masked], dim)?;
+    let weights = b.one(OpKind::Softmax, &[masked], dim)?;
     let weights = drop(b, weights)?;
     let mixed = b.matmul(weights, v, &["kv_seq"])?;
     match b.ty(mixed).has("queries") {
@@ -73,19 +73,19 @@ pub fn branch(
     b.at(&a.loc("num_attention_heads"));
     let weight = p.need("attention.qkv.weight")?;
     let qkv = linear(b, x, weight, p.get("attention.qkv.bias"), &["embed"])?;
-    let split = b.named("qkv_split", &[qkv], Attrs::new())?;
+    let split = b.op(OpKind::QkvSplit, &[qkv], Attrs::new())?;
     let (mut q, mut k, v) = (split[0], split[1], split[2]);
     if let [cos, sin] = *tables {
         b.at(&a.loc("rotary_pct"));
-        q = b.one("rotary", &[q, cos, sin], Attrs::new())?;
-        k = b.one("rotary", &[k, cos, sin], Attrs::new())?;
+        q = b.one(OpKind::Rotary, &[q, cos, sin], Attrs::new())?;
+        k = b.one(OpKind::Rotary, &[k, cos, sin], Attrs::new())?;
     }
     b.at(&a.loc("num_attention_heads"));
     let scale = 1.0 / (a.head_dim as f64).sqrt();
     let mixed = match past {
         Some(Past { keys, values, count }) => {
             let attrs = Attrs::new().with("scale", Attr::Float(scale));
-            b.one("cached_attention", &[q, k, v, *keys, *values, *count], attrs)?
+            b.one(OpKind::CachedAttention, &[q, k, v, *keys, *values, *count], attrs)?
         }
         None => attention(b, q, k, v, scale, |b, weights| match names {
             Some(names) => {

@@ -5,7 +5,7 @@
 //! `layers` are divided over stages as layers are, columns, keys and heads are constants.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, TensorType, ValueId, keys};
+use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, OpKind, TensorType, ValueId, keys};
 
 use super::Result;
 use crate::arch::Arch;
@@ -119,7 +119,7 @@ impl Names {
             _ => self.layer,
         };
         let operands = [x, self.places, layer, self.constant("columns")?];
-        b.one("dropout", &operands, self.attrs(a, a.hidden_dropout, site))
+        b.one(OpKind::Dropout, &operands, self.attrs(a, a.hidden_dropout, site))
     }
 
     /// Attention weights [batch, heads, seq, kv_seq] with elements dropped.
@@ -130,7 +130,7 @@ impl Names {
         b.at(&a.loc("attention_dropout"));
         let (keys, heads) = (self.constant("keys")?, self.constant("heads")?);
         let operands = [x, self.places, self.layer, keys, heads];
-        b.one("dropout", &operands, self.attrs(a, a.attention_dropout, Site::Weights))
+        b.one(OpKind::Dropout, &operands, self.attrs(a, a.attention_dropout, Site::Weights))
     }
 
     fn attrs(&self, a: &Arch, rate: f64, site: Site) -> Attrs {

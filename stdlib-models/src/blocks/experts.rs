@@ -10,7 +10,7 @@
 //!
 //! The weight of a choice is its probability; weights are not made to sum to 1.
 
-use neoxc_ir::{Attr, Attrs, Builder, Dim, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, Dim, OpKind, ValueId};
 
 use super::{Result, linear};
 use crate::arch::{Arch, Moe, Router};
@@ -44,7 +44,7 @@ struct Routing {
 fn sigmoid(b: &mut Builder<'_>, x: ValueId) -> Result<ValueId> {
     let half = b.scalar(0.5)?;
     let y = b.mul(x, half)?;
-    let y = b.unary("tanh", y)?;
+    let y = b.unary(OpKind::Tanh, y)?;
     let y = b.mul(y, half)?;
     b.add(y, half)
 }
@@ -64,20 +64,24 @@ fn route(
     let probabilities = match (m.router, m.top_k) {
         // GPT-NeoX's router of this kind weighs a single choice by itself.
         (Router::Sinkhorn, 1) => sigmoid(b, logits)?,
-        _ => b.one("softmax", &[logits], Attrs::new().with("dim", Attr::Str("experts".into())))?,
+        _ => b.one(
+            OpKind::Softmax,
+            &[logits],
+            Attrs::new().with("dim", Attr::Str("experts".into())),
+        )?,
     };
     // Balancing over a batch would let later tokens decide for earlier ones: only in training.
     let scores = match m.router {
         Router::Sinkhorn if training => {
             let rounds = m.sinkhorn_rounds.into_iter();
             let attrs = rounds.fold(Attrs::new(), |attrs, n| attrs.with("rounds", int(n)));
-            b.one("sinkhorn", &[logits], attrs)?
+            b.one(OpKind::Sinkhorn, &[logits], attrs)?
         }
         _ => probabilities,
     };
     b.at(&a.loc("moe_top_k"));
-    let indices = b.one("top_k", &[scores], Attrs::new().with("k", int(m.top_k)))?;
-    let weights = b.one("take_choices", &[probabilities, indices], Attrs::new())?;
+    let indices = b.one(OpKind::TopK, &[scores], Attrs::new().with("k", int(m.top_k)))?;
+    let weights = b.one(OpKind::TakeChoices, &[probabilities, indices], Attrs::new())?;
     let mut x = x;
     if training && m.loss_coeff > 0.0 {
         b.at(&a.loc("moe_loss_coeff"));
@@ -98,7 +102,8 @@ fn balance(
 ) -> Result<ValueId> {
     let tokens = b.ty(x).size("token").unwrap_or(1);
     let groups = b.ty(x).size("group").unwrap_or(1);
-    let load = b.one("expert_load", &[indices], Attrs::new().with("experts", int(m.experts)))?;
+    let load =
+        b.one(OpKind::ExpertLoad, &[indices], Attrs::new().with("experts", int(m.experts)))?;
     let sums = b.reduce_sum(probabilities, &["token"])?;
     let product = b.mul(sums, load)?;
     let scale = b.scalar(m.experts as f64 / tokens as f64)?;
@@ -106,7 +111,7 @@ fn balance(
     let loss = b.reduce_sum(scaled, &["experts"])?;
     // A step's loss is the mean over its micro-batches.
     let coefficient = m.loss_coeff / (groups * a.grad_accum) as f64;
-    b.one("aux_loss", &[x, loss], Attrs::new().with("coefficient", Attr::Float(coefficient)))
+    b.one(OpKind::AuxLoss, &[x, loss], Attrs::new().with("coefficient", Attr::Float(coefficient)))
 }
 
 /// Slots of an expert for each group of `tokens` tokens; `None` where nothing is dropped.
@@ -157,15 +162,15 @@ fn limited(
 ) -> Result<ValueId> {
     b.at(&a.loc("moe_token_dropping"));
     let attrs = Attrs::new().with("experts", int(m.experts)).with("capacity", int(slots));
-    let places = b.named("expert_slots", &[r.indices], attrs)?;
-    let rows = b.one("dispatch", &[x, places[0], places[1]], Attrs::new())?;
+    let places = b.op(OpKind::ExpertSlots, &[r.indices], attrs)?;
+    let rows = b.one(OpKind::Dispatch, &[x, places[0], places[1]], Attrs::new())?;
     b.at(&a.loc("moe_num_experts"));
     let wide = linear(b, rows, e.up, e.up_bias, &["embed"])?;
     let active = activation(b, a, wide)?;
     b.at(&a.loc("moe_num_experts"));
     let out = linear(b, active, e.down, e.down_bias, &["ffn"])?;
     b.at(&a.loc("moe_token_dropping"));
-    b.one("combine", &[out, places[0], places[1], r.weights], Attrs::new())
+    b.one(OpKind::Combine, &[out, places[0], places[1], r.weights], Attrs::new())
 }
 
 fn dropless(
@@ -179,9 +184,9 @@ fn dropless(
     b.at(&a.loc("moe_num_experts"));
     let owners = a.groups;
     let attrs = Attrs::new().with("owners", int(owners)).with("experts", int(m.experts));
-    let places = b.named("expert_rows", &[r.indices], attrs)?;
+    let places = b.op(OpKind::ExpertRows, &[r.indices], attrs)?;
     let (starts, counts) = (places[2], places[3]);
-    let rows = b.one("dispatch", &[x, places[0], places[1]], Attrs::new())?;
+    let rows = b.one(OpKind::Dispatch, &[x, places[0], places[1]], Attrs::new())?;
     // Each owner's experts.
     let owned = |b: &mut Builder<'_>, w: ValueId| {
         let mut dims = vec![Dim::new("owner", owners), Dim::new("local", m.experts / owners)];
@@ -191,17 +196,17 @@ fn dropless(
     let linear = |b: &mut Builder<'_>, x, w, bias: Option<ValueId>, contract: &str| {
         let w = owned(b, w)?;
         let attrs = Attrs::new().with("contract", Attr::Str(contract.into()));
-        let y = b.one("grouped_matmul", &[x, w, starts, counts], attrs)?;
+        let y = b.one(OpKind::GroupedMatmul, &[x, w, starts, counts], attrs)?;
         let Some(bias) = bias else { return Ok(y) };
         let rows = b.ty(y).size("row").unwrap_or(1);
         let bias = owned(b, bias)?;
         let attrs = Attrs::new().with("rows", int(rows));
-        let bias = b.one("expand_rows", &[bias, starts, counts], attrs)?;
+        let bias = b.one(OpKind::ExpandRows, &[bias, starts, counts], attrs)?;
         b.add(y, bias)
     };
     let wide = linear(b, rows, e.up, e.up_bias, "embed")?;
     let active = activation(b, a, wide)?;
     b.at(&a.loc("moe_num_experts"));
     let out = linear(b, active, e.down, e.down_bias, "ffn")?;
-    b.one("combine", &[out, places[0], places[1], r.weights], Attrs::new())
+    b.one(OpKind::Combine, &[out, places[0], places[1], r.weights], Attrs::new())
 }

@@ -1,7 +1,7 @@
 //! Norms over one dim, written out; rewriting finds the fused forms.
 
 use neoxc_ir::op::OpError;
-use neoxc_ir::{Builder, ValueId};
+use neoxc_ir::{Builder, OpKind, ValueId};
 
 use super::Result;
 use crate::arch::{Arch, Norm};
@@ -28,7 +28,7 @@ pub fn layer_norm(
     let variance = b.mul(sum, inverse)?;
     let eps = b.scalar(eps)?;
     let shifted = b.add(variance, eps)?;
-    let rstd = b.unary("rsqrt", shifted)?;
+    let rstd = b.unary(OpKind::Rsqrt, shifted)?;
     let normal = b.mul(centred, rstd)?;
     let scaled = b.mul(normal, weight)?;
     match bias {
@@ -54,7 +54,7 @@ pub fn rms_norm(
     let mean = b.mul(sum, inverse)?;
     let eps = b.scalar(eps)?;
     let shifted = b.add(mean, eps)?;
-    let rstd = b.unary("rsqrt", shifted)?;
+    let rstd = b.unary(OpKind::Rsqrt, shifted)?;
     let normal = b.mul(x, rstd)?;
     b.mul(normal, weight)
 }

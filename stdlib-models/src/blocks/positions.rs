@@ -1,6 +1,6 @@
 //! How positions enter a model: rotary tables for the layers, or rows added to the embedding.
 
-use neoxc_ir::{Attr, Attrs, Builder, TensorType, ValueId};
+use neoxc_ir::{Attr, Attrs, Builder, OpKind, TensorType, ValueId};
 
 use super::Result;
 use crate::arch::{Arch, Positions};
@@ -25,7 +25,7 @@ pub fn tables(a: &Arch, b: &mut Builder<'_>) -> Result<Vec<ValueId>> {
         .with("seq_size", Attr::Int(a.seq as i64))
         .with("rot", Attr::Int(dims as i64))
         .with("base", Attr::Float(base));
-    b.named("rotary_table", &[], attrs)
+    b.op(OpKind::RotaryTable, &[], attrs)
 }
 
 /// `x` [batch, seq, embed] with the learned rows of its positions added: those of the whole sequence, or the one
@@ -43,17 +43,17 @@ pub fn add_learned(
     b.at(&a.loc("pos_emb"));
     let table = p.need("positions.weight")?;
     let rows = match place {
-        Some(place) => b.one("gather", &[table, place], Attrs::new())?,
+        Some(place) => b.one(OpKind::Gather, &[table, place], Attrs::new())?,
         None => {
             let slice = Attrs::new()
                 .with("dim", Attr::Str("position".into()))
                 .with("start", Attr::Int(0))
                 .with("size", Attr::Int(a.seq as i64));
-            let rows = b.one("slice", &[table], slice)?;
+            let rows = b.one(OpKind::Slice, &[table], slice)?;
             let rename = Attrs::new()
                 .with("from", Attr::Str("position".into()))
                 .with("to", Attr::Str("seq".into()));
-            b.one("rename", &[rows], rename)?
+            b.one(OpKind::Rename, &[rows], rename)?
         }
     };
     b.add(x, rows)

@@ -1,7 +1,7 @@
 //! Counts over programs: FLOPs of an entry, launches of a program.
 
 use neoxc_ir::op::RuleCx;
-use neoxc_ir::{Module, TensorType, ops};
+use neoxc_ir::{Module, OpKind, TensorType};
 use neoxc_plan::Instr;
 
 /// FLOPs of one run of `entry`, by the ops' own cost rules, loops multiplied out.
@@ -20,12 +20,12 @@ pub fn of_entry(m: &Module, entry: &str) -> f64 {
                 attrs: &op.attrs,
                 module: Some(m),
             };
-            match op.kind.name() {
-                "call" | "repeat" => {
+            match op.kind {
+                OpKind::Call | OpKind::Repeat => {
                     let count = op.attrs.int("count").unwrap_or(1) as f64;
                     count * op.attrs.symbol("callee").map_or(0.0, |c| of_entry(m, c))
                 }
-                name => ops::find(name).map_or(0.0, |k| k.0.cost(&cx).flops),
+                kind => kind.def().cost(&cx).flops,
             }
         })
         .sum()

@@ -5,7 +5,7 @@
 //! A row's vectors are stored as they are made. The halves that a rotation takes may be in two tiles, so what is to be
 //! rotated is rotated in place as soon as all columns of some rows are there, and still in the caches.
 
-use neoxc_ir::{Op, ValueId};
+use neoxc_ir::{Op, OpKind, ValueId};
 
 use crate::CodegenError;
 use crate::emit::{Emit, Ty, Val};
@@ -23,13 +23,18 @@ pub struct Parts {
 
 /// Parameters that only rotations read: their tables.
 pub fn tables(ops: &[Op]) -> Vec<ValueId> {
-    ops.iter().filter(|op| op.kind.is("rotary")).flat_map(|op| op.operands[1..].to_vec()).collect()
+    ops.iter()
+        .filter(|op| op.kind == OpKind::Rotary)
+        .flat_map(|op| op.operands[1..].to_vec())
+        .collect()
 }
 
 impl Parts {
     /// What the body splits.
     pub fn of(b: &Body<'_>) -> Result<Option<Parts>, CodegenError> {
-        let Some(op) = b.f.ops.iter().find(|op| op.kind.is("qkv_split")) else { return Ok(None) };
+        let Some(op) = b.f.ops.iter().find(|op| op.kind == OpKind::QkvSplit) else {
+            return Ok(None);
+        };
         let sizes = qkv::sizes(b, op.results[0])?;
         let to = qkv::stored_parts(b, op)?;
         Ok(Some(Parts { fused: op.operands[0], sizes, to }))

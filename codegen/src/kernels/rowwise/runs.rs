@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use neoxc_ir::ValueId;
+use neoxc_ir::{OpKind, ValueId};
 
 use super::super::{Body, Shape};
 use super::Plan;
@@ -26,7 +26,7 @@ pub(super) struct Run {
 /// How many rows a run has, if the kernel sums some.
 pub(super) fn rows(b: &Body<'_>) -> Result<Option<usize>, CodegenError> {
     let mut found = None;
-    for op in b.f.ops.iter().filter(|op| op.kind.is("sum_runs")) {
+    for op in b.f.ops.iter().filter(|op| op.kind == OpKind::SumRuns) {
         let rows = op.attrs.int("rows").and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
         let rows = rows.ok_or_else(|| b.fail("has runs of no rows"))?;
         let x = b.f.ty(op.operands[0]);
@@ -60,7 +60,7 @@ impl Plan<'_, '_> {
                 .enumerate()
                 .filter_map(|(n, r)| {
                     let op = b.f.ops.iter().find(|op| op.results.contains(r))?;
-                    op.kind.is("sum_runs").then(|| (n, op.operands[0]))
+                    (op.kind == OpKind::SumRuns).then(|| (n, op.operands[0]))
                 })
                 .collect();
         // Values that have no rows are the same in each, so their sum would be missing rows.
