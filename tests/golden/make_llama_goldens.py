@@ -197,7 +197,9 @@ def make_sampled(name="llama_15m"):
         some = nonzero[torch.randint(len(nonzero), (16,), generator=gen)]
         index = torch.cat([grad.abs().topk(16).indices, some])
         tensors |= {"grad_index." + n: index, "grad_sample." + n: grad[index]}
-    store(name, "sampled", cfg, tensors, dict(loss=values["loss"].item(), errors=errors, gradients=norms))
+    first = {n: [p.flatten()[i].item() for i in (0, 1, 2, -1)] for n, p in params.items()}
+    store(name, "sampled", cfg, tensors, dict(
+        loss=values["loss"].item(), errors=errors, gradients=norms, parameter_check=first))
 
 
 def main():

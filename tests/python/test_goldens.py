@@ -66,7 +66,7 @@ class Goldens(unittest.TestCase):
 
     def test_every_kind_is_there_and_the_folder_is_small(self):
         kinds = {kind: len(of_kind(kind)) for kind in ("step", "training", "sampled")}
-        self.assertEqual(kinds, {"step": 14, "training": 2, "sampled": 1})
+        self.assertEqual(kinds, {"step": 17, "training": 3, "sampled": 2})
         self.assertLess(sum(p.stat().st_size for p in FOLDER.iterdir()), 6e6)
 
     def test_losses_follow_from_logits_labels_and_mask(self):
@@ -102,7 +102,11 @@ class Goldens(unittest.TestCase):
             with self.subTest(name):
                 close = {k: v for k, v in meta["errors"].items() if k not in ("source", "final_f32_vs_f64")}
                 self.assertTrue(close)
-                self.assertLess(max(close.values()), 2e-6)
+                # The f32 numbers of the sampled models, which are of real size, may lie a fifth of the tests'
+                # tolerance away: sums of 768 terms round more.
+                rounding = close.pop("hf_f32_vs_reference_f64", 0)
+                self.assertLess(rounding, 4e-6 if meta["kind"] == "sampled" else 2e-6)
+                self.assertLess(max(close.values(), default=0), 2e-6)
 
     def test_learning_rates_are_neoxs(self):
         for name, meta in of_kind("training").items():
@@ -116,11 +120,14 @@ class Goldens(unittest.TestCase):
                     self.assertAlmostEqual(rate, high * max(1, n) / warm if n <= warm else wave, delta=1e-12)
 
     def test_hashed_parameters_are_what_the_page_says(self):
-        (meta,) = of_kind("sampled").values()
-        for name, (first, second, third, _) in meta["parameter_check"].items():
-            self.assertEqual(list(hashed(name, range(3))), [first, second, third], name)
-        vocab = 50304 * 128
-        self.assertEqual(next(hashed("embed_out.weight", [vocab - 1])), meta["parameter_check"]["embed_out.weight"][3])
+        tables = {"pythia_14m": ("embed_out.weight", 50304 * 128), "llama_15m": ("model.embed_tokens.weight", 32000 * 288)}
+        sampled = of_kind("sampled")
+        self.assertEqual(sampled.keys(), tables.keys())
+        for case, meta in sampled.items():
+            for name, (first, second, third, _) in meta["parameter_check"].items():
+                self.assertEqual(list(hashed(name, range(3))), [first, second, third], name)
+            table, elements = tables[case]
+            self.assertEqual(next(hashed(table, [elements - 1])), meta["parameter_check"][table][3])
 
 
 if __name__ == "__main__":
