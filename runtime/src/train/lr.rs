@@ -1,6 +1,7 @@
 //! GPT-NeoX's learning rates, of its main branch in 2026. W = warmup · lr_decay_iters; step s uses
 //! iteration n = s - 1. Up to W the rate is lr·max(1, n)/W, so steps 1 and 2 of a warm-up share a value as they do
-//! upstream; then, with E = lr_decay_iters - W and m = n - W:
+//! upstream, but never above lr: a warm-up shorter than a step (a short run with the default `warmup` of 0.01) would begin
+//! with lr/W there, 20 times lr for 5 steps; then, with E = lr_decay_iters - W and m = n - W:
 //!
 //! - linear: lr·(E - m)/E
 //! - cosine: min_lr + (lr - min_lr)/2·(1 + cos(π·m/E))
@@ -16,7 +17,7 @@ pub fn learning_rate(s: &LearningRate, step: u64) -> f64 {
     let warm = s.warmup * s.iters as f64;
     let n = step.saturating_sub(1) as f64;
     if warm > 0.0 && n <= warm {
-        return s.lr * n.max(1.0) / warm;
+        return s.lr * (n.max(1.0) / warm).min(1.0);
     }
     let end = s.iters as f64 - warm;
     // Past the end of the decay the rate stays where it arrived.
@@ -52,5 +53,7 @@ mod tests {
         assert_eq!(rates("exponential", 0.0), [1.0, 0.8409, 0.7072, 0.5947, 0.5001, 0.5001]);
         assert_eq!(rates("linear", 0.5), [0.5, 0.5, 1.0, 0.5, 0.0, 0.0]);
         assert_eq!(rates("constant", 0.5), [0.5, 0.5, 1.0, 1.0, 1.0, 1.0]);
+        // A warm-up of less than a step.
+        assert_eq!(rates("constant", 0.01), [1.0; 6]);
     }
 }

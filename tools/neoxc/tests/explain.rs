@@ -30,7 +30,10 @@ fn an_argument_is_explained_in_either_spelling() {
     assert!(lines.contains(&"  value    a number, from 0 to below 1"), "{told}");
     assert!(lines.contains(&"  default  0") && lines.contains(&"  subject  Model"), "{told}");
     let (_, told, _) = explain("optimizer");
-    assert!(told.contains("optimizer.params.eps: ") && told.contains("finite and at least 0"), "{told}");
+    assert!(
+        told.contains("optimizer.params.eps: ") && told.contains("finite and at least 0"),
+        "{told}"
+    );
     let (_, told, _) = explain("use_qk_layernorm");
     assert!(told.contains("Not yet: attention does not normalise queries and keys."), "{told}");
 }
