@@ -10,7 +10,7 @@
 //! | [`checkpoint`] | parameters and optimizer state by logical name |
 //! | [`text`], [`generate`] | tokenizers and preprocessing; samples from a trained model |
 //! | [`profile`], [`progress`] | where a step's time goes; what a person sees of a run |
-//! | [`say`] | the one place that prints |
+//! | [`mod@say`] | the one place that prints |
 //! | [`command`] | what `neoxc run` and `neoxc-run` do |
 //! | [`error`] | an error of the runtime as a diagnostic |
 //!

@@ -109,7 +109,7 @@ pub(super) fn place(q: &TensorType, [b, h, i, j]: [usize; 4]) -> Vec<usize> {
     }
 }
 
-/// Attention whose weight at a [`place`] is multiplied by `factor`.
+/// Attention whose weight at an index [batch, heads, (queries,) seq, kv_seq] is multiplied by `factor`.
 pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, ..] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
     let scale = cx.rule.float("scale")?;

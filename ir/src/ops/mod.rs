@@ -1,6 +1,6 @@
 //! The op registry: the one list of ops. An op is one file here with all of its rules.
 //!
-//! To add an op, write its file and add one line to [`registry!`] (see `docs/howto/add-an-op.md`).
+//! To add an op, write its file and add one line to `registry!` (see `docs/howto/add-an-op.md`).
 
 use crate::op::OpDef;
 
