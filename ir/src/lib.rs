@@ -18,7 +18,7 @@
 //!
 //! ```
 //! use neoxc_ir::eval::{Tensor, run};
-//! use neoxc_ir::{Attr, Attrs, Builder, Function, Module, TensorType, text};
+//! use neoxc_ir::{Attr, Attrs, Builder, Function, Module, OpKind, TensorType, text};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let mut f = Function::new("layer");
