@@ -32,7 +32,7 @@ pub struct PassCx {
     pub chunk_bytes: usize,
     /// How many ranks there are along each axis.
     pub degrees: Degrees,
-    /// What is divided over the data axis: nothing, the optimizer's moments (1), gradients too (2),
+    /// What is divided over the data axis: nothing, the optimizer's state (1), gradients too (2),
     /// weights too (3); the stages of ZeRO.
     pub zero_stage: u8,
     /// Whether tensor ranks divide the residual stream along the sequence.
