@@ -45,9 +45,7 @@ impl Reader<'_> {
         let (hidden_dropout, attention_dropout) =
             (self.float("hidden_dropout"), self.float("attention_dropout"));
         let std = self.float("init_method_std");
-        let padded = self.int("padded_vocab_size");
-        let divisor = self.whole("make_vocab_size_divisible_by");
-        let vocab = self.vocabulary(padded);
+        let (vocab, padded) = self.vocabulary();
         let (init, output) = (self.word("init_method"), self.word("output_layer_init_method"));
         let (layers, hidden, heads, seq) = (layers?, hidden?, heads?, seq?);
         if hidden % heads != 0 {
@@ -86,13 +84,7 @@ impl Reader<'_> {
             "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
             _ => std,
         };
-        if let (Some(given), Some(ids)) = (padded, vocab)
-            && ids > given
-        {
-            let message = format!("the tokenizer has {ids} ids, the embedding {given} rows");
-            self.both(message, "padded_vocab_size", "vocab_file", "raise it, or leave it out");
-        }
-        let padded = padded.or(vocab.map(|v| v.div_ceil(divisor) * divisor))?;
+        let padded = padded?;
         let mut model = Model {
             num_layers: layers,
             hidden_size: hidden,

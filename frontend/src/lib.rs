@@ -45,11 +45,12 @@ mod optimizer;
 mod ranks;
 mod reader;
 mod tokenizer;
+mod vocabularies;
 pub mod yaml;
 
 use std::path::{Path, PathBuf};
 
-use neoxc_base::codes::{file, missing_key, syntax};
+use neoxc_base::codes::{assumed_vocabulary, file, missing_key, syntax};
 use neoxc_base::diag::{Diagnostic, Severity, Sources};
 
 pub use config::Config;
@@ -75,7 +76,8 @@ pub fn load(files: &[PathBuf], dir: Option<&Path>, sets: &[String]) -> Loaded {
     let unread = |d: &Diagnostic| [file::KIND.code, syntax::KIND.code].contains(&d.kind.code);
     let unread = diagnostics.iter().any(unread);
     let config = check::check(&merged, &mut diagnostics);
-    diagnostics.retain(|d| !unread || d.kind.code != missing_key::KIND.code);
+    let absent = [missing_key::KIND.code, assumed_vocabulary::KIND.code];
+    diagnostics.retain(|d| !unread || !absent.contains(&d.kind.code));
     let key = |d: &Diagnostic| d.labels.first().map(|l| l.span.clone());
     diagnostics.sort_by(|a, b| b.severity.cmp(&a.severity).then_with(|| key(a).cmp(&key(b))));
     let failed = diagnostics.iter().any(|d| d.severity == Severity::Error);

@@ -131,17 +131,14 @@ impl Reader<'_> {
                 self.both(message, "model_parallel_size", key, "choose a divisor");
             }
         }
-        // Parameters do not depend on the layout: the vocabulary is not padded further for the ranks.
+        // Rows that are given stay as they are, so that parameters need not depend on the layout.
         if !m.padded_vocab_size.is_multiple_of(tensor) {
             let message = format!(
                 "{tensor} tensor ranks do not divide a vocabulary of {}: each has all of embedding and head",
                 m.padded_vocab_size
             );
-            let labels = [
-                ("model_parallel_size", "these ranks"),
-                ("padded_vocab_size", "not a multiple"),
-                ("make_vocab_size_divisible_by", "padded to a multiple of this"),
-            ];
+            let labels =
+                [("model_parallel_size", "these ranks"), ("padded_vocab_size", "not a multiple")];
             let hint =
                 "pad the vocabulary to a multiple of the ranks; the embedding then has more rows";
             self.adjusted(message, &labels, hint);

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 
-use neoxc_base::codes::{file, missing_key};
+use neoxc_base::codes::{assumed_vocabulary, file, missing_key};
+use neoxc_base::diag::Span;
 
 use crate::reader::Reader;
+use crate::vocabularies::{published, usual_rows};
 use crate::yaml::Value;
 
 /// What ends a document, in every vocabulary that has such a token.
@@ -29,41 +31,90 @@ impl Reader<'_> {
         Some(beside.map_or_else(|| given.clone(), |p| p.display().to_string()))
     }
 
-    /// Ids of the tokenizer, read off its file.
-    pub(crate) fn vocabulary(&mut self, padded: Option<usize>) -> Option<usize> {
-        if self.word("tokenizer_type") == "CharLevelTokenizer" {
-            return Some(512);
+    /// Ids of the tokenizer, and rows of the embedding: `padded_vocab_size`, or the ids rounded up to a multiple of
+    /// `make_vocab_size_divisible_by` × tensor ranks, as GPT-NeoX pads them.
+    pub(crate) fn vocabulary(&mut self) -> (Option<usize>, Option<usize>) {
+        let given = self.int("padded_vocab_size");
+        let ids = self.ids(given);
+        if let (Some(given), Some(ids)) = (given, ids)
+            && ids > given
+        {
+            let message = format!("the tokenizer has {ids} ids, the embedding {given} rows");
+            self.both(message, "padded_vocab_size", "vocab_file", "raise it, or leave it out");
+        }
+        (ids, given.or(ids.map(|ids| self.padded(ids))))
+    }
+
+    fn padded(&self, ids: usize) -> usize {
+        let tensor = self.whole("model_parallel_size").max(1);
+        ids.next_multiple_of(self.whole("make_vocab_size_divisible_by") * tensor)
+    }
+
+    /// Ids of the tokenizer: counted in its file, else the published number of its kind.
+    fn ids(&mut self, given: Option<usize>) -> Option<usize> {
+        let kind = self.word("tokenizer_type");
+        let known = published(&kind, self.text("vocab_file").as_deref());
+        if kind == "CharLevelTokenizer" {
+            return known.map(|k| k.ids);
         }
         let masks = self.bool("eod_mask_loss");
-        let Some((_, node)) = self.find("vocab_file") else {
-            if padded.is_none() {
-                let hint = "give `vocab_file`, or `--set padded_vocab_size=50304`";
-                self.tell(missing_key::missing_key("the size of the vocabulary", hint));
-            } else if masks {
-                let what = "the token that ends documents, which `eod_mask_loss` asks for,";
-                let hint = "give `vocab_file`, or `--set eod_mask_loss=false`";
-                self.tell(missing_key::missing_key(what, hint));
-            }
-            return None;
-        };
-        let (span, path) = (node.span.clone(), self.beside("vocab_file")?);
-        match count_ids(&path) {
-            Ok(ids) => {
+        let read = self.beside("vocab_file").map(|path| (count_ids(&path), path));
+        match (read, known) {
+            (Some((Ok(ids), _)), known) => {
                 if masks && !ids.ends {
                     let message = format!("the tokenizer has no {END_OF_TEXT} to mask the loss of");
                     let hint = "`--set eod_mask_loss=false`, or a tokenizer with that token";
                     self.both(message, "eod_mask_loss", "vocab_file", hint);
                 }
+                if let Some(k) = known.filter(|k| k.ids != ids.count) {
+                    let places = self.tokenizer_places();
+                    let d = assumed_vocabulary::another_vocabulary;
+                    self.tell(d(k.whose, k.ids, ids.count, &places));
+                }
                 Some(ids.count)
             }
-            Err(_) if padded.is_some() => None,
-            Err(e) => {
-                let why = format!("its ids cannot be counted: {e}");
-                let hint = "`--set padded_vocab_size=50304` does without it";
-                self.tell(file::unreadable(&path, &why, hint).label(&span, "tokenizer file"));
+            _ if masks => {
+                let what = "the token that ends documents, which `eod_mask_loss` asks for,";
+                let hint = "give a `vocab_file` that can be read, or `--set eod_mask_loss=false`";
+                self.tell(missing_key::missing_key(what, hint));
+                None
+            }
+            _ if given.is_some() => None,
+            (read, Some(k)) => {
+                let why = match read {
+                    Some((Err(e), path)) => format!("{path} cannot be read ({e})"),
+                    _ => "no `vocab_file` is given".into(),
+                };
+                let (places, rows) = (self.tokenizer_places(), self.padded(k.ids));
+                let d = assumed_vocabulary::assumed_vocabulary;
+                self.tell(d(k.whose, k.ids, rows, &why, &places));
+                Some(k.ids)
+            }
+            (read, None) => {
+                let (rows, whose) = usual_rows(&kind);
+                let hint = format!("`--set padded_vocab_size={rows}` ({whose})");
+                let d = match (read, self.find("vocab_file")) {
+                    (Some((Err(e), path)), Some((_, node))) => {
+                        let why = format!("its ids cannot be counted: {e}");
+                        let hint = format!("{hint} does without it");
+                        file::unreadable(&path, &why, &hint).label(&node.span, "tokenizer file")
+                    }
+                    _ => missing_key::missing_key(
+                        "the size of the vocabulary",
+                        &format!("give `vocab_file`, or {hint}"),
+                    ),
+                };
+                self.tell(d);
                 None
             }
         }
+    }
+
+    /// The keys that say which tokenizer it is, where they are given.
+    fn tokenizer_places(&self) -> Vec<(Span, String)> {
+        let place =
+            |name: &str| self.find(name).map(|(_, n)| (n.span.clone(), format!("`{name}`")));
+        ["vocab_file", "tokenizer_type"].into_iter().filter_map(place).collect()
     }
 }
 

@@ -67,9 +67,53 @@ fn checkpoint_groups_have_one_size() {
     assert_eq!(group(&["checkpoint_num_layers=50"]).0, Some(12));
 }
 
-/// The vocabulary is as large whatever the ranks; where they do not divide it, a warning says so.
+/// Sizes that everybody can look up, padded as GPT-NeoX pads them; GPT-NeoX-20B and the Pythia models of Hugging Face
+/// have these rows.
 #[test]
-fn tensor_ranks_do_not_change_the_vocabulary() {
+fn a_vocabulary_is_known_without_its_file() {
+    let rows = |sets: &[&str]| {
+        let l = from_text(&[GOOD], &[&["padded_vocab_size=null"], sets].concat());
+        let codes: Vec<&str> = l.diagnostics.iter().map(|d| d.kind.code).collect();
+        (l.config.map(|c| (c.model.vocab_size, c.model.padded_vocab_size)), codes.join(" "))
+    };
+    let neox = ["tokenizer_type=HFTokenizer", "vocab_file=no/20B_tokenizer.json"];
+    let of = |more: &[&str]| rows(&[&neox[..], more].concat());
+    let ranks = |n: u32| format!("model_parallel_size={n}");
+    let heads = ["num_attention_heads=4", "rotary_pct=1.0"];
+    let told = |ids, rows| (Some((Some(ids), rows)), "NX0113".to_string());
+    assert_eq!(rows(&[]), told(50_257, 50_304));
+    assert_eq!(rows(&["make_vocab_size_divisible_by=1"]), told(50_257, 50_257));
+    assert_eq!(of(&[]), told(50_277, 50_304));
+    assert_eq!(of(&[&ranks(2)]), told(50_277, 50_432));
+    assert_eq!(of(&[&ranks(4), heads[0], heads[1]]), told(50_277, 50_688));
+    assert_eq!(of(&["padded_vocab_size=50432"]), (Some((None, 50_432)), String::new()));
+    // Kinds of tokenizers that come in many sizes still ask.
+    assert_eq!(rows(&["tokenizer_type=HFTokenizer"]), (None, "NX0105".into()));
+    assert_eq!(rows(&["tokenizer_type=SPMTokenizer"]), (None, "NX0105".into()));
+    let hint = |set| {
+        let l = from_text(&[GOOD], &["padded_vocab_size=null", set]);
+        l.diagnostics[0].hint.clone().unwrap()
+    };
+    assert!(hint("tokenizer_type=SPMTokenizer").contains("padded_vocab_size=32000"));
+    assert!(hint("model_parallel_size=2").contains("padded_vocab_size=50432"));
+}
+
+/// A file that can be read counts, and a warning says where it is another tokenizer's.
+#[test]
+fn a_file_of_another_size_than_published_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("20B_tokenizer.json");
+    std::fs::write(&path, "{\"a\": 0, \"b\": 1}").unwrap();
+    let file = format!("vocab_file={}", path.display());
+    let l = from_text(&[GOOD], &[&file, "tokenizer_type=HFTokenizer"]);
+    let told = told(&l);
+    assert!(told.len() == 1 && told[0].contains("has 2 ids, and the vocabulary of GPT-NeoX-20B"));
+    assert_eq!(l.config.unwrap().model.vocab_size, Some(2));
+}
+
+/// Rows that are given do not depend on the ranks; where these do not divide them, a warning says so.
+#[test]
+fn tensor_ranks_do_not_change_rows_that_are_given() {
     let ranks = |vocab: &str| {
         let vocab = format!("padded_vocab_size={vocab}");
         let l = from_text(&[GOOD], &[&vocab, "model_parallel_size=2"]);

@@ -30,6 +30,7 @@ codes![
     file,
     adjusted_value,
     does_not_fit,
+    assumed_vocabulary,
     undivided_dim,
     uncomputed_dtype,
     undivided_layers,

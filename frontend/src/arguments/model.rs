@@ -50,7 +50,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("no_weight_tying", false).doc("Give the head weights of its own instead of the embedding's."),
     int("num_unique_layers").not_yet(SHARED, "").doc("Layers with weights of their own; the others share them."),
     text("param_sharing_style").says("grouped").not_yet(SHARED, "").doc("Which layers share weights where `num_unique_layers` is given."),
-    int("make_vocab_size_divisible_by").number(128.0).between(1.0, 1_048_576.0).doc("The embedding has as many rows as the tokenizer has ids, rounded up to a multiple of this. Unlike in GPT-NeoX tensor ranks do not change it."),
+    int("make_vocab_size_divisible_by").number(128.0).between(1.0, 1_048_576.0).doc("The embedding has as many rows as the tokenizer has ids, rounded up to a multiple of this × tensor ranks."),
     word("activation", "gelu", &["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"], &[])
         .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form. `swiglu`, `geglu`, `reglu`, `glu` and `bilinear` are gates: the MLP has one more projection, which is multiplied."),
     flag("use_flashattn_swiglu", false).idle(FUSED).doc("Use FlashAttention's kernel for SwiGLU."),
@@ -82,5 +82,5 @@ pub(super) static ARGUMENTS: &[Argument] = &[
         .idle("the vocabulary is what tensor ranks divide").doc("How tensor ranks divide the head; GPT-NeoX has this one way."),
     float("attention_dropout").number(0.0).below(0.0, 1.0).doc("The fraction of attention weights that training drops."),
     float("hidden_dropout").number(0.0).below(0.0, 1.0).doc("The fraction of the embedding and of both branches' outputs that training drops."),
-    int("padded_vocab_size").between(1.0, 67_108_864.0).doc("Rows of the embedding. Without it they are counted from the tokenizer's file and `make_vocab_size_divisible_by`."),
+    int("padded_vocab_size").between(1.0, 67_108_864.0).doc("Rows of the embedding. Without it they are the ids of the tokenizer's file, or of its kind where that has a published size (GPT-2's 50257, GPT-NeoX-20B's 50277), rounded up as `make_vocab_size_divisible_by` says."),
 ];
