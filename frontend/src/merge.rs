@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use neoxc_base::codes::{duplicate_key, file, syntax};
+use neoxc_base::codes::{duplicate_key, file, overridden_place, syntax};
 use neoxc_base::diag::{Diagnostic, Sources, Span};
 
 use crate::yaml::{Key, Node, Value, parse};
@@ -12,7 +12,7 @@ pub type Merged = Vec<(Key, Node)>;
 
 fn resolve(path: &Path, dir: Option<&Path>) -> PathBuf {
     let path = dir.map_or_else(|| path.to_path_buf(), |d| d.join(path));
-    if path.exists()
+    if path.is_file()
         || matches!(path.extension().and_then(|e| e.to_str()), Some("yml" | "yaml" | "json"))
     {
         return path;
@@ -58,22 +58,7 @@ pub fn merge(
                         continue;
                     }
                 };
-                for (key, value) in pairs {
-                    match merged.iter().find(|(k, _)| k.name == key.name) {
-                        Some(_) if overridden.contains(&key.name) => {}
-                        Some((first, _)) => {
-                            let hint = format!("keep one, or override with `--set {}=…`", key.name);
-                            diagnostics.push(duplicate_key::duplicate_key(
-                                &key.name,
-                                "in two files",
-                                &first.span,
-                                &key.span,
-                                &hint,
-                            ));
-                        }
-                        None => merged.push((key, value)),
-                    }
-                }
+                join(&mut merged, pairs, &overridden, diagnostics);
             }
         }
     }
@@ -81,6 +66,55 @@ pub fn merge(
         apply(&mut merged, set, sources, diagnostics);
     }
     merged
+}
+
+/// Keys that say where something lies on a machine: a later file may give them again.
+const PLACES: [&str; 12] = [
+    "data_path",
+    "train_data_paths",
+    "valid_data_paths",
+    "test_data_paths",
+    "vocab_file",
+    "merge_file",
+    "save",
+    "load",
+    "log_dir",
+    "tensorboard_dir",
+    "hostfile",
+    "s3_path",
+];
+
+/// Adds the keys of one more file. A key that is there already is a conflict, unless `--set` gives it or it says where
+/// something lies.
+fn join(
+    merged: &mut Merged,
+    pairs: Vec<(Key, Node)>,
+    overridden: &[String],
+    diagnostics: &mut Vec<Diagnostic>,
+) {
+    let mut moved: Vec<(Key, Key)> = vec![];
+    for (key, value) in pairs {
+        match merged.iter_mut().find(|(k, _)| k.name == key.name) {
+            Some(_) if overridden.contains(&key.name) => {}
+            Some((first, old)) if PLACES.contains(&key.name.as_str()) => {
+                if old.value != value.value {
+                    moved.push((first.clone(), key.clone()));
+                }
+                (*first, *old) = (key, value);
+            }
+            Some((first, _)) => {
+                let hint = format!("keep one, or override with `--set {}=…`", key.name);
+                let (at, again) = (&first.span, &key.span);
+                let how = "in two files";
+                diagnostics.push(duplicate_key::duplicate_key(&key.name, how, at, again, &hint));
+            }
+            None => merged.push((key, value)),
+        }
+    }
+    if let Some((first, again)) = moved.first() {
+        let names: Vec<&str> = moved.iter().map(|(_, k)| k.name.as_str()).collect();
+        diagnostics.push(overridden_place::overridden_place(&names, &first.span, &again.span));
+    }
 }
 
 /// The keys that `--set` gives as a whole: which of several files is right about them does not matter then.

@@ -621,3 +621,29 @@ fn a_tokenizer_with_more_ids_than_rows_is_refused() {
     let l = from_text(&[GOOD], &["tokenizer_type=CharLevelTokenizer", "padded_vocab_size=512"]);
     assert!(l.diagnostics.is_empty(), "{:?}", self::told(&l));
 }
+
+/// The last file says where things lie, and a warning names them; all else is a conflict.
+#[test]
+fn the_last_file_says_where_things_lie() {
+    let (model, here) = ("{save: a, load: b, seed: 1}", "{save: c, load: b}");
+    let l = from_text(&[GOOD, model, here], &[]);
+    let [told] = &told(&l)[..] else { panic!("{:?}", told(&l)) };
+    assert!(told.starts_with("NX0114 1:2,1:2") && told.ends_with(": save"), "{told}");
+    let run = l.config.unwrap().run;
+    assert_eq!((run.save.as_deref(), run.load.as_deref()), (Some("c"), Some("b")));
+    let l = from_text(&[GOOD, model, "{save: c, seed: 2}"], &["save=d"]);
+    assert!(l.config.is_none());
+    assert_eq!(l.diagnostics.iter().map(|d| d.kind.code).collect::<Vec<_>>(), ["NX0103"]);
+}
+
+/// `-d` names the folder of all files, and `.yml` may be left out, even where a folder has the name.
+#[test]
+fn names_of_files_may_leave_out_their_ending_and_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("model")).unwrap();
+    std::fs::write(folder.path().join("model.yml"), GOOD).unwrap();
+    std::fs::write(folder.path().join("places.json"), "{\"save\": \"x\"}").unwrap();
+    let l = load(&["model".into(), "places.json".into()], Some(folder.path()), &[]);
+    assert!(l.diagnostics.is_empty(), "{:?}", told(&l));
+    assert_eq!(l.config.unwrap().run.save.as_deref(), Some("x"));
+}

@@ -31,6 +31,7 @@ codes![
     adjusted_value,
     does_not_fit,
     assumed_vocabulary,
+    overridden_place,
     undivided_dim,
     uncomputed_dtype,
     undivided_layers,
