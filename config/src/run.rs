@@ -94,6 +94,25 @@ pub struct Run {
     pub eod_mask_loss: bool,
 }
 
+/// The least factor by which the steps between checkpoints may grow: with it there is one at every step up to 1,000.
+pub const LEAST_FACTOR: f64 = 1.001;
+
+/// Samples that the order of a data set can number: ids have 32 bits, and the highest is left free.
+pub const MOST_SAMPLES: u64 = u32::MAX as u64 - 1;
+
+/// The parts of a data set that `split` asks for, for training, validation and test in any unit; none if the text is
+/// no such list.
+pub fn shares(split: &str) -> Option<[f64; 3]> {
+    let separator = if split.contains(',') { ',' } else { '/' };
+    let mut parts: Vec<f64> =
+        split.split(separator).map(|p| p.trim().parse().ok()).collect::<Option<_>>()?;
+    // GPT-NeoX looks at the first three.
+    parts.resize(3, 0.0);
+    let sum: f64 = parts.iter().sum();
+    let fits = sum > 0.0 && sum.is_finite() && parts.iter().all(|p| *p >= 0.0);
+    fits.then_some([parts[0], parts[1], parts[2]])
+}
+
 /// What a plan's ranks run with: the `run` section of a plan, which the compiler writes and the runtime reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
@@ -133,10 +152,11 @@ impl Settings {
         if !self.run.checkpoint_log {
             return step > 0 && (step as f64) % factor == 0.0;
         }
-        // The whole parts of the factor's powers.
+        // The whole parts of the factor's powers. No configuration has a factor that hardly grows, with which this
+        // would hardly end.
         let mut at = 1.0f64;
         while factor > 1.0 && (at as u64) < step {
-            at *= factor;
+            at *= factor.max(LEAST_FACTOR);
         }
         at as u64 == step
     }

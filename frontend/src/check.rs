@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use neoxc_base::codes::{conflict, impossible_value, missing_key, not_supported, wrong_type};
 use neoxc_base::diag::Diagnostic;
+use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 
 use crate::config::{Config, Decay, LearningRate, Model, Optimizer, Parallel, Precision, Run};
 use crate::merge::Merged;
@@ -65,7 +66,8 @@ impl Reader<'_> {
                 "head size × rotary_pct must be even",
             );
         }
-        if pos_emb == "learned" && positions.is_some_and(|p| p < seq) {
+        // GPT-NeoX asks for it whatever `pos_emb` is.
+        if positions.is_some_and(|p| p < seq) {
             let message = format!("{seq} tokens do not fit {} positions", positions.unwrap_or(0));
             self.both(
                 message,
@@ -265,6 +267,7 @@ impl Reader<'_> {
             self.tell(missing_key::missing_key("the micro-batch size", hint));
             return None;
         };
+        self.counted_samples(train_iters, micro as u128 * accum as u128 * data as u128);
         let saves = self.extra_saves();
         let train = self.single_path("train_data_paths");
         let valid = self.single_path("valid_data_paths");
@@ -290,7 +293,7 @@ impl Reader<'_> {
             data_path: self.text("data_path"),
             train_data: train,
             valid_data: valid,
-            split: self.word("split"),
+            split: self.split(),
             tokenizer_type: self.word("tokenizer_type"),
             vocab_file: self.beside("vocab_file"),
             merge_file: self.beside("merge_file"),
@@ -308,14 +311,53 @@ impl Reader<'_> {
             return None;
         };
         let (fits, want) = match log {
-            true => (factor > 1.0 && factor.is_finite(), "above 1 where checkpoint_scale is log"),
-            false => (factor >= 1.0 && factor.fract() == 0.0, "a whole number from 1 on"),
+            // One that hardly grows would save at every step for ever.
+            true => (
+                (LEAST_FACTOR..=1e12).contains(&factor),
+                format!("from {LEAST_FACTOR} to 1e12 where checkpoint_scale is log"),
+            ),
+            false => (
+                (1.0..=1e12).contains(&factor) && factor.fract() == 0.0,
+                "a whole number from 1 to 1e12".to_string(),
+            ),
         };
         if !fits {
             let found = factor.to_string();
-            self.tell(impossible_value::out_of_range(NAME, &found, want, &node.span));
+            self.tell(impossible_value::out_of_range(NAME, &found, &want, &node.span));
         }
         Some(factor)
+    }
+
+    /// The samples of all steps, of which one has `batch`, and of all evaluations can be numbered.
+    fn counted_samples(&mut self, train_iters: Option<usize>, batch: u128) {
+        let iters = train_iters.unwrap_or(0) as u128;
+        let rounds = iters / self.whole("eval_interval") as u128 + 1;
+        let all = [
+            ("train_iters", iters * batch, "steps take"),
+            ("eval_iters", rounds * self.whole("eval_iters") as u128 * batch, "evaluations take"),
+        ];
+        for (name, samples, what) in all {
+            if samples > u128::from(MOST_SAMPLES) {
+                let message =
+                    format!("all {what} {samples} samples, and {MOST_SAMPLES} can be numbered");
+                let other = "train_micro_batch_size_per_gpu";
+                self.both(message, name, other, "fewer steps, or a smaller batch");
+            }
+        }
+    }
+
+    /// How one data set is divided.
+    fn split(&mut self) -> String {
+        let split = self.word("split");
+        if let Some((_, node)) = self.find("split").cloned()
+            && shares(&split).is_none()
+        {
+            let want =
+                "up to three numbers such as \"969, 30, 1\", none of them negative and not all 0";
+            let found = format!("{split:?}");
+            self.tell(impossible_value::out_of_range("split", &found, want, &node.span));
+        }
+        split
     }
 
     /// Further steps to save at.
@@ -324,11 +366,11 @@ impl Reader<'_> {
         let Value::List(list) = &node.value else { return vec![] };
         let mut steps = vec![];
         for n in list {
-            match number(&n.value).filter(|x| *x >= 0.0 && x.fract() == 0.0) {
+            match number(&n.value).filter(|x| (0.0..=1e12).contains(x) && x.fract() == 0.0) {
                 Some(step) => steps.push(step as u64),
                 None => {
                     let message = format!("a step to save at is {}", n.value.describe());
-                    let hint = "steps are whole numbers from 0 on";
+                    let hint = "steps are whole numbers from 0 to 1e12";
                     let d = impossible_value::impossible_value(&message, &n.span, "no step", hint);
                     self.tell(d);
                 }

@@ -222,7 +222,10 @@ fn numbers_out_of_range_are_refused_with_their_place() {
         ("warmup=1.5", "`warmup` is 1.5"),
         ("hidden_dropout=.nan", "`hidden_dropout` is NaN"),
         ("train_iters=-1", "`train_iters` is -1"),
-        ("checkpoint_factor=0", "`checkpoint_factor` is 0; it must be a whole number from 1 on"),
+        (
+            "checkpoint_factor=0",
+            "`checkpoint_factor` is 0; it must be a whole number from 1 to 1e12",
+        ),
         ("checkpoint_factor=2.5", "`checkpoint_factor` is 2.5; it must be a whole number"),
         ("checkpoint_factor=\"5\"", "`checkpoint_factor` is the text \"5\", not a number"),
         ("checkpoint_factor=abc", "`checkpoint_factor` is the text"),
@@ -242,6 +245,7 @@ fn numbers_out_of_range_are_refused_with_their_place() {
         from_text(&[GOOD], &["checkpoint_scale=log", &factor]).config.is_some()
     };
     assert!(log("1.5") && log("2") && !log("1") && !log("0.5") && !log(".inf"));
+    assert!(log("1.001") && !log("1.0000000001") && !log("1.0e+30"));
 }
 
 #[test]

@@ -49,14 +49,19 @@ pub struct RunArgs {
     pub start_timeout: u64,
 }
 
+/// Threads per core that are accepted: threads of a step wait for each other, and with very many a step never ends.
+const PER_CORE: usize = 16;
+
 /// A number of threads: each is made, with a stack of its own.
 ///
 /// # Errors
-/// It is none, or no number.
+/// It is none, or no number, or more than this machine's cores can take turns with.
 pub fn threads(text: &str) -> Result<usize, String> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let most = (PER_CORE * cores).max(64);
     match text.parse() {
-        Ok(n @ 1..=4096) => Ok(n),
-        _ => Err("it must be a whole number from 1 to 4096".into()),
+        Ok(n) if (1..=most).contains(&n) => Ok(n),
+        _ => Err(format!("it must be a whole number from 1 to {most}: there are {cores} cores")),
     }
 }
 

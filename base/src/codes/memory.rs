@@ -20,12 +20,18 @@ error[NXR0404]: the plan takes 9000000000 bytes of memory, 8000000000 are availa
     exit: 4,
 };
 
-/// The plan takes `needs` bytes for this number of threads, and `limit` leaves `available`.
-pub fn memory(needs: u64, available: u64, limit: &str) -> Diagnostic {
+/// `what` takes `needs` bytes (the plan: for this number of threads), and `limit` leaves `available`.
+pub fn memory(what: &str, needs: u64, available: u64, limit: &str) -> Diagnostic {
     let message =
-        format!("the plan takes {needs} bytes of memory, {available} are available ({limit})");
-    Diagnostic::error(&KIND, message).hint(
-        "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` prints what \
-         takes how much",
-    )
+        format!("{what} takes {needs} bytes of memory, {available} are available ({limit})");
+    Diagnostic::error(&KIND, message).hint(match what {
+        PLAN => {
+            "smaller micro-batches, `checkpoint_activations`, or more memory; `neoxc compile` prints what \
+             takes how much"
+        }
+        _ => "more memory, fewer steps (`train_iters`, `eval_iters`), or fewer processes on this host",
+    })
 }
+
+/// What a plan's own memory is called.
+pub const PLAN: &str = "the plan";

@@ -278,10 +278,6 @@ impl Argument {
         Argument { range: Range::Between(low, high), ..self }
     }
 
-    const fn least(self, low: f64) -> Self {
-        Argument { range: Range::Between(low, f64::INFINITY), ..self }
-    }
-
     const fn below(self, low: f64, high: f64) -> Self {
         Argument { range: Range::Below(low, high), ..self }
     }

@@ -19,7 +19,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     float("lr").below(0.0, f64::INFINITY).doc("Peak learning rate; `optimizer.params.lr` says it too, and wins."),
     word("lr_decay_style", "linear", &["constant", "linear", "cosine", "exponential"], &[])
         .doc("How the learning rate falls after the warm-up. `linear` heads for 0 and stops at `min_lr`; `cosine` ends at `min_lr`; `exponential` halves over the run."),
-    int("lr_decay_iters").least(1.0).doc("Steps over which the learning rate falls. Without it `train_iters` × `lr_decay_fraction`."),
+    int("lr_decay_iters").between(1.0, 1e12).doc("Steps over which the learning rate falls. Without it `train_iters` × `lr_decay_fraction`."),
     float("lr_decay_fraction").between(0.0, 1.0).doc("The fraction of `train_iters` over which the learning rate falls; 1 if it is not given."),
     float("min_lr").number(0.0).between(0.0, 1e9).doc("The learning rate after the warm-up is never below this."),
     float("warmup").number(0.01).between(0.0, 1.0).doc("The fraction of the decay's steps in which the learning rate rises from 0."),

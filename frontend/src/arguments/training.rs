@@ -23,7 +23,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     text("save").doc("Folder that checkpoints are written to."),
     text("load").doc("Without --resume: go on from the newest checkpoint in this folder."),
     word("checkpoint_scale", "linear", &["linear", "log"], &[]).doc("Checkpoints at equal distances, or at distances that grow by a factor."),
-    any("checkpoint_factor").doc("Steps between checkpoints, a whole number; with `checkpoint_scale: log` the factor between their steps, above 1."),
+    any("checkpoint_factor").doc("Steps between checkpoints, a whole number; with `checkpoint_scale: log` the factor between their steps, from 1.001."),
     list("extra_save_iters").doc("Further steps to write a checkpoint at; 0 is before the first step."),
     int("keep_last_n_checkpoints").between(1.0, 1e12).doc("Checkpoints to keep: older ones are removed after a new one is whole."),
     flag("no_save_optim", false).unread().doc("Leave the optimizer's state out of checkpoints."),
