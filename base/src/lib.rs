@@ -7,6 +7,7 @@
 //! - [`diag`]: what a problem consists of: code, sentence, places, hint.
 //! - [`target`], [`cluster`]: what kernels are compiled for and what they run on.
 //! - [`entry`]: the names of a plan's programs and of their parts.
+//! - [`read`]: how files are read that somebody else wrote.
 //!
 //! # Example
 //! ```
@@ -27,4 +28,5 @@ pub mod codes;
 pub mod diag;
 pub mod entry;
 pub mod nearest;
+pub mod read;
 pub mod target;

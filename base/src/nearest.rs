@@ -16,9 +16,16 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// A longer word is no misspelt name.
+const LONGEST: usize = 100;
+
 /// The first of the `names` with the fewest edits from `word`, if these are at most three and leave something of it.
 pub fn nearest<'n>(word: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
-    let most = word.chars().count().saturating_sub(1).min(3);
+    let length = word.chars().count();
+    if length > LONGEST {
+        return None;
+    }
+    let most = length.saturating_sub(1).min(3);
     let all = names.into_iter().map(|name| (distance(name, word), name));
     all.min_by_key(|(edits, _)| *edits).filter(|(edits, _)| *edits <= most).map(|(_, name)| name)
 }

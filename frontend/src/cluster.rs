@@ -40,7 +40,7 @@ const KEYS: [&str; 10] = [
 pub fn load_cluster(path: &Path, sources: &mut Sources) -> LoadedCluster {
     let mut out = LoadedCluster { cluster: None, places: BTreeMap::new(), diagnostics: vec![] };
     let name = path.display().to_string();
-    let text = match std::fs::read_to_string(path) {
+    let text = match neoxc_base::read::text(path, neoxc_base::read::SETTINGS) {
         Ok(text) => text,
         Err(e) => {
             let hint = "cluster files are in configs/clusters";

@@ -1,11 +1,13 @@
 //! Several files into one mapping, by NeoX's rules, and `--set` on top.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use neoxc_base::codes::{duplicate_key, file, overridden_place, syntax};
 use neoxc_base::diag::{Diagnostic, Sources, Span};
+use neoxc_base::read;
 
-use crate::yaml::{Key, Node, Value, parse};
+use crate::yaml::{Key, Node, TOLD, Value, parse};
 
 /// All keys of all files with their values.
 pub type Merged = Vec<(Key, Node)>;
@@ -31,11 +33,12 @@ pub fn merge(
     diagnostics: &mut Vec<Diagnostic>,
 ) -> Merged {
     let mut merged: Merged = vec![];
+    let mut known: HashMap<String, usize> = HashMap::new();
     let overridden = whole_keys(sets);
     for path in files {
         let path = resolve(path, dir);
         let name = path.display().to_string();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read::text(&path, read::SETTINGS) {
             Ok(text) => text,
             Err(e) => {
                 let hint = "`-d DIR` names the folder of configuration files";
@@ -58,7 +61,7 @@ pub fn merge(
                         continue;
                     }
                 };
-                join(&mut merged, pairs, &overridden, diagnostics);
+                join(&mut merged, &mut known, pairs, &overridden, diagnostics);
             }
         }
     }
@@ -85,16 +88,18 @@ const PLACES: [&str; 12] = [
 ];
 
 /// Adds the keys of one more file. A key that is there already is a conflict, unless `--set` gives it or it says where
-/// something lies.
+/// something lies. `known` has the number of each key.
 fn join(
     merged: &mut Merged,
+    known: &mut HashMap<String, usize>,
     pairs: Vec<(Key, Node)>,
     overridden: &[String],
     diagnostics: &mut Vec<Diagnostic>,
 ) {
     let mut moved: Vec<(Key, Key)> = vec![];
+    let mut twice: Vec<(Key, Span)> = vec![];
     for (key, value) in pairs {
-        match merged.iter_mut().find(|(k, _)| k.name == key.name) {
+        match known.get(&key.name).map(|n| &mut merged[*n]) {
             Some(_) if overridden.contains(&key.name) => {}
             Some((first, old)) if PLACES.contains(&key.name.as_str()) => {
                 if old.value != value.value {
@@ -102,14 +107,21 @@ fn join(
                 }
                 (*first, *old) = (key, value);
             }
-            Some((first, _)) => {
-                let hint = format!("keep one, or override with `--set {}=…`", key.name);
-                let (at, again) = (&first.span, &key.span);
-                let how = "in two files";
-                diagnostics.push(duplicate_key::duplicate_key(&key.name, how, at, again, &hint));
+            Some((first, _)) => twice.push((key, first.span.clone())),
+            None => {
+                known.insert(key.name.clone(), merged.len());
+                merged.push((key, value));
             }
-            None => merged.push((key, value)),
         }
+    }
+    for (key, first) in twice.iter().take(TOLD) {
+        let hint = format!("keep one, or override with `--set {}=…`", key.name);
+        let how = "in two files";
+        diagnostics.push(duplicate_key::duplicate_key(&key.name, how, first, &key.span, &hint));
+    }
+    if let Some((key, _)) = twice.get(TOLD) {
+        let message = format!("{} more keys are given in two files", twice.len() - TOLD);
+        diagnostics.push(duplicate_key::more(&message, &key.span));
     }
     if let Some((first, again)) = moved.first() {
         let names: Vec<&str> = moved.iter().map(|(_, k)| k.name.as_str()).collect();

@@ -11,7 +11,7 @@ use neoxc_base::diag::{Diagnostic, Span};
 
 use crate::arguments::{Argument, Kind, Preset, Range, Status, alternatives, find, nearest};
 use crate::merge::Merged;
-use crate::yaml::{Key, Node, Value};
+use crate::yaml::{Key, Node, TOLD, Value};
 
 /// Keys, and the problems found so far.
 pub(crate) struct Reader<'a> {
@@ -97,11 +97,10 @@ impl<'a> Reader<'a> {
     /// Checks that every key is known, and every value of its type, in its range and supported.
     pub(crate) fn every_key(&mut self) {
         let mut idle: Vec<(&Key, &str)> = vec![];
+        let mut unknown: Vec<&Key> = vec![];
         for (key, node) in self.keys {
             let Some(a) = find(&key.name).filter(|a| !a.name.contains('.')) else {
-                let near = nearest(&key.name);
-                let what = "an argument of GPT-NeoX";
-                self.tell(unknown_key::unknown_key(&key.name, what, &key.span, near));
+                unknown.push(key);
                 continue;
             };
             match a.status {
@@ -117,6 +116,13 @@ impl<'a> Reader<'a> {
                     }
                 }
             }
+        }
+        for key in unknown.iter().take(TOLD) {
+            let (near, what) = (nearest(&key.name), "an argument of GPT-NeoX");
+            self.tell(unknown_key::unknown_key(&key.name, what, &key.span, near));
+        }
+        if let Some(key) = unknown.get(TOLD) {
+            self.tell(unknown_key::more(unknown.len() - TOLD, &key.span));
         }
         if let Some((first, why)) = idle.first() {
             let names: Vec<&str> = idle.iter().map(|(k, _)| k.name.as_str()).collect();

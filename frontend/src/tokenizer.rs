@@ -4,6 +4,7 @@ use std::path::Path;
 
 use neoxc_base::codes::{assumed_vocabulary, file, missing_key};
 use neoxc_base::diag::Span;
+use neoxc_base::read;
 
 use crate::reader::Reader;
 use crate::vocabularies::{published, usual_rows};
@@ -120,7 +121,7 @@ impl Reader<'_> {
 
 /// Reads a tokenizer.json, or GPT-2's vocab.json.
 fn count_ids(path: &str) -> Result<Ids, String> {
-    let text = std::fs::read(path).map_err(|e| e.to_string())?;
+    let text = read::bytes(path.as_ref(), read::TABLES).map_err(|e| e.to_string())?;
     let json: serde_json::Value = serde_json::from_slice(&text).map_err(|e| e.to_string())?;
     let behind = |v: &serde_json::Value| v.as_u64().unwrap_or(0) as usize + 1;
     let of = |vocab: &serde_json::Map<String, serde_json::Value>| Ids {

@@ -1,7 +1,9 @@
 //! YAML text → a tree of nodes with places, resolved as PyYAML (YAML 1.1) does.
 //!
-//! Invariant: no input panics or recurses without bound; every node knows its place.
+//! Invariant: no input panics or recurses without bound; every node knows its place. Work and memory are linear in the
+//! text, whatever its keys, anchors and duplicates, up to a bound.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use neoxc_base::codes::{duplicate_key, syntax};
@@ -84,39 +86,51 @@ impl Value {
 struct Reader<'t> {
     parser: Parser<'t, saphyr_parser::StrInput<'t>>,
     file: Arc<str>,
-    anchors: Vec<(usize, Node)>,
+    anchors: HashMap<usize, Node>,
     diagnostics: Vec<Diagnostic>,
+    /// Keys that are given twice, beyond those that are told one by one.
+    untold: Option<(Span, usize)>,
     nodes: usize,
 }
 
-/// Nodes (aliases counted as often as they are used) beyond which a file is refused.
+/// Nodes beyond which a file is refused: what an anchor keeps and what an alias copies counts each time.
 const MAX_NODES: usize = 200_000;
+
+/// Problems of one kind that are told one by one; of more only their number is.
+pub(crate) const TOLD: usize = 50;
 
 /// Parses a text of one document; as PyYAML, refuses one of several.
 pub fn parse(file: &Arc<str>, text: &str) -> Result<(Node, Vec<Diagnostic>), Diagnostic> {
     let parser = Parser::new_from_str(text);
-    let mut r =
-        Reader { parser, file: file.clone(), anchors: vec![], diagnostics: vec![], nodes: 0 };
-    loop {
+    let mut r = Reader {
+        parser,
+        file: file.clone(),
+        anchors: HashMap::new(),
+        diagnostics: vec![],
+        untold: None,
+        nodes: 0,
+    };
+    let node = loop {
         let (event, span) = r.next()?;
         match event {
             Event::StreamStart | Event::DocumentStart(_) | Event::Nothing => {}
-            Event::StreamEnd => {
-                let node = Node { span, value: Value::Null };
-                return Ok((node, r.diagnostics));
-            }
+            Event::StreamEnd => break Node { span, value: Value::Null },
             Event::DocumentEnd => {
                 r.ends()?;
-                let node = Node { span, value: Value::Null };
-                return Ok((node, r.diagnostics));
+                break Node { span, value: Value::Null };
             }
             other => {
                 let node = r.node(other, span, 0)?;
                 r.ends()?;
-                return Ok((node, r.diagnostics));
+                break node;
             }
         }
+    };
+    if let Some((span, n)) = r.untold.take() {
+        let message = format!("{n} more keys are given twice");
+        r.diagnostics.push(duplicate_key::more(&message, &span));
     }
+    Ok((node, r.diagnostics))
 }
 
 impl<'t> Reader<'t> {
@@ -207,10 +221,10 @@ impl<'t> Reader<'t> {
     }
 
     fn node(&mut self, event: Event<'t>, span: Span, depth: usize) -> Result<Node, Diagnostic> {
-        self.nodes += 1;
-        if depth > MAX_DEPTH || self.nodes > MAX_NODES {
+        if depth > MAX_DEPTH {
             return Err(self.fail(&span, "is nested too deeply or too large"));
         }
+        self.take(1, &span)?;
         let (anchor, value) = match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let plain = style == ScalarStyle::Plain;
@@ -233,30 +247,56 @@ impl<'t> Reader<'t> {
                 (anchor, self.mapping(depth)?)
             }
             Event::Alias(id) => {
-                let known = self.anchors.iter().find(|(a, _)| *a == id).map(|(_, n)| n.clone());
-                let node = known.ok_or_else(|| self.fail(&span, "an alias without an anchor"))?;
-                self.nodes += count(&node);
-                (0, node.value)
+                let Some(known) = self.anchors.get(&id) else {
+                    return Err(self.fail(&span, "an alias without an anchor"));
+                };
+                let n = count(known);
+                self.take(n, &span)?;
+                (0, self.anchors[&id].value.clone())
             }
             _ => return Err(self.fail(&span, "expected a value")),
         };
         let node = Node { span, value };
         if anchor > 0 {
-            self.anchors.push((anchor, node.clone()));
+            self.take(count(&node), &node.span)?;
+            self.anchors.insert(anchor, node.clone());
         }
         Ok(node)
+    }
+
+    /// Counts `nodes` more, before they are made.
+    fn take(&mut self, nodes: usize, span: &Span) -> Result<(), Diagnostic> {
+        self.nodes += nodes;
+        match self.nodes > MAX_NODES {
+            true => Err(self.fail(span, "is nested too deeply or too large")),
+            false => Ok(()),
+        }
+    }
+
+    /// Tells of a key that is given again.
+    fn twice(&mut self, name: &str, first: &Span, again: &Span) {
+        if self.diagnostics.len() < TOLD {
+            let hint = "keep one of the two; `-` and `_` are the same in key names";
+            self.diagnostics.push(duplicate_key::duplicate_key(name, "twice", first, again, hint));
+        } else {
+            self.untold.get_or_insert((again.clone(), 0)).1 += 1;
+        }
     }
 
     fn mapping(&mut self, depth: usize) -> Result<Value, Diagnostic> {
         let mut pairs: Vec<(Key, Node)> = vec![];
         let mut merged: Vec<(Key, Node)> = vec![];
+        let mut places: HashMap<String, Span> = HashMap::new();
         loop {
             let (event, span) = self.next()?;
             let (name, merges) = match event {
                 Event::MappingEnd => {
-                    // A key of the dictionary itself goes before one that is merged into it.
-                    merged.retain(|(m, _)| pairs.iter().all(|(k, _)| k.name != m.name));
-                    pairs.append(&mut merged);
+                    // A key of the dictionary itself goes before one that is merged into it, and of two that are
+                    // merged the last one.
+                    let mut known: HashSet<String> = places.into_keys().collect();
+                    merged.reverse();
+                    merged.retain(|(k, _)| known.insert(k.name.clone()));
+                    pairs.extend(merged.into_iter().rev());
                     return Ok(Value::Map(pairs));
                 }
                 Event::Scalar(text, style, ..) => {
@@ -270,19 +310,20 @@ impl<'t> Reader<'t> {
                 self.merge(node, &mut merged)?;
                 continue;
             }
-            if let Some((first, _)) = pairs.iter().find(|(k, _)| k.name == name) {
-                let hint = "keep one of the two; `-` and `_` are the same in key names";
-                let d = duplicate_key::duplicate_key(&name, "twice", &first.span, &span, hint);
-                self.diagnostics.push(d);
-                continue;
+            match places.get(&name).cloned() {
+                Some(first) => self.twice(&name, &first, &span),
+                None => {
+                    places.insert(name.clone(), span.clone());
+                    pairs.push((Key { name, span }, node));
+                }
             }
-            pairs.push((Key { name, span }, node));
         }
     }
 }
 
 impl Reader<'_> {
-    /// What a merge key `<<` gives: a dictionary's pairs, or those of several, of which the first goes before.
+    /// What a merge key `<<` gives: a dictionary's pairs, or those of several, of which the first goes before and so
+    /// comes last.
     fn merge(&self, node: Node, into: &mut Vec<(Key, Node)>) -> Result<(), Diagnostic> {
         let maps = match node.value {
             Value::List(list) => list,
@@ -292,10 +333,7 @@ impl Reader<'_> {
             let Value::Map(pairs) = map.value else {
                 return Err(self.fail(&map.span, "`<<` merges dictionaries only"));
             };
-            for pair in pairs {
-                into.retain(|(k, _)| k.name != pair.0.name);
-                into.push(pair);
-            }
+            into.extend(pairs);
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use neoxc_runtime::data::dataset::TokenDataset;
+use neoxc_runtime::data::dataset::{Draw, TokenDataset};
 use neoxc_runtime::data::idx::{IndexedFile, IndexedWriter, TokenType};
 
 use crate::{Target, wreck};
@@ -57,7 +57,8 @@ impl DataTarget {
         let file = Arc::new(file);
         let seq = u.int_in_range(1..=30)?;
         let all = 0..file.documents();
-        let Ok(set) = TokenDataset::new(file, all, seq, u.int_in_range(0..=40)?, 1, 50) else {
+        let draw = Draw { seq, seed: 1, vocab: 50, copies: 1 };
+        let Ok(set) = TokenDataset::new(file, all, u.int_in_range(0..=40)?, draw) else {
             return Ok(false);
         };
         let mut tokens = vec![0; seq + 1];

@@ -51,6 +51,8 @@ pub enum RuntimeError {
     Kernels(String),
     /// The machine has less memory than the plan takes.
     Memory {
+        /// What takes it.
+        what: &'static str,
         /// What the plan says, for this number of threads.
         needs: u64,
         /// What can be had.
@@ -169,8 +171,8 @@ impl RuntimeError {
             }
             RuntimeError::Draws { path, what } => codes::draws::draws(&path.display(), what),
             RuntimeError::Kernels(why) => codes::kernels::kernels(why),
-            RuntimeError::Memory { needs, available, limit } => {
-                codes::memory::memory(*needs, *available, limit)
+            RuntimeError::Memory { what, needs, available, limit } => {
+                codes::memory::memory(what, *needs, *available, limit)
             }
             RuntimeError::Settings(message) => codes::settings::settings(message),
             RuntimeError::NotFinite { step, what, value, tensor } => {
@@ -243,7 +245,7 @@ mod tests {
             RuntimeError::checkpoint(&path(), "m"),
             RuntimeError::Draws { path: path(), what: "m".into() },
             RuntimeError::Kernels("m".into()),
-            RuntimeError::Memory { needs: 2, available: 1, limit: "m".into() },
+            RuntimeError::Memory { what: "m", needs: 2, available: 1, limit: "m".into() },
             RuntimeError::Settings("m".into()),
             RuntimeError::NotFinite { step: 1, what: "loss", value: f32::NAN, tensor: "t".into() },
             RuntimeError::text(&path(), "m"),

@@ -31,6 +31,28 @@ pub fn write_atomically(
     sync_folder(folder)
 }
 
+/// Opens a file that lines are added to, or a terminal. A pipe may have nobody who reads it, and then holds up whoever
+/// writes.
+///
+/// # Errors
+/// It cannot be opened, or is neither.
+pub fn open_log(path: &Path) -> Result<File, RuntimeError> {
+    use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+    let open = || -> std::io::Result<File> {
+        let pipe = || std::io::Error::other("it is a named pipe, not a file");
+        if fs::metadata(path).is_ok_and(|m| m.file_type().is_fifo()) {
+            return Err(pipe());
+        }
+        let mut options = fs::OpenOptions::new();
+        let file = options.create(true).append(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        match file.metadata()?.file_type().is_fifo() {
+            true => Err(pipe()),
+            false => Ok(file),
+        }
+    };
+    open().map_err(RuntimeError::io("open", path))
+}
+
 /// Writes `bytes` to `path` in one go.
 pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
     write_atomically(path, |f| f.write_all(bytes))

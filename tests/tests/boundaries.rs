@@ -167,6 +167,47 @@ fn every_code_has_a_file_and_a_use() {
     assert_eq!(modules, neoxc_base::codes::ALL.len());
 }
 
+/// Files that somebody else wrote are read by `neoxc_base::read`, which looks at their kind and size first. What the
+/// product reads otherwise are files of the system, and lines of a stream.
+#[test]
+fn files_are_read_in_one_way() {
+    let mut files = vec![];
+    sources(&root(), &mut files);
+    let ways = ["fs::read(", "fs::read_to_string(", "File::open(", "Mmap::map("];
+    // Files of the system, and folders that are synced.
+    let others = [
+        "/proc/",
+        "read_to_string(p)",
+        ".ok()?.trim()",
+        "root.join(",
+        "File::open(folder)",
+        "IndexedFile::open",
+        "File::open(parent)",
+    ];
+    // A stream may be a pipe; its lines are bounded.
+    let streams = ["base/src/read.rs", "runtime/src/text/jsonl.rs"];
+    let mut walked = 0;
+    for path in files {
+        let name = path.strip_prefix(root()).unwrap().to_string_lossy().into_owned();
+        let product =
+            path.components().any(|c| c.as_os_str() == "src") && !name.starts_with("fuzz");
+        if !product || streams.contains(&&*name) || name.ends_with("tests.rs") {
+            continue;
+        }
+        walked += 1;
+        let text = std::fs::read_to_string(&path).unwrap();
+        for (n, line) in text.lines().enumerate() {
+            if line.contains("#[cfg(test)]") {
+                break;
+            }
+            let read =
+                ways.iter().any(|w| line.contains(w)) && !line.trim_start().starts_with("//");
+            assert!(!read || others.iter().any(|s| line.contains(s)), "{name}:{}: {line}", n + 1);
+        }
+    }
+    assert!(walked > 200, "the walk found {walked} files");
+}
+
 /// What each crate must not know: whatever passes, code generation and the runtime need of a parameter, its
 /// family declares (`stdlib-models/src/param.rs`).
 #[test]

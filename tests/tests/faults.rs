@@ -51,7 +51,7 @@ impl Job {
         c.arg("--plan").arg(self.at("plan")).args(["--steps", &steps.to_string()]);
         c.args(["--threads", "1"]).arg("--save").arg(save);
         c.arg("--metrics").arg(save.with_extension("jsonl"));
-        if latest(save).is_some() {
+        if latest(save).unwrap().is_some() {
             c.arg("--resume");
         }
         c
@@ -126,7 +126,7 @@ fn killed_at_any_moment_it_goes_on_as_if_nothing_had_been() {
         child.kill().unwrap();
         let killed = child.wait().unwrap().signal() == Some(9);
         kills += usize::from(killed);
-        if let Some(newest) = latest(&save) {
+        if let Some(newest) = latest(&save).unwrap() {
             found += 1;
             all_tensors(&newest);
         }
@@ -210,7 +210,7 @@ fn no_fault_of_a_disk_loses_a_checkpoint_or_makes_a_bad_one() {
         let told = String::from_utf8_lossy(&out.stderr).into_owned();
         let about = format!("{kind} at {n}, {call}: {told}");
         assert_eq!(seen.get(n).map(|c| c.split(' ').next()), Some(call.split(' ').next()));
-        let newest = latest(&save).expect(&about);
+        let newest = latest(&save).unwrap().expect(&about);
         if kind == "flip" && out.status.success() {
             let first = damage(&newest);
             // What `latest` says is checked against the folders themselves.

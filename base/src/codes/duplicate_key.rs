@@ -22,3 +22,8 @@ pub fn duplicate_key(key: &str, how: &str, first: &Span, again: &Span, hint: &st
         .label(first, "first here")
         .hint(hint)
 }
+
+/// Further keys are given twice, the first of which is given again at `again`; `message` says how many.
+pub fn more(message: &str, again: &Span) -> Diagnostic {
+    Diagnostic::error(&KIND, message).label(again, "the first of these")
+}

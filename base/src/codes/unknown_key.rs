@@ -23,3 +23,8 @@ pub fn unknown_key(key: &str, what: &str, span: &Span, near: Option<&str>) -> Di
         .label(span, format!("this is not {what}"))
         .hint(hint)
 }
+
+/// `n` further keys are unknown, the first of them at `span`.
+pub fn more(n: usize, span: &Span) -> Diagnostic {
+    Diagnostic::error(&KIND, format!("{n} more unknown keys")).label(span, "the first of these")
+}

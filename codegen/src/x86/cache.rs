@@ -8,6 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
+use neoxc_ir::read;
 use neoxc_ir::target::Target;
 use sha2::{Digest, Sha256};
 
@@ -58,7 +59,7 @@ impl Cache {
 
     /// The entry, if it is there and whole.
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
-        let mut bytes = std::fs::read(self.path(key)).ok()?;
+        let mut bytes = read::bytes(&self.path(key), read::TABLES).ok()?;
         let at = bytes.len().checked_sub(32)?;
         let whole = Sha256::digest(&bytes[..at])[..] == bytes[at..];
         bytes.truncate(at);

@@ -26,7 +26,8 @@ pub fn shared_object(objects: &[Vec<u8>], linkers: &[&str]) -> Result<Vec<u8>, C
         let run = Command::new(linker).arg("-shared").arg("-o").arg(&out).args(&inputs).output();
         match run {
             Ok(o) if o.status.success() => {
-                return std::fs::read(&out).map_err(|e| io(&out, e));
+                return neoxc_ir::read::bytes(&out, neoxc_ir::read::TABLES)
+                    .map_err(|e| io(&out, e));
             }
             Ok(o) => failures.push(format!("{linker}: {}", String::from_utf8_lossy(&o.stderr))),
             Err(e) => failures.push(format!("{linker}: {e}")),

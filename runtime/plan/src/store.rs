@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
+use neoxc_base::read;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -40,6 +41,9 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, PlanError> {
     text.push(b'\n');
     Ok(text)
 }
+
+/// Largest file of a plan that is read.
+const MAX_FILE: u64 = 16 << 30;
 
 /// A folder that is removed unless it has been given its name by then.
 struct Temporary(PathBuf);
@@ -145,11 +149,15 @@ impl Plan {
     pub fn open(folder: &Path) -> Result<Plan, PlanError> {
         let damaged =
             |name: &str, message: String| PlanError::Damaged { path: folder.join(name), message };
-        let read = |name: &str| -> Result<Vec<u8>, PlanError> {
+        let read = |name: &str, most: u64| -> Result<Vec<u8>, PlanError> {
             let path = folder.join(name);
-            fs::read(&path).map_err(|source| PlanError::Io { action: "read", path, source })
+            read::bytes(&path, most).map_err(|source| PlanError::Io {
+                action: "read",
+                path,
+                source,
+            })
         };
-        let text = read("manifest.json")?;
+        let text = read("manifest.json", read::SETTINGS)?;
         let sealed: Sealed = serde_json::from_slice(&text)
             .map_err(|e| damaged("manifest.json", format!("is not a manifest: {e}")))?;
         if sealed.manifest.format != FORMAT {
@@ -176,7 +184,7 @@ impl Plan {
                     format!("has {size} bytes, {} were written", entry.bytes),
                 ));
             }
-            let bytes = read(name)?;
+            let bytes = read(name, entry.bytes.min(MAX_FILE))?;
             if hash(&bytes) != entry.sha256 {
                 return Err(damaged(name, "was changed after it was written".into()));
             }

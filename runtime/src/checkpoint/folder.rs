@@ -1,7 +1,10 @@
 //! A folder of checkpoints: which is the newest, which are too many, what killed runs have left.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+
+use neoxc_base::read;
 
 use super::save::{attempt, temporary};
 use crate::RuntimeError;
@@ -28,14 +31,37 @@ fn steps(folder: &Path) -> Result<Vec<(u64, PathBuf)>, RuntimeError> {
     Ok(steps)
 }
 
-/// The newest complete checkpoint under `folder`: the one that `latest` names, or, where a run was ended
-/// before it could write that, the one with the highest step.
-pub fn latest(folder: &Path) -> Option<PathBuf> {
-    let named = fs::read_to_string(folder.join("latest")).ok().and_then(|name| {
-        let path = folder.join(name.trim());
-        (name.trim().starts_with("global_step") && !name.contains('/')).then_some(path)
+/// The longest `latest` that is read, bytes.
+const MAX_LATEST: u64 = 4096;
+
+/// The newest complete checkpoint under `folder`: the one that `latest` names, or, where there is no such file because a
+/// run was ended before it could write one, the one with the highest step.
+///
+/// # Errors
+/// `latest` cannot be read, or names what is no checkpoint: whoever wrote it wanted that one, and not another.
+pub fn latest(folder: &Path) -> Result<Option<PathBuf>, RuntimeError> {
+    let path = folder.join("latest");
+    let name = match read::text(&path, MAX_LATEST) {
+        Ok(name) => name,
+        Err(e) if e.kind() == ErrorKind::NotFound || e.kind() == ErrorKind::NotADirectory => {
+            return Ok(steps(folder).ok().and_then(|mut all| Some(all.pop()?.1)));
+        }
+        Err(e) => return Err(RuntimeError::io("read", &path)(e)),
+    };
+    let named = folder.join(name.trim());
+    let plain = step_of(&named).is_some() && !name.contains('/');
+    if plain && complete(&named) {
+        return Ok(Some(named));
+    }
+    let what = match plain && named.exists() {
+        true => "has no manifest.json",
+        false => "is no checkpoint of this folder",
+    };
+    let found = steps(folder)?.pop().map_or("none is complete".into(), |(step, _)| {
+        format!("global_step{step} is the newest complete one: write that name into it")
     });
-    named.filter(|path| complete(path)).or_else(|| Some(steps(folder).ok()?.pop()?.1))
+    let message = format!("names {:?}, which {what}; {found}", name.trim());
+    Err(RuntimeError::checkpoint(&path, message))
 }
 
 /// The complete checkpoint under `folder` that was written after `step` steps.
@@ -114,19 +140,31 @@ mod tests {
     fn the_newest_is_complete() {
         let folder = tempfile::tempdir().unwrap();
         let f = folder.path();
-        assert_eq!(latest(f), None);
+        assert_eq!(latest(f).unwrap(), None);
+        assert_eq!(latest(&f.join("none")).unwrap(), None);
         let (nine, ten) = (made(f, 9), made(f, 10));
-        for (named, newest) in [
-            ("global_step9", &nine),
-            ("global_step9\n", &nine),
-            ("global_step11", &ten),
-            ("", &ten),
-            ("../global_step9", &ten),
-            ("global_step9/../../x", &ten),
+        assert_eq!(latest(f).unwrap(), Some(ten));
+        for named in ["global_step9", "global_step9\n"] {
+            fs::write(f.join("latest"), named).unwrap();
+            assert_eq!(latest(f).unwrap().as_ref(), Some(&nine), "{named:?}");
+        }
+        fs::create_dir(f.join("global_step12")).unwrap();
+        for (named, why) in [
+            ("global_step11", "is no checkpoint of this folder"),
+            ("global_step12", "has no manifest.json"),
+            ("", "is no checkpoint"),
+            ("../global_step9", "is no checkpoint"),
+            ("global_step9/../../x", "is no checkpoint"),
         ] {
             fs::write(f.join("latest"), named).unwrap();
-            assert_eq!(latest(f).as_ref(), Some(newest), "{named:?}");
+            let told = latest(f).unwrap_err().to_string();
+            assert!(told.contains(why) && told.contains("global_step10 is the newest"), "{told}");
         }
+        fs::remove_file(f.join("latest")).unwrap();
+        assert!(
+            std::process::Command::new("mkfifo").arg(f.join("latest")).status().unwrap().success()
+        );
+        assert!(latest(f).unwrap_err().to_string().contains("a named pipe"));
     }
 
     #[test]

@@ -4,9 +4,9 @@
 //! parts of a tensor cover it once.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::fs;
 use std::path::Path;
 
+use neoxc_base::read;
 use neoxc_plan::Block;
 use serde::{Deserialize, Serialize};
 
@@ -114,12 +114,8 @@ impl Manifest {
     /// Reads and checks the manifest in `folder`.
     pub fn read(folder: &Path) -> Result<Manifest, RuntimeError> {
         let path = folder.join("manifest.json");
-        let size = fs::metadata(&path).map_err(RuntimeError::io("read", &path))?.len();
         let bad = |message: String| RuntimeError::checkpoint(&path, message);
-        if size > MAX_BYTES {
-            return Err(bad(format!("has {size} bytes: that is no manifest")));
-        }
-        let text = fs::read(&path).map_err(RuntimeError::io("read", &path))?;
+        let text = read::bytes(&path, MAX_BYTES).map_err(RuntimeError::io("read", &path))?;
         let wrong = |e: serde_json::Error| bad(format!("is not a manifest: {e}"));
         let version: Version = serde_json::from_slice(&text).map_err(wrong)?;
         let known = |f: u64| (u64::from(OLDEST)..=u64::from(FORMAT)).contains(&f);

@@ -1,22 +1,37 @@
 //! Reading: tensors, or ranks' parts of them, from the parts that other ranks wrote. Every byte is verified before it is
-//! used; slices of which nothing is used are not read.
+//! used; slices of which nothing is used are not read. Files are read, not mapped: one that is cut meanwhile is an error
+//! with its name, where a mapped one would end the process by a signal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use neoxc_base::read;
 use neoxc_plan::Run;
+use safetensors::tensor::Metadata;
 
 use super::hash::hash;
 use super::manifest::{Entry, Manifest, Slice};
 use crate::RuntimeError;
+use crate::device::limits;
 
-/// A mapped file, its header verified.
+/// A file, its header verified.
 struct Opened {
     path: PathBuf,
-    map: memmap2::Mmap,
+    file: File,
     /// Where each tensor's part lies.
-    parts: BTreeMap<String, (usize, usize)>,
+    parts: BTreeMap<String, (u64, u64)>,
+}
+
+impl Opened {
+    /// `len` bytes from byte `at` on.
+    fn read(&self, at: u64, len: usize) -> Result<Vec<u8>, RuntimeError> {
+        let mut bytes = limits::reserve("a part of a checkpoint", len)?;
+        bytes.resize(len, 0);
+        self.file.read_exact_at(&mut bytes, at).map_err(RuntimeError::io("read", &self.path))?;
+        Ok(bytes)
+    }
 }
 
 /// An opened checkpoint.
@@ -34,32 +49,43 @@ impl Reader {
         let mut files = BTreeMap::new();
         for (name, entry) in &manifest.files {
             let path = folder.join(name);
-            let file = File::open(&path).map_err(RuntimeError::io("open", &path))?;
+            let file = read::open(&path).map_err(RuntimeError::io("open", &path))?;
             let size = file.metadata().map_err(RuntimeError::io("read", &path))?.len();
+            let mut opened = Opened { path: path.clone(), file, parts: BTreeMap::new() };
             let damaged =
                 |what: String| RuntimeError::checkpoint(&path, format!("is damaged: {what}"));
             if size != entry.bytes {
                 return Err(damaged(format!("it has {size} bytes, not {}", entry.bytes)));
             }
-            // SAFETY: mapped read-only; a checkpoint is never changed in place.
-            let map =
-                unsafe { memmap2::Mmap::map(&file) }.map_err(RuntimeError::io("map", &path))?;
-            let head = entry.header_bytes as usize;
-            if hash(&map[..head]) != entry.header {
+            if entry.header_bytes > read::TABLES {
+                return Err(damaged(format!("its header has {} bytes", entry.header_bytes)));
+            }
+            let head = opened.read(0, entry.header_bytes as usize)?;
+            if hash(&head) != entry.header {
                 return Err(damaged("its header is not the manifest's".into()));
             }
-            let (length, meta) = safetensors::SafeTensors::read_metadata(&map).map_err(|e| {
-                RuntimeError::checkpoint(&path, format!("is not a safetensors file: {e}"))
-            })?;
-            if length + 8 != head {
+            let mut length = [0; 8];
+            length.copy_from_slice(&head[..8]);
+            if u64::from_le_bytes(length).checked_add(8) != Some(entry.header_bytes) {
                 return Err(damaged("its header has another size".into()));
             }
-            let parts = meta.tensors().into_iter().map(|(name, info)| {
-                let (begin, end) = info.data_offsets;
-                (name, (head + begin, head + end))
-            });
-            let parts = parts.collect();
-            files.insert(name.clone(), Opened { path, map, parts });
+            // Reading it checks that tensors lie one behind the other.
+            let none = |e: String| {
+                RuntimeError::checkpoint(&path, format!("is not a safetensors file: {e}"))
+            };
+            let meta: Metadata =
+                serde_json::from_slice(&head[8..]).map_err(|e| none(e.to_string()))?;
+            let mut end = entry.header_bytes;
+            for (name, info) in meta.tensors() {
+                let at = |n: usize| entry.header_bytes.saturating_add(n as u64);
+                let (from, to) = info.data_offsets;
+                end = end.max(at(to));
+                opened.parts.insert(name, (at(from), at(to)));
+            }
+            if end != size {
+                return Err(none(format!("its tensors end at byte {end} of {size}")));
+            }
+            files.insert(name.clone(), opened);
         }
         let reader = Reader { folder: folder.to_path_buf(), manifest, files };
         reader.check()?;
@@ -108,26 +134,27 @@ impl Reader {
         self.manifest.tensors.get(name)
     }
 
-    /// A slice's file, and its bytes there.
-    fn part(&self, name: &str, s: &Slice) -> Result<(&Opened, &[u8]), RuntimeError> {
+    /// A slice's file, and its first byte there.
+    fn part(&self, name: &str, s: &Slice) -> Result<(&Opened, u64), RuntimeError> {
         let file = self.files.get(&s.file).ok_or_else(|| {
             RuntimeError::checkpoint(&self.folder, format!("{name}: there is no {}", s.file))
         })?;
-        let bytes = file.parts.get(name).and_then(|(begin, end)| file.map.get(*begin..*end));
-        let bytes = bytes.filter(|b| b.len() as u64 == s.block.elements() * 4);
-        let bytes = bytes.ok_or_else(|| {
+        let bytes = s.block.elements().checked_mul(4);
+        let part = file.parts.get(name).filter(|(begin, end)| Some(end - begin) == bytes);
+        let (begin, _) = part.ok_or_else(|| {
             RuntimeError::checkpoint(
                 &file.path,
                 format!("is damaged: its part of {name} is missing"),
             )
         })?;
-        Ok((file, bytes))
+        Ok((file, *begin))
     }
 
     /// The bytes of a slice, verified.
-    fn slice(&self, name: &str, s: &Slice) -> Result<&[u8], RuntimeError> {
-        let (file, bytes) = self.part(name, s)?;
-        if hash(bytes) != s.hash {
+    fn slice(&self, name: &str, s: &Slice) -> Result<Vec<u8>, RuntimeError> {
+        let (file, at) = self.part(name, s)?;
+        let bytes = file.read(at, s.block.elements() as usize * 4)?;
+        if hash(&bytes) != s.hash {
             let what = format!("is damaged: the hash of {name} is not the manifest's");
             return Err(RuntimeError::checkpoint(&file.path, what));
         }
@@ -146,12 +173,12 @@ impl Reader {
         let entry = self.entry(name).ok_or_else(missing)?;
         for s in &entry.slices {
             let has = s.block.runs(&entry.dims);
-            let mut verified = None;
+            let mut verified: Option<Vec<u8>> = None;
             for (number, place) in places.iter().enumerate() {
                 for (from, to, n) in Shared(&has, place) {
-                    let bytes = match verified {
+                    let bytes = match &verified {
                         Some(bytes) => bytes,
-                        None => *verified.insert(self.slice(name, s)?),
+                        None => verified.insert(self.slice(name, s)?),
                     };
                     put(number, to * 4, &bytes[from * 4..(from + n) * 4]);
                 }
@@ -165,14 +192,15 @@ impl Reader {
         let missing = || RuntimeError::checkpoint(&self.folder, format!("has no {name}"));
         let entry = self.entry(name).ok_or_else(missing)?;
         whole.clear();
-        // Parts first: their files are as large as they say, so nothing larger is allocated.
-        let parts = entry
-            .slices
-            .iter()
-            .map(|s| Ok((s, self.slice(name, s)?)))
-            .collect::<Result<Vec<_>, RuntimeError>>()?;
-        whole.resize(parts.iter().map(|(_, bytes)| bytes.len()).sum(), 0);
-        for (s, bytes) in parts {
+        // The files are as large as they say: nothing larger is allocated.
+        let bytes: u64 = entry.slices.iter().map(|s| s.block.elements() * 4).sum();
+        if bytes > self.manifest.files.values().map(|f| f.bytes).sum() {
+            let what = format!("is damaged: its files have no room for {name}");
+            return Err(RuntimeError::checkpoint(&self.folder, what));
+        }
+        whole.resize(bytes as usize, 0);
+        for s in &entry.slices {
+            let bytes = self.slice(name, s)?;
             for run in s.block.runs(&entry.dims) {
                 let (to, from, n) = (run.whole * 4, run.local * 4, run.elements * 4);
                 whole[to..to + n].copy_from_slice(&bytes[from..from + n]);

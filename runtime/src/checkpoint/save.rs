@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use neoxc_base::read;
 use neoxc_plan::Plan;
 
 use super::Tensor;
@@ -141,7 +142,8 @@ impl Save<'_> {
                 if parts.contains_key(path) || !path.exists() {
                     continue;
                 }
-                let text = fs::read(path).map_err(RuntimeError::io("read", path))?;
+                let text =
+                    read::bytes(path, read::TABLES).map_err(RuntimeError::io("read", path))?;
                 let written = serde_json::from_slice(&text).map_err(|e| {
                     RuntimeError::checkpoint(path, format!("is not what a rank wrote: {e}"))
                 })?;

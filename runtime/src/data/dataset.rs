@@ -8,6 +8,19 @@ use super::idx::IndexedFile;
 use super::order::{self, Order};
 use crate::RuntimeError;
 
+/// How samples are drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// Tokens of a sample.
+    pub seq: usize,
+    /// Seed of their order.
+    pub seed: u32,
+    /// Ids of the vocabulary: data stay below it.
+    pub vocab: usize,
+    /// Processes on this host that each keep the order.
+    pub copies: u64,
+}
+
 /// Samples of seq + 1 tokens in NeoX's order.
 pub struct TokenDataset {
     file: Arc<IndexedFile>,
@@ -22,11 +35,10 @@ impl TokenDataset {
     pub fn new(
         file: Arc<IndexedFile>,
         range: Range<usize>,
-        seq: usize,
         samples: u64,
-        seed: u32,
-        vocab: usize,
+        draw: Draw,
     ) -> Result<TokenDataset, RuntimeError> {
+        let Draw { seq, seed, vocab, copies } = draw;
         let sizes = file.sizes().get(range.clone()).unwrap_or(&[]);
         let tokens: u64 = sizes.iter().map(|s| *s as u64).sum();
         if tokens < 2 {
@@ -35,7 +47,9 @@ impl TokenDataset {
                 format!("documents {}..{} have {tokens} tokens: too few", range.start, range.end),
             ));
         }
-        let order = order::build(sizes, range.start as u32, seq as u64, samples.max(1), seed);
+        let (first, samples) = (range.start as u32, samples.max(1));
+        let of = order::Of { sizes, first, seq: seq as u64, samples, seed, copies };
+        let order = order::build(&of)?;
         Ok(TokenDataset { range, file, order, seq, vocab })
     }
 
@@ -55,7 +69,10 @@ impl TokenDataset {
     }
 
     /// A hash of the file that it is drawn from.
-    pub fn digest(&self) -> String {
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn digest(&self) -> Result<String, RuntimeError> {
         self.file.digest()
     }
 
@@ -72,18 +89,19 @@ impl TokenDataset {
     /// Fills `tokens` (seq + 1) with the sample drawn at `position`; gives its id.
     pub fn sample(&self, position: u64, tokens: &mut [i32]) -> Result<u32, RuntimeError> {
         let id = self.id(position);
-        let (mut document, mut offset) = self.order.samples[id as usize];
+        let size = |d: u32| self.file.sizes()[d as usize] as u64;
+        let (document, offset) = self.order.start(id, &size);
+        let (mut document, mut offset) = (document as usize, offset as usize);
         let mut filled = 0;
         while filled <= self.seq {
-            let sequence = self.order.documents[document as usize] as usize;
-            let size = self.file.sizes()[sequence] as usize;
-            while (offset as usize) < size && filled <= self.seq {
-                let token = self.file.token(sequence, offset as usize);
+            let sequence = self.order.documents[document] as usize;
+            let mut at = offset;
+            self.file.tokens(sequence, offset, self.seq + 1 - filled, &mut |token| {
                 if !(0..self.vocab as i64).contains(&token) {
                     return Err(RuntimeError::data(
                         self.file.path(),
                         format!(
-                            "document {sequence}, token {offset}: id {token} is outside the \
+                            "document {sequence}, token {at}: id {token} is outside the \
                              vocabulary of {}",
                             self.vocab
                         ),
@@ -91,29 +109,36 @@ impl TokenDataset {
                 }
                 tokens[filled] = token as i32;
                 filled += 1;
-                offset += 1;
-            }
+                at += 1;
+                Ok(())
+            })?;
             document += 1;
             offset = 0;
         }
         Ok(id)
     }
 
-    /// Tokens of the documents, each once, or of some of them: whole documents in the order in which the run draws
-    /// them, which is random, up to `most` tokens.
-    fn some_tokens(&self, most: u64) -> impl Iterator<Item = i64> + '_ {
+    /// Calls `each` with the tokens of the documents, each once, or of some of them: whole documents in the order in
+    /// which the run draws them, which is random, up to `most` tokens.
+    fn some_tokens(
+        &self,
+        most: u64,
+        each: &mut dyn FnMut(i64) -> Result<(), RuntimeError>,
+    ) -> Result<(), RuntimeError> {
         let all: u64 = self.range.clone().map(|d| self.file.sizes()[d] as u64).sum();
-        let once = all <= most;
         let drawn = self.order.documents.iter().map(|d| *d as usize);
-        let documents: Box<dyn Iterator<Item = usize>> = match once {
+        let documents: Box<dyn Iterator<Item = usize>> = match all <= most {
             true => Box::new(self.range.clone()),
             false => Box::new(drawn),
         };
-        let tokens = documents.flat_map(move |d| {
-            let size = self.file.sizes()[d] as usize;
-            (0..size).map(move |i| self.file.token(d, i))
-        });
-        tokens.take(usize::try_from(most).unwrap_or(usize::MAX))
+        let mut left = usize::try_from(most).unwrap_or(usize::MAX);
+        for d in documents {
+            left -= self.file.tokens(d, 0, left, each)?;
+            if left == 0 {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -131,26 +156,30 @@ pub struct Entropy {
 const COUNTED: u64 = 1 << 24;
 
 /// The entropy of single tokens of `data`.
-pub fn unigram_entropy(data: &TokenDataset) -> Entropy {
+///
+/// # Errors
+/// The tokens cannot be read.
+pub fn unigram_entropy(data: &TokenDataset) -> Result<Entropy, RuntimeError> {
     entropy_of(data, COUNTED)
 }
 
-fn entropy_of(data: &TokenDataset, most: u64) -> Entropy {
+fn entropy_of(data: &TokenDataset, most: u64) -> Result<Entropy, RuntimeError> {
     let mut counts: Vec<u64> = vec![];
     let mut total = 0u64;
-    for t in data.some_tokens(most) {
+    data.some_tokens(most, &mut |t| {
         // What the vocabulary does not have is refused where it is trained on.
-        let Some(t) = usize::try_from(t).ok().filter(|t| *t < data.vocab) else { continue };
+        let Some(t) = usize::try_from(t).ok().filter(|t| *t < data.vocab) else { return Ok(()) };
         if t >= counts.len() {
             counts.resize(t + 1, 0);
         }
         counts[t] += 1;
         total += 1;
-    }
+        Ok(())
+    })?;
     let part = |c: &u64| *c as f64 / total as f64;
     let nats = counts.iter().filter(|c| **c > 0).map(|c| -part(c) * part(c).ln()).sum();
     let all: u64 = data.range.clone().map(|d| data.file.sizes()[d] as u64).sum();
-    Entropy { nats, sample: (all > most).then_some(total) }
+    Ok(Entropy { nats, sample: (all > most).then_some(total) })
 }
 
 /// The data sets of a run.
@@ -163,9 +192,12 @@ pub struct Splits {
 
 impl Splits {
     /// A hash of the files that they are drawn from.
-    pub fn digest(&self) -> String {
-        let valid = self.valid.as_ref().map(TokenDataset::digest);
-        self.train.digest() + &valid.unwrap_or_default()
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn digest(&self) -> Result<String, RuntimeError> {
+        let valid = self.valid.as_ref().map(TokenDataset::digest).transpose()?;
+        Ok(self.train.digest()? + &valid.unwrap_or_default())
     }
 }
 
@@ -182,17 +214,15 @@ pub struct Demand {
 pub fn open_split(
     prefix: &Path,
     text: &str,
-    seq: usize,
     demand: Demand,
-    seed: u32,
-    vocab: usize,
+    draw: Draw,
 ) -> Result<Splits, RuntimeError> {
     let file = Arc::new(IndexedFile::open(prefix)?);
     let documents = file.documents();
     let bounds = order::split(text, documents as u64)
         .ok_or_else(|| RuntimeError::Settings(format!("`split` is {text:?}, not three numbers")))?;
     let part = |i: usize| bounds[i] as usize..bounds[i + 1] as usize;
-    let open = |i, samples| TokenDataset::new(file.clone(), part(i), seq, samples, seed, vocab);
+    let open = |i, samples| TokenDataset::new(file.clone(), part(i), samples, draw);
     let train = open(0, demand.train)?;
     let valid = if part(1).is_empty() { None } else { Some(open(1, demand.valid)?) };
     Ok(Splits { train, valid })
@@ -208,16 +238,14 @@ fn of_a_source(samples: u64) -> u64 {
 pub fn open_separate(
     train: &Path,
     valid: Option<&Path>,
-    seq: usize,
     demand: Demand,
-    seed: u32,
-    vocab: usize,
+    draw: Draw,
 ) -> Result<Splits, RuntimeError> {
     let open = |prefix: &Path, samples| {
         let samples = of_a_source(samples);
         let file = Arc::new(IndexedFile::open(prefix)?);
         let all = 0..file.documents();
-        TokenDataset::new(file, all, seq, samples, seed, vocab)
+        TokenDataset::new(file, all, samples, draw)
     };
     let valid = valid.map(|v| open(v, demand.valid)).transpose()?;
     Ok(Splits { train: open(train, demand.train)?, valid })
@@ -244,9 +272,10 @@ mod tests {
         let document: Vec<u32> = (0..66).collect();
         let prefix = written(folder.path(), &[&document]);
         let demand = Demand { train: 8, valid: 1 };
-        let split = open_split(&prefix, "1,0,0", 8, demand, 1, 66).unwrap();
+        let draw = Draw { seq: 8, seed: 1, vocab: 66, copies: 1 };
+        let split = open_split(&prefix, "1,0,0", demand, draw).unwrap();
         assert_eq!((split.train.epochs(), split.train.len()), (1, 8));
-        let own = open_separate(&prefix, None, 8, demand, 1, 66).unwrap();
+        let own = open_separate(&prefix, None, demand, draw).unwrap();
         assert_eq!((own.train.epochs(), own.train.len()), (2, 16));
         assert_eq!([1, 200, 201, 1000].map(of_a_source), [2, 201, 203, 1005]);
     }
@@ -257,11 +286,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let documents: Vec<&[u32]> = vec![&[0, 1, 0, 2]; 50];
         let prefix = written(folder.path(), &documents);
-        let data = open_split(&prefix, "1,0,0", 4, Demand { train: 200, valid: 0 }, 1, 3).unwrap();
+        let draw = Draw { seq: 4, seed: 1, vocab: 3, copies: 1 };
+        let demand = Demand { train: 200, valid: 0 };
+        let data = open_split(&prefix, "1,0,0", demand, draw).unwrap();
         let want = 1.5 * 2f64.ln();
         assert!(data.train.epochs() > 1);
         for (most, sample) in [(1 << 20, None), (200, None), (100, Some(100))] {
-            let got = entropy_of(&data.train, most);
+            let got = entropy_of(&data.train, most).unwrap();
             assert!((got.nats - want).abs() < 1e-12 && got.sample == sample, "{got:?}");
         }
     }

@@ -3,20 +3,23 @@
 //!
 //! `.idx`: `MMIDIDX\0\0`, u64 version 1, u8 dtype code, u64 sequences, u64 documents + 1, i32 sizes[],
 //! i64 byte pointers[], i64 document starts[]; little-endian. Everything is checked against the
-//! files' sizes when they are opened, so that reading a token cannot fail later.
+//! files' sizes when they are opened. Tokens are read, not mapped: a file that is cut while it is used is an error with
+//! its name, where a mapped one would end the process by a signal.
 //!
 //! GPT-NeoX counts, splits and shuffles *sequences* and never reads the document starts: other writers put several
 //! sequences into a document, and tools that merge files leave the list at its first entry. So do we; what the rest
 //! of the program calls a document of a data set is a sequence of this file.
 
 use std::fs::File;
-use std::io::{BufWriter, Write};
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
+use neoxc_base::read;
 use sha2::{Digest, Sha256};
 
 use crate::RuntimeError;
+use crate::device::limits;
 use crate::files;
 
 const MAGIC: &[u8; 9] = b"MMIDIDX\0\0";
@@ -66,6 +69,20 @@ impl TokenType {
         })
     }
 
+    /// The id in the bytes of a token, little-endian.
+    fn id(self, bytes: &[u8]) -> i64 {
+        // At the start of eight bytes.
+        let mut raw = [0; 8];
+        raw[..bytes.len()].copy_from_slice(bytes);
+        let bits = i64::from_le_bytes(raw);
+        match self {
+            TokenType::U8 | TokenType::U16 | TokenType::I64 => bits,
+            TokenType::I8 => i64::from(bits as i8),
+            TokenType::I16 => i64::from(bits as i16),
+            TokenType::I32 => i64::from(bits as i32),
+        }
+    }
+
     fn bytes(self) -> usize {
         match self {
             TokenType::U8 | TokenType::I8 => 1,
@@ -85,7 +102,8 @@ pub fn with_suffix(prefix: &Path, suffix: &str) -> PathBuf {
 
 /// An opened pair of files.
 pub struct IndexedFile {
-    bin: Mmap,
+    bin: File,
+    bin_bytes: u64,
     bin_path: PathBuf,
     dtype: TokenType,
     sizes: Vec<i32>,
@@ -97,50 +115,47 @@ impl IndexedFile {
     /// Opens `PREFIX.bin` and `PREFIX.idx`.
     pub fn open(prefix: &Path) -> Result<IndexedFile, RuntimeError> {
         let (idx_path, bin_path) = (with_suffix(prefix, ".idx"), with_suffix(prefix, ".bin"));
-        let (idx, bin) = (map(&idx_path)?, map(&bin_path)?);
+        let ((idx, idx_bytes), (bin, bin_bytes)) = (opened(&idx_path)?, opened(&bin_path)?);
         let bad = |m: String| RuntimeError::data(&idx_path, m);
-        if idx.len() < HEADER || &idx[..9] != MAGIC {
+        let mut idx = BufReader::new(idx);
+        let mut header = [0; HEADER];
+        let whole = idx.read_exact(&mut header).is_ok() && &header[..9] == MAGIC;
+        if !whole {
             return Err(bad("is not a Megatron index (its magic bytes are missing)".into()));
         }
-        let u64_at = |at: usize| -> u64 {
-            let mut b = [0; 8];
-            b.copy_from_slice(&idx[at..at + 8]);
-            u64::from_le_bytes(b)
-        };
+        let u64_at = |at: usize| u64::from_le_bytes(piece(&header[at..]));
         if u64_at(9) != 1 {
             return Err(bad(format!("has version {}, not 1", u64_at(9))));
         }
-        let dtype = TokenType::of_code(idx[17]).map_err(bad)?;
+        let dtype = TokenType::of_code(header[17]).map_err(bad)?;
         let (sequences, documents) = (u64_at(18), u64_at(26));
         let want = sequences
             .checked_mul(12)
             .and_then(|s| s.checked_add(documents.checked_mul(8)?))
             .and_then(|s| s.checked_add(HEADER as u64));
-        if want != Some(idx.len() as u64) {
+        if want != Some(idx_bytes) {
             return Err(bad(format!(
-                "is truncated or damaged: {} bytes for {sequences} sequences and {documents} document \
-                 boundaries",
-                idx.len()
+                "is truncated or damaged: {idx_bytes} bytes for {sequences} sequences and {documents} document \
+                 boundaries"
             )));
         }
+        if sequences > u64::from(u32::MAX) {
+            return Err(bad(format!("has {sequences} sequences, and 2^32 - 1 can be numbered")));
+        }
+        limits::check("the index of a data set", idx_bytes)?;
+        let cut = |e: std::io::Error| bad(format!("cannot be read to its end: {e}"));
         let n = sequences as usize;
-        let i32_at = |at: usize| {
-            let mut b = [0; 4];
-            b.copy_from_slice(&idx[at..at + 4]);
-            i32::from_le_bytes(b)
-        };
-        let sizes: Vec<i32> = (0..n).map(|i| i32_at(HEADER + 4 * i)).collect();
-        let pointers: Vec<u64> = (0..n).map(|i| u64_at(HEADER + 4 * n + 8 * i)).collect();
-        let documents: Vec<u64> =
-            (0..documents as usize).map(|i| u64_at(HEADER + 12 * n + 8 * i)).collect();
+        let sizes = numbers(&mut idx, n, i32::from_le_bytes).map_err(cut)?;
+        let pointers = numbers(&mut idx, n, u64::from_le_bytes).map_err(cut)?;
+        let documents = numbers(&mut idx, documents as usize, u64::from_le_bytes).map_err(cut)?;
         for (i, (size, pointer)) in sizes.iter().zip(&pointers).enumerate() {
             let end = u64::try_from(*size)
                 .ok()
                 .and_then(|s| s.checked_mul(dtype.bytes() as u64)?.checked_add(*pointer));
-            if end.is_none_or(|e| e > bin.len() as u64) {
+            if end.is_none_or(|e| e > bin_bytes) {
                 return Err(RuntimeError::data(
                     &bin_path,
-                    format!("is truncated: sequence {i} ends behind its {} bytes", bin.len()),
+                    format!("is truncated: sequence {i} ends behind its {bin_bytes} bytes"),
                 ));
             }
         }
@@ -148,7 +163,7 @@ impl IndexedFile {
         if !ordered || documents.last().is_some_and(|d| *d > sequences) {
             return Err(bad("has document boundaries out of order".into()));
         }
-        Ok(IndexedFile { bin, bin_path, dtype, sizes, pointers, documents })
+        Ok(IndexedFile { bin, bin_bytes, bin_path, dtype, sizes, pointers, documents })
     }
 
     /// Tokens of each sequence.
@@ -162,18 +177,24 @@ impl IndexedFile {
     }
 
     /// A hash of the whole index and of pages spread over the tokens, which may be too many to read them all.
-    pub fn digest(&self) -> String {
+    ///
+    /// # Errors
+    /// The token file is shorter than it was.
+    pub fn digest(&self) -> Result<String, RuntimeError> {
         let mut hash = Sha256::new();
         hash.update([self.dtype.bytes() as u8]);
         self.sizes.iter().for_each(|n| hash.update(n.to_le_bytes()));
         let numbers = self.pointers.iter().chain(&self.documents);
         numbers.for_each(|n| hash.update(n.to_le_bytes()));
-        let len = self.bin.len();
-        hash.update((len as u64).to_le_bytes());
-        for at in (0..len).step_by(len.div_ceil(PAGES).max(PAGE)) {
-            hash.update(&self.bin[at..(at + PAGE).min(len)]);
+        let len = self.bin_bytes;
+        hash.update(len.to_le_bytes());
+        let mut page = [0; PAGE as usize];
+        for at in (0..len).step_by(len.div_ceil(PAGES).max(PAGE) as usize) {
+            let page = &mut page[..PAGE.min(len - at) as usize];
+            self.read_at(page, at)?;
+            hash.update(page);
         }
-        hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+        Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// The token file, for messages.
@@ -181,31 +202,83 @@ impl IndexedFile {
         &self.bin_path
     }
 
-    /// Token `at` of sequence `sequence`; both must exist.
-    pub fn token(&self, sequence: usize, at: usize) -> i64 {
-        let p = self.pointers[sequence] as usize + at * self.dtype.bytes();
-        // Little-endian, at the start of eight bytes.
-        let mut raw = [0; 8];
-        raw[..self.dtype.bytes()].copy_from_slice(&self.bin[p..p + self.dtype.bytes()]);
-        let bits = i64::from_le_bytes(raw);
-        match self.dtype {
-            TokenType::U8 | TokenType::U16 | TokenType::I64 => bits,
-            TokenType::I8 => i64::from(bits as i8),
-            TokenType::I16 => i64::from(bits as i16),
-            TokenType::I32 => i64::from(bits as i32),
+    /// Reads the token file from byte `at` on.
+    fn read_at(&self, bytes: &mut [u8], at: u64) -> Result<(), RuntimeError> {
+        self.bin.read_exact_at(bytes, at).map_err(|e| {
+            let now = self.bin.metadata().map_or(self.bin_bytes, |m| m.len());
+            match now < self.bin_bytes {
+                true => RuntimeError::data(
+                    &self.bin_path,
+                    format!(
+                        "was cut while it was used: it had {} bytes, now {now}",
+                        self.bin_bytes
+                    ),
+                ),
+                false => RuntimeError::io("read", &self.bin_path)(e),
+            }
+        })
+    }
+
+    /// Calls `each` with the tokens of sequence `sequence` from the `at`-th on, at most `most`, which must exist; gives
+    /// how many they are.
+    ///
+    /// # Errors
+    /// They cannot be read, or `each` fails.
+    pub fn tokens(
+        &self,
+        sequence: usize,
+        at: usize,
+        most: usize,
+        each: &mut dyn FnMut(i64) -> Result<(), RuntimeError>,
+    ) -> Result<usize, RuntimeError> {
+        let width = self.dtype.bytes();
+        let all = most.min((self.sizes[sequence] as usize).saturating_sub(at));
+        let mut bytes = [0; 8192];
+        let mut done = 0;
+        while done < all {
+            let n = (all - done).min(bytes.len() / width);
+            let bytes = &mut bytes[..n * width];
+            self.read_at(bytes, self.pointers[sequence] + ((at + done) * width) as u64)?;
+            bytes.chunks_exact(width).try_for_each(|raw| each(self.dtype.id(raw)))?;
+            done += n;
         }
+        Ok(all)
     }
 }
 
-fn map(path: &Path) -> Result<Mmap, RuntimeError> {
-    let file = File::open(path).map_err(RuntimeError::io("open", path))?;
-    // SAFETY: the file is mapped read-only; data sets are not changed while they are used.
-    unsafe { Mmap::map(&file) }.map_err(RuntimeError::io("map", path))
+/// A regular file and its size.
+fn opened(path: &Path) -> Result<(File, u64), RuntimeError> {
+    let file = read::open(path).map_err(RuntimeError::io("open", path))?;
+    let bytes = file.metadata().map_err(RuntimeError::io("read", path))?.len();
+    Ok((file, bytes))
+}
+
+/// The first bytes of `from`, which has as many.
+fn piece<const N: usize>(from: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&from[..N]);
+    out
+}
+
+/// The next `n` numbers of a file.
+fn numbers<T, const N: usize>(
+    from: &mut impl Read,
+    n: usize,
+    of: fn([u8; N]) -> T,
+) -> std::io::Result<Vec<T>> {
+    let mut out = vec![];
+    out.try_reserve_exact(n)?;
+    let mut bytes = [0; N];
+    for _ in 0..n {
+        from.read_exact(&mut bytes)?;
+        out.push(of(bytes));
+    }
+    Ok(out)
 }
 
 /// Pages of the token file that a digest reads at most, and bytes of each.
-const PAGES: usize = 1024;
-const PAGE: usize = 4096;
+const PAGES: u64 = 1024;
+const PAGE: u64 = 4096;
 
 /// A file that is removed unless it has been given its name by then.
 struct Temporary(PathBuf);
@@ -296,6 +369,16 @@ impl IndexedWriter {
 mod tests {
     use super::*;
 
+    fn token(f: &IndexedFile, sequence: usize, at: usize) -> i64 {
+        let mut found = vec![];
+        let n = f.tokens(sequence, at, 1, &mut |t| {
+            found.push(t);
+            Ok(())
+        });
+        assert_eq!((n.unwrap(), found.len()), (1, 1));
+        found[0]
+    }
+
     /// Bytes worked out by hand from the format's description.
     #[test]
     fn the_index_has_megatron_s_bytes() {
@@ -316,7 +399,7 @@ mod tests {
         }
         assert_eq!(idx, want);
         let f = IndexedFile::open(&prefix).unwrap();
-        assert_eq!((f.documents(), f.sizes(), f.token(1, 0)), (2, &[3, 1][..], 500));
+        assert_eq!((f.documents(), f.sizes(), token(&f, 1, 0)), (2, &[3, 1][..], 500));
         assert!(matches!(
             IndexedWriter::create(&prefix, TokenType::U16, false),
             Err(RuntimeError::Exists(_))
@@ -349,7 +432,7 @@ mod tests {
             let idx = index(8, &[1, 2, 3], 2, documents);
             std::fs::write(with_suffix(&prefix, ".idx"), idx).unwrap();
             let f = IndexedFile::open(&prefix).unwrap();
-            assert_eq!((f.documents(), f.sizes(), f.token(2, 2)), (3, &[1, 2, 3][..], 6));
+            assert_eq!((f.documents(), f.sizes(), token(&f, 2, 2)), (3, &[1, 2, 3][..], 6));
         }
         for documents in [&[0, 4][..], &[2, 1]] {
             let idx = index(8, &[1, 2, 3], 2, documents);
@@ -374,7 +457,7 @@ mod tests {
             let idx = index(code, &[1], bytes.len() as u64, &[0, 1]);
             std::fs::write(with_suffix(&prefix, ".idx"), idx).unwrap();
             std::fs::write(with_suffix(&prefix, ".bin"), bytes).unwrap();
-            assert_eq!(IndexedFile::open(&prefix).unwrap().token(0, 0), want, "{code}");
+            assert_eq!(token(&IndexedFile::open(&prefix).unwrap(), 0, 0), want, "{code}");
         }
         for (code, told) in [(6, "floats"), (7, "floats"), (9, "unknown token dtype 9")] {
             std::fs::write(with_suffix(&prefix, ".idx"), index(code, &[1], 8, &[0, 1])).unwrap();
@@ -382,6 +465,35 @@ mod tests {
             let e = IndexedFile::open(&prefix).err().unwrap().to_string();
             assert!(e.contains(told), "{e}");
         }
+    }
+
+    /// A mapped file would end the process here by a signal.
+    #[test]
+    fn a_file_that_is_cut_while_it_is_used_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let prefix = folder.path().join("c");
+        let mut w = IndexedWriter::create(&prefix, TokenType::U16, false).unwrap();
+        w.document(&vec![7; 20_000]).unwrap();
+        w.finish().unwrap();
+        let f = IndexedFile::open(&prefix).unwrap();
+        let count = |f: &IndexedFile| f.tokens(0, 1, usize::MAX, &mut |_| Ok(()));
+        assert_eq!(count(&f).unwrap(), 19_999);
+        let bin = std::fs::OpenOptions::new().write(true).open(with_suffix(&prefix, ".bin"));
+        bin.unwrap().set_len(30_000).unwrap();
+        for told in [count(&f).unwrap_err(), f.digest().unwrap_err()] {
+            let told = told.to_string();
+            assert!(told.contains("c.bin") && told.contains("40000 bytes, now 30000"), "{told}");
+        }
+        std::fs::remove_file(with_suffix(&prefix, ".bin")).unwrap();
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(with_suffix(&prefix, ".bin"))
+                .status()
+                .unwrap()
+                .success()
+        );
+        let told = IndexedFile::open(&prefix).err().unwrap().to_string();
+        assert!(told.contains("c.bin") && told.contains("a named pipe"), "{told}");
     }
 
     #[test]

@@ -1,75 +1,122 @@
 //! GPT-NeoX's sample order, exactly: documents of all epochs shuffled together, samples laid over
 //! them end to end, samples shuffled. One stream of random numbers for both.
 
-use super::mt19937::RandomState;
+use neoxc_config::MOST_SAMPLES;
 
-/// Document order, sample boundaries, sample order.
+use super::mt19937::RandomState;
+use crate::RuntimeError;
+use crate::device::limits;
+
+/// Document order, sample boundaries, sample order: 4 bytes per sample, and 4 per document and epoch. GPT-NeoX's
+/// shuffles need them all at once; starts of samples follow from the documents, and only some are kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Order {
     /// Documents in the order they are read; each appears once per epoch.
     pub documents: Vec<u32>,
-    /// Start of each sample: index into `documents`, token offset in that document.
-    pub samples: Vec<(u32, u32)>,
+    /// Start of every [`APART`]-th sample: index into `documents`, token offset in that document.
+    starts: Vec<(u32, u32)>,
     /// Sample that is drawn at each position.
     pub shuffle: Vec<u32>,
+    seq: u64,
 }
+
+/// What takes the memory, for people.
+const ORDER: &str = "the order of samples";
+
+/// Of so many samples the start of one is kept.
+const APART: usize = 64;
 
 /// Epochs needed so that `samples` samples of `seq` tokens (neighbours share one) fit.
 pub fn epochs(tokens_per_epoch: u64, seq: u64, samples: u64) -> u64 {
-    let mut epochs = 0;
-    let mut tokens = 0;
-    loop {
-        epochs += 1;
-        tokens += tokens_per_epoch;
-        if tokens.saturating_sub(1) / seq >= samples {
-            return epochs;
-        }
-    }
+    let tokens = u128::from(seq) * u128::from(samples) + 1;
+    u64::try_from(tokens.div_ceil(u128::from(tokens_per_epoch))).unwrap_or(u64::MAX).max(1)
+}
+
+/// What an order is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Of<'a> {
+    /// Lengths of the documents, the first of which has the number `first`.
+    pub sizes: &'a [i32],
+    /// Its number.
+    pub first: u32,
+    /// Tokens of a sample.
+    pub seq: u64,
+    /// Samples that are drawn at least.
+    pub samples: u64,
+    /// Seed of both shuffles.
+    pub seed: u32,
+    /// Processes on this host that each make it.
+    pub copies: u64,
 }
 
 /// The order over documents `first .. first + sizes.len()`, whose lengths are `sizes`.
-pub fn build(sizes: &[i32], first: u32, seq: u64, samples: u64, seed: u32) -> Order {
+///
+/// # Errors
+/// There are more samples than can be numbered, or more than memory has room for: told before any is taken.
+pub fn build(of: &Of) -> Result<Order, RuntimeError> {
+    let Of { sizes, first, seq, samples, seed, copies } = *of;
     let per_epoch: u64 = sizes.iter().map(|s| *s as u64).sum();
     let epochs = epochs(per_epoch, seq, samples);
-    let mut random = RandomState::new(seed);
-    let one: Vec<u32> = (first..first + sizes.len() as u32).collect();
-    let mut documents = one.repeat(epochs as usize);
-    random.shuffle(&mut documents);
-    let total = (epochs * per_epoch - 1) / seq;
-    let mut starts = Vec::with_capacity(total as usize + 1);
-    let (mut at, mut offset) = (0usize, 0u64);
-    starts.push((0, 0));
-    for _ in 0..total {
-        // seq + 1 tokens are taken, the last of which the next sample takes again.
-        let mut left = seq + 1;
-        while left != 0 {
-            let length = sizes[(documents[at] - first) as usize] as u64 - offset;
-            if length >= left {
-                offset += left - 1;
-                left = 0;
-            } else {
-                left -= length;
-                at += 1;
-                offset = 0;
-            }
+    let all = u128::from(epochs) * sizes.len() as u128;
+    let total = (u128::from(epochs) * u128::from(per_epoch) - 1) / u128::from(seq);
+    for (n, what) in [(total, "samples"), (all, "documents of all epochs")] {
+        if n > u128::from(MOST_SAMPLES) {
+            let message = format!("the run draws {n} {what}, and {MOST_SAMPLES} can be numbered");
+            return Err(RuntimeError::Settings(message));
         }
-        starts.push((at as u32, offset as u32));
     }
-    let mut shuffle: Vec<u32> = (0..starts.len() as u32 - 1).collect();
+    let (all, total) = (all as usize, total as usize);
+    limits::check(ORDER, (4 * all + 4 * total + 8 * (total / APART + 1)) as u64 * copies)?;
+    let mut random = RandomState::new(seed);
+    let mut documents = limits::reserve(ORDER, all)?;
+    (0..epochs).for_each(|_| documents.extend(first..first + sizes.len() as u32));
+    random.shuffle(&mut documents);
+    let mut starts = limits::reserve(ORDER, total / APART + 1)?;
+    let mut at = (0, 0);
+    for n in 0..total {
+        if n % APART == 0 {
+            starts.push(at);
+        }
+        at = behind(at, &documents, seq, &|d| sizes[(d - first) as usize] as u64);
+    }
+    let mut shuffle = limits::reserve(ORDER, total)?;
+    shuffle.extend(0..total as u32);
     random.shuffle(&mut shuffle);
-    Order { documents, samples: starts, shuffle }
+    Ok(Order { documents, starts, shuffle, seq })
+}
+
+/// Where the sample behind the one at `at` starts: seq + 1 tokens are taken, the last of which the next takes again.
+fn behind(
+    (mut at, offset): (u32, u32),
+    documents: &[u32],
+    seq: u64,
+    size: &dyn Fn(u32) -> u64,
+) -> (u32, u32) {
+    let (mut left, mut offset) = (seq + 1, u64::from(offset));
+    loop {
+        let length = size(documents[at as usize]) - offset;
+        if length >= left {
+            return (at, (offset + left - 1) as u32);
+        }
+        left -= length;
+        at += 1;
+        offset = 0;
+    }
+}
+
+impl Order {
+    /// Where sample `id` starts: index into `documents`, and token offset in that document, whose lengths `size` gives.
+    pub fn start(&self, id: u32, size: &dyn Fn(u32) -> u64) -> (u32, u32) {
+        let id = id as usize;
+        let first = self.starts[id / APART];
+        (0..id % APART).fold(first, |at, _| behind(at, &self.documents, self.seq, size))
+    }
 }
 
 /// Document boundaries of the train, validation and test parts of a `split` such as `969, 30, 1`.
 pub fn split(text: &str, documents: u64) -> Option<[u64; 4]> {
-    let separator = if text.contains(',') { ',' } else { '/' };
-    let mut parts: Vec<f64> =
-        text.split(separator).map(|p| p.trim().parse().ok()).collect::<Option<_>>()?;
-    parts.resize(3, 0.0);
+    let parts = neoxc_config::shares(text)?;
     let sum: f64 = parts.iter().sum();
-    if !(sum > 0.0 && parts.iter().all(|p| *p >= 0.0 && p.is_finite())) {
-        return None;
-    }
     let mut bounds = [0i64; 4];
     for i in 0..3 {
         // Python rounds halves to even.
@@ -101,7 +148,9 @@ mod tests {
         for c in cases["index"].as_array().unwrap() {
             let sizes: Vec<i32> = list(&c["sizes"]).into_iter().map(|s| s as i32).collect();
             let n = |k: &str| c[k].as_u64().unwrap();
-            let order = build(&sizes, 0, n("seq_length"), n("num_samples"), n("seed") as u32);
+            let (seq, samples, seed) = (n("seq_length"), n("num_samples"), n("seed") as u32);
+            let of = Of { sizes: &sizes, first: 0, seq, samples, seed, copies: 1 };
+            let order = build(&of).unwrap();
             assert_eq!(order.documents, list(&c["doc_idx"]));
             assert_eq!(order.shuffle, list(&c["shuffle_idx"]));
             let samples: Vec<(u32, u32)> = c["sample_idx"]
@@ -110,7 +159,10 @@ mod tests {
                 .iter()
                 .map(|p| (p[0].as_u64().unwrap() as u32, p[1].as_u64().unwrap() as u32))
                 .collect();
-            assert_eq!(order.samples, samples);
+            // The last one is where a further sample would start.
+            let start = |n: usize| order.start(n as u32, &|d| sizes[d as usize] as u64);
+            let starts: Vec<(u32, u32)> = (0..samples.len() - 1).map(start).collect();
+            assert_eq!(starts, samples[..samples.len() - 1]);
         }
         for c in cases["splits"].as_array().unwrap() {
             let want: Vec<u64> =
@@ -123,11 +175,52 @@ mod tests {
     /// A case small enough to follow by hand; no reference file needed.
     #[test]
     fn samples_share_a_token_with_their_neighbours() {
-        let order = build(&[3, 4], 0, 2, 3, 1);
+        let of = Of { sizes: &[3, 4], first: 0, seq: 2, samples: 3, seed: 1, copies: 1 };
+        let order = build(&of).unwrap();
         assert_eq!(order.documents.len(), 2);
-        assert_eq!(order.samples.len(), 4);
         let mut sorted = order.shuffle.clone();
         sorted.sort_unstable();
         assert_eq!(sorted, [0, 1, 2]);
+    }
+
+    /// Starts that are walked to are those of one walk from the beginning.
+    #[test]
+    fn every_sample_starts_where_the_one_before_it_ends() {
+        let sizes: Vec<i32> = (0..40).map(|n| 1 + n * 7 % 23).collect();
+        let size = |d: u32| sizes[(d - 5) as usize] as u64;
+        for seq in [1, 7, 100] {
+            let of = Of { sizes: &sizes, first: 5, seq, samples: 300, seed: 3, copies: 1 };
+            let order = build(&of).unwrap();
+            let mut tokens = order
+                .documents
+                .iter()
+                .zip(0..)
+                .flat_map(|(d, n)| (0..size(*d) as u32).map(move |offset| (n, offset)));
+            assert!(order.shuffle.len() >= 300);
+            for id in 0..order.shuffle.len() as u32 {
+                assert_eq!(Some(order.start(id, &size)), tokens.next(), "{seq} {id}");
+                tokens.by_ref().take(seq as usize - 1).for_each(drop);
+            }
+        }
+    }
+
+    #[test]
+    fn what_no_memory_holds_is_refused_at_once() {
+        let start = std::time::Instant::now();
+        for (sizes, samples, told) in [
+            (&[2][..], 8_000_000_000, "can be numbered"),
+            (&[2], u64::MAX, "can be numbered"),
+            (&[1_000; 4], 1 << 30, "bytes"),
+        ] {
+            // As many processes as no machine has.
+            let of = Of { sizes, first: 0, seq: 1, samples, seed: 1, copies: 1 << 20 };
+            let e = build(&of).unwrap_err().to_string();
+            assert!(e.contains(told), "{e}");
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(5));
+        assert_eq!(
+            [(10, 1, 9), (10, 1, 10), (10, 3, 3), (1, 1, 1)].map(|(t, s, n)| epochs(t, s, n)),
+            [1, 2, 1, 2]
+        );
     }
 }

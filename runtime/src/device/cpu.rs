@@ -99,7 +99,8 @@ pub fn check_memory(plan: &Plan, threads: usize, ranks: &[u64]) -> Result<(), Ru
         let sizes = plan.tables.segments.iter().map(|s| plan.allocated_bytes(s, stage));
         sizes.sum::<u64>().saturating_add(scratch.saturating_mul(threads as u64))
     };
-    limits::check(ranks.iter().fold(0, |sum: u64, rank| sum.saturating_add(one(*rank))))
+    let all = ranks.iter().fold(0, |sum: u64, rank| sum.saturating_add(one(*rank)));
+    limits::check(neoxc_base::codes::memory::PLAN, all)
 }
 
 impl CpuDevice {

@@ -5,14 +5,49 @@ use std::path::Path;
 
 use crate::RuntimeError;
 
-/// Refuses to go on where `needs` bytes are more than can be had.
-pub fn check(needs: u64) -> Result<(), RuntimeError> {
-    match available(Path::new("/")) {
+/// Refuses to go on where the `needs` bytes of `what` are more than can be had.
+pub fn check(what: &'static str, needs: u64) -> Result<(), RuntimeError> {
+    let least = [available(Path::new("/")), addresses()].into_iter().flatten();
+    match least.min_by_key(|(bytes, _)| *bytes) {
         Some((available, limit)) if needs > available => {
-            Err(RuntimeError::Memory { needs, available, limit })
+            Err(RuntimeError::Memory { what, needs, available, limit })
         }
         _ => Ok(()),
     }
+}
+
+/// An empty list with room for the `n` elements of `what`.
+///
+/// # Errors
+/// The system does not give the memory.
+pub fn reserve<T>(what: &'static str, n: usize) -> Result<Vec<T>, RuntimeError> {
+    let mut out = vec![];
+    let needs = (n as u64).saturating_mul(size_of::<T>() as u64);
+    out.try_reserve_exact(n).map_err(|_| RuntimeError::Memory {
+        what,
+        needs,
+        available: 0,
+        limit: "given by the system".into(),
+    })?;
+    Ok(out)
+}
+
+/// What a limit of addresses (`ulimit -v`) leaves to this process.
+fn addresses() -> Option<(u64, String)> {
+    // SAFETY: the structure is plain numbers, and the call only writes it.
+    let (done, limit) = unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        (libc::getrlimit(libc::RLIMIT_AS, &raw mut limit), limit)
+    };
+    if done != 0 || limit.rlim_cur == libc::RLIM_INFINITY {
+        return None;
+    }
+    let pages = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let used: u64 = pages.split_whitespace().next()?.parse().ok()?;
+    // SAFETY: it takes a number and gives one.
+    let page = u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).ok()?;
+    let left = limit.rlim_cur.saturating_sub(used * page);
+    Some((left, format!("left of the limit of addresses, {}", limit.rlim_cur)))
 }
 
 /// Bytes that can be had and what limits them, by the files under `root`; nothing on systems that
@@ -85,8 +120,8 @@ mod tests {
 
     #[test]
     fn what_nobody_has_is_refused() {
-        assert!(check(64).is_ok());
-        let e = check(u64::MAX).unwrap_err();
+        assert!(check("it", 64).is_ok());
+        let e = check("it", u64::MAX).unwrap_err();
         assert_eq!((e.code(), e.exit_code()), ("NXR0404", 4));
         assert!(e.to_string().contains("18446744073709551615 bytes"), "{e}");
     }

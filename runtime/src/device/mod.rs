@@ -4,7 +4,7 @@ mod bench;
 mod check;
 mod cpu;
 mod gate;
-mod limits;
+pub(crate) mod limits;
 mod log;
 mod memory;
 mod pool;

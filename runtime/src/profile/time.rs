@@ -26,7 +26,10 @@ pub fn in_turn(
     rounds: usize,
 ) -> Result<Vec<Vec<f64>>, RuntimeError> {
     let scratch = versions.iter().map(|v| v.scratch).max().unwrap_or(0);
-    check_bytes(buffers.iter().sum::<u64>().saturating_add(scratch * threads as u64))?;
+    check_bytes(
+        "the measurement",
+        buffers.iter().sum::<u64>().saturating_add(scratch * threads as u64),
+    )?;
     let mut bench = Bench::new(library, buffers, threads, scratch)?;
     let mut seconds = vec![vec![]; versions.len()];
     for round in 0..=rounds {

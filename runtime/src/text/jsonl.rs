@@ -1,6 +1,6 @@
 //! Text in jsonl files: an object with a `text` key on each line. What is wrong is told with file and line.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use crate::RuntimeError;
@@ -12,6 +12,9 @@ const OTHERS: [(&[u8], &str); 4] = [
     (&[0xfd, b'7', b'z', b'X', b'Z'], "is compressed with xz: decompress it first (`unxz`)"),
     (&[0xef, 0xbb, 0xbf], "begins with a byte order mark: remove its first three bytes"),
 ];
+
+/// The longest line that is read, bytes.
+const LONGEST: u64 = 1 << 30;
 
 /// Calls `each` with the `text` of every line of every file.
 pub fn documents(
@@ -28,7 +31,11 @@ pub fn documents(
         let mut line = vec![];
         for number in 1.. {
             line.clear();
-            let n = file.read_until(b'\n', &mut line).map_err(RuntimeError::io("read", path))?;
+            let mut rest = file.by_ref().take(LONGEST + 1);
+            let n = rest.read_until(b'\n', &mut line).map_err(RuntimeError::io("read", path))?;
+            if n as u64 > LONGEST {
+                return Err(bad(path, number, &format!("has more than {LONGEST} bytes")));
+            }
             if n == 0 {
                 break;
             }

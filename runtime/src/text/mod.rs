@@ -4,6 +4,7 @@ mod jsonl;
 
 use std::path::{Path, PathBuf};
 
+use neoxc_base::read;
 use tokenizers::decoders::byte_level::ByteLevel;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::{
@@ -39,7 +40,8 @@ impl TextTokenizer {
         match kind {
             "HFTokenizer" => {
                 let path = need()?;
-                let bytes = std::fs::read(path).map_err(RuntimeError::io("read", path))?;
+                let bytes =
+                    read::bytes(path, read::TABLES).map_err(RuntimeError::io("read", path))?;
                 let mut t = Tokenizer::from_bytes(&bytes)
                     .map_err(|e| RuntimeError::text(path, format!("is not a tokenizer: {e}")))?;
                 // What a file says about lengths is for batches of a server, not for documents.

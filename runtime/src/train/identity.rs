@@ -15,11 +15,14 @@ use crate::data::TokenDataset;
 
 /// The identity of a run besides its seed: for each key of the configuration that belongs to it, its value or the hash
 /// of the data that it names.
+///
+/// # Errors
+/// The data cannot be read.
 pub fn identity(
     plan: &Plan,
     s: &Settings,
     data: Option<&TokenDataset>,
-) -> BTreeMap<String, String> {
+) -> Result<BTreeMap<String, String>, RuntimeError> {
     let model = &plan.tables.config["model"];
     let mut out = BTreeMap::from([
         ("seq_length".to_string(), s.seq_length.to_string()),
@@ -27,12 +30,12 @@ pub fn identity(
         ("attention_dropout".to_string(), model["attention_dropout"].to_string()),
     ]);
     if let Some(data) = data {
-        out.insert("training data".into(), data.digest());
+        out.insert("training data".into(), data.digest()?);
         out.insert("split".into(), data.documents());
         // All epochs are shuffled together.
         out.insert("train_iters".into(), format!("{} epochs", data.epochs()));
     }
-    out
+    Ok(out)
 }
 
 /// Compares the identity of this run (`seed` and `draws`) with that of the checkpoint `m`. Where they differ the result is a

@@ -19,8 +19,9 @@ use super::settings::{Settings, settings};
 use super::start::{Start, start};
 use crate::RuntimeError;
 use crate::checkpoint;
-use crate::data::dataset::{Demand, Splits, open_separate, open_split};
+use crate::data::dataset::{Demand, Draw, Splits, open_separate, open_split};
 use crate::data::{Entropy, TokenDataset, unigram_entropy};
+use crate::files;
 use crate::job::Job;
 use crate::ranks::Ranks;
 use crate::text::{END_OF_TEXT, TextTokenizer};
@@ -340,20 +341,21 @@ impl<'a> Trainer<'a> {
     }
 }
 
-fn open_data(s: &Settings) -> Result<Option<Splits>, RuntimeError> {
+/// Opens the data of a run whose ranks are `copies` processes on this host.
+fn open_data(s: &Settings, copies: u64) -> Result<Option<Splits>, RuntimeError> {
+    let rounds = (s.run.train_iters / s.run.eval_interval.max(1)).saturating_add(1);
     let demand = Demand {
-        train: s.run.train_iters * s.global_batch(),
-        valid: (s.run.train_iters / s.run.eval_interval + 1) * s.run.eval_iters * s.global_batch(),
+        train: s.run.train_iters.saturating_mul(s.global_batch()),
+        valid: rounds.saturating_mul(s.run.eval_iters).saturating_mul(s.global_batch()),
     };
     let vocab = s.vocab_size.unwrap_or(s.padded_vocab_size);
+    let draw = Draw { seq: s.seq_length, seed: s.run.seed, vocab, copies };
     if let Some(path) = &s.run.train_data {
         let valid = s.run.valid_data.as_ref().map(PathBuf::from);
-        let seq = s.seq_length;
-        return open_separate(path.as_ref(), valid.as_deref(), seq, demand, s.run.seed, vocab)
-            .map(Some);
+        return open_separate(path.as_ref(), valid.as_deref(), demand, draw).map(Some);
     }
     let Some(path) = &s.run.data_path else { return Ok(None) };
-    open_split(path.as_ref(), &s.run.split, s.seq_length, demand, s.run.seed, vocab).map(Some)
+    open_split(path.as_ref(), &s.run.split, demand, draw).map(Some)
 }
 
 /// A folder that cannot be written is noticed now, not after an hour.
@@ -374,7 +376,11 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         probe(folder)?;
         checkpoint::sweep(folder);
     }
-    let data = if o.synthetic || steps == 0 { None } else { open_data(&settings)? };
+    let data = if o.synthetic || steps == 0 {
+        None
+    } else {
+        open_data(&settings, o.job.as_ref().map_or(1, |j| j.here.len() as u64))?
+    };
     if data.is_none() && !o.synthetic && steps > 0 {
         return Err(RuntimeError::Settings(
             "the configuration names no training data (data_path)".into(),
@@ -405,12 +411,12 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
                 "option --steps, --resume, --allow-changes, --synthetic or --save",
                 format!("{:?}", (steps, o.resume, o.allow_changes, o.synthetic, &save)),
             ),
-            ("data", data.as_ref().map(Splits::digest).unwrap_or_default()),
+            ("data", data.as_ref().map(Splits::digest).transpose()?.unwrap_or_default()),
         ])?;
     }
     let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads, o.job.clone())? };
     let train_data = data.as_ref().map(|d| &d.train);
-    let draws = identity(plan, &t.settings, train_data);
+    let draws = identity(plan, &t.settings, train_data)?;
     let done = t.begin(&start, o.allow_changes, &draws, watch)?;
     let mut attempt = checkpoint::attempt();
     if let Some(job) = &o.job {
@@ -418,10 +424,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         attempt = job.first(attempt)?;
     }
     let mut metrics = match &o.metrics {
-        Some(path) if leads => {
-            let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
-            Some((file.map_err(RuntimeError::io("open", path))?, path.clone()))
-        }
+        Some(path) if leads => Some((files::open_log(path)?, path.clone())),
         _ => None,
     };
     // A step that came to nothing leaves weights as they were, to be looked at.
@@ -469,7 +472,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         }
         saver.finish(watch)
     })?;
-    summary.unigram_entropy = train_data.map(unigram_entropy);
+    summary.unigram_entropy = train_data.map(unigram_entropy).transpose()?;
     seconds.sort_by(f64::total_cmp);
     summary.median_seconds = seconds.get(seconds.len() / 2).copied();
     Ok(summary)

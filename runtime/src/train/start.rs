@@ -31,7 +31,7 @@ pub fn start(
 ) -> Result<Start, RuntimeError> {
     if o.resume {
         let place = save.map_or("nowhere".into(), |p| p.display().to_string());
-        let found = save.and_then(checkpoint::latest).map(Start::At);
+        let found = newest(save)?.map(Start::At);
         return found.ok_or_else(|| {
             RuntimeError::Settings(format!("--resume: there is no checkpoint in {place}"))
         });
@@ -41,10 +41,15 @@ pub fn start(
         None => Start::New,
     };
     let goes_on = matches!(&begins, Start::At(folder) if same(folder.parent(), save));
-    match save.and_then(checkpoint::latest) {
-        Some(found) if !goes_on && !o.force => Err(RuntimeError::Exists(found)),
-        _ => Ok(begins),
+    if goes_on || o.force {
+        return Ok(begins);
     }
+    newest(save)?.map_or(Ok(begins), |found| Err(RuntimeError::Exists(found)))
+}
+
+/// The newest checkpoint of a folder, if there is one.
+fn newest(folder: Option<&Path>) -> Result<Option<PathBuf>, RuntimeError> {
+    folder.map_or(Ok(None), checkpoint::latest)
 }
 
 /// Where `load` says that the run begins.
@@ -56,7 +61,7 @@ fn loaded(
 ) -> Result<Start, RuntimeError> {
     let found = match s.run.iteration {
         Some(step) => checkpoint::of_step(load, step),
-        None => checkpoint::latest(load),
+        None => checkpoint::latest(load)?,
     };
     let place = load.display();
     match found {

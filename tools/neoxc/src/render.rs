@@ -31,11 +31,9 @@ pub fn diagnostic(d: &Diagnostic, sources: &Sources) -> String {
             let _ = writeln!(out, "{:width$} = {}", "", label.text);
             continue;
         };
-        let lead: String = text
-            .chars()
-            .take(s.column.saturating_sub(1) as usize)
-            .map(|c| if c == '\t' { '\t' } else { ' ' })
-            .collect();
+        let (text, before) = shown(text, s.column.saturating_sub(1) as usize);
+        let lead: String =
+            text.chars().take(before).map(|c| if c == '\t' { '\t' } else { ' ' }).collect();
         let room = text.chars().count().saturating_sub(lead.chars().count()).max(1);
         let marks = (if i == 0 { "^" } else { "-" }).repeat((s.length.max(1) as usize).min(room));
         let _ = writeln!(out, "{:width$} |", "");
@@ -46,6 +44,27 @@ pub fn diagnostic(d: &Diagnostic, sources: &Sources) -> String {
         let _ = writeln!(out, "{:width$} = hint: {hint}", "");
     }
     out
+}
+
+/// Longest line that is shown whole, and characters before the marked place where it is not.
+const LONGEST: usize = 200;
+const BEFORE: usize = 60;
+
+/// What is shown of a line, and how many of its characters stand before its character `at`.
+fn shown(line: &str, at: usize) -> (String, usize) {
+    let length = line.chars().count();
+    if length <= LONGEST {
+        return (line.to_string(), at);
+    }
+    let from = at.saturating_sub(BEFORE).min(length - LONGEST);
+    let mut text: String = line.chars().skip(from).take(LONGEST).collect();
+    if from + LONGEST < length {
+        text.push('…');
+    }
+    match from {
+        0 => (text, at),
+        _ => (format!("…{text}"), at - from + 1),
+    }
 }
 
 /// Prints all diagnostics to stderr, with a closing count; true if there was an error.
@@ -74,6 +93,17 @@ mod tests {
         example: Example::Session(""),
         exit: 3,
     };
+
+    #[test]
+    fn of_a_long_line_the_marked_place_is_shown() {
+        let line: String = (0..1000).map(|n| char::from(b'a' + (n % 26) as u8)).collect();
+        assert_eq!(shown(&line[..200], 150), (line[..200].to_string(), 150));
+        for at in [0, 59, 61, 500, 999] {
+            let (text, before) = shown(&line, at);
+            assert_eq!(text.chars().nth(before), line.chars().nth(at), "{at}");
+            assert!(text.chars().count() <= LONGEST + 2);
+        }
+    }
 
     #[test]
     fn both_sides_of_a_conflict_are_shown() {

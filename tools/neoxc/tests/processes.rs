@@ -246,7 +246,7 @@ fn a_job_goes_on_after_the_death_of_any_rank() {
         let mut command = mpirun(&f, "2");
         let args = ["run", "--plan", "plan", "--threads", "1", "--timeout", "2", "--save", "ck"];
         command.arg(NEOXC).args(args).args(["--metrics", "m.jsonl"]);
-        command.args(latest(&f.join("ck")).is_some().then_some("--resume"));
+        command.args(latest(&f.join("ck")).unwrap().is_some().then_some("--resume"));
         let told = std::fs::File::create(f.join("told")).unwrap();
         command.stdout(Stdio::null()).stderr(told);
         command
@@ -293,7 +293,7 @@ fn a_job_goes_on_after_the_death_of_any_rank() {
             kills += u32::from(done.success());
         }
         let through = ended(child);
-        if let Some(newest) = latest(&f.join("ck")) {
+        if let Some(newest) = latest(&f.join("ck")).unwrap() {
             let reader = Reader::open(&newest).unwrap();
             let mut bytes = vec![];
             reader.manifest.tensors.keys().for_each(|t| reader.read(t, &mut bytes).unwrap());
@@ -303,7 +303,7 @@ fn a_job_goes_on_after_the_death_of_any_rank() {
                 assert!(want.contains(&line), "{line:?}: {}", told());
             }
         }
-        eprintln!("{kills} kills, {:?} is the newest", latest(&f.join("ck")));
+        eprintln!("{kills} kills, {:?} is the newest", latest(&f.join("ck")).unwrap());
         if through {
             fresh();
         }

@@ -27,7 +27,7 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
             let save = settings.run.save.as_ref().ok_or_else(|| {
                 Failure::new(3, "error: the plan saves no checkpoints\n  = hint: give --checkpoint")
             })?;
-            checkpoint::latest(Path::new(save)).ok_or_else(|| {
+            checkpoint::latest(Path::new(save))?.ok_or_else(|| {
                 let looked = "as the plan's `save` names it from this folder";
                 Failure::new(
                     3,

@@ -86,7 +86,7 @@ pub fn told(d: &Diagnostic) -> Failure {
     for label in &d.labels {
         let name = &*label.span.file;
         if sources.text(name).is_none()
-            && let Ok(text) = std::fs::read_to_string(name)
+            && let Ok(text) = neoxc_base::read::text(name.as_ref(), neoxc_base::read::TABLES)
         {
             sources.add(name, &text);
         }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use neoxc_base::read;
 use neoxc_driver::pass::{PassCx, PassError};
 use neoxc_driver::pipeline;
 use neoxc_ir::Module;
@@ -13,7 +14,7 @@ use crate::cli::Opt;
 
 /// Reads a module and verifies it.
 pub fn read_module(file: &Path) -> Result<Module, Failure> {
-    let text = std::fs::read_to_string(file)
+    let text = read::text(file, read::TABLES)
         .map_err(|e| Failure::new(5, format!("error: cannot read {}: {e}", file.display())))?;
     let bad = |m: String| Failure::new(3, format!("error: {}:{m}", file.display()));
     let module = neoxc_ir::text::parse(&text).map_err(|e| bad(e.to_string()))?;

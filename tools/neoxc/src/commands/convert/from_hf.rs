@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use neoxc_base::read;
 use neoxc_driver::hugging_face::{self, Weight};
 use neoxc_frontend::Config;
 use neoxc_runtime::checkpoint;
@@ -88,7 +89,7 @@ impl Imported {
 /// The configuration that a `config.json` describes.
 fn config(dir: &Path) -> Result<Config, Failure> {
     let path = dir.join("config.json");
-    let text = std::fs::read_to_string(&path).map_err(io(&path))?;
+    let text = read::text(&path, read::SETTINGS).map_err(io(&path))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(&path, e))?;
     let described = hugging_face::read(&json).map_err(|problems| {
         let all: Vec<_> = problems.iter().map(|p| bad(&path, p).message).collect();
@@ -149,7 +150,7 @@ fn keep_companions(dir: &Path, to: &Path) -> Result<(), Failure> {
     for name in COMPANIONS {
         let from = dir.join(name);
         if from.exists() {
-            let bytes = std::fs::read(&from).map_err(io(&from))?;
+            let bytes = read::bytes(&from, read::TABLES).map_err(io(&from))?;
             neoxc_runtime::files::write_bytes(&to.join(name), &bytes)?;
         }
     }

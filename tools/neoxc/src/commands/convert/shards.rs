@@ -1,10 +1,10 @@
 //! Weights in safetensors: one file, or several shards that `model.safetensors.index.json` names.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use neoxc_base::read;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::de::{Deserializer, MapAccess, Visitor};
 
@@ -71,7 +71,7 @@ impl Shards {
 
     fn of_index(dir: &Path) -> Result<Shards, Failure> {
         let path = dir.join(INDEX);
-        let text = std::fs::read(&path).map_err(io(&path))?;
+        let text = read::bytes(&path, read::TABLES).map_err(io(&path))?;
         let index: Index = serde_json::from_slice(&text).map_err(|e| bad(&path, e))?;
         let mut wanted: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
         let mut seen = BTreeMap::new();
@@ -128,7 +128,7 @@ impl Shards {
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Failure> {
         let found = self.0.get(name).ok_or_else(|| Failure::new(3, format!("no {name}")))?;
         let path = &found.file;
-        let mut file = File::open(path).map_err(io(path))?;
+        let mut file = read::open(path).map_err(io(path))?;
         let mut bytes = vec![0; found.at.1];
         file.seek(SeekFrom::Start(found.at.0)).map_err(io(path))?;
         file.read_exact(&mut bytes).map_err(io(path))?;
@@ -150,12 +150,12 @@ impl Shards {
 
 /// The tensors of one file.
 fn tensors(path: &Path) -> Result<Vec<(String, Found)>, Failure> {
-    let mut file = File::open(path).map_err(io(path))?;
+    let mut file = read::open(path).map_err(io(path))?;
     let size = file.metadata().map_err(io(path))?.len();
     let mut length = [0; 8];
     file.read_exact(&mut length).map_err(io(path))?;
     let length = u64::from_le_bytes(length);
-    if length > size.saturating_sub(8) {
+    if length > size.saturating_sub(8) || length > read::TABLES {
         return Err(bad(path, "is shorter than its header says"));
     }
     let mut head = vec![0; length as usize];

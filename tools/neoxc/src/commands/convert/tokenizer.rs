@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use neoxc_base::read;
 use neoxc_frontend::Config;
 use neoxc_runtime::files::{folder_of, write_bytes};
 use neoxc_runtime::text::{END_OF_TEXT, TextTokenizer};
@@ -46,11 +47,11 @@ fn copied(kept: &Path, to: &Path) -> Result<Map<String, Value>, Failure> {
     for entry in std::fs::read_dir(kept).map_err(io(kept))? {
         let path = entry.map_err(io(kept))?.path();
         let Some(name) = path.file_name().filter(|n| *n != "config.json") else { continue };
-        let bytes = std::fs::read(&path).map_err(io(&path))?;
+        let bytes = read::bytes(&path, read::TABLES).map_err(io(&path))?;
         write_bytes(&to.join(name), &bytes)?;
     }
     let path = kept.join("config.json");
-    let text = std::fs::read(&path).map_err(io(&path))?;
+    let text = read::bytes(&path, read::SETTINGS).map_err(io(&path))?;
     let json: Map<String, Value> = serde_json::from_slice(&text).map_err(|e| bad(&path, e))?;
     // Without a key, Hugging Face has a default: nothing is added to what came.
     Ok(json.into_iter().filter(|(key, _)| IDS.contains(&key.as_str())).collect())
@@ -93,7 +94,7 @@ fn of_tokenizer(
     let names = if merges.is_some() { "vocab.json" } else { "tokenizer.json" };
     for (from, name) in [(Some(vocab), names), (merges, "merges.txt")] {
         if let Some(from) = from {
-            let bytes = std::fs::read(from).map_err(io(from))?;
+            let bytes = read::bytes(from, read::TABLES).map_err(io(from))?;
             write_bytes(&to.join(name), &bytes)?;
         }
     }
