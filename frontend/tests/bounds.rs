@@ -1,7 +1,6 @@
 //! Nothing is accepted that cannot be meant: ranges of every number, and work that is bounded by the text.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use neoxc_frontend::arguments::{Argument, Kind, NESTED, Preset, Range, Status, all};
@@ -165,12 +164,14 @@ fn only_regular_files_of_a_bounded_size_are_configurations() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     assert!(std::process::Command::new("mkfifo").arg(at("pipe.yml")).status().unwrap().success());
+    std::fs::create_dir(at("folder.yml")).unwrap();
     let large = std::fs::File::create(at("large.yml")).unwrap();
     large.set_len(1 << 40).unwrap();
+    std::os::unix::fs::symlink("/dev/zero", at("device.yml")).unwrap();
     for (path, why) in [
         (at("pipe.yml"), "a named pipe, not a file"),
-        (folder.path().to_path_buf(), "a folder, not a file"),
-        (PathBuf::from("/dev/zero"), "a device, not a file"),
+        (at("folder.yml"), "a folder, not a file"),
+        (at("device.yml"), "a device, not a file"),
         (at("large.yml"), "is the most that is read"),
     ] {
         let l = load(std::slice::from_ref(&path), None, &[]);
