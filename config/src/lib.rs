@@ -74,4 +74,4 @@ pub use experts::{Capacity, Moe, Router};
 pub use layer::{Activation, Attention, Norm};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;
-pub use run::{Decay, LEAST_FACTOR, LearningRate, MOST_SAMPLES, Run, Settings, shares};
+pub use run::{Cooldown, Decay, LEAST_FACTOR, LearningRate, MOST_SAMPLES, Run, Settings, shares};

@@ -15,6 +15,10 @@ pub enum Decay {
     Cosine,
     /// It halves once.
     Exponential,
+    /// Not at all until the last steps, and then to the least rate: warm-up, stable, decay (arXiv 2404.06395).
+    Wsd,
+    /// With the root of the steps (arXiv 1706.03762).
+    InverseSqrt,
 }
 
 crate::words!(
@@ -22,6 +26,27 @@ crate::words!(
     Linear = "linear",
     Cosine = "cosine",
     Exponential = "exponential",
+    Wsd = "wsd",
+    InverseSqrt = "inverse_sqrt",
+);
+
+/// How the learning rate falls in the last steps of [`Decay::Wsd`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Cooldown {
+    /// Along a line.
+    #[default]
+    Linear,
+    /// Along half a cosine.
+    Cosine,
+    /// As 1 − √x (arXiv 2405.18392).
+    OneMinusSqrt,
+}
+
+crate::words!(
+    Cooldown: Linear = "linear",
+    Cosine = "cosine",
+    OneMinusSqrt = "1-sqrt",
 );
 
 /// The learning rate over the steps of a run.
@@ -39,6 +64,17 @@ pub struct LearningRate {
     pub iters: u64,
     /// The fraction of them in which it rises.
     pub warmup: f64,
+    /// The fraction of them, at their end, in which it falls with [`Decay::Wsd`].
+    #[serde(default = "tenth", rename = "wsd_decay_ratio")]
+    pub cooldown: f64,
+    /// How it falls there.
+    #[serde(default, rename = "wsd_decay_style")]
+    pub cooldown_style: Cooldown,
+}
+
+/// The cooldown of schedules that were written before there was one.
+fn tenth() -> f64 {
+    0.1
 }
 
 /// Batches, steps, data and checkpoints.
@@ -68,6 +104,9 @@ pub struct Run {
     /// Whether the run takes their weights only, and begins at step 0.
     #[serde(default)]
     pub finetune: bool,
+    /// The run ends after a step that is a multiple of this.
+    #[serde(default)]
+    pub exit_interval: Option<u64>,
     /// Steps between checkpoints (or their growth factor, when `checkpoint_log`).
     pub checkpoint_factor: Option<f64>,
     /// Checkpoints at growing distances.
@@ -141,6 +180,11 @@ impl Settings {
     /// Sequences per optimizer step.
     pub fn global_batch(&self) -> u64 {
         (self.run.micro_batch * self.run.grad_accum) as u64
+    }
+
+    /// Whether `exit_interval` ends the run after `step` steps.
+    pub fn exits_at(&self, step: u64) -> bool {
+        self.run.exit_interval.is_some_and(|n| step.is_multiple_of(n))
     }
 
     /// Whether a checkpoint is due after `step` steps.

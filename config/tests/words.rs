@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 use neoxc_config::{
-    Activation, Attention, Decay, Norm, PipePartition, PipeSchedule, Precision, Router,
+    Activation, Attention, Cooldown, Decay, Norm, PipePartition, PipeSchedule, Precision, Router,
 };
 
 /// Asserts that a value is its name in JSON, and is read back.
@@ -21,7 +21,17 @@ macro_rules! round_trip {
 
 #[test]
 fn words_are_read_as_they_are_written() {
-    round_trip!(Activation, Attention, Decay, Norm, PipePartition, PipeSchedule, Precision, Router);
+    round_trip!(
+        Activation,
+        Attention,
+        Cooldown,
+        Decay,
+        Norm,
+        PipePartition,
+        PipeSchedule,
+        Precision,
+        Router
+    );
     // What plans of this format hold.
     assert_eq!(serde_json::to_string(&Precision::Bf16).unwrap(), "\"bf16\"");
     assert_eq!(serde_json::to_string(&PipeSchedule::default()).unwrap(), "\"1f1b\"");

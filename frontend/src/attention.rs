@@ -1,6 +1,8 @@
 //! `attention_config`: what each layer attends to.
 
-use neoxc_base::codes::{impossible_value, not_supported};
+use neoxc_base::codes::{
+    gmlp_layers, impossible_value, mamba_layers, not_supported, rwkv_layers, sparse_attention,
+};
 use neoxc_base::diag::Span;
 
 use crate::config::Attention;
@@ -88,7 +90,17 @@ impl Reader<'_> {
         match &name.value {
             Value::Str(s) if ["global", "flash"].contains(&s.as_str()) => Some(Attention::Global),
             Value::Str(s) => {
-                let d = not_supported::not_supported(
+                let kind = match s.as_str() {
+                    "mamba" => &mamba_layers::KIND,
+                    "rwkv" => &rwkv_layers::KIND,
+                    "gmlp" | "amlp" => &gmlp_layers::KIND,
+                    "local" | "sparse_fixed" | "sparse_variable" | "bigbird" | "bslongformer" => {
+                        &sparse_attention::KIND
+                    }
+                    _ => &not_supported::KIND,
+                };
+                let d = not_supported::waits(
+                    kind,
                     &format!("attention of the kind `{s}`"),
                     "layers have causal attention over all tokens before",
                     &name.span,

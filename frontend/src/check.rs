@@ -7,7 +7,9 @@ use neoxc_base::codes::{conflict, impossible_value, missing_key, not_supported, 
 use neoxc_base::diag::Diagnostic;
 use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 
-use crate::config::{Config, Decay, LearningRate, Model, Optimizer, Parallel, Precision, Run};
+use crate::config::{
+    Config, Cooldown, Decay, LearningRate, Model, Optimizer, Parallel, Precision, Run,
+};
 use crate::merge::Merged;
 use crate::reader::{Reader, disabled, number};
 use crate::yaml::{Node, Value};
@@ -82,6 +84,7 @@ impl Reader<'_> {
         let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
         let sigma = |method: &str| match method {
             "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),
+            "single_residual_scaled_normal" => std / (layers as f64).sqrt(),
             "wang_init" => 2.0 / layers as f64 / (hidden as f64).sqrt(),
             "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
             _ => std,
@@ -213,6 +216,7 @@ impl Reader<'_> {
             self.tell(missing_key::missing_key("the learning rate", hint));
             return None;
         };
+        self.cooldown();
         let iters = self.int("train_iters").unwrap_or(0);
         let fraction = self.given("lr_decay_fraction").unwrap_or(1.0);
         let decay_iters =
@@ -225,11 +229,29 @@ impl Reader<'_> {
                 style: Decay::parse(&self.word("lr_decay_style")).unwrap_or_default(),
                 iters: decay_iters.max(1),
                 warmup: self.float("warmup"),
+                cooldown: self.float("wsd_decay_ratio"),
+                cooldown_style: Cooldown::parse(&self.word("wsd_decay_style")).unwrap_or_default(),
             },
             kind: settings.optimizer.name().into(),
             hypers: settings.values().map(|(name, x)| (name.to_string(), x)).collect(),
             gradient_clipping: clip,
         })
+    }
+
+    /// A cooldown is of the schedule that has one, and begins after the warm-up.
+    fn cooldown(&mut self) {
+        let style = "lr_decay_style";
+        if self.word(style) != Decay::Wsd.name() {
+            for key in ["wsd_decay_ratio", "wsd_decay_style"] {
+                if self.find(key).is_some() {
+                    let message = format!("`{key}` is of the schedule `wsd`");
+                    self.both(message, key, style, "`--set lr_decay_style=wsd`, or remove it");
+                }
+            }
+        } else if self.float("warmup") + self.float("wsd_decay_ratio") > 1.0 {
+            let message = "the warm-up and the cooldown are longer than the schedule".to_string();
+            self.both(message, "warmup", "wsd_decay_ratio", "together they are at most 1");
+        }
     }
 
     /// The two decay rates of Adam's moments.
@@ -286,6 +308,7 @@ impl Reader<'_> {
             load: self.text("load"),
             iteration,
             finetune,
+            exit_interval: self.int("exit_interval").map(|n| n as u64),
             checkpoint_factor: factor,
             checkpoint_log: log,
             extra_save_iters: saves,

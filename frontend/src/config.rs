@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use neoxc_config::{
-    Activation, Attention, Capacity, Decay, LearningRate, Moe, Norm, PipePartition, PipeSchedule,
-    Precision, Router, Run,
+    Activation, Attention, Capacity, Cooldown, Decay, LearningRate, Moe, Norm, PipePartition,
+    PipeSchedule, Precision, Router, Run,
 };
 
 /// A checked configuration.

@@ -108,10 +108,11 @@ impl<'a> Reader<'a> {
                 Status::Supported => self.is_allowed(a, node),
                 Status::WithoutEffect(why) => idle.push((key, why)),
                 Status::Unread => idle.push((key, "nothing reads it in GPT-NeoX either")),
-                Status::NotYet { why, .. } => {
+                Status::NotYet { kind, why, .. } => {
                     if !asks_for_nothing(&node.value, a.default) {
                         let what = format!("`{}`", a.name);
-                        let d = not_supported::not_supported(&what, why, &key.span, &a.instead());
+                        let instead = a.instead();
+                        let d = not_supported::waits(kind, &what, why, &key.span, &instead);
                         self.tell(d);
                     }
                 }

@@ -37,6 +37,20 @@ fn training_repeats_to_the_bit_and_resumes() {
     }
 }
 
+/// As in GPT-NeoX without a checkpoint, unless one is due.
+#[test]
+fn a_run_ends_at_its_exit_interval() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let plan =
+        plan(folder.path(), &["num_layers=1", "train_iters=8", "eval_iters=0", "exit_interval=3"]);
+    let save = folder.path().join("saved");
+    assert_eq!(run(&plan, &save, 3, 1, false).len(), 3);
+    let resumed = run(&plan, &save, 8, 1, true);
+    assert_eq!(resumed.iter().map(|r| r.step).collect::<Vec<_>>(), [4, 5, 6]);
+    assert!(save.join("global_step3").exists() && !save.join("global_step6").exists());
+}
+
 /// Ended and gone on after each of 50 steps, beyond the last epoch's end: the same samples, the same bits. A step
 /// of another size goes on with the sample that is next.
 #[test]

@@ -17,8 +17,13 @@ The message says why, and the hint what to use instead. `neoxc explain KEY` tell
 
 /// `what` (a key, or a key with its value) is not supported because of `why`; `instead` is the hint.
 pub fn not_supported(what: &str, why: &str, span: &Span, instead: &str) -> Diagnostic {
+    waits(&KIND, what, why, span, instead)
+}
+
+/// The same for what waits for a subject with a code of its own, such as Mamba layers.
+pub fn waits(kind: &'static Kind, what: &str, why: &str, at: &Span, instead: &str) -> Diagnostic {
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
-    Diagnostic::error(&KIND, format!("{what} is not supported yet{why}"))
-        .label(span, "asked for here")
+    Diagnostic::error(kind, format!("{what} is not supported yet{why}"))
+        .label(at, "asked for here")
         .hint(instead)
 }

@@ -31,6 +31,6 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("do_valid", false).unset().idle("it follows from `eval_iters`").doc("Whether there is validation data."),
     flag("do_test", false).unset().idle("no test data are evaluated").doc("Whether there is test data."),
     flag("onnx_safe", false).idle("no ONNX file is made").doc("Avoid operations that ONNX does not have."),
-    flag("adlr_autoresume", false).not_yet("a run saves and ends at SIGTERM or SIGUSR1, and goes on with --resume", "").doc("Ask NVIDIA's cluster whether to stop and come back."),
-    int("adlr_autoresume_interval").number(1000.0).not_yet("a run saves and ends at SIGTERM or SIGUSR1, and goes on with --resume", "").doc("Steps between such questions."),
+    flag("adlr_autoresume", false).idle("a run saves and ends at SIGTERM or SIGUSR1, and goes on with --resume").doc("Ask NVIDIA's cluster whether to stop and come back."),
+    int("adlr_autoresume_interval").number(1000.0).unread().doc("Steps between such questions."),
 ];

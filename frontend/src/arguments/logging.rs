@@ -5,6 +5,8 @@ use super::{Argument, any, dict, flag, float, int, list, text};
 const LINES: &str = "a run logs lines, or JSON with --json, which any monitor can read";
 const PROFILE: &str = "`neoxc profile` measures every kernel of a plan";
 const MEMORY: &str = "a plan's memory is known when it is compiled: `neoxc compile` prints it";
+const NOISE: &str =
+    "the gradient noise scale is not computed; GPT-NeoX ends in an error where it is asked for";
 const ONLY_LOSS: &str = "a step reports loss, learning rate and the norm of all gradients";
 
 #[rustfmt::skip] // a table: an argument begins a line
@@ -31,18 +33,18 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     dict("comet_others").idle(LINES).doc("Further values of the experiment at Comet."),
     any("comet_experiment").not_yet("it is an object of the Python program", "").doc("Comet's experiment, which GPT-NeoX sets itself."),
     float("peak_theoretical_tflops").idle("`neoxc profile` compares with what the machine was measured to do").doc("Peak of a GPU, to report the share of it that is used."),
-    flag("log_grad_pct_zeros", false).not_yet(ONLY_LOSS, "").doc("Log how many gradients are zero."),
-    flag("log_param_norm", false).not_yet(ONLY_LOSS, "`neoxc inspect checkpoint` prints norms of weights").doc("Log norms of weights."),
-    flag("log_grad_norm", false).not_yet("the norm of all gradients is logged in any case, those of single tensors are not", "").doc("Log norms of gradients, tensor by tensor."),
-    flag("log_optimizer_states", false).not_yet(ONLY_LOSS, "`neoxc inspect checkpoint` prints norms of state").doc("Log norms of the optimizer's state."),
-    flag("log_gradient_noise_scale", false).not_yet(ONLY_LOSS, "").doc("Log the gradient noise scale."),
-    int("gradient_noise_scale_n_batches").number(5.0).not_yet(ONLY_LOSS, "").doc("Batches of the gradient noise scale."),
-    flag("gradient_noise_scale_cpu_offload", false).not_yet(ONLY_LOSS, "").doc("Keep what the gradient noise scale needs on the CPU."),
-    flag("memory_profiling", false).not_yet(MEMORY, "").doc("Record allocations of the GPU."),
-    text("memory_profiling_path").not_yet(MEMORY, "").doc("File of recorded allocations."),
-    flag("profile", false).not_yet(PROFILE, PROFILE).doc("Profile some steps."),
-    int("profile_step_start").number(10.0).not_yet(PROFILE, "").doc("First step that is profiled."),
-    int("profile_step_stop").number(12.0).not_yet(PROFILE, "").doc("Step at which profiling ends."),
+    flag("log_grad_pct_zeros", false).idle(ONLY_LOSS).doc("Log how many gradients are zero."),
+    flag("log_param_norm", false).idle("`neoxc inspect checkpoint` prints norms of weights, a run does not").doc("Log norms of weights."),
+    flag("log_grad_norm", false).idle("the norm of all gradients is logged in any case, those of single tensors are not").doc("Log norms of gradients, tensor by tensor."),
+    flag("log_optimizer_states", false).idle("`neoxc inspect checkpoint` prints norms of state, a run does not").doc("Log norms of the optimizer's state."),
+    flag("log_gradient_noise_scale", false).idle(NOISE).doc("Log the gradient noise scale."),
+    int("gradient_noise_scale_n_batches").number(5.0).idle(NOISE).doc("Batches of the gradient noise scale."),
+    flag("gradient_noise_scale_cpu_offload", false).idle(NOISE).doc("Keep what the gradient noise scale needs on the CPU."),
+    flag("memory_profiling", false).idle(MEMORY).doc("Record allocations of the GPU."),
+    text("memory_profiling_path").idle(MEMORY).doc("File of recorded allocations."),
+    flag("profile", false).idle(PROFILE).doc("Profile some steps."),
+    int("profile_step_start").number(10.0).idle(PROFILE).doc("First step that is profiled."),
+    int("profile_step_stop").number(12.0).idle(PROFILE).doc("Step at which profiling ends."),
     int("steps_per_print").number(10.0).idle("`log_interval` says it").doc("Steps between DeepSpeed's own lines."),
     flag("wall_clock_breakdown", false).idle(PROFILE).doc("Print DeepSpeed's times of forward, backward and update."),
     dict("flops_profiler").idle("`neoxc compile` prints a step's FLOPs").doc("DeepSpeed's count of FLOPs."),

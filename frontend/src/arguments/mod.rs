@@ -6,6 +6,9 @@
 
 use std::fmt;
 
+use neoxc_base::codes::not_supported;
+use neoxc_base::diag;
+
 mod data;
 mod deepspeed;
 mod experts;
@@ -95,6 +98,8 @@ pub enum Status {
     WithoutEffect(&'static str),
     /// Known; any value but the default is refused.
     NotYet {
+        /// What it is refused as: a subject that waits has a code of its own.
+        kind: &'static diag::Kind,
         /// Why, as a clause.
         why: &'static str,
         /// What to use instead; empty where that is only to leave it out.
@@ -291,7 +296,17 @@ impl Argument {
     }
 
     const fn not_yet(self, why: &'static str, instead: &'static str) -> Self {
-        Argument { status: Status::NotYet { why, instead }, ..self }
+        self.waits(&not_supported::KIND, why, instead)
+    }
+
+    /// As `not_yet`, with the code of the subject that it waits for.
+    const fn waits(
+        self,
+        kind: &'static diag::Kind,
+        why: &'static str,
+        instead: &'static str,
+    ) -> Self {
+        Argument { status: Status::NotYet { kind, why, instead }, ..self }
     }
 
     const fn unread(self) -> Self {

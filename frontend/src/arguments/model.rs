@@ -3,15 +3,9 @@
 use super::{Argument, flag, float, int, text, word};
 
 const FUSED: &str = "the compiler decides what is fused; the mathematics is the same";
-const SHARED: &str = "every layer has weights of its own";
-const INIT: &[&str] = &["normal", "scaled_normal", "small_init", "wang_init"];
-const OTHER_INIT: &[&str] = &[
-    "orthogonal",
-    "scaled_orthogonal",
-    "xavier_uniform",
-    "xavier_normal",
-    "single_residual_scaled_normal",
-];
+const INIT: &[&str] =
+    &["normal", "scaled_normal", "single_residual_scaled_normal", "small_init", "wang_init"];
+const OTHER_INIT: &[&str] = &["orthogonal", "scaled_orthogonal", "xavier_uniform", "xavier_normal"];
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
@@ -48,8 +42,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("opt_pos_emb_offset").number(0.0).not_yet("positions count from 0", "")
         .doc("Added to positions before the learned table is read, as OPT models want it."),
     flag("no_weight_tying", false).doc("Give the head weights of its own instead of the embedding's."),
-    int("num_unique_layers").not_yet(SHARED, "").doc("Layers with weights of their own; the others share them."),
-    text("param_sharing_style").says("grouped").not_yet(SHARED, "").doc("Which layers share weights where `num_unique_layers` is given."),
+    int("num_unique_layers").unread().doc("Layers with weights of their own; the others share them."),
+    text("param_sharing_style").says("grouped").unread().doc("Which layers share weights where `num_unique_layers` is given."),
     int("make_vocab_size_divisible_by").number(128.0).between(1.0, 1_048_576.0).doc("The embedding has as many rows as the tokenizer has ids, rounded up to a multiple of this × tensor ranks."),
     word("activation", "gelu", &["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"], &[])
         .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form. `swiglu`, `geglu`, `reglu`, `glu` and `bilinear` are gates: the MLP has one more projection, which is multiplied."),
@@ -62,7 +56,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     text("fused_kernels_build_path").idle("no kernel is built when a run starts").doc("Folder in which GPT-NeoX builds its CUDA kernels."),
     flag("fp16_lm_cross_entropy", false).not_yet("the loss is computed in f32", "").doc("Compute the loss in 16 bits."),
     float("init_method_std").number(0.02).between(0.0, 100.0).doc("Standard deviation of start values in `normal` and `scaled_normal`."),
-    flag("apply_query_key_layer_scaling", false).not_yet("scores are not scaled by the layer's number", "")
+    flag("apply_query_key_layer_scaling", false).idle("with these positions the two factors cancel")
         .doc("Divide attention scores by the layer's number, and multiply them again in the softmax."),
     flag("use_cpu_initialization", false).idle("start values are the same on every device and layout").doc("Make start values on the CPU."),
     flag("attention_softmax_in_fp32", false).idle("the softmax is always computed in f32").doc("Compute the softmax of attention in f32."),
@@ -72,7 +66,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     word("init_method", "normal", INIT, OTHER_INIT)
         .doc("Start values of embeddings and of matrices that read the residual stream: `small_init` has σ = √(2/(5·hidden_size)), `wang_init` σ = 2/(num_layers·√hidden_size)."),
     word("output_layer_init_method", "scaled_normal", INIT, OTHER_INIT)
-        .doc("Start values of matrices that write into the residual stream: `scaled_normal` has σ = init_method_std/√(2·num_layers)."),
+        .doc("Start values of matrices that write into the residual stream: `scaled_normal` has σ = init_method_std/√(2·num_layers), `single_residual_scaled_normal`, for layers with one branch, σ = init_method_std/√num_layers."),
     flag("gpt_j_residual", false).doc("Attention and MLP both read the layer's input, and both are added to it (parallel residual)."),
     flag("gpt_j_tied", false).doc("With `gpt_j_residual`, attention and MLP read the same norm."),
     flag("use_bias_in_norms", true).doc("Norms have a bias."),

@@ -17,13 +17,15 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("zero_allgather_bucket_size").idle(PLANNED).doc("Elements of weights that ZeRO gathers at once."),
     dict("zero_optimization").doc("DeepSpeed's ZeRO: `stage` says what data ranks divide beside the micro-batches: optimizer state (1), sums of gradients (2), weights (3). Its settings of buffers and overlap have no effect, since all of it is planned; offloading is not supported yet."),
     float("lr").below(0.0, f64::INFINITY).doc("Peak learning rate; `optimizer.params.lr` says it too, and wins."),
-    word("lr_decay_style", "linear", &["constant", "linear", "cosine", "exponential"], &[])
-        .doc("How the learning rate falls after the warm-up. `linear` heads for 0 and stops at `min_lr`; `cosine` ends at `min_lr`; `exponential` halves over the run."),
+    word("lr_decay_style", "linear", &["constant", "linear", "cosine", "exponential", "wsd", "inverse_sqrt"], &[])
+        .doc("How the learning rate falls after the warm-up. `linear` heads for 0 and stops at `min_lr`; `cosine` ends at `min_lr`; `exponential` halves over the run. `wsd` (warm-up, stable, decay) and `inverse_sqrt` are not in GPT-NeoX: the first stays at the peak until `wsd_decay_ratio` of the steps are left, the second is the peak × √(warm-up steps / step)."),
+    float("wsd_decay_ratio").number(0.1).between(0.0, 1.0).ours().doc("The fraction of `lr_decay_iters` at their end in which `lr_decay_style: wsd` falls to `min_lr`."),
+    word("wsd_decay_style", "linear", &["linear", "cosine", "1-sqrt"], &[]).ours().doc("How it falls there: along a line, half a cosine, or 1 − √x."),
     int("lr_decay_iters").between(1.0, 1e12).doc("Steps over which the learning rate falls. Without it `train_iters` × `lr_decay_fraction`."),
     float("lr_decay_fraction").between(0.0, 1.0).doc("The fraction of `train_iters` over which the learning rate falls; 1 if it is not given."),
     float("min_lr").number(0.0).between(0.0, 1e9).doc("The learning rate after the warm-up is never below this."),
     float("warmup").number(0.01).between(0.0, 1.0).doc("The fraction of the decay's steps in which the learning rate rises from 0."),
-    flag("override_lr_scheduler", false).not_yet("a resumed run takes the schedule of its own configuration", "")
+    flag("override_lr_scheduler", false).idle("a resumed run always takes the schedule of its own configuration")
         .doc("Resume with this configuration's schedule, not the checkpoint's."),
     flag("use_checkpoint_lr_scheduler", false).not_yet("a checkpoint does not hold the schedule", "give the schedule in the configuration")
         .doc("Resume with the checkpoint's schedule, not this configuration's."),

@@ -16,7 +16,7 @@ wrong with a configuration, and [neoxc.schema.json](neoxc.schema.json) tells an 
 # yaml-language-server: $schema=docs/neoxc.schema.json
 ```
 
-*Not yet*: any value but the default is refused. *No effect*: it is read and a warning names it; the run is
+*Not yet*: any value but the default is refused, with the code that is given; `neoxc explain CODE` tells more of it. *No effect*: it is read and a warning names it; the run is
 the same. Values that GPT-NeoX knows and neoxc does not do yet are named after \"not yet\".
 
 This page is made from the tables in `frontend/src/arguments/`, and a test holds it to them:
@@ -50,8 +50,12 @@ impl Argument {
             }
             Status::Supported => return None,
             Status::WithoutEffect(why) => format!("No effect: {why}."),
-            Status::NotYet { why, instead: "" } => format!("Not yet: {why}."),
-            Status::NotYet { why, .. } => format!("Not yet: {why}; {instead}."),
+            Status::NotYet { kind, why, instead: "" } => {
+                format!("Not yet ({}): {why}.", kind.code)
+            }
+            Status::NotYet { kind, why, .. } => {
+                format!("Not yet ({}): {why}; {instead}.", kind.code)
+            }
             Status::Unread => "No effect: nothing reads it in GPT-NeoX either.".into(),
         })
     }

@@ -19,9 +19,9 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("is_pipe_parallel", false).idle(OF_COURSE).doc("Whether there is a pipeline; GPT-NeoX sets it itself."),
     int("global_num_gpus").idle("`world_size` says it").doc("All GPUs; GPT-NeoX sets it itself."),
     flag("fp32_allreduce", false).idle("sums over ranks are always f32").doc("Sum over ranks in f32."),
-    flag("prescale_gradients", false).not_yet("gradients are divided by the number of ranks after their sum", "").doc("Divide gradients before they are summed over ranks."),
-    float("gradient_predivide_factor").number(1.0).not_yet("gradients are divided by the number of ranks after their sum", "").doc("What gradients are divided by before they are summed over ranks."),
-    flag("sparse_gradients", false).not_yet("gradients of embeddings are summed whole", "").doc("Sum only rows of the embedding's gradient that are not zero."),
+    flag("prescale_gradients", false).idle("gradients are f32, and dividing them before or after their sum is the same").doc("Divide gradients before they are summed over ranks."),
+    float("gradient_predivide_factor").number(1.0).idle("gradients are f32, and dividing them before or after their sum is the same").doc("What gradients are divided by before they are summed over ranks."),
+    flag("sparse_gradients", false).idle("gradients of embeddings are summed with all their rows").doc("Sum only rows of the embedding's gradient that are not zero."),
     flag("communication_data_type", false).unset().not_yet("sums over ranks are f32", "").doc("Dtype of sums over ranks."),
     dict("elasticity").not_yet("a plan is for a number of ranks; a checkpoint can be resumed with any", "compile for the new number of ranks and use --resume").doc("Change the number of ranks while a run goes on."),
 ];

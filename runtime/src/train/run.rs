@@ -469,6 +469,13 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             if summary.stopped {
                 break;
             }
+            if step < steps && t.settings.exits_at(step) {
+                if !t.settings.saves_at(step) {
+                    let what = format!("`exit_interval` ends the run after step {step}, unsaved");
+                    watch.warn(&what);
+                }
+                break;
+            }
         }
         saver.finish(watch)
     })?;
