@@ -10,6 +10,7 @@ use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 use crate::config::{
     Config, Cooldown, Decay, LearningRate, Model, Optimizer, Parallel, Precision, Run,
 };
+use crate::lints;
 use crate::merge::Merged;
 use crate::reader::{Reader, disabled, number};
 use crate::yaml::{Node, Value};
@@ -30,7 +31,9 @@ pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config>
         .iter()
         .map(|(k, _)| (k.name.clone(), (k.span.file.to_string(), k.span.line, k.span.column)))
         .collect::<BTreeMap<_, _>>();
-    Some(Config { model: model?, optimizer: optimizer?, run: run?, parallel, places })
+    let config = Config { model: model?, optimizer: optimizer?, run: run?, parallel, places };
+    lints::run(&config, &mut r);
+    Some(config)
 }
 
 impl Reader<'_> {

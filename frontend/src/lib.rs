@@ -9,6 +9,7 @@
 //! | [`merge`] | several files and `--set` into one dictionary |
 //! | [`arguments`] | every argument of GPT-NeoX |
 //! | [`check`], [`config`] | the checks, and the typed configuration that they give |
+//! | [`lints`] | traps of GPT-NeoX |
 //! | [`cluster`] | descriptions of clusters |
 //!
 //! # Example
@@ -39,6 +40,7 @@ pub mod check;
 pub mod cluster;
 pub mod config;
 mod layer;
+pub mod lints;
 pub mod merge;
 mod moe;
 mod optimizer;

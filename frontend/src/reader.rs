@@ -195,6 +195,18 @@ impl<'a> Reader<'a> {
         self.refused.iter().any(|r| r == name)
     }
 
+    /// Whether the dictionary called `name` has the key that `path` leads to.
+    pub(crate) fn has(&self, name: &str, path: &[&str]) -> bool {
+        let mut node = self.find(name).map(|(_, n)| n);
+        for part in path {
+            node = match node.map(|n| &n.value) {
+                Some(Value::Map(m)) => m.iter().find(|(k, _)| k.name == *part).map(|(_, n)| n),
+                _ => None,
+            };
+        }
+        node.is_some()
+    }
+
     /// The key called `name` with its value, where it is given and not refused.
     pub(crate) fn find(&self, name: &str) -> Option<&'a (Key, Node)> {
         self.place(name).filter(|_| !self.was_refused(name))
@@ -270,7 +282,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The places of keys, where they are given, each with what is said of it.
-    fn places(&self, labels: &[(&str, &str)]) -> Vec<(Span, String)> {
+    pub(crate) fn places(&self, labels: &[(&str, &str)]) -> Vec<(Span, String)> {
         let place = |(name, text): &(&str, &str)| {
             self.place(name).map(|(_, n)| (n.span.clone(), text.to_string()))
         };

@@ -3,7 +3,7 @@
 
 use neoxc_base::codes::ALL;
 use neoxc_base::diag::Example;
-use neoxc_frontend::{Loaded, load};
+use neoxc_frontend::{Loaded, lints, load};
 
 /// A configuration that is right, a key a line.
 const GOOD: &str = "\
@@ -27,6 +27,22 @@ fn with(lines: &str) -> Loaded {
     let file = folder.path().join("a.yml");
     std::fs::write(&file, text).unwrap();
     load(&[file], None, &[])
+}
+
+/// Every lint is told of its own example, once, and not of the other; `with` has what a model needs beside.
+#[test]
+fn lints_are_told_of_their_examples() {
+    assert!(lints::ALL.is_sorted_by(|a, b| a.name < b.name));
+    for lint in lints::ALL {
+        let end = format!("[{}]", lint.name);
+        let times = |lines: &str| {
+            let told = with(lines).diagnostics;
+            let told = told.iter().filter(|d| d.kind.code == "NX0115" && d.message.ends_with(&end));
+            told.count()
+        };
+        assert_eq!((times(lint.wrong), times(lint.right)), (1, 0), "{}", lint.name);
+        assert!(lint.text.len() > 80 && lint.text.ends_with('.'), "{}", lint.name);
+    }
 }
 
 #[test]

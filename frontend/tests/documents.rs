@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use neoxc_frontend::arguments::{page, schema};
+use neoxc_frontend::lints;
 use neoxc_frontend::yaml::{Value, parse};
 
 /// Compares a file of `docs/` with `made`, or writes it where NEOXC_BLESS is set.
@@ -23,6 +24,11 @@ fn is_current(name: &str, made: &str) {
 #[test]
 fn the_page_of_arguments_is_current() {
     is_current("arguments.md", &page::page());
+}
+
+#[test]
+fn the_page_of_lints_is_current() {
+    is_current("lints.md", &lints::page());
 }
 
 #[test]

@@ -20,10 +20,11 @@ fn from_text(texts: &[&str], sets: &[&str]) -> Loaded {
     load(&files, None, &sets.iter().map(|s| s.to_string()).collect::<Vec<_>>())
 }
 
-/// `code line:column message` of each problem.
+/// `code line:column message` of each problem; lints, which every other configuration gives, have their own test.
 fn told(l: &Loaded) -> Vec<String> {
     l.diagnostics
         .iter()
+        .filter(|d| d.kind.code != "NX0115")
         .map(|d| {
             let places: Vec<String> =
                 d.labels.iter().map(|l| format!("{}:{}", l.span.line, l.span.column)).collect();
@@ -73,7 +74,8 @@ fn checkpoint_groups_have_one_size() {
 fn a_vocabulary_is_known_without_its_file() {
     let rows = |sets: &[&str]| {
         let l = from_text(&[GOOD], &[&["padded_vocab_size=null"], sets].concat());
-        let codes: Vec<&str> = l.diagnostics.iter().map(|d| d.kind.code).collect();
+        let codes = l.diagnostics.iter().map(|d| d.kind.code);
+        let codes: Vec<&str> = codes.filter(|c| *c != "NX0115").collect();
         (l.config.map(|c| (c.model.vocab_size, c.model.padded_vocab_size)), codes.join(" "))
     };
     let neox = ["tokenizer_type=HFTokenizer", "vocab_file=no/20B_tokenizer.json"];
@@ -471,7 +473,7 @@ fn bundled_clusters_are_whole() {
 #[test]
 fn experts_have_their_rules() {
     let l = from_text(&[GOOD], &["moe_num_experts=8"]);
-    assert!(l.diagnostics.is_empty(), "{:?}", told(&l));
+    assert_eq!(told(&l), [""; 0]);
     let m = l.config.unwrap().model.moe.unwrap();
     assert_eq!((m.experts, m.interval, m.top_k, m.capacity), (8, 1, 1, None));
     assert_eq!(m.router, neoxc_frontend::config::Router::Sinkhorn);

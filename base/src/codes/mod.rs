@@ -32,6 +32,7 @@ codes![
     does_not_fit,
     assumed_vocabulary,
     overridden_place,
+    trap,
     mamba_layers,
     rwkv_layers,
     gmlp_layers,

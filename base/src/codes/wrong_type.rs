@@ -11,7 +11,7 @@ The value is not of the argument's type. Files are read as PyYAML reads YAML 1.1
 text: a float needs a dot (`1.0e-4`). `True`, `yes` and `on` are truth values.
 
 Write a value of the type that the message names.",
-    example: Example::Config { wrong: "min_lr: 1e-5", right: "min_lr: 1.0e-5" },
+    example: Example::Config { wrong: "layernorm_epsilon: 1e-5", right: "layernorm_epsilon: 1.0e-5" },
     exit: 3,
 };
 

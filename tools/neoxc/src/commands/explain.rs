@@ -2,7 +2,7 @@
 
 use neoxc_base::codes;
 use neoxc_driver::Phase;
-use neoxc_frontend::arguments;
+use neoxc_frontend::{arguments, lints};
 use neoxc_ir::Function;
 use neoxc_ir::keys;
 use neoxc_plan::Plan;
@@ -24,6 +24,10 @@ fn code_or_key(what: &str) -> Result<(), Failure> {
         return Ok(());
     }
     if let Some(text) = arguments::page::explain(what) {
+        print!("{text}");
+        return Ok(());
+    }
+    if let Some(text) = lints::explain(what) {
         print!("{text}");
         return Ok(());
     }
