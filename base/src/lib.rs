@@ -5,6 +5,7 @@
 //!
 //! - [`codes`]: every problem that can be told, a file each.
 //! - [`diag`]: what a problem consists of: code, sentence, places, hint.
+//! - [`processor`]: what instructions a machine has.
 //! - [`target`], [`cluster`]: what kernels are compiled for and what they run on.
 //! - [`entry`]: the names of a plan's programs and of their parts.
 //! - [`read`]: how files are read that somebody else wrote.
@@ -28,5 +29,6 @@ pub mod codes;
 pub mod diag;
 pub mod entry;
 pub mod nearest;
+pub mod processor;
 pub mod read;
 pub mod target;

@@ -73,7 +73,7 @@ pub mod text;
 pub mod types;
 pub mod verifier;
 
-pub use neoxc_base::{cluster, diag, nearest, read, target};
+pub use neoxc_base::{cluster, diag, nearest, processor, read, target};
 
 pub use attrs::{Attr, Attrs};
 pub use build::Builder;

@@ -8,6 +8,7 @@ use clap::Args;
 use neoxc_plan::Plan;
 
 use crate::RuntimeError;
+use crate::device::check_processor;
 use crate::job::{self, Job};
 use crate::progress::{TrainProgress, human};
 use crate::signals::{EXIT_STOPPED, stop_flag};
@@ -70,6 +71,8 @@ pub fn threads(text: &str) -> Result<usize, String> {
 /// # Errors
 /// What training is stopped by.
 pub fn run(plan: &Plan, a: &RunArgs) -> Result<u8, RuntimeError> {
+    // Before ranks wait for each other.
+    check_processor(plan)?;
     let settings = settings(plan)?;
     let stop = stop_flag()?;
     let job = Job::join(plan, [a.timeout, a.start_timeout].map(Duration::from_secs))?.map(Arc::new);

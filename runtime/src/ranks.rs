@@ -162,8 +162,9 @@ impl<'a> Ranks<'a> {
 
     /// Sends every rank its part of an input; stages that do not use it get nothing.
     pub fn put(&mut self, program: &str, name: &str, bytes: &[u8]) -> Result<(), RuntimeError> {
-        let whole = self.plan.whole_dims(&self.port(program, name)?.0);
-        if bytes.len() as u64 != whole.iter().product::<u64>() * 4 {
+        let (port, _) = self.port(program, name)?;
+        let whole = self.plan.whole_dims(&port);
+        if port.width() != 4 || bytes.len() as u64 != whole.iter().product::<u64>() * 4 {
             return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
         }
         for (rank, at) in self.own().into_iter().zip(0..) {
@@ -216,7 +217,7 @@ impl<'a> Ranks<'a> {
             let Some(port) = self.port_of(program, "layers", stage).cloned() else { continue };
             let segment = self.plan.segment(&port.segment).unwrap_or(0);
             let own = self.plan.layers_of(rank);
-            if own.len() as u64 != port.elements() {
+            if own.len() as u64 != port.elements() || port.width() != 4 {
                 return Err(RuntimeError::Settings(format!(
                     "rank {rank} has {} layers, {program} takes {}",
                     own.len(),
@@ -237,6 +238,9 @@ impl<'a> Ranks<'a> {
         let segment = self.plan.segment(&port.segment).unwrap_or(0);
         let stages = self.plan.along("pipe", 0).0;
         let rank = self.plan.ranks() / stages * stage;
+        if port.elements() * port.width() != bytes.len() as u64 {
+            return Err(RuntimeError::Settings(format!("{name} of {program} has another size")));
+        }
         let Some(job) = &self.job else {
             self.device(rank).read(segment, port.offset, bytes);
             return Ok(());
@@ -263,7 +267,8 @@ impl<'a> Ranks<'a> {
     pub fn numbers(&self, program: &str) -> BTreeSet<String> {
         let stages = 0..self.plan.along("pipe", 0).0;
         let outputs = stages.filter_map(|s| self.plan.program_of(program, s));
-        let ports = outputs.flat_map(|p| &p.outputs).filter(|p| p.elements() == 1);
+        let ports =
+            outputs.flat_map(|p| &p.outputs).filter(|p| p.elements() == 1 && p.dtype == "f32");
         ports.map(|p| p.name.clone()).collect()
     }
 
@@ -274,7 +279,8 @@ impl<'a> Ranks<'a> {
             let stage = self.plan.along("pipe", rank).1;
             let place = |name: &&str| {
                 let port = self.port_of(program, name, stage)?;
-                Some((self.plan.segment(&port.segment)?, port.offset))
+                let number = port.elements() == 1 && port.width() == 4;
+                self.plan.segment(&port.segment).filter(|_| number).map(|at| (at, port.offset))
             };
             let numbers: Vec<_> = outputs.iter().filter_map(place).collect();
             self.devices[n].guard(&numbers);

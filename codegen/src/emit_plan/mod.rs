@@ -465,6 +465,8 @@ pub struct Extras {
     pub compiler: String,
     /// Target of the kernels `run` uses.
     pub target: String,
+    /// Features of the processor that these may use.
+    pub features: Vec<String>,
     /// Resolved configuration.
     pub config: serde_json::Value,
     /// Settings of the run.
@@ -638,6 +640,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         tables: Tables {
             compiler: extras.compiler,
             target: extras.target,
+            features: extras.features,
             memory: Memory::default(),
             class_memory,
             parameter_count,

@@ -81,6 +81,11 @@ fn cpu(target: Target) -> (String, String) {
     }
 }
 
+/// Features of the processor that a target's kernels may use.
+pub fn features(target: Target) -> Vec<String> {
+    neoxc_ir::processor::of(target, &cpu(target).1)
+}
+
 fn machine(target: Target) -> Result<TargetMachine, CodegenError> {
     static INIT: OnceLock<()> = OnceLock::new();
     INIT.get_or_init(|| LlvmTarget::initialize_x86(&InitializationConfig::default()));

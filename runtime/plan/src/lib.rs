@@ -46,6 +46,7 @@
 //! # }
 //! ```
 
+mod bound;
 mod formula;
 mod held;
 pub mod init;
@@ -278,6 +279,9 @@ pub struct Tables {
     pub compiler: String,
     /// Target of the kernels that `run` uses.
     pub target: String,
+    /// Features of the processor that these may use ([`neoxc_base::processor`]).
+    #[serde(default)]
+    pub features: Vec<String>,
     /// Memory of the rank that needs most.
     pub memory: Memory,
     /// Memory of a rank of each class of stages, with as many slots as any stage has.

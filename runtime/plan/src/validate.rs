@@ -17,6 +17,9 @@ use crate::{
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
 const MAX_BYTES: u64 = 1 << 46;
 
+/// What buffers are aligned to, bytes: kernels load whole vectors.
+const ALIGNED: u64 = 64;
+
 /// Ranks that a plan may have.
 const MAX_RANKS: u64 = 1 << 20;
 
@@ -114,12 +117,29 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
             ));
         }
     }
+    if plan.programs.is_empty() {
+        return invalid("it has no programs".into());
+    }
     for program in &plan.programs {
         let (_, class) = class_of(&program.name);
         if class >= classes {
             return invalid(format!("{} is for no stage", program.name));
         }
         for port in program.inputs.iter().chain(&program.outputs) {
+            if !["f32", "i32", "bf16"].contains(&port.dtype.as_str()) {
+                let what = format!("port {} has the dtype {:?}", port.name, port.dtype);
+                return Err(PlanError::Invalid(what));
+            }
+            let whole = port.shape.iter().zip(0..).try_fold(4u64, |a, (s, i)| {
+                let ranks = port.axes.get(i).map_or(1, |axis| plan.along(axis, 0).0);
+                a.checked_mul(*s)?.checked_mul(ranks)
+            });
+            if whole.is_none_or(|n| n > MAX_BYTES) {
+                return Err(PlanError::Invalid(format!("port {} is impossibly large", port.name)));
+            }
+            if !port.offset.is_multiple_of(ALIGNED) {
+                return Err(PlanError::Invalid(format!("port {} is not aligned", port.name)));
+            }
             let size = port.shape.iter().try_fold(port.width(), |a, s| a.checked_mul(*s));
             let end = size.and_then(|s| s.checked_add(port.offset));
             if end.is_none_or(|e| e > bytes(&port.segment, class)) {
@@ -129,6 +149,9 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
                 ));
             }
         }
+    }
+    for program in &plan.programs {
+        let (_, class) = class_of(&program.name);
         instructions(plan, class, &program.body, &mut vec![])?;
         events::check(plan, program)?;
     }
@@ -279,9 +302,18 @@ fn instructions(
                 if k.args.len() != args.len() || k.operands > args.len() {
                     return Err(PlanError::Invalid(format!("{} takes other arguments", k.name)));
                 }
-                for (a, size) in args.iter().zip(&k.args) {
+                for (n, (a, size)) in args.iter().zip(&k.args).enumerate() {
                     let end = last_byte(a, *size, counts);
                     let segment = plan.tables.segments.get(a.segment);
+                    let numbers = n < k.operands && k.dtypes.get(n).is_some_and(|d| d == "i32");
+                    if numbers
+                        && segment.is_some_and(|s| s.kind == SegmentKind::Io)
+                        && !is_in_a_port(plan, a, end)
+                    {
+                        // What is there may be no number of a row.
+                        let what = format!("{} reads numbers that no input has", k.name);
+                        return Err(PlanError::Invalid(what));
+                    }
                     if end.is_none_or(|e| segment.is_none_or(|s| e > s.bytes[class])) {
                         return Err(PlanError::Invalid(format!(
                             "an argument of {} leaves its segment",
@@ -293,6 +325,19 @@ fn instructions(
         }
     }
     Ok(())
+}
+
+/// Whether an operand from `a` to `end` is numbers of an input of whole numbers, of any program.
+fn is_in_a_port(plan: &Plan, a: &Address, end: Option<u64>) -> bool {
+    let name = plan.tables.segments.get(a.segment).map(|s| s.name.as_str());
+    let ports = plan.programs.iter().flat_map(|p| &p.inputs);
+    let mut ports = ports.filter(|p| p.dtype == "i32" && Some(p.segment.as_str()) == name);
+    // Sizes of ports were checked before.
+    ports.any(|p| {
+        let past = p.offset.saturating_add(p.elements().saturating_mul(p.width()));
+        p.offset <= a.offset && end.is_some_and(|e| e <= past)
+    }) && a.offset.is_multiple_of(4)
+        && a.strides.iter().all(|s| s.bytes.is_multiple_of(4))
 }
 
 fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {

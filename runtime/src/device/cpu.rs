@@ -4,6 +4,7 @@ use std::io::{Seek, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use neoxc_base::processor;
 use neoxc_plan::{Address, Collective, Instr, MAX_DEPTH, Plan, ROUND_WEIGHTS, SegmentKind, Stride};
 
 use super::Device;
@@ -91,6 +92,21 @@ pub struct CpuDevice {
 // segments; whoever holds `&mut` is the only one to use them.
 unsafe impl Send for CpuDevice {}
 
+/// Refuses a plan whose kernels have instructions that this machine does not have.
+pub fn check_processor(plan: &Plan) -> Result<(), RuntimeError> {
+    let (listed, target) = (&plan.tables.features, plan.tables.target.parse());
+    // Plans of earlier versions list none: their target tells the least.
+    let least = target.map_or(vec![], |t| processor::of(t, ""));
+    let missing = processor::missing(if listed.is_empty() { &least } else { listed });
+    match missing[..] {
+        [] => Ok(()),
+        _ => Err(RuntimeError::Kernels(format!(
+            "the plan was compiled for a processor with {}, which this one does not have",
+            missing.join(", ")
+        ))),
+    }
+}
+
 /// Refuses a plan if these ranks together take more memory than can be had.
 pub fn check_memory(plan: &Plan, threads: usize, ranks: &[u64]) -> Result<(), RuntimeError> {
     let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);
@@ -134,11 +150,13 @@ impl CpuDevice {
         threads: usize,
         others: Option<Arc<dyn Collectives>>,
     ) -> Result<CpuDevice, RuntimeError> {
-        let file = format!("kernels/{}.so", plan.tables.target);
+        check_processor(plan)?;
+        let file = plan.library();
         let bytes = plan
             .files
             .get(&file)
             .ok_or_else(|| RuntimeError::Kernels(format!("the plan has no {file}")))?;
+        plan.check_kernels()?;
         let (library, file) = load(bytes)?;
         super::tiles::allow(&library)?;
         let scratch = plan.tables.kernels.iter().map(|k| k.scratch).max().unwrap_or(0);

@@ -13,7 +13,7 @@ pub(crate) mod tiles;
 
 pub use bench::Bench;
 pub use check::Found;
-pub use cpu::{CpuDevice, check_memory};
+pub use cpu::{CpuDevice, check_memory, check_processor};
 pub use gate::{Gate, Loan};
 pub use limits::check as check_bytes;
 pub use log::{Event, What};

@@ -153,12 +153,19 @@ impl<'a> Trainer<'a> {
     ) -> Result<Trainer<'a>, RuntimeError> {
         let settings = settings(plan)?;
         let n = (settings.global_batch() as usize) * settings.seq_length;
+        let ranks = match &job {
+            Some(job) => Ranks::of_job(plan, threads.max(1), job.clone())?,
+            None => Ranks::new(plan, threads.max(1))?,
+        };
+        // What is fed below is as large as what the step reads.
+        let takes: u64 = plan.whole_dims(&ranks.port("train_step", "tokens")?.0).iter().product();
+        if takes != n as u64 {
+            let what = format!("the plan's step reads {takes} tokens, its settings have {n}");
+            return Err(RuntimeError::Settings(what));
+        }
         Ok(Trainer {
             plan,
-            ranks: match &job {
-                Some(job) => Ranks::of_job(plan, threads.max(1), job.clone())?,
-                None => Ranks::new(plan, threads.max(1))?,
-            },
+            ranks,
             tokens: vec![0; n],
             labels: vec![0; n],
             mask: vec![1.0; n],

@@ -6,10 +6,39 @@ use neoxc_plan::Plan;
 use crate::RuntimeError;
 
 /// Reads a plan's `run` section.
+///
+/// # Errors
+/// It is none, or one of its counts makes no sense: no configuration gives such a plan.
 pub fn settings(plan: &Plan) -> Result<Settings, RuntimeError> {
-    serde_json::from_value(plan.tables.run.clone())
-        .map_err(|e| RuntimeError::Settings(format!("the plan's run settings: {e}")))
+    let wrong = |e: String| RuntimeError::Settings(format!("the plan's run settings: {e}"));
+    let s: Settings =
+        serde_json::from_value(plan.tables.run.clone()).map_err(|e| wrong(e.to_string()))?;
+    let counts = [
+        ("seq_length", s.seq_length as u64),
+        ("padded_vocab_size", s.padded_vocab_size as u64),
+        ("groups", s.groups as u64),
+        ("micro_batch", s.run.micro_batch as u64),
+        ("grad_accum", s.run.grad_accum as u64),
+        ("eval_interval", s.run.eval_interval),
+    ];
+    if let Some((name, n)) = counts.iter().find(|(_, n)| !(1..=MOST).contains(n)) {
+        return Err(wrong(format!("{name} is {n}")));
+    }
+    let tokens =
+        counts[..1].iter().chain(&counts[3..5]).try_fold(1u64, |a, (_, n)| a.checked_mul(*n));
+    // Plans of tests may not say how many tokens a step has.
+    let meant = plan.tables.tokens_per_step;
+    match tokens {
+        Some(n) if n <= MOST && (meant == 0 || meant == n) => Ok(s),
+        Some(n) if n <= MOST => {
+            Err(wrong(format!("a step has {meant} tokens, and its parts make {n}")))
+        }
+        _ => Err(wrong("a step has impossibly many tokens".into())),
+    }
 }
+
+/// The most that any of these counts may be, and the tokens of a step.
+const MOST: u64 = 1 << 40;
 
 /// Settings for tests of what reads them.
 #[cfg(test)]

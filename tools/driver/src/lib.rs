@@ -258,6 +258,7 @@ fn emit(
     let extras = emit_plan::Extras {
         compiler: env!("CARGO_PKG_VERSION").to_string(),
         target: main.name().to_string(),
+        features: x86::features(main),
         config: serde_json::to_value(config).unwrap_or_default(),
         run: serde_json::to_value(lower_config::run(config)).unwrap_or_default(),
         flops_per_step: m.attrs.float(keys::FLOPS).unwrap_or(0.0),
@@ -265,6 +266,7 @@ fn emit(
     };
     let mut plan = emit_plan::emit(m, &first, extras)?;
     plan.files = files;
+    plan.bind_kernels().map_err(|e| CompileError::Model(e.to_string()))?;
     let kernels = KernelCounts {
         count: plan.programs.iter().map(|p| flops::launches(&p.body)).sum(),
         distinct: first.len(),

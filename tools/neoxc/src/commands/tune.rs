@@ -27,6 +27,7 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
             format!("{message}; compile it for {}", Target::X86Native.name()),
         ));
     }
+    neoxc_runtime::device::check_processor(&plan)?;
     let cache = kernel_cache(a.cache.clone()).ok_or_else(|| {
         Failure::new(
             2,
