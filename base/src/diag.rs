@@ -84,6 +84,15 @@ pub struct Label {
     pub text: String,
 }
 
+/// The one answer to a problem: what is to stand at a place instead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edit {
+    /// What is replaced.
+    pub span: Span,
+    /// What replaces it.
+    pub text: String,
+}
+
 /// One problem found in what the user gave.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Diagnostic {
@@ -97,6 +106,8 @@ pub struct Diagnostic {
     pub labels: Vec<Label>,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The same as an edit, where there is one answer.
+    pub edit: Option<Box<Edit>>,
 }
 
 impl Diagnostic {
@@ -108,6 +119,7 @@ impl Diagnostic {
             message: message.into(),
             labels: vec![],
             hint: None,
+            edit: None,
         }
     }
 
@@ -120,6 +132,13 @@ impl Diagnostic {
     #[must_use]
     pub fn label(mut self, span: &Span, text: impl Into<String>) -> Self {
         self.labels.push(Label { span: span.clone(), text: text.into() });
+        self
+    }
+
+    /// Says that `text` in the place of `span` is the one answer.
+    #[must_use]
+    pub fn edit(mut self, span: &Span, text: impl Into<String>) -> Self {
+        self.edit = Some(Box::new(Edit { span: span.clone(), text: text.into() }));
         self
     }
 

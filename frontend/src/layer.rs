@@ -84,7 +84,12 @@ impl Reader<'_> {
             let keys = ["intermediate_size", "mlp_multiple_of", "activation"];
             let given = keys.iter().filter_map(|k| Some((*k, self.find(k)?.1.span.clone())));
             let places: Vec<_> = given.map(|(k, span)| (span, format!("`{k}`"))).collect();
-            self.tell(conflict::conflict(&message, &places, &hint));
+            let d = conflict::conflict(&message, &places, &hint);
+            let place = self.find("intermediate_size").filter(|_| activation.gated());
+            self.tell(match place {
+                Some((_, node)) => d.edit(&node.span, (3 * size).to_string()),
+                None => d,
+            });
         }
         (activation, first)
     }

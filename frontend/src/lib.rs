@@ -9,6 +9,7 @@
 //! | [`merge`] | several files and `--set` into one dictionary |
 //! | [`arguments`] | every argument of GPT-NeoX |
 //! | [`check`], [`config`] | the checks, and the typed configuration that they give |
+//! | [`fix`] | files with the one answer to each problem that has one |
 //! | [`lints`] | traps of GPT-NeoX |
 //! | [`cluster`] | descriptions of clusters |
 //!
@@ -39,6 +40,7 @@ mod attention;
 pub mod check;
 pub mod cluster;
 pub mod config;
+pub mod fix;
 mod layer;
 pub mod lints;
 pub mod merge;

@@ -12,7 +12,8 @@ use crate::yaml::{Key, Node, TOLD, Value, parse};
 /// All keys of all files with their values.
 pub type Merged = Vec<(Key, Node)>;
 
-fn resolve(path: &Path, dir: Option<&Path>) -> PathBuf {
+/// The file that `path` names, in `dir` if that is given; `.yml` may be left out.
+pub fn resolve(path: &Path, dir: Option<&Path>) -> PathBuf {
     let path = dir.map_or_else(|| path.to_path_buf(), |d| d.join(path));
     if path.is_file()
         || matches!(path.extension().and_then(|e| e.to_str()), Some("yml" | "yaml" | "json"))

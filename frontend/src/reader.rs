@@ -69,10 +69,16 @@ pub(crate) fn disabled(map: &[(Key, Node)]) -> bool {
     }
 }
 
+/// Whether a number may be meant, but not which: an exponent whose sign is an underscore.
+fn is_doubtful(value: &Value) -> bool {
+    matches!(value, Value::Str(s) if s.to_lowercase().contains("e_"))
+}
+
 /// What YAML 1.1 takes for text but is meant as a number, written as a number.
 fn as_number(value: &Value) -> Option<String> {
     let Value::Str(s) = value else { return None };
-    let x: f64 = s.replace('_', "").parse().ok()?;
+    let minus = s.to_lowercase().replace("e_", "e-");
+    let x: f64 = minus.replace('_', "").parse().ok()?;
     let text = format!("{x:e}");
     Some(match text.split_once('e') {
         Some((m, e)) if !m.contains('.') => {
@@ -142,7 +148,13 @@ impl<'a> Reader<'a> {
             None => String::new(),
         };
         let (found, want) = (node.value.describe(), a.kind.says());
-        self.tell(wrong_type::wrong_type(a.name, &found, want, &node.span, &hint));
+        let d = wrong_type::wrong_type(a.name, &found, want, &node.span, &hint);
+        // `1.0e_8` may be meant with a plus or a minus: that is a hint, and no answer.
+        let sure = |text: &String| !text.is_empty() && !is_doubtful(&node.value);
+        self.tell(match as_number(&node.value).filter(sure) {
+            Some(text) => d.edit(&node.span, text),
+            None => d,
+        });
         self.refused.push(a.name.to_string());
         false
     }

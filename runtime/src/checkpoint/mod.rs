@@ -153,6 +153,17 @@ fn listed(names: &[&str]) -> String {
     if names.is_empty() { "nothing".into() } else { names.join(", ") }
 }
 
+/// What to compile where only the rows of the embedding differ: they are padded by the tensor ranks.
+fn rows(plan: &Plan, has: &[u64], wants: &[u64]) -> String {
+    let padded = plan.tables.run["padded_vocab_size"].as_u64();
+    match (has, wants) {
+        ([rows, a @ ..], [padded_rows, b @ ..]) if a == b && Some(*padded_rows) == padded => {
+            format!("; compile the plan with `--set padded_vocab_size={rows}`")
+        }
+        _ => String::new(),
+    }
+}
+
 fn load_all(
     folder: &Path,
     plan: &Plan,
@@ -182,7 +193,7 @@ fn load_all(
         let (p, _) = t.of(plan);
         if entry.shape != p.shape || entry.dims.iter().product::<u64>() != p.elements() {
             let what = format!("{} is {:?}, the plan has {:?}", t.name, entry.shape, p.shape);
-            return Err(other(what));
+            return Err(other(what + &rows(plan, &entry.shape, &p.shape)));
         }
     }
     let known: HashSet<&str> = list.iter().map(|t| t.name.as_str()).collect();

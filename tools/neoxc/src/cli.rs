@@ -228,6 +228,9 @@ pub struct Check {
     /// Configuration.
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Write NAME.fixed.yml beside each file that has a problem with one answer, comments kept, and check these.
+    #[arg(long)]
+    pub fix: bool,
 }
 
 /// `neoxc dump`.

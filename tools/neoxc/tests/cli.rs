@@ -195,6 +195,12 @@ fn from_text_to_a_sample() {
     let many = ["--set", "model_parallel_size=2", "--set", "pipe_parallel_size=2"];
     ok(f, &[&["compile", "model", "run", "-o", "many"][..], &many].concat());
     let from = ["generate", "--plan", "many", "--checkpoint", "ck/global_step8"];
+    // Tensor ranks pad the vocabulary, as in GPT-NeoX, and the answer says how many rows the checkpoint has.
+    let told = fails(f, 3, &[&from[..], &sample].concat());
+    let rows = "padded_vocab_size=320";
+    assert!(told.contains(&format!("compile the plan with `--set {rows}`")), "{told}");
+    let many = [&many[..], &["--set", rows]].concat();
+    ok(f, &[&["compile", "model", "run", "-o", "many"][..], &many].concat());
     assert_eq!(ok(f, &[&from[..], &sample].concat()), a);
 
     // What passes were given stands at the head of a dump: they do on it what they did in the compiler.

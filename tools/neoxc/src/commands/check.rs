@@ -1,12 +1,17 @@
 //! `neoxc check`.
 
+use std::path::{Path, PathBuf};
+
+use neoxc_frontend::fix::fixed;
+
 use super::load;
-use crate::Failure;
-use crate::cli::Check;
+use crate::cli::{Check, ConfigArgs};
+use crate::{Failure, render};
 
 /// Says all that is wrong with a configuration.
 pub fn run(a: &Check) -> Result<(), Failure> {
-    let c = load(&a.config)?;
+    let config = if a.fix { written(&a.config)? } else { None };
+    let c = load(config.as_ref().unwrap_or(&a.config))?;
     println!(
         "ok: {} layers, width {}, {} heads, {} tokens × {} sequences × {} micro-batches per step",
         c.model.num_layers,
@@ -17,4 +22,32 @@ pub fn run(a: &Check) -> Result<(), Failure> {
         c.run.grad_accum
     );
     Ok(())
+}
+
+/// Writes what can be corrected beside the files, which stay as they are; the configuration with the new files in their
+/// places, where there are any.
+fn written(a: &ConfigArgs) -> Result<Option<ConfigArgs>, Failure> {
+    let loaded = neoxc_frontend::load(&a.configs, a.dir.as_deref(), &a.sets);
+    let fixes = fixed(&loaded.diagnostics, &loaded.sources);
+    if fixes.is_empty() {
+        eprintln!("nothing has one answer: no file is written");
+        return Ok(None);
+    }
+    render::report(&loaded.diagnostics, &loaded.sources);
+    let dir = a.dir.as_deref().unwrap_or(Path::new(""));
+    let mut configs: Vec<PathBuf> =
+        a.configs.iter().map(|c| neoxc_frontend::merge::resolve(c, Some(dir))).collect();
+    for f in fixes {
+        let new = Path::new(&f.file).with_extension("fixed.yml");
+        std::fs::write(&new, &f.text)
+            .map_err(|e| Failure::new(5, format!("error: cannot write {}: {e}", new.display())))?;
+        println!("wrote {}, for {}", new.display(), f.file);
+        for change in &f.changes {
+            println!("  {change}");
+        }
+        for c in configs.iter_mut().filter(|c| c.display().to_string() == f.file) {
+            c.clone_from(&new);
+        }
+    }
+    Ok(Some(ConfigArgs { configs, dir: None, sets: a.sets.clone() }))
 }
