@@ -42,7 +42,8 @@ pub struct RunArgs {
     /// Train on made-up tokens: for measuring speed without a data set.
     #[arg(long)]
     pub synthetic: bool,
-    /// Under mpirun: seconds of silence after which another rank counts as lost.
+    /// Under mpirun: seconds of silence after which another rank counts as lost, and without progress after which the job
+    /// has come to a stop.
     #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
     pub timeout: u64,
     /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.

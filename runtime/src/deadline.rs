@@ -16,7 +16,8 @@ impl Deadline {
     /// From now on `what` has `time`.
     pub fn start(what: &'static str, time: Duration) -> Result<Deadline, RuntimeError> {
         Self::watch(time, move || {
-            let e = RuntimeError::Link(format!("{what} took more than {} s", time.as_secs()));
+            let who = crate::absent::ranks();
+            let e = RuntimeError::Link(format!("{what} took more than {} s{who}", time.as_secs()));
             crate::tell!("{}", crate::job::told(&e));
             std::process::exit(e.exit_code().into());
         })

@@ -7,6 +7,10 @@
 //! Whoever notices tells all it is connected to, so that everybody blames the rank that was lost and not
 //! one that ended because of it.
 //!
+//! A sign of life is small and may pass where data do not. So it also says for how long its rank has waited for
+//! others without anything arriving. Rank 0, who hears all, ends the job when every rank waits: one that computes,
+//! however long, does not. Work with files has a deadline in each process ([`crate::activity`]).
+//!
 //! Invariant: no call here waits for another process once the connections stand.
 
 mod connect;
@@ -21,6 +25,7 @@ use std::time::{Duration, Instant};
 pub use connect::{Address, Lobby};
 
 use crate::RuntimeError;
+use crate::activity;
 use crate::health::{Health, How, Loss};
 
 /// Time between looks at the connections.
@@ -29,13 +34,14 @@ const TICK: Duration = Duration::from_millis(20);
 /// Signs of life per timeout.
 const BEATS: u32 = 8;
 
-// What is said: the kind, and of a loss the rank and how it was lost.
+// What is said: the kind, the seconds without progress, and of a loss the rank and how it was lost.
 const ALIVE: u8 = 0;
 const BYE: u8 = 1;
 const GONE: u8 = 2;
 const SILENT: u8 = 3;
 const FAILED: u8 = 4;
-/// Bytes of a message: kind, three zeros, rank.
+const STALLED: u8 = 5;
+/// Bytes of a message: kind, a zero, seconds (two), rank (four).
 const FRAME: usize = 8;
 
 // What the main thread wants of this one.
@@ -48,6 +54,8 @@ struct Peer {
     rank: u64,
     stream: TcpStream,
     heard: Instant,
+    /// Seconds for which it has waited, as it last said.
+    still: u64,
     /// What has come of a message.
     partial: Vec<u8>,
     /// Whether it has said farewell, or is given up.
@@ -63,8 +71,13 @@ enum Found {
 impl Peer {
     /// Best effort: a connection that takes nothing is found out by its silence.
     fn say(&mut self, kind: u8, rank: u64) {
+        self.say_still(kind, rank, 0);
+    }
+
+    fn say_still(&mut self, kind: u8, rank: u64, still: u64) {
         let mut frame = [0; FRAME];
         frame[0] = kind;
+        frame[2..4].copy_from_slice(&u16::try_from(still).unwrap_or(u16::MAX).to_le_bytes());
         frame[4..].copy_from_slice(&(rank as u32).to_le_bytes());
         let _ = self.stream.write(&frame);
     }
@@ -94,13 +107,14 @@ impl Peer {
             for frame in frames.chunks_exact(FRAME) {
                 let rank = u64::from(u32::from_le_bytes([frame[4], frame[5], frame[6], frame[7]]));
                 match frame[0] {
-                    ALIVE => {}
+                    ALIVE => self.still = u64::from(u16::from_le_bytes([frame[2], frame[3]])),
                     BYE => {
                         self.over = true;
                         return Found::Nothing;
                     }
                     GONE => return lost(rank, How::Gone),
                     SILENT => return lost(rank, How::Silent(timeout.as_secs())),
+                    STALLED => return lost(rank, How::Stalled(timeout.as_secs())),
                     _ => return lost(rank, How::Failed),
                 }
             }
@@ -130,7 +144,8 @@ impl Heartbeat {
         let fail = |e| RuntimeError::Link(format!("cannot watch the other ranks: {e}"));
         let new = |(rank, stream): (u64, TcpStream)| {
             stream.set_nonblocking(true).and_then(|()| stream.set_nodelay(true)).map_err(fail)?;
-            Ok(Peer { rank, stream, heard: Instant::now(), partial: vec![], over: false })
+            let heard = Instant::now();
+            Ok(Peer { rank, stream, heard, still: 0, partial: vec![], over: false })
         };
         let peers = peers.into_iter().map(new).collect::<Result<Vec<_>, RuntimeError>>()?;
         let wish = Arc::new(AtomicU8::new(RUN));
@@ -167,6 +182,7 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
         // Who was stopped itself has heard nobody, and cannot blame others for it.
         if last.elapsed() > timeout / 2 {
             peers.iter_mut().for_each(|p| p.heard = Instant::now());
+            activity::forgive();
         }
         last = Instant::now();
         match wish.load(Ordering::Relaxed) {
@@ -178,12 +194,19 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
         }
         if beat.is_none_or(|b| b.elapsed() > timeout / BEATS) {
             beat = Some(Instant::now());
-            peers.iter_mut().for_each(|p| p.say(ALIVE, rank));
+            let still = health.still();
+            peers.iter_mut().for_each(|p| p.say_still(ALIVE, rank, still));
         }
         for p in peers.iter_mut().filter(|p| !p.over) {
             if let Found::Loss(loss) = p.look(timeout) {
                 health.lose(loss);
             }
+        }
+        if rank == 0 && stalled(&peers, health, timeout) {
+            health.lose(Loss { rank, how: How::Stalled(timeout.as_secs()) });
+        }
+        if let Some(what) = activity::overdue(timeout) {
+            end_of_patience(rank, &what, timeout, &mut peers);
         }
         if told.is_none()
             && let Some(loss) = health.loss()
@@ -193,6 +216,7 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
                 How::Gone => GONE,
                 How::Silent(_) => SILENT,
                 How::Failed => FAILED,
+                How::Stalled(_) => STALLED,
             };
             peers.iter_mut().for_each(|p| p.say(kind, loss.rank));
         }
@@ -206,6 +230,23 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
         }
         std::thread::sleep(TICK);
     }
+}
+
+/// Whether every rank has waited for `timeout`, and nothing has arrived at any.
+fn stalled(peers: &[Peer], health: &Health, timeout: Duration) -> bool {
+    // What the others said may be as old as a beat.
+    let most = timeout.as_secs().max(1);
+    let mut others = peers.iter().filter(|p| !p.over).peekable();
+    others.peek().is_some() && health.still() >= most && others.all(|p| p.still >= most)
+}
+
+/// Ends this process: its work with a file has not gone on for too long, and a call of the system cannot be ended.
+fn end_of_patience(rank: u64, what: &str, timeout: Duration, peers: &mut [Peer]) -> ! {
+    peers.iter_mut().for_each(|p| p.say(FAILED, rank));
+    let what = format!("has not come on with {what} for {} s", timeout.as_secs());
+    let e = RuntimeError::Lost { rank, lost: rank, what, waited: vec![], at: Some("it".into()) };
+    crate::tell!("rank {rank}: error[{}]: {e}", e.code());
+    std::process::exit(e.exit_code().into());
 }
 
 #[cfg(test)]
@@ -260,6 +301,31 @@ mod tests {
         let found = row(Duration::from_secs(2), |d| kept = Some(d));
         assert_eq!(found[0], Loss { rank: 2, how: How::Silent(2) });
         assert_eq!(found[1], found[0]);
+    }
+
+    /// Rank 2 computes as long as it likes; when it waits too, the job has come to a stop.
+    #[test]
+    fn a_job_in_which_all_wait_is_ended_and_one_in_which_a_rank_computes_is_not() {
+        let ((a, b), (c, d)) = (pair(), pair());
+        let healths = [(); 3].map(|()| Arc::new(Health::default()));
+        let timeout = Duration::from_secs(1);
+        let start = |rank: u64, peers| {
+            Heartbeat::start(rank, peers, timeout, healths[rank as usize].clone()).unwrap()
+        };
+        let beats =
+            [start(0, vec![(1, a), (2, c)]), start(1, vec![(0, b)]), start(2, vec![(0, d)])];
+        healths[0].waits();
+        healths[1].waits();
+        std::thread::sleep(timeout * 3);
+        assert!(healths.iter().all(|h| h.loss().is_none()));
+        healths[2].waits();
+        for h in &healths {
+            let found = loss(h);
+            assert_eq!(found, Loss { rank: 0, how: How::Stalled(1) });
+            let told = found.error(2, vec![1]).at("`all_reduce data`").to_string();
+            assert!(told.contains("rank 2 waited for rank 1 in `all_reduce data`"), "{told}");
+        }
+        drop(beats);
     }
 
     #[test]

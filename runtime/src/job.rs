@@ -32,6 +32,8 @@ pub struct Job {
     pub here: Vec<u64>,
     /// How many processes have the same cores as this one.
     pub sharing: usize,
+    /// Longest that ranks wait for what does not go on.
+    pub timeout: Duration,
     others: Arc<dyn Others>,
     // Dropped without `leave`, it tells the others that this rank has failed.
     heartbeat: Heartbeat,
@@ -207,7 +209,7 @@ impl Job {
         let heartbeat = Heartbeat::start(rank, peers, timeout, health.clone())?;
         let others = Arc::new(Messages::new(plan, rank, world.wire(), health)?);
         drop(in_time);
-        Ok(Some(Job { rank, here, sharing, others, heartbeat, world, patience }))
+        Ok(Some(Job { rank, here, sharing, timeout, others, heartbeat, world, patience }))
     }
 }
 

@@ -49,6 +49,8 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+mod absent;
+mod activity;
 mod backoff;
 pub mod checkpoint;
 pub mod collectives;

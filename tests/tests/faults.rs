@@ -9,9 +9,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
-use neoxc_runtime::checkpoint::{Reader, latest};
+use neoxc_runtime::checkpoint::{Reader, Save, Tensor, latest};
 use rayon::prelude::*;
 
 mod common;
@@ -73,6 +74,33 @@ impl Job {
         let calls = fs::read_to_string(&log).unwrap_or_default();
         (out, calls.lines().map(String::from).collect())
     }
+}
+
+/// Rank 1 writes elsewhere: rank 0 does not wait for it without end, and names it with the folder.
+#[test]
+fn a_save_that_a_rank_never_comes_to_is_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let plan = plan(folder.path(), &["world_size=2", "num_layers=1"]);
+    let zeros = vec![0; 1 << 20];
+    let save = Save {
+        folder: folder.path().join("ck"),
+        plan: &plan,
+        seed: 1,
+        draws: BTreeMap::new(),
+        step: 7,
+        samples: 0,
+        attempt: 5,
+        patience: Some(Duration::from_millis(500)),
+    };
+    let get = |rank: u64, t: &Tensor| &zeros[..t.block(&plan, rank).elements() as usize * 4];
+    save.settle(save.write(&[0], &get, &|| false).unwrap()).unwrap();
+    let e = save.publish(&AtomicBool::new(false)).unwrap_err();
+    assert_eq!((e.code(), e.exit_code()), ("NXR0603", 7));
+    let told = e.to_string();
+    assert!(told.contains("rank 1 has written nothing that rank 0 sees in"), "{told}");
+    assert!(told.contains("waited for rank 1 in the save of step 7"), "{told}");
+    assert_eq!(fs::read_dir(folder.path().join("ck")).unwrap().count(), 0);
 }
 
 fn copy(from: &Path, to: &Path) {

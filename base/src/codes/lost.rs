@@ -9,7 +9,8 @@ pub static KIND: Kind = Kind {
     explanation: "\
 A rank died, was stopped, cannot be reached any more, or failed, so that the whole job ended. The message
 names that rank, the instruction at which this rank waited with its place in the plan, and whom it waited
-for. Ranks tell each other that they live; one that is silent for --timeout seconds counts as lost.
+for. Ranks tell each other that they live; one that is silent for --timeout seconds counts as lost. If all
+live, but all wait and nothing arrives, or work with a file does not go on for as long, the job ends too.
 
 Go on from the last checkpoint with --resume.",
     example: Example::Session(

@@ -14,6 +14,7 @@ use safetensors::tensor::Metadata;
 use super::hash::hash;
 use super::manifest::{Entry, Manifest, Slice};
 use crate::RuntimeError;
+use crate::activity::Activity;
 use crate::device::limits;
 
 /// A file, its header verified.
@@ -27,6 +28,7 @@ struct Opened {
 impl Opened {
     /// `len` bytes from byte `at` on.
     fn read(&self, at: u64, len: usize) -> Result<Vec<u8>, RuntimeError> {
+        let _doing = Activity::begin(format!("reading {}", self.path.display()));
         let mut bytes = limits::reserve("a part of a checkpoint", len)?;
         bytes.resize(len, 0);
         self.file.read_exact_at(&mut bytes, at).map_err(RuntimeError::io("read", &self.path))?;

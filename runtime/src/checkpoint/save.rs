@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use neoxc_base::read;
 use neoxc_plan::Plan;
@@ -54,6 +54,8 @@ pub struct Save<'a> {
     pub samples: u64,
     /// This run's number ([`attempt`]).
     pub attempt: u64,
+    /// Longest that rank 0's process waits while no other writes anything, if there is a limit.
+    pub patience: Option<Duration>,
 }
 
 /// Files that are written, but perhaps not on the disk.
@@ -136,8 +138,14 @@ impl Save<'_> {
         let temporary = self.temporary();
         let part = |rank: &u64| temporary.join(format!("rank-{rank:05}.json"));
         let mut parts: BTreeMap<PathBuf, Written> = BTreeMap::new();
-        let expected: Vec<PathBuf> = assignment(self.plan).keys().map(part).collect();
+        let ranks: Vec<u64> = assignment(self.plan).keys().copied().collect();
+        let expected: Vec<PathBuf> = ranks.iter().map(part).collect();
+        let (mut written, mut since) = (0, Instant::now());
         loop {
+            let now = bytes_in(&temporary);
+            if now != written {
+                (written, since) = (now, Instant::now());
+            }
             for path in &expected {
                 if parts.contains_key(path) || !path.exists() {
                     continue;
@@ -155,12 +163,30 @@ impl Save<'_> {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(None);
             }
+            if let Some(most) = self.patience.filter(|most| since.elapsed() > *most) {
+                let there = |rank: &u64| parts.contains_key(&part(rank));
+                let missing: Vec<u64> = ranks.iter().copied().filter(|r| !there(r)).collect();
+                return Err(self.abandoned(missing, most));
+            }
             std::thread::sleep(LOOK);
         }
         for path in &expected {
             fs::remove_file(path).map_err(RuntimeError::io("remove", path))?;
         }
         Ok(Some(parts.into_values().collect()))
+    }
+
+    /// The error of rank 0 where the others' files do not come.
+    fn abandoned(&self, missing: Vec<u64>, most: Duration) -> RuntimeError {
+        let what = format!(
+            "has written nothing that rank 0 sees in {} for {} s: it must be one folder, on a file system that all \
+             ranks share",
+            self.folder.display(),
+            most.as_secs()
+        );
+        let at = Some(format!("the save of step {}", self.step));
+        let lost = missing.first().copied().unwrap_or(0);
+        RuntimeError::Lost { rank: 0, lost, what, waited: missing, at }
     }
 
     /// Puts the manifest beside the ranks' files and gives the folder its name: from then on it counts.
@@ -185,6 +211,12 @@ impl Save<'_> {
     }
 }
 
+/// Bytes of the files in a folder: they grow while somebody writes.
+fn bytes_in(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|f| f.metadata().ok()).map(|m| m.len() + 1).sum()
+}
+
 /// Saves all ranks' parts under `folder` at once; `get` gives them. Sends the new folder.
 pub fn save(
     folder: &Path,
@@ -195,7 +227,8 @@ pub fn save(
     get: Source<'_>,
 ) -> Result<PathBuf, RuntimeError> {
     let (seed, draws, attempt) = (settings.run.seed, BTreeMap::new(), attempt());
-    let save = Save { folder: folder.to_path_buf(), plan, seed, draws, step, samples, attempt };
+    let (folder, patience) = (folder.to_path_buf(), None);
+    let save = Save { folder, plan, seed, draws, step, samples, attempt, patience };
     let ranks: Vec<u64> = (0..plan.ranks()).collect();
     save.settle(save.write(&ranks, get, &|| false)?)?;
     let done = save.publish(&AtomicBool::new(false))?;

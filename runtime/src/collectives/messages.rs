@@ -109,6 +109,12 @@ impl<W: Wire> Engine<W> {
         Ok(())
     }
 
+    /// Numbers that change whenever something has arrived.
+    fn progress(&self) -> (u64, usize) {
+        let streams = self.streams.iter().map(Stream::progress).fold(0, u64::wrapping_add);
+        (streams, self.channels.iter().map(|c| c.sent.len()).sum())
+    }
+
     fn channel(&mut self, axis: usize, way: (bool, usize)) -> &mut Channel<W::Request> {
         let at = self.channels.iter().position(|c| c.axis == axis && c.way == way);
         let at = at.unwrap_or_else(|| {
@@ -116,6 +122,28 @@ impl<W: Wire> Engine<W> {
             self.channels.len() - 1
         });
         &mut self.channels[at]
+    }
+}
+
+/// Tells the others, with the signs of life, that this rank waits, until it is dropped: for them, or for the library, a
+/// call of which may wait for a stranger that has called a port of it.
+struct Waiting<'a> {
+    health: &'a Health,
+    /// Whether nobody around says so already.
+    first: bool,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(health: &'a Health) -> Self {
+        Waiting { health, first: health.waits() }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if self.first {
+            self.health.goes_on();
+        }
     }
 }
 
@@ -143,12 +171,18 @@ impl<W: Wire> Shared<W> {
         missing: impl Fn(&mut Engine<W>) -> Vec<u64>,
     ) -> Result<(), RuntimeError> {
         let mut backoff = Backoff::asking();
+        let _waiting = Waiting::begin(&self.health);
+        let mut came = None;
         loop {
             {
                 let mut engine = self.lock();
                 engine.look()?;
                 if ready(&mut engine)? {
                     return Ok(());
+                }
+                let now = engine.progress();
+                if came.replace(now).is_some_and(|before| before != now) {
+                    self.health.moved();
                 }
                 if self.failed.load(Ordering::Relaxed) {
                     return Err(RuntimeError::Settings("this rank has given up".into()));
@@ -257,6 +291,7 @@ impl<W: Wire> Messages<W> {
     ) -> Result<Vec<Vec<u8>>, RuntimeError> {
         let mut all: Vec<Vec<u8>> = (0..self.ranks).map(|r| vec![0; len(r)]).collect();
         let mut requests = vec![];
+        let _waiting = Waiting::begin(&self.shared.health);
         {
             let mut engine = self.shared.lock();
             let rank = engine.rank;
@@ -286,6 +321,7 @@ impl<W: Wire> Messages<W> {
     }
 
     fn begin(&self, axis: usize, flight: Flight) -> Ticket {
+        let _waiting = Waiting::begin(&self.shared.health);
         let mut engine = self.shared.lock();
         Ticket(engine.streams[axis].start(flight))
     }
@@ -367,6 +403,7 @@ impl<W: Wire> Collectives for Messages<W> {
         elements: usize,
         ahead: usize,
     ) -> Result<(), RuntimeError> {
+        let _waiting = Waiting::begin(&self.shared.health);
         let mut engine = self.shared.lock();
         let engine_ref = &mut *engine;
         let to = engine_ref.neighbours[axis][usize::from(way.0)];
@@ -392,6 +429,7 @@ impl<W: Wire> Collectives for Messages<W> {
         to: *mut f32,
         elements: usize,
     ) -> Result<(), RuntimeError> {
+        let _waiting = Waiting::begin(&self.shared.health);
         let mut engine = self.shared.lock();
         let engine_ref = &mut *engine;
         let from = engine_ref.neighbours[axis][usize::from(!way.0)];

@@ -76,6 +76,11 @@ impl TokenDataset {
         self.file.digest()
     }
 
+    /// The file of its tokens, for messages.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// The documents of that file that it has.
     pub fn documents(&self) -> String {
         format!("documents {}..{}", self.range.start, self.range.end)

@@ -19,6 +19,7 @@ use neoxc_base::read;
 use sha2::{Digest, Sha256};
 
 use crate::RuntimeError;
+use crate::activity::Activity;
 use crate::device::limits;
 use crate::files;
 
@@ -115,6 +116,7 @@ impl IndexedFile {
     /// Opens `PREFIX.bin` and `PREFIX.idx`.
     pub fn open(prefix: &Path) -> Result<IndexedFile, RuntimeError> {
         let (idx_path, bin_path) = (with_suffix(prefix, ".idx"), with_suffix(prefix, ".bin"));
+        let doing = Activity::begin(format!("reading {}", idx_path.display()));
         let ((idx, idx_bytes), (bin, bin_bytes)) = (opened(&idx_path)?, opened(&bin_path)?);
         let bad = |m: String| RuntimeError::data(&idx_path, m);
         let mut idx = BufReader::new(idx);
@@ -146,7 +148,9 @@ impl IndexedFile {
         let cut = |e: std::io::Error| bad(format!("cannot be read to its end: {e}"));
         let n = sequences as usize;
         let sizes = numbers(&mut idx, n, i32::from_le_bytes).map_err(cut)?;
+        doing.moved();
         let pointers = numbers(&mut idx, n, u64::from_le_bytes).map_err(cut)?;
+        doing.moved();
         let documents = numbers(&mut idx, documents as usize, u64::from_le_bytes).map_err(cut)?;
         for (i, (size, pointer)) in sizes.iter().zip(&pointers).enumerate() {
             let end = u64::try_from(*size)
@@ -181,6 +185,7 @@ impl IndexedFile {
     /// # Errors
     /// The token file is shorter than it was.
     pub fn digest(&self) -> Result<String, RuntimeError> {
+        let doing = Activity::begin(format!("reading {}", self.bin_path.display()));
         let mut hash = Sha256::new();
         hash.update([self.dtype.bytes() as u8]);
         self.sizes.iter().for_each(|n| hash.update(n.to_le_bytes()));
@@ -192,6 +197,7 @@ impl IndexedFile {
         for at in (0..len).step_by(len.div_ceil(PAGES).max(PAGE) as usize) {
             let page = &mut page[..PAGE.min(len - at) as usize];
             self.read_at(page, at)?;
+            doing.moved();
             hash.update(page);
         }
         Ok(hash.finalize().iter().map(|b| format!("{b:02x}")).collect())

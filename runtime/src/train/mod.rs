@@ -7,6 +7,7 @@ pub mod lr;
 mod run;
 mod saver;
 pub mod settings;
+mod shared;
 mod start;
 
 pub(crate) use run::Trainer;

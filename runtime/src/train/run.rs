@@ -16,8 +16,10 @@ use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
 use super::settings::{Settings, settings};
+use super::shared;
 use super::start::{Start, start};
 use crate::RuntimeError;
+use crate::activity::Activity;
 use crate::checkpoint;
 use crate::data::dataset::{Demand, Draw, Splits, open_separate, open_split};
 use crate::data::{Entropy, TokenDataset, unigram_entropy};
@@ -226,7 +228,9 @@ impl<'a> Trainer<'a> {
     ) -> Result<Vec<u32>, RuntimeError> {
         let seq = self.settings.seq_length;
         let mut ids = vec![];
+        let doing = data.map(|d| Activity::begin(format!("reading {}", d.path().display())));
         for i in 0..count {
+            doing.iter().for_each(Activity::moved);
             match data {
                 Some(d) => ids.push(d.sample(position + i as u64, &mut self.sample)?),
                 None => {
@@ -429,6 +433,9 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     if let Some(job) = &o.job {
         job.agree(&[("newest checkpoint", done.to_string())])?;
         attempt = job.first(attempt)?;
+        if let Some(folder) = &save {
+            shared::check(job, folder, attempt)?;
+        }
     }
     let mut metrics = match &o.metrics {
         Some(path) if leads => Some((files::open_log(path)?, path.clone())),
@@ -441,7 +448,8 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let mut seconds = vec![];
     let valid = data.as_ref().and_then(|d| d.valid.as_ref());
     std::thread::scope(|scope| {
-        let mut saver = Saver::new(scope, plan, &t.settings, draws, save, attempt);
+        let saver = Saver::new(scope, plan, &t.settings, draws, save, attempt);
+        let mut saver = saver.patient(o.job.as_ref().map(|j| j.timeout));
         if done == 0 && (steps == 0 || t.settings.run.extra_save_iters.contains(&0)) {
             saver.save(&t.ranks, 0, t.cursor, watch)?;
         }

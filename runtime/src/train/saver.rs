@@ -14,6 +14,7 @@ use neoxc_plan::Plan;
 use super::run::Observer;
 use super::settings::Settings;
 use crate::RuntimeError;
+use crate::activity::Activity;
 use crate::checkpoint::{self, Save, Tensor};
 use crate::ranks::{Lent, Ranks};
 
@@ -29,6 +30,8 @@ pub struct Saver<'scope, 'env> {
     attempt: u64,
     seed: u32,
     draws: BTreeMap<String, String>,
+    /// Longest to wait for other processes, in a job.
+    patience: Option<Duration>,
     /// How many checkpoints stay, if not all.
     keep: Option<usize>,
     running: Option<ScopedJoinHandle<'scope, Saved>>,
@@ -43,9 +46,17 @@ fn write(save: &Save, lent: Lent, own: &[u64], keep: Option<usize>, cancel: &Ato
         let p = &save.plan.tables.parameters[t.parameter];
         lent.part(rank, &t.values, p, t.layer)
     };
-    let written = save.write(own, &get, &|| lent.wanted())?;
+    let doing = Activity::begin(format!("writing a checkpoint into {}", save.folder.display()));
+    // Asked before every piece.
+    let hurry = || {
+        doing.moved();
+        lent.wanted()
+    };
+    let written = save.write(own, &get, &hurry)?;
     drop(lent);
+    doing.moved();
     save.settle(written)?;
+    drop(doing);
     if !own.contains(&0) {
         return Ok(None);
     }
@@ -73,12 +84,20 @@ impl<'scope, 'env> Saver<'scope, 'env> {
             attempt,
             seed: settings.run.seed,
             draws,
+            patience: None,
             keep: settings.run.keep_last,
             running: None,
             cancel: Arc::default(),
             lost: Duration::ZERO,
             waited: Duration::ZERO,
         }
+    }
+
+    /// From now on other processes are waited for no longer than this while nothing comes of them.
+    #[must_use]
+    pub fn patient(mut self, patience: Option<Duration>) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Begins to save after step `step` and `samples` samples, once the save before is over.
@@ -94,7 +113,8 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         self.finish(watch)?;
         let (plan, seed, attempt) = (self.plan, self.seed, self.attempt);
         let draws = self.draws.clone();
-        let save = Save { folder, plan, seed, draws, step, samples, attempt };
+        let patience = self.patience;
+        let save = Save { folder, plan, seed, draws, step, samples, attempt, patience };
         let (lent, own, keep) = (ranks.lend(), ranks.own(), self.keep);
         let cancel = self.cancel.clone();
         let thread = std::thread::Builder::new().name("checkpoint".into());

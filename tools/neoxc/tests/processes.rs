@@ -222,9 +222,76 @@ fn a_rank_that_never_starts_is_not_waited_for_without_end() {
     let start = Instant::now();
     let out = command.output().unwrap();
     let told = text(&out);
-    assert!(told.contains("the start of the job took more than 2 s"), "{told}");
+    let want = "the start of the job took more than 2 s; rank 1 has not come: ";
+    assert!(told.contains(want) && told.contains(" is stopped"), "{told}");
     assert_eq!(out.status.code(), Some(4), "{told}");
     assert!(start.elapsed() < Duration::from_secs(60), "{told}");
+}
+
+/// A local folder by mistake is found before the first step; it would be the end of every save.
+#[test]
+fn a_save_folder_that_is_not_shared_is_named_at_the_start() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f, "plan", &["world_size=2"]);
+    let other = f.join("other");
+    std::fs::create_dir(&other).unwrap();
+    for name in ["d.bin", "d.idx"] {
+        std::fs::copy(f.join(name), other.join(name)).unwrap();
+    }
+    let plan = f.join("plan");
+    let plan = plan.to_str().unwrap();
+    let each = [NEOXC, "run", "--plan", plan, "--save", "ck", "--timeout", "5"];
+    let mut command = mpirun(f, "1");
+    command.args(each).args([":", "-n", "1", "-wdir", other.to_str().unwrap()]).args(each);
+    let out = command.output().unwrap();
+    assert_eq!(out.status.code(), Some(3), "{}", text(&out));
+    let want = "rank 1 does not see in ck what rank 0 writes there";
+    assert!(text(&out).contains(want), "{}", text(&out));
+    assert_eq!(std::fs::read_dir(f.join("ck")).unwrap().count(), 0);
+}
+
+/// Ports on which processes listen.
+fn ports(processes: &[String]) -> Vec<u16> {
+    let mut sockets = vec![];
+    for p in processes {
+        let files = std::fs::read_dir(format!("/proc/{p}/fd")).unwrap().flatten();
+        let names = files.filter_map(|f| std::fs::read_link(f.path()).ok());
+        sockets.extend(names.filter_map(|n| {
+            Some(n.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_string())
+        }));
+    }
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let listens = words[3] == "0A" && sockets.iter().any(|s| s == words[9]);
+        listens.then(|| u16::from_str_radix(words[1].split_once(':').unwrap().1, 16).unwrap())
+    };
+    table.lines().skip(1).filter_map(port).collect()
+}
+
+/// A byte to a port of the MPI library holds that up without end, while signs of life go on: ranks wait, and nothing
+/// arrives. Then the job ends, and says so.
+#[test]
+fn a_job_in_which_nothing_arrives_any_more_is_ended() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = std::fs::canonicalize(temporary.path()).unwrap();
+    prepare(&f, "plan", &["world_size=4", "model_parallel_size=4", "train_iters=1000000"]);
+    let child = endless(&f, &[]);
+    let all: Vec<String> = (0..4).flat_map(|rank| processes(&f, rank)).collect();
+    let mut calls = vec![];
+    for port in ports(&all) {
+        let mut call = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::io::Write::write_all(&mut call, b"x").unwrap();
+        calls.push(call);
+    }
+    assert!(!calls.is_empty(), "MPI listens");
+    let start = Instant::now();
+    let out = child.wait_with_output().unwrap();
+    let told = text(&out);
+    assert_eq!(out.status.code(), Some(7), "{told}");
+    assert!(told.contains("has waited for 2 s, and so have all others"), "{told}");
+    assert!(start.elapsed() < Duration::from_secs(60), "{:?}", start.elapsed());
 }
 
 /// A random rank is killed at a random time, saving included: there is a whole checkpoint every time, and the job

@@ -61,6 +61,8 @@ pub struct Stream<R> {
     chunk: usize,
     started: u64,
     finished: u64,
+    /// Rounds of chunks that are over.
+    rounds: u64,
     queue: VecDeque<Flight>,
     slots: [Slot<R>; WINDOW],
 }
@@ -121,7 +123,7 @@ impl<R: Send> Stream<R> {
         };
         let slots = std::array::from_fn(|_| slot());
         let queue = VecDeque::with_capacity(most);
-        Self { members, place, tag, chunk, started: 0, finished: 0, queue, slots }
+        Self { members, place, tag, chunk, started: 0, finished: 0, rounds: 0, queue, slots }
     }
 
     /// Queues a collective; gives its number.
@@ -129,6 +131,11 @@ impl<R: Send> Stream<R> {
         self.queue.push_back(flight);
         self.started += 1;
         self.started - 1
+    }
+
+    /// A number that grows whenever a round of a chunk is over.
+    pub fn progress(&self) -> u64 {
+        self.rounds
     }
 
     /// Collectives that are complete.
@@ -172,6 +179,7 @@ impl<R: Send> Stream<R> {
                 }
                 slot.requests.clear();
                 moved = true;
+                self.rounds += 1;
                 // SAFETY: as above; all that was sent has left.
                 unsafe {
                     if slot.second {
