@@ -3,15 +3,16 @@
 # make layouts train on every layout of up to eight ranks (make test runs a sample of them)
 # make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
 # make fuzz    read a million damaged plans, checkpoints and data sets each (make test: a thousand)
+# make strangers  have strangers call the ports of 50 jobs of each kind while these start (make test: one of each)
 # make cut-link  cut the network under a running job; needs root, and skips where it cannot
 
 # The environment's RUSTFLAGS and RUSTDOCFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS RUSTDOCFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-.PHONY: help train build test layouts faults fuzz cut-link fmt lint docs bench setup clean
+.PHONY: help train build test layouts faults fuzz strangers cut-link fmt lint docs bench setup clean
 help:
-	@echo "make train | test | layouts | faults | fuzz | cut-link | build | bench | fmt | lint | docs | setup | clean"
+	@echo "make train | test | layouts | faults | fuzz | strangers | cut-link | build | bench | fmt | lint | docs | setup | clean"
 
 setup:
 	@tools/setup.sh
@@ -42,6 +43,9 @@ faults: setup
 
 fuzz: setup
 	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-tests --test fuzz -- --nocapture
+
+strangers: setup
+	NEOXC_STRANGERS=50 cargo test --package neoxc-runtime --lib strangers -- --nocapture
 
 cut-link: build
 	@tools/cut-link.sh $(NEOXC)

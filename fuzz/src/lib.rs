@@ -1,4 +1,4 @@
-//! Hostile files: plans, checkpoints and data sets that were damaged or made up, from a string of bytes that
+//! Hostile files and strangers: configurations, plans, checkpoints, data sets and greetings that were damaged or made up, from a string of bytes that
 //! decides what is done to them. Whatever it says, a reader gives an error or something that makes sense; it does
 //! not panic, hang, or believe sizes.
 //!
@@ -6,12 +6,16 @@
 
 mod checkpoint;
 mod data;
+mod greeting;
 mod plan;
 mod wreck;
+mod yaml;
 
 pub use checkpoint::CheckpointTarget;
 pub use data::DataTarget;
+pub use greeting::GreetingTarget;
 pub use plan::PlanTarget;
+pub use yaml::YamlTarget;
 
 /// Something that reads files.
 pub trait Target {

@@ -22,7 +22,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-pub use connect::{Address, Lobby};
+pub use connect::{Address, Lobby, addresses, launchers_secret};
 
 use crate::RuntimeError;
 use crate::activity;

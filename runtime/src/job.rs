@@ -171,7 +171,7 @@ impl Job {
     ) -> Result<Option<Job>, RuntimeError> {
         use crate::collectives::{Messages, World};
         use crate::health::Health;
-        use crate::heartbeat::{Address, Lobby};
+        use crate::heartbeat::{Address, Lobby, addresses, launchers_secret};
 
         if started_as().is_none() {
             return Ok(None);
@@ -186,11 +186,17 @@ impl Job {
             return Err(RuntimeError::Job(what));
         }
         let named = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let addresses = if_addrs::get_if_addrs().map_err(|e| {
+        let interfaces = if_addrs::get_if_addrs().map_err(|e| {
             RuntimeError::Link(format!("cannot learn the addresses of this host: {e}"))
         })?;
-        let addresses = addresses.iter().map(if_addrs::Interface::ip).collect();
-        let lobby = Lobby::open(named.trim().to_string(), addresses)?;
+        let interfaces: Vec<_> = interfaces.iter().map(|i| (i.name.clone(), i.ip())).collect();
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u64>().ok();
+        let alone = number("OMPI_COMM_WORLD_LOCAL_SIZE") == Some(ranks);
+        // What OpenMPI was told is the job's network.
+        let include = std::env::var("OMPI_MCA_btl_tcp_if_include").ok();
+        let addresses = addresses(&interfaces, include.as_deref(), alone);
+        let given = launchers_secret()?;
+        let lobby = Lobby::open(named.trim().to_string(), &addresses)?;
         let said = serde_json::to_vec(&(&lobby.address, cores()))
             .map_err(|e| RuntimeError::Link(format!("address: {e}")))?;
         let all: Vec<(Address, String)> = world
@@ -204,7 +210,7 @@ impl Job {
         let here: Vec<u64> =
             (0..ranks).filter(|r| addresses[*r as usize].host == addresses[me].host).collect();
         let sharing = here.iter().filter(|r| cores[**r as usize] == cores[me]).count();
-        let peers = lobby.meet(rank, &peers(plan, rank), &addresses)?;
+        let peers = lobby.meet(rank, &peers(plan, rank), &addresses, &given)?;
         let health = Arc::new(Health::default());
         let heartbeat = Heartbeat::start(rank, peers, timeout, health.clone())?;
         let others = Arc::new(Messages::new(plan, rank, world.wire(), health)?);

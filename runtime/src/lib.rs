@@ -62,6 +62,7 @@ pub mod device;
 pub mod error;
 pub mod files;
 pub mod generate;
+pub mod greeting;
 pub mod health;
 pub mod heartbeat;
 pub mod job;

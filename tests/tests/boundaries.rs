@@ -28,7 +28,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "neoxc-plan",
         ],
     ),
-    ("fuzz", &["neoxc-plan", "neoxc-runtime"]),
+    ("fuzz", &["neoxc-frontend", "neoxc-plan", "neoxc-runtime"]),
     (
         "tools/neoxc",
         &[
@@ -182,6 +182,8 @@ fn files_are_read_in_one_way() {
         "root.join(",
         "File::open(folder)",
         "IndexedFile::open",
+        "process.join(",
+        "process.path()",
         "File::open(parent)",
     ];
     // A stream may be a pipe; its lines are bounded.

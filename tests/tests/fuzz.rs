@@ -2,7 +2,7 @@
 //! (make fuzz); `fuzz/README.md` tells of the guided search.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
-use neoxc_fuzz::{CheckpointTarget, DataTarget, PlanTarget, Target};
+use neoxc_fuzz::{CheckpointTarget, DataTarget, GreetingTarget, PlanTarget, Target, YamlTarget};
 
 mod common;
 
@@ -38,6 +38,16 @@ fn feed(name: &str, target: &dyn Target) {
 #[test]
 fn damaged_data_sets() {
     feed("data", &DataTarget::new().unwrap());
+}
+
+#[test]
+fn damaged_configurations() {
+    feed("yaml", &YamlTarget::new().unwrap());
+}
+
+#[test]
+fn strangers_greetings() {
+    feed("greeting", &GreetingTarget::new());
 }
 
 #[test]
