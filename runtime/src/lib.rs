@@ -49,6 +49,7 @@
 
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
+#[cfg(any(feature = "mpi", test))]
 mod absent;
 mod activity;
 mod backoff;
