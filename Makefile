@@ -4,15 +4,16 @@
 # make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
 # make fuzz    read a million damaged plans, checkpoints and data sets each (make test: a thousand)
 # make strangers  have strangers call the ports of 50 jobs of each kind while these start (make test: one of each)
+# make agreement  check and compile 1,000 random configurations (make test: 100)
 # make cut-link  cut the network under a running job; needs root, and skips where it cannot
 
 # The environment's RUSTFLAGS and RUSTDOCFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
 unexport RUSTFLAGS RUSTDOCFLAGS
 export NEOXC ?= $(or $(CARGO_TARGET_DIR),target)/release/neoxc
 
-.PHONY: help train build test layouts faults fuzz strangers cut-link fmt lint docs bench setup clean
+.PHONY: help train build test layouts faults fuzz strangers agreement cut-link fmt lint docs bench setup clean
 help:
-	@echo "make train | test | layouts | faults | fuzz | strangers | cut-link | build | bench | fmt | lint | docs | setup | clean"
+	@echo "make train | test | layouts | faults | fuzz | strangers | agreement | cut-link | build | bench | fmt | lint | docs | setup | clean"
 
 setup:
 	@tools/setup.sh
@@ -46,6 +47,9 @@ fuzz: setup
 
 strangers: setup
 	NEOXC_STRANGERS=50 cargo test --package neoxc-runtime --lib strangers -- --nocapture
+
+agreement: setup
+	NEOXC_CONFIGS=1000 cargo test --release --package neoxc-tests --test agreement -- --nocapture
 
 cut-link: build
 	@tools/cut-link.sh $(NEOXC)

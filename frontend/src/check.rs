@@ -15,6 +15,9 @@ use crate::merge::Merged;
 use crate::reader::{Reader, disabled, number};
 use crate::yaml::{Node, Value};
 
+/// Parameters that a model may have: some trillions, whose numbers of bytes still can be counted.
+const MOST_PARAMETERS: u128 = 1 << 42;
+
 /// Checks everything; `None` where a value is missing that nothing can stand for.
 pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config> {
     let mut r = Reader::new(keys, diagnostics);
@@ -85,6 +88,8 @@ impl Reader<'_> {
         let attention = self.attention(layers);
         let num_kv_heads = self.key_heads(heads);
         let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
+        let experts = moe.as_ref().map_or(1, |m| m.experts);
+        self.counted_parameters(layers, hidden, intermediate_size, experts);
         let sigma = |method: &str| match method {
             "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),
             "single_residual_scaled_normal" => std / (layers as f64).sqrt(),
@@ -352,6 +357,19 @@ impl Reader<'_> {
             self.tell(impossible_value::out_of_range(NAME, &found, &want, &node.span));
         }
         Some(factor)
+    }
+
+    /// The matrices of all layers are of a size that some machine could have.
+    fn counted_parameters(&mut self, layers: usize, hidden: usize, ffn: usize, experts: usize) {
+        // At least: attention has a matrix for queries and one for results, an MLP two.
+        let [layers, hidden, ffn, experts] = [layers, hidden, ffn, experts].map(|n| n as u128);
+        let all = layers * hidden * 2 * (hidden + ffn * experts);
+        if all > MOST_PARAMETERS {
+            let message = format!(
+                "the layers have {all} parameters or more, and {MOST_PARAMETERS} is the most"
+            );
+            self.both(message, "num_layers", "hidden_size", "a smaller model");
+        }
     }
 
     /// The samples of all steps, of which one has `batch`, and of all evaluations can be numbered.

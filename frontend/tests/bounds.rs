@@ -100,6 +100,11 @@ fn counts_that_cannot_be_meant_are_refused() {
         (&["train_iters=2000000000"], "all steps take 8000000000 samples"),
         (&["eval_iters=1000000000000"], "all evaluations take 4000000000000 samples"),
         (&["train_iters=1000000000", "eval_interval=1"], "evaluations take 400000000400 samples"),
+        (&["hidden_size=1048576", "num_layers=6"], "the layers have 65970697666560 parameters"),
+        (
+            &["moe_num_experts=65536", "hidden_size=65536"],
+            "parameters or more, and 4398046511104 is",
+        ),
         (&["max_position_embeddings=15"], "16 tokens do not fit 15 positions"),
         (&["max_position_embeddings=15", "pos_emb=rotary"], "16 tokens do not fit 15 positions"),
         (&["tokenizer_type=Nope"], "`tokenizer_type` is \"Nope\""),

@@ -159,6 +159,16 @@ pub fn phases(
     resume::go_on(m, &cx, last, seen)
 }
 
+/// Says whether a checked configuration compiles: runs every phase but the kernels', which no configuration fails.
+///
+/// # Errors
+/// What only the built model shows, or a mistake of neoxc.
+pub fn check(config: &Config, o: &Options) -> Result<(), CompileError> {
+    let main = main_target(o)?;
+    let last = Phase::Scheduled;
+    phases(config, main, o.machine, o.overlap, last, &mut |_, _, _, _| {}).map(|_| ())
+}
+
 /// Compiles a checked configuration.
 pub fn compile(config: &Config, o: &Options) -> Result<Compiled, CompileError> {
     let main = main_target(o)?;

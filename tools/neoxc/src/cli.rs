@@ -169,7 +169,7 @@ pub struct ConfigArgs {
 }
 
 /// How to compile.
-#[derive(Debug, Args, Clone)]
+#[derive(Debug, Args, Clone, Default)]
 pub struct TargetArgs {
     /// Targets, comma-separated; the first x86 one is what `run` uses [default: x86-64-native].
     #[arg(long, value_delimiter = ',', value_name = "TARGET")]

@@ -1,0 +1,142 @@
+//! What `neoxc check` calls fine, `neoxc compile` compiles: random configurations, of which many are refused, none is an
+//! internal error, and those that are fine become plans. `NEOXC_CONFIGS=N` (make agreement) takes N of them.
+#![allow(clippy::unwrap_used)] // helper functions of tests
+
+mod common;
+
+use common::kernels;
+use neoxc_driver::{Options, check, compile};
+use neoxc_frontend::load;
+use neoxc_ir::target::Target;
+use proptest::prelude::*;
+
+/// Keys and values that make sense by themselves: usual ones, odd ones and the ends of ranges. The first is the usual one,
+/// and comes most often.
+const KEYS: &[(&str, &[&str])] = &[
+    ("num_layers", &["2", "1", "3", "6", "100000"]),
+    ("hidden_size", &["24", "8", "48", "7", "65536", "1048576"]),
+    ("num_attention_heads", &["2", "1", "3", "4", "8"]),
+    ("num_kv_heads", &["null", "1", "2"]),
+    ("seq_length", &["16", "1", "13", "64"]),
+    ("max_position_embeddings", &["64", "16"]),
+    ("padded_vocab_size", &["64", "1", "50", "67108864"]),
+    ("intermediate_size", &["null", "1", "30", "96"]),
+    ("mlp_multiple_of", &["null", "8"]),
+    ("pos_emb", &["rotary", "learned", "none"]),
+    ("rotary_pct", &["1.0", "0.5", "0.25"]),
+    ("norm", &["layernorm", "rmsnorm"]),
+    ("activation", &["gelu", "swiglu", "relu", "geglu", "mish", "silu"]),
+    ("no_weight_tying", &["true", "false"]),
+    ("gpt_j_residual", &["true", "false"]),
+    ("gpt_j_tied", &["false", "true"]),
+    ("use_bias_in_norms", &["true", "false"]),
+    ("use_bias_in_attn_linear", &["true", "false"]),
+    ("use_bias_in_mlp", &["true", "false"]),
+    ("precision", &["fp32", "bfloat16"]),
+    ("hidden_dropout", &["0", "0.1"]),
+    ("attention_dropout", &["0", "0.1"]),
+    ("checkpoint_activations", &["false", "true"]),
+    ("checkpoint_num_layers", &["1", "2"]),
+    ("train_micro_batch_size_per_gpu", &["2", "1", "3", "1048576"]),
+    ("gradient_accumulation_steps", &["1", "2", "4", "1048576"]),
+    ("moe_num_experts", &["1", "1", "1", "2", "4"]),
+    ("moe_top_k", &["1", "2"]),
+    ("moe_router_type", &["sinkhorn", "topk"]),
+    ("moe_token_dropping", &["false", "true"]),
+    ("world_size", &["1", "2", "3", "4", "8"]),
+    ("pipe_parallel_size", &["1", "1", "2", "3"]),
+    ("model_parallel_size", &["1", "1", "2", "4"]),
+    ("context_parallel_size", &["1", "1", "2"]),
+    ("moe_expert_parallel_size", &["1", "1", "2"]),
+    ("sequence_parallel", &["false", "true"]),
+    ("zero_optimization.stage", &["0", "1", "2", "3"]),
+    ("pipe_schedule", &["1f1b", "gpipe", "zb-h1", "interleaved"]),
+    ("pipe_partition_method", &["type:transformer|mlp", "parameters", "balanced", "uniform"]),
+    ("optimizer.type", &["Adam", "SGD", "Lion"]),
+    ("gradient_clipping", &["1.0", "0"]),
+];
+
+const BASE: &str = r#"{"train_iters": 4, "eval_iters": 1, "lr": 0.01, "optimizer": {"type": "Adam", "params": {"lr": 0.01}}}"#;
+
+/// Settings of all keys: mostly usual ones.
+fn settings() -> impl Strategy<Value = Vec<String>> {
+    let one = |(key, values): &(&'static str, &'static [&'static str])| {
+        let (key, values) = (*key, *values);
+        let usual = Just(0usize);
+        let any = 0..values.len();
+        prop_oneof![3 => usual, 1 => any].prop_map(move |n| format!("{key}={}", values[n]))
+    };
+    KEYS.iter().map(one).collect::<Vec<_>>()
+}
+
+#[derive(Default)]
+struct Seen {
+    refused: usize,
+    late: usize,
+    fine: usize,
+    compiled: usize,
+}
+
+fn agree(sets: &[String], compiles: usize, seen: &mut Seen) -> Result<(), TestCaseError> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("base.yml");
+    std::fs::write(&file, BASE).unwrap();
+    let loaded = load(&[file], None, sets);
+    let Some(config) = loaded.config else {
+        prop_assert!(!loaded.diagnostics.is_empty());
+        seen.refused += 1;
+        return Ok(());
+    };
+    let options = Options {
+        targets: vec![Target::X86Native],
+        cache: Some(kernels()),
+        threads: 2,
+        machine: None,
+        overlap: true,
+    };
+    if let Err(e) = check(&config, &options) {
+        let d = e.diagnostic(folder.path());
+        prop_assert_eq!(d.kind.exit, 3, "{}: {}", d.kind.code, d.message);
+        seen.late += 1;
+        return Ok(());
+    }
+    seen.fine += 1;
+    if seen.compiled < compiles {
+        let compiled = compile(&config, &options);
+        let told = compiled.as_ref().err().map(ToString::to_string);
+        prop_assert!(told.is_none(), "{told:?}");
+        let checked = compiled.unwrap().plan.check().map_err(|e| e.to_string());
+        prop_assert_eq!(checked, Ok(()));
+        seen.compiled += 1;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_check_calls_fine_compile_compiles() {
+    let asked: Option<u32> = std::env::var("NEOXC_CONFIGS").ok().map(|n| n.parse().unwrap());
+    let (cases, compiles) = asked.map_or((100, 1), |n| (n, n as usize / 20));
+    let mut seed = [11u8; 32];
+    if asked.is_some() {
+        let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos();
+        seed[..16].copy_from_slice(&now.to_le_bytes());
+    }
+    let config = ProptestConfig {
+        cases,
+        failure_persistence: None,
+        max_shrink_iters: 60,
+        ..ProptestConfig::default()
+    };
+    let random =
+        prop::test_runner::TestRng::from_seed(prop::test_runner::RngAlgorithm::ChaCha, &seed);
+    let mut runner = prop::test_runner::TestRunner::new_with_rng(config, random);
+    let seen = std::cell::RefCell::new(Seen::default());
+    let done = runner.run(&settings(), |sets| agree(&sets, compiles, &mut seen.borrow_mut()));
+    done.unwrap_or_else(|e| panic!("{e}"));
+    let s = seen.into_inner();
+    eprintln!(
+        "{} refused at once, {} by what the model shows, {} fine, {} of them compiled",
+        s.refused, s.late, s.fine, s.compiled
+    );
+    assert!(s.refused > 0 && s.fine > 0 && s.compiled == compiles.min(s.fine));
+}
