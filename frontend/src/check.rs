@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_base::codes::{conflict, impossible_value, missing_key, not_supported, wrong_type};
+use neoxc_base::codes::{
+    conflict, impossible_value, mamba_layers, missing_key, not_supported, rwkv_layers, wrong_type,
+};
 use neoxc_base::diag::Diagnostic;
 use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 
@@ -22,6 +24,7 @@ const MOST_PARAMETERS: u128 = 1 << 42;
 pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config> {
     let mut r = Reader::new(keys, diagnostics);
     r.every_key();
+    r.parts();
     let model = r.model();
     let optimizer = r.optimizer();
     let parallel = r.parallel(model.as_ref());
@@ -57,6 +60,12 @@ impl Reader<'_> {
         let (vocab, padded) = self.vocabulary();
         let (init, output) = (self.word("init_method"), self.word("output_layer_init_method"));
         let (layers, hidden, heads, seq) = (layers?, hidden?, heads?, seq?);
+        let attention = self.attention(layers);
+        // Layers of another kind, which was told, need not divide their width among heads.
+        let others = [mamba_layers::KIND.code, rwkv_layers::KIND.code];
+        if self.diagnostics.iter().any(|d| others.contains(&d.kind.code)) {
+            return None;
+        }
         if hidden % heads != 0 {
             let message = format!("{heads} heads do not divide a hidden size of {hidden}");
             self.both(message, "hidden_size", "num_attention_heads", "choose a multiple");
@@ -85,7 +94,6 @@ impl Reader<'_> {
             );
         }
         let moe = self.moe(layers);
-        let attention = self.attention(layers);
         let num_kv_heads = self.key_heads(heads);
         let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
         let experts = moe.as_ref().map_or(1, |m| m.experts);
@@ -217,7 +225,9 @@ impl Reader<'_> {
     fn optimizer(&mut self) -> Option<Optimizer> {
         let (settings, lr) = self.optimizer_settings();
         let Some(lr) = lr else {
-            if ["lr", "optimizer.params.lr"].into_iter().any(|name| self.was_refused(name)) {
+            if ["lr", "optimizer.params.lr"].into_iter().any(|name| self.was_refused(name))
+                || self.is_absent("lr")
+            {
                 return None;
             }
             let hint = "`\"optimizer\": {\"type\": \"Adam\", \"params\": {\"lr\": 0.001}}`";
@@ -293,6 +303,9 @@ impl Reader<'_> {
         };
         let micro = micro.or(global.map(|g| (g / accum / data).max(1)));
         let Some(micro) = micro else {
+            if self.is_absent("train_micro_batch_size_per_gpu") {
+                return None;
+            }
             let hint = "`--set train_micro_batch_size_per_gpu=4`";
             self.tell(missing_key::missing_key("the micro-batch size", hint));
             return None;

@@ -46,6 +46,7 @@ pub mod lints;
 pub mod merge;
 mod moe;
 mod optimizer;
+mod parts;
 mod ranks;
 mod reader;
 mod tokenizer;

@@ -9,6 +9,7 @@ use neoxc_base::codes::{
 };
 use neoxc_base::diag::{Diagnostic, Span};
 
+use crate::arguments::former::former;
 use crate::arguments::{Argument, Kind, Preset, Range, Status, alternatives, find, nearest};
 use crate::merge::Merged;
 use crate::yaml::{Key, Node, TOLD, Value};
@@ -19,6 +20,8 @@ pub(crate) struct Reader<'a> {
     pub(crate) diagnostics: &'a mut Vec<Diagnostic>,
     /// Names of keys whose values were refused.
     refused: Vec<String>,
+    /// Keys of parts that are missing as a whole, which was told.
+    pub(crate) absent: Vec<&'static str>,
 }
 
 /// The number that a value is.
@@ -92,7 +95,7 @@ fn as_number(value: &Value) -> Option<String> {
 impl<'a> Reader<'a> {
     /// A reader of `keys` that has refused nothing yet.
     pub(crate) fn new(keys: &'a Merged, diagnostics: &'a mut Vec<Diagnostic>) -> Self {
-        Reader { keys, diagnostics, refused: vec![] }
+        Reader { keys, diagnostics, refused: vec![], absent: vec![] }
     }
 
     /// Adds an error.
@@ -126,7 +129,11 @@ impl<'a> Reader<'a> {
         }
         for key in unknown.iter().take(TOLD) {
             let (near, what) = (nearest(&key.name), "an argument of GPT-NeoX");
-            self.tell(unknown_key::unknown_key(&key.name, what, &key.span, near));
+            self.tell(match former(&key.name) {
+                Some(f) if f.renamed => unknown_key::renamed_key(&key.name, f.now, &key.span),
+                Some(f) => unknown_key::former_key(&key.name, f.now, &key.span),
+                None => unknown_key::unknown_key(&key.name, what, &key.span, near),
+            });
         }
         if let Some(key) = unknown.get(TOLD) {
             self.tell(unknown_key::more(unknown.len() - TOLD, &key.span));
@@ -224,6 +231,11 @@ impl<'a> Reader<'a> {
         self.place(name).filter(|_| !self.was_refused(name))
     }
 
+    /// Whether `name` is given, right or wrong.
+    pub(crate) fn is_there(&self, name: &str) -> bool {
+        self.place(name).is_some()
+    }
+
     /// The key called `name` with its value, where it is given, right or wrong.
     fn place(&self, name: &str) -> Option<&'a (Key, Node)> {
         self.keys.iter().find(|(k, n)| k.name == name && n.value != Value::Null)
@@ -286,7 +298,7 @@ impl<'a> Reader<'a> {
 
     /// The whole number for a key that must be given.
     pub(crate) fn required(&mut self, name: &str) -> Option<usize> {
-        if self.place(name).is_none() {
+        if self.place(name).is_none() && !self.is_absent(name) {
             let hint = format!("add it to a file, or `--set {name}=…`");
             self.tell(missing_key::missing_key(&format!("`{name}`"), &hint));
         }

@@ -92,7 +92,7 @@ impl Reader<'_> {
                 Some(k.ids)
             }
             (read, None) => {
-                let (rows, whose) = usual_rows(&kind);
+                let (rows, whose) = usual_rows(&kind, self.text("vocab_file").as_deref());
                 let hint = format!("`--set padded_vocab_size={rows}` ({whose})");
                 let d = match (read, self.find("vocab_file")) {
                     (Some((Err(e), path)), Some((_, node))) => {

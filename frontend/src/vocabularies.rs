@@ -52,9 +52,15 @@ pub(crate) fn published(kind: &str, file: Option<&str>) -> Option<Published> {
     }
 }
 
-/// What to set where nothing says how many ids there are: the size that most tokenizers of this type have.
-pub(crate) fn usual_rows(kind: &str) -> (usize, &'static str) {
+/// What to set where nothing says how many ids there are: the size that tokenizers of this name, or else of this type,
+/// have. A name is a guess, so this is a hint and no answer.
+pub(crate) fn usual_rows(kind: &str, file: Option<&str>) -> (usize, &'static str) {
+    let file = file.unwrap_or_default().to_lowercase();
     match kind {
+        _ if ["llama3", "llama-3"].iter().any(|n| file.contains(n)) => {
+            (128_256, "as Llama 3's tokenizer")
+        }
+        _ if file.contains("codellama") => (32_016, "as Code Llama's tokenizer"),
         "SPMTokenizer" => (32_000, "as LLaMA's and Mistral's tokenizers"),
         "TiktokenTokenizer" => (128_256, "as Llama 3's tokenizer"),
         _ => (50_304, "as GPT-NeoX-20B's tokenizer, padded"),

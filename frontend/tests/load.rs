@@ -147,7 +147,7 @@ fn every_problem_is_told_at_once() {
         "NX0104 4:21 `opt_pos_emb_offset` is not supported yet: positions count from 0",
         "NX0106 3:77 `hidden_dropout` is 1; it must be from 0 to below 1",
         "NX0103 1:3,3:43 `min_lr` is given in two files",
-        "NX0105  the learning rate is missing",
+        "NX0105  the run (`optimizer`, `train_iters`, `train_micro_batch_size_per_gpu`) is missing",
     ] {
         assert!(got.contains(want), "{want}\nnot in\n{got}");
     }
@@ -626,6 +626,38 @@ fn a_tokenizer_with_more_ids_than_rows_is_refused() {
     assert!(told.len() == 1 && told[0].contains("512 ids, the embedding 64 rows"), "{told:?}");
     let l = from_text(&[GOOD], &["tokenizer_type=CharLevelTokenizer", "padded_vocab_size=512"]);
     assert!(l.diagnostics.is_empty(), "{:?}", self::told(&l));
+}
+
+/// One sentence for a model that is missing, and one for a run.
+#[test]
+fn parts_that_are_missing_are_told_as_parts() {
+    let l = from_text(&["{save: x, padded_vocab_size: 64}"], &[]);
+    let [model, run] = &told(&l)[..] else { panic!("{:?}", told(&l)) };
+    assert!(model.starts_with("NX0105  the model (`num_layers`, "), "{model}");
+    assert!(run.starts_with("NX0105  the run (`optimizer`, "), "{run}");
+    // A key of a part that is there is missing by its name.
+    let l = from_text(&["{num_layers: 2, padded_vocab_size: 64, train_iters: 1}"], &[]);
+    let told = told(&l).join(", ");
+    assert!(
+        told.contains("`hidden_size` is missing") && told.contains("the learning rate"),
+        "{told}"
+    );
+    assert_eq!(l.diagnostics.len(), 5, "{told}");
+}
+
+#[test]
+fn former_keys_are_told_with_what_is_written_today() {
+    let l = from_text(&[GOOD], &["save-interval=5", "warmup_iters=5"]);
+    let hints: Vec<&str> = l.diagnostics.iter().filter_map(|d| d.hint.as_deref()).collect();
+    assert_eq!(hints[0], "it is called `checkpoint_factor` now");
+    assert!(hints[1].starts_with("write `warmup`, the fraction"), "{hints:?}");
+}
+
+/// What these layers have is no matter of attention heads.
+#[test]
+fn layers_of_other_kinds_are_told_alone() {
+    let sets = ["attention_config=[[[\"mamba\"], 2]]", "num_attention_heads=3"];
+    assert_eq!(from_text(&[GOOD], &sets).diagnostics.len(), 1);
 }
 
 /// The last file says where things lie, and a warning names them; all else is a conflict.

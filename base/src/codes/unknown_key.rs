@@ -24,6 +24,19 @@ pub fn unknown_key(key: &str, what: &str, span: &Span, near: Option<&str>) -> Di
         .hint(hint)
 }
 
+/// `key` was called so once, and is called `now` today.
+pub fn renamed_key(key: &str, now: &str, span: &Span) -> Diagnostic {
+    let hint = format!("it is called `{now}` now");
+    former_key(key, &hint, span)
+}
+
+/// `key` was one once; `hint` says what to write today.
+pub fn former_key(key: &str, hint: &str, span: &Span) -> Diagnostic {
+    Diagnostic::error(&KIND, format!("unknown key `{key}`"))
+        .label(span, "this is an argument of GPT-NeoX no more, or never was")
+        .hint(hint)
+}
+
 /// `n` further keys are unknown, the first of them at `span`.
 pub fn more(n: usize, span: &Span) -> Diagnostic {
     Diagnostic::error(&KIND, format!("{n} more unknown keys")).label(span, "the first of these")

@@ -12,6 +12,7 @@ use neoxc_base::diag;
 mod data;
 mod deepspeed;
 mod experts;
+pub(crate) mod former;
 mod generation;
 mod kinds;
 mod launcher;
