@@ -9,7 +9,7 @@
 //!
 //! A sign of life is small and may pass where data do not. So it also says for how long its rank has waited for
 //! others without anything arriving. Rank 0, who hears all, ends the job when every rank waits: one that computes,
-//! however long, does not. Work with files has a deadline in each process ([`crate::activity`]).
+//! however long, does not. Work with files has a deadline in each process (`activity.rs`).
 //!
 //! Invariant: no call here waits for another process once the connections stand.
 
