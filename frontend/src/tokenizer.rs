@@ -6,6 +6,7 @@ use neoxc_base::codes::{assumed_vocabulary, file, missing_key};
 use neoxc_base::diag::Span;
 use neoxc_base::read;
 
+use crate::arguments::{Range, find};
 use crate::reader::Reader;
 use crate::vocabularies::{published, usual_rows};
 use crate::yaml::Value;
@@ -43,7 +44,15 @@ impl Reader<'_> {
             let message = format!("the tokenizer has {ids} ids, the embedding {given} rows");
             self.both(message, "padded_vocab_size", "vocab_file", "raise it, or leave it out");
         }
-        (ids, given.or(ids.map(|ids| self.padded(ids))))
+        let rows = given.or(ids.map(|ids| self.padded(ids)));
+        let range = find("padded_vocab_size").map_or(Range::Any, |a| a.range);
+        if let Some(rows) = rows.filter(|n| !range.contains(*n as f64)) {
+            let message = format!("the embedding has {rows} rows; they must be {range}");
+            let (by, ranks) = ("make_vocab_size_divisible_by", "model_parallel_size");
+            self.both(message, by, ranks, "choose a smaller multiple");
+            return (ids, None);
+        }
+        (ids, rows)
     }
 
     fn padded(&self, ids: usize) -> usize {

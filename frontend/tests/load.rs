@@ -89,6 +89,9 @@ fn a_vocabulary_is_known_without_its_file() {
     assert_eq!(of(&[&ranks(2)]), told(50_277, 50_432));
     assert_eq!(of(&[&ranks(4), heads[0], heads[1]]), told(50_277, 50_688));
     assert_eq!(of(&["padded_vocab_size=50432"]), (Some((None, 50_432)), String::new()));
+    // Ranks multiply, so there is a limit to what they make.
+    let many = ["model_parallel_size=1024", "make_vocab_size_divisible_by=1048576"];
+    assert!(rows(&many).1.contains("NX0107"), "{:?}", rows(&many));
     // Kinds of tokenizers that come in many sizes still ask.
     assert_eq!(rows(&["tokenizer_type=HFTokenizer"]), (None, "NX0105".into()));
     assert_eq!(rows(&["tokenizer_type=SPMTokenizer"]), (None, "NX0105".into()));

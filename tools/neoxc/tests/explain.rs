@@ -1,4 +1,4 @@
-//! `neoxc explain` of codes and of arguments.
+//! `neoxc explain` of codes, of arguments and of lints.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 use std::process::Command;
@@ -35,7 +35,19 @@ fn an_argument_is_explained_in_either_spelling() {
         "{told}"
     );
     let (_, told, _) = explain("use_qk_layernorm");
-    assert!(told.contains("Not yet: attention does not normalise queries and keys."), "{told}");
+    let why = "Not yet (NX0104): attention does not normalise queries and keys.";
+    assert!(told.contains(why), "{told}");
+    let (_, told, _) = explain("use_mup");
+    assert!(told.contains("Not yet (NX0135): "), "{told}");
+}
+
+#[test]
+fn every_lint_is_explained() {
+    for lint in neoxc_frontend::lints::ALL {
+        let (code, told, _) = explain(lint.name);
+        assert_eq!(code, Some(0), "{}", lint.name);
+        assert!(told.starts_with(lint.name) && told.contains(lint.text), "{told}");
+    }
 }
 
 #[test]

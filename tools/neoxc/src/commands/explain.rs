@@ -38,9 +38,9 @@ fn code_or_key(what: &str) -> Result<(), Failure> {
             format!("codes are {}", all.join(", "))
         }
         Some(near) => format!("did you mean `{near}`?"),
-        None => "docs/arguments.md lists all arguments".to_string(),
+        None => "docs/arguments.md lists all arguments, and docs/lints.md all lints".to_string(),
     };
-    let message = format!("error: no code and no argument is called `{what}`\n  = hint: {hint}");
+    let message = format!("error: no code, argument or lint is called `{what}`\n  = hint: {hint}");
     Err(Failure::new(2, message))
 }
 
