@@ -2,7 +2,8 @@
 # make test    install what is missing and run every check
 # make layouts train on every layout of up to eight ranks (make test runs a sample of them)
 # make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
-# make fuzz    read a million damaged plans, checkpoints and data sets each (make test: a thousand)
+# make fuzz    read a million damaged configurations, plans, checkpoints, data sets, cache entries and greetings each
+#              (make test: a thousand)
 # make strangers  have strangers call the ports of 50 jobs of each kind while these start (make test: one of each)
 # make agreement  check and compile 1,000 random configurations (make test: 100)
 # make cut-link  cut the network under a running job; needs root, and skips where it cannot
@@ -44,6 +45,7 @@ faults: setup
 
 fuzz: setup
 	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-tests --test fuzz -- --nocapture
+	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-codegen --test cache_entries -- --nocapture
 
 strangers: setup
 	NEOXC_STRANGERS=50 cargo test --package neoxc-runtime --lib strangers -- --nocapture
