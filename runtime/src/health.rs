@@ -71,9 +71,10 @@ impl Health {
         new
     }
 
-    /// Notes that something has arrived while this rank waits.
+    /// Notes that something has arrived while this rank waits, or that nothing could, as it was stopped itself.
     pub fn moved(&self) {
-        *self.still.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        let mut still = self.still.lock().unwrap_or_else(PoisonError::into_inner);
+        *still = still.map(|_| Instant::now());
     }
 
     /// Notes that this rank waits no more.

@@ -183,6 +183,7 @@ fn watch(rank: u64, mut peers: Vec<Peer>, timeout: Duration, health: &Health, wi
         if last.elapsed() > timeout / 2 {
             peers.iter_mut().for_each(|p| p.heard = Instant::now());
             activity::forgive();
+            health.moved();
         }
         last = Instant::now();
         match wish.load(Ordering::Relaxed) {
@@ -245,8 +246,15 @@ fn end_of_patience(rank: u64, what: &str, timeout: Duration, peers: &mut [Peer])
     peers.iter_mut().for_each(|p| p.say(FAILED, rank));
     let what = format!("has not come on with {what} for {} s", timeout.as_secs());
     let e = RuntimeError::Lost { rank, lost: rank, what, waited: vec![], at: Some("it".into()) };
-    crate::tell!("rank {rank}: error[{}]: {e}", e.code());
-    std::process::exit(e.exit_code().into());
+    let (code, exit) = (e.code(), e.exit_code());
+    // What is stuck may be the very pipe that this goes to.
+    let told =
+        std::thread::Builder::new().spawn(move || crate::tell!("rank {rank}: error[{code}]: {e}"));
+    let end = Instant::now() + crate::job::PATIENCE;
+    while told.as_ref().is_ok_and(|t| !t.is_finished()) && Instant::now() < end {
+        std::thread::sleep(TICK);
+    }
+    std::process::exit(exit.into());
 }
 
 #[cfg(test)]
@@ -326,6 +334,22 @@ mod tests {
             assert!(told.contains("rank 2 waited for rank 1 in `all_reduce data`"), "{told}");
         }
         drop(beats);
+    }
+
+    #[test]
+    fn who_was_stopped_itself_begins_to_wait_anew() {
+        let health = Health::default();
+        health.moved();
+        assert_eq!(health.still(), 0, "it does not wait");
+        assert!(health.waits() && !health.waits());
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(health.still(), 1);
+        health.moved();
+        assert_eq!(health.still(), 0);
+        health.goes_on();
+        health.moved();
+        std::thread::sleep(Duration::from_millis(1100));
+        assert_eq!(health.still(), 0, "it does not wait");
     }
 
     #[test]

@@ -6,11 +6,15 @@ use std::fmt::Arguments;
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::activity::Activity;
+
 /// Whether standard output has lost something that somebody waits for.
 static FAILED: AtomicBool = AtomicBool::new(false);
 
 /// Prints to standard output.
 pub fn out(text: Arguments<'_>) {
+    // A reader that does not read holds up whoever writes.
+    let _doing = Activity::begin("a line for standard output");
     let mut to = std::io::stdout().lock();
     let Err(e) = to.write_fmt(text).and_then(|()| to.flush()) else { return };
     if e.kind() != ErrorKind::BrokenPipe && !FAILED.swap(true, Ordering::Relaxed) {
@@ -20,6 +24,7 @@ pub fn out(text: Arguments<'_>) {
 
 /// Prints to standard error. Where that cannot be written there is nobody to tell.
 pub fn err(text: Arguments<'_>) {
+    let _doing = Activity::begin("a line for standard error");
     let _ = std::io::stderr().lock().write_fmt(text);
 }
 
