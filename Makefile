@@ -55,6 +55,7 @@ agreement: setup
 
 cut-link: build
 	@tools/cut-link.sh $(NEOXC)
+	@tools/cut-link.sh $(NEOXC) hole
 
 fmt:
 	cargo fmt --all

@@ -1,12 +1,15 @@
 #!/bin/sh
 # Cuts the link between two hosts of a training job: all ranks have to end soon after the timeout, and on each
 # side one has to name a rank on the other side, and what it waited for. The hosts are network namespaces of this machine, joined by a cable.
-# usage: tools/cut-link.sh [NEOXC]     NEOXC is the program [default: target/release/neoxc]
+# With `hole` the link stays, and loses every frame over 700 bytes: signs of life pass, data do not. All ranks have to
+# end too, and to name whom they waited for in which collective.
+# usage: tools/cut-link.sh [NEOXC] [cut|hole]     NEOXC is the program [default: target/release/neoxc]
 # Needs root; where namespaces cannot be made it says so and tests nothing.
 set -eu
 cd "$(dirname "$0")/.."
 neoxc=$(realpath "${1:-target/release/neoxc}")
 timeout=4
+what=${2:-cut}
 say() { echo "cut-link: $*"; }
 
 work=$(mktemp -d)
@@ -58,7 +61,11 @@ for _ in $(seq 600); do
   sleep 0.1
 done
 [ -s "$work/m.jsonl" ] || { cat "$work/log"; say "failed: the job does not train"; exit 1; }
-ip -n $a link set va$$ down
+case $what in
+  cut) ip -n $a link set va$$ down ;;
+  # A frame that is longer than a burst is dropped.
+  hole) tc -n $a qdisc add dev va$$ root tbf rate 100mbit burst 700 limit 100000 ;;
+esac
 say "cut after $(wc -l <"$work/m.jsonl") steps"
 
 # Twice the timeout: one to notice, and some for a busy machine.
@@ -70,6 +77,12 @@ for _ in $(seq $((timeout * 20))); do
 done
 [ -z "$(left)" ] || { say "failed: ranks go on without each other"; exit 1; }
 all=$(cat "$work"/out/*/*/stderr)
+if [ "$what" = hole ]; then
+  told="rank 0 has waited for $timeout s, and so have all others: .*waited for rank.* in .*programs/"
+  echo "$all" | grep "NXR0603.*$told" || { echo "$all"; say "failed: nobody says what it waited for"; exit 1; }
+  say "passed: all ranks ended, and named what they waited for"
+  exit 0
+fi
 # mpirun may end the second rank of a side when the first has ended.
 for side in '[01] [23]' '[23] [01]'; do
   mine=${side% *} other=${side#* }
