@@ -9,7 +9,7 @@
 //! On targets without them the same is made of other instructions, tile registers being memory: slow, and for
 //! tests, which so run these kernels on every machine.
 
-use super::{Emit, Ty, Val};
+use super::{Emit, Narrow, Ty, Val};
 
 /// Rows of a tile register, and 32-bit columns.
 pub const TILE: usize = 16;
@@ -27,7 +27,7 @@ impl Emit {
     /// The same address, of bfloat16.
     pub fn halves(&mut self, p: Val) -> Val {
         let t = self.ty(Ty::Ptr);
-        self.def(Ty::PtrBf16, &format!("llvm.bitcast {p} : {t} to {t}"))
+        self.def(Ty::Ptr16(Narrow::Bf16), &format!("llvm.bitcast {p} : {t} to {t}"))
     }
 
     /// Words of two vectors of f32 rounded to bfloat16, one of `low` and one of `high` to a word.
@@ -55,7 +55,7 @@ impl Emit {
     fn round_both(&mut self, first: Val, second: Val) -> Val {
         let (n, t) = (first.ty.lanes(), self.ty(first.ty));
         if !self.has.avx512_bf16 {
-            let [a, b] = [first, second].map(|v| self.narrow_bf16(v));
+            let [a, b] = [first, second].map(|v| self.nearest(Narrow::Bf16, v));
             let items: Vec<String> = (0..2 * n).map(|i| i.to_string()).collect();
             let (th, ty) = (self.ty(a.ty), Ty::VecI16(2 * n));
             let both = self

@@ -11,10 +11,11 @@ use std::collections::HashMap;
 use std::fmt::Write;
 
 mod amx;
-mod bf16;
 pub mod math;
+mod narrow;
 
 pub use amx::TILE;
+pub use narrow::Narrow;
 
 /// Floats of a cache line.
 pub const LINE: usize = 16;
@@ -28,7 +29,7 @@ pub enum Ty {
     I8,
     /// 32-bit integer.
     I32,
-    /// 16 bits: a bfloat16 as it is stored.
+    /// 16 bits: a bfloat16 or f16 as it is stored.
     I16,
     /// 64-bit integer: indices and offsets.
     I64,
@@ -36,8 +37,8 @@ pub enum Ty {
     F32,
     /// A pointer to 32-bit elements.
     Ptr,
-    /// A pointer to bfloat16 elements: loads give f32, stores round.
-    PtrBf16,
+    /// A pointer to 16-bit floats: loads give f32, stores round.
+    Ptr16(Narrow),
     /// `n` truth values.
     VecI1(usize),
     /// `n` times 16 bits.
@@ -106,8 +107,8 @@ pub struct Emit {
     has: Instructions,
     /// Where tile registers are in memory, for targets without them.
     tiles: Option<Val>,
-    /// Of values that were rounded to bfloat16: what a store of them writes.
-    rounded: HashMap<usize, Val>,
+    /// Of values that were rounded to 16 bits: to which dtype, and what a store of them writes.
+    rounded: HashMap<usize, (Narrow, Val)>,
     /// Whether asking for cache lines ahead pays: GPUs hide latency by other threads.
     pub prefetches: bool,
 }
@@ -164,7 +165,7 @@ impl Emit {
             Ty::I32 => "i32".into(),
             Ty::I64 => "i64".into(),
             Ty::F32 => "f32".into(),
-            Ty::Ptr | Ty::PtrBf16 => format!("!llvm.ptr{}", self.space),
+            Ty::Ptr | Ty::Ptr16(_) => format!("!llvm.ptr{}", self.space),
             Ty::VecI1(n) => format!("vector<{n}xi1>"),
             Ty::VecI16(n) => format!("vector<{n}xi16>"),
             Ty::VecI32(n) => format!("vector<{n}xi32>"),
@@ -379,18 +380,18 @@ impl Emit {
 
     /// Loads a value of type `ty` (element alignment) from `p`.
     pub fn load(&mut self, ty: Ty, p: Val) -> Val {
-        if p.ty == Ty::PtrBf16 {
-            return self.load_bf16(ty, p, None);
+        if let Ty::Ptr16(dtype) = p.ty {
+            return self.load_narrow(ty, dtype, p, None);
         }
         let (tp, t) = (self.ty(Ty::Ptr), self.ty(ty));
-        let align = if matches!(ty, Ty::Ptr | Ty::PtrBf16) { 8 } else { 4 };
+        let align = if matches!(ty, Ty::Ptr | Ty::Ptr16(_)) { 8 } else { 4 };
         self.def(ty, &format!("llvm.load {p} {{alignment = {align} : i64}} : {tp} -> {t}"))
     }
 
     /// Stores `v` (element alignment) to `p`.
     pub fn store(&mut self, v: Val, p: Val) {
-        if p.ty == Ty::PtrBf16 {
-            return self.store_bf16(v, p, None);
+        if let Ty::Ptr16(dtype) = p.ty {
+            return self.store_narrow(v, dtype, p, None);
         }
         let (tp, t) = (self.ty(Ty::Ptr), self.ty(v.ty));
         self.line(&format!("llvm.store {v}, {p} {{alignment = 4 : i64}} : {t}, {tp}"));
@@ -432,8 +433,8 @@ impl Emit {
 
     /// The same for any vector of the mask's lanes.
     pub fn load_masked_as(&mut self, ty: Ty, p: Val, mask: Val) -> Val {
-        if p.ty == Ty::PtrBf16 {
-            return self.load_bf16(ty, p, Some(mask));
+        if let Ty::Ptr16(dtype) = p.ty {
+            return self.load_narrow(ty, dtype, p, Some(mask));
         }
         let zero = if is_float(ty) { self.float(0.0, ty) } else { self.int32(0, ty) };
         let (tp, tm, t) = (self.ty(Ty::Ptr), self.ty(mask.ty), self.ty(ty));
@@ -447,8 +448,8 @@ impl Emit {
 
     /// Stores the lanes that `mask` selects.
     pub fn store_masked(&mut self, v: Val, p: Val, mask: Val) {
-        if p.ty == Ty::PtrBf16 {
-            return self.store_bf16(v, p, Some(mask));
+        if let Ty::Ptr16(dtype) = p.ty {
+            return self.store_narrow(v, dtype, p, Some(mask));
         }
         let (tp, tm, t) = (self.ty(Ty::Ptr), self.ty(mask.ty), self.ty(v.ty));
         self.line(&format!(
@@ -560,7 +561,7 @@ impl Emit {
     fn rename(&mut self, v: Val, name: &str) {
         let t = self.ty(v.ty);
         match v.ty {
-            Ty::Ptr | Ty::PtrBf16 => {
+            Ty::Ptr | Ty::Ptr16(_) => {
                 self.line(&format!("{v} = llvm.bitcast {name} : {t} to {t}"));
             }
             _ => self.line(&format!("{v} = arith.bitcast {name} : {t} to {t}")),
@@ -609,7 +610,7 @@ impl std::fmt::Display for Val {
 
 /// What a pointer points to, in MLIR.
 fn element_type(p: Val) -> &'static str {
-    if p.ty == Ty::PtrBf16 { "i16" } else { "f32" }
+    if matches!(p.ty, Ty::Ptr16(_)) { "i16" } else { "f32" }
 }
 
 fn is_float(ty: Ty) -> bool {

@@ -216,7 +216,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         None => None,
     };
     // Where the gradient is rounded, a row of exponentials waits in scratch.
-    let apart = out_grad.is_some_and(|(p, _)| p.ty == Ty::PtrBf16);
+    let apart = out_grad.is_some_and(|(p, _)| matches!(p.ty, Ty::Ptr16(_)));
     let scratch = b.scratch;
     let lanes = b.lanes;
     b.tasks(|b, row| {

@@ -144,12 +144,13 @@ impl<'f> Gemm<'f> {
             return Err(b.fail("contracts dims that the operands hold in different orders"));
         }
         let (batch, m, n, depth) = (size(&r.batch), size(&r.m), size(&r.n), size(&r.k));
-        let halves = [ta, tb].map(|t| t.dtype == DType::Bf16);
+        let halves = [ta, tb].map(|t| t.dtype.bytes() == 2);
+        let paired = [ta, tb].into_iter().all(|t| t.dtype == DType::Bf16);
         let parts = Parts::of(b)?;
         let together = parts.as_ref().map_or(1, Parts::width);
         let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, halves, together };
         let one_row = !by_expert && parts.is_none() && vector::takes(plain);
-        let mut problem = in_steps(plain, b);
+        let mut problem = in_steps(plain, paired, b);
         let mut ranges = None;
         if by_expert {
             let experts = Ranges::of(b, op, m)?;
@@ -222,11 +223,11 @@ impl<'f> Gemm<'f> {
     }
 }
 
-/// The matmul in the steps that the unit multiplies at a time: pairs of bf16 where the processor has a unit for
-/// these and both factors have pairs, else elements.
-fn in_steps(plain: Problem, b: &Body<'_>) -> Problem {
+/// The matmul in the steps that the unit multiplies at a time: pairs where both factors are bf16 (`paired`), have
+/// pairs, and the processor has a unit for these, else elements.
+fn in_steps(plain: Problem, paired: bool, b: &Body<'_>) -> Problem {
     let steps = (pairs(plain.a.0, plain.a.1, plain.m), pairs(plain.b.0, plain.b.1, plain.n));
-    let even = plain.halves == [true; 2] && plain.depth.is_multiple_of(2);
+    let even = paired && plain.depth.is_multiple_of(2);
     let unit = match steps {
         (Some(_), Some(_)) if even => Unit::of_pairs(b.cpu),
         _ => Unit::Fma,

@@ -29,7 +29,7 @@ use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Function, Loc, Module, Op, ValueId, keys};
 
 use crate::CodegenError;
-use crate::emit::{Emit, Ty, Val};
+use crate::emit::{Emit, Narrow, Ty, Val};
 use crate::x86::Cpu;
 
 pub use matmul::Cut;
@@ -112,12 +112,13 @@ impl Body<'_> {
         }
     }
 
-    /// What the pointwise `op` makes of `args`, rounded if its result is bfloat16.
+    /// What the pointwise `op` makes of `args`, rounded if its result has 16 bits.
     fn pointwise(&mut self, op: &Op, args: &[Val]) -> Result<Val, CodegenError> {
         let v = expr::pointwise(&mut self.k, op, args)
             .ok_or_else(|| self.fail(format!("`{}` is not pointwise", op.kind.name())))?;
         Ok(match self.f.ty(op.results[0]).dtype {
-            DType::Bf16 => self.k.round_bf16(v),
+            DType::Bf16 => self.k.round_to(Narrow::Bf16, v),
+            DType::F16 => self.k.round_to(Narrow::F16, v),
             _ => v,
         })
     }
@@ -184,7 +185,8 @@ fn pointer_types(f: &Function) -> Result<Vec<Ty>, CodegenError> {
         .chain(&f.results)
         .map(|v| match f.ty(*v).dtype {
             DType::F32 | DType::I32 => Ok(Ty::Ptr),
-            DType::Bf16 => Ok(Ty::PtrBf16),
+            DType::Bf16 => Ok(Ty::Ptr16(Narrow::Bf16)),
+            DType::F16 => Ok(Ty::Ptr16(Narrow::F16)),
             other => {
                 Err(CodegenError::kernel(&f.name, format!("has no {} in memory", other.name())))
             }

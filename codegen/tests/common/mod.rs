@@ -70,6 +70,7 @@ pub fn bytes(t: &Tensor) -> Vec<u8> {
     match t.ty.dtype {
         DType::I32 => t.data.iter().flat_map(|x| (*x as i32).to_le_bytes()).collect(),
         DType::Bf16 => t.data.iter().flat_map(|x| half::bf16::from_f64(*x).to_le_bytes()).collect(),
+        DType::F16 => t.data.iter().flat_map(|x| half::f16::from_f64(*x).to_le_bytes()).collect(),
         _ => t.data.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect(),
     }
 }
@@ -146,6 +147,7 @@ fn numbers(bytes: &[u8], dtype: DType) -> Vec<f32> {
     let number = |c: &[u8]| match dtype {
         DType::I32 => i32::from_le_bytes(c.try_into().unwrap()) as f32,
         DType::Bf16 => half::bf16::from_le_bytes(c.try_into().unwrap()).to_f32(),
+        DType::F16 => half::f16::from_le_bytes(c.try_into().unwrap()).to_f32(),
         _ => f32::from_le_bytes(c.try_into().unwrap()),
     };
     bytes.chunks(dtype.bytes()).map(number).collect()

@@ -2,21 +2,34 @@
 
 use super::prelude::*;
 
-/// Rounds to the nearest value of `dtype`, ties to even.
+/// Rounds to the nearest value of `dtype`, ties to even. What is too large for the dtype becomes infinite.
 pub fn round_to(dtype: DType, x: f64) -> f64 {
-    let keep = match dtype {
-        _ if x.is_nan() => return x,
-        DType::F64 => return x,
-        DType::I32 => return x.trunc(),
-        DType::F32 => return f64::from(x as f32),
-        DType::Bf16 => 16,
-        DType::F16 => 13,
-    };
-    // 16-bit floats: round the f32 at `keep` low bits (f16's narrower exponent range is not modelled:
-    // overflow is reported by the loss scaler, not hidden here).
-    let bits = (x as f32).to_bits();
-    let bias = (1u32 << (keep - 1)) - 1 + ((bits >> keep) & 1);
-    f64::from(f32::from_bits((bits.wrapping_add(bias)) & !((1 << keep) - 1)))
+    match dtype {
+        _ if x.is_nan() => x,
+        DType::F64 => x,
+        DType::I32 => x.trunc(),
+        DType::F32 => f64::from(x as f32),
+        DType::Bf16 => {
+            // The upper half of an f32.
+            let bits = (x as f32).to_bits();
+            let carry = 0x7fff + ((bits >> 16) & 1);
+            f64::from(f32::from_bits(bits.wrapping_add(carry) & !0xffff))
+        }
+        DType::F16 => to_f16(f64::from(x as f32)),
+    }
+}
+
+/// The nearest IEEE binary16: 11 digits down to an exponent of -14, and below that multiples of 2⁻²⁴.
+fn to_f16(x: f64) -> f64 {
+    /// Where rounding leaves the finite numbers: half a place above the largest.
+    const TOO_LARGE: f64 = 65_520.0;
+    if x.abs() >= TOO_LARGE {
+        return f64::INFINITY.copysign(x);
+    }
+    // The exponent of x, and the weight of its last place; both exact powers of two.
+    let exponent = ((x.to_bits() >> 52) & 0x7ff) as i32 - 1023;
+    let place = 2f64.powi(exponent.max(-14) - 10);
+    (x / place).round_ties_even() * place
 }
 
 /// The op of this file.

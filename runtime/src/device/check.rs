@@ -38,6 +38,8 @@ fn is_finite(dtype: &str, bytes: &[u8]) -> bool {
         "bf16" => bytes
             .chunks_exact(2)
             .all(|c| f32::from_bits(u32::from(u16::from_le_bytes([c[0], c[1]])) << 16).is_finite()),
+        // All bits of the exponent are set in infinities and NaNs.
+        "f16" => bytes.chunks_exact(2).all(|c| u16::from_le_bytes([c[0], c[1]]) & 0x7c00 != 0x7c00),
         _ => true,
     }
 }
@@ -119,6 +121,9 @@ mod tests {
         let bytes = f32::NAN.to_le_bytes();
         assert!(!is_finite("f32", &bytes) && is_finite("i32", &bytes));
         assert!(!is_finite("bf16", &bytes[2..]) && is_finite("bf16", &[0xff, 0x7e, 0, 0xc0]));
+        // The largest, then infinity and a NaN.
+        assert!(is_finite("f16", &[0xff, 0x7b, 0xff, 0xfb]));
+        assert!(!is_finite("f16", &[0, 0x7c]) && !is_finite("f16", &[1, 0xfe]));
         assert!(is_finite("f32", &f32::MAX.to_le_bytes()) && is_finite("f32", &[]));
     }
 

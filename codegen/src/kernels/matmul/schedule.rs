@@ -111,7 +111,7 @@ pub struct Problem {
     pub a: (usize, usize),
     /// (column, step) strides of B.
     pub b: (usize, usize),
-    /// Which of A and B hold bfloat16.
+    /// Which of A and B hold 16-bit floats.
     pub halves: [bool; 2],
     /// So many neighbouring columns are of one task.
     pub together: usize,

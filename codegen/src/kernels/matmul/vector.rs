@@ -71,7 +71,7 @@ pub(super) fn emit(
         let whole = p.depth / lanes * lanes;
         let parts = parts(whole, lanes);
         let turn = parts * lanes;
-        let line = if w.ty == Ty::PtrBf16 { 2 * LINE } else { LINE };
+        let line = if matches!(w.ty, Ty::Ptr16(_)) { 2 * LINE } else { LINE };
         let ahead = AHEAD / (4 * LINE) * line;
         let (zero, end, step) = (k.int(0), k.int(whole as i64), k.int(turn as i64));
         let mut sums: Vec<Val> = vec![];

@@ -9,7 +9,7 @@ mod layout;
 mod weights;
 
 use super::block::Sizes;
-use crate::emit::{Emit, TILE, Ty, Val};
+use crate::emit::{Emit, Narrow, TILE, Ty, Val};
 use crate::kernels::Body;
 use crate::x86::Bf16;
 
@@ -73,7 +73,7 @@ impl Lines {
 impl Pairs {
     /// Where the operands are bfloat16 and the core multiplies pairs. Runs of keys begin where blocks of queries do.
     pub fn of(b: &Body<'_>, s: Sizes, operand: Val) -> Option<Pairs> {
-        let fits = operand.ty == Ty::PtrBf16 && s.runs.begin_at(QUERIES);
+        let fits = operand.ty == Ty::Ptr16(Narrow::Bf16) && s.runs.begin_at(QUERIES);
         (fits && b.cpu.bf16 != Bf16::Widen).then_some(Pairs { s, unit: b.cpu.bf16 })
     }
 
