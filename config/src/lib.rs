@@ -7,7 +7,7 @@
 //! - [`Moe`], [`Router`], [`Capacity`]: layers with experts.
 //! - [`Norm`], [`Activation`], [`Attention`]: what layers are made of.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
-//! - [`Precision`]: the dtype of matmuls and activations.
+//! - [`Precision`]: the dtype of matmuls and activations; [`LossScaling`]: what fp16 multiplies the loss by.
 //! - [`Run`], [`LearningRate`]: batches, steps, data, checkpoints; [`Settings`]: what a plan keeps of them.
 //!
 //! ```
@@ -66,12 +66,14 @@ use words;
 
 mod experts;
 mod layer;
+mod loss_scaling;
 mod pipeline;
 mod precision;
 mod run;
 
 pub use experts::{Capacity, Moe, Router};
 pub use layer::{Activation, Attention, Norm};
+pub use loss_scaling::{DynamicScaling, Hysteresis, LossScaling};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;
 pub use run::{Cooldown, Decay, LEAST_FACTOR, LearningRate, MOST_SAMPLES, Run, Settings, shares};

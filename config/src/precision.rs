@@ -11,6 +11,8 @@ pub enum Precision {
     F32,
     /// bfloat16.
     Bf16,
+    /// IEEE binary16, with a scaled loss.
+    F16,
 }
 
-crate::words!(Precision: F32 = "f32", Bf16 = "bf16");
+crate::words!(Precision: F32 = "f32", Bf16 = "bf16", F16 = "f16");

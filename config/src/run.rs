@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::LossScaling;
+
 /// How the learning rate falls after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -131,6 +133,9 @@ pub struct Run {
     pub merge_file: Option<String>,
     /// No loss on end-of-document tokens.
     pub eod_mask_loss: bool,
+    /// How the loss is scaled, in fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scaling: Option<LossScaling>,
 }
 
 /// The least factor by which the steps between checkpoints may grow: with it there is one at every step up to 1,000.

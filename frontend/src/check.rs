@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use neoxc_base::codes::{
-    conflict, impossible_value, mamba_layers, missing_key, not_supported, rwkv_layers, wrong_type,
+    impossible_value, mamba_layers, missing_key, not_supported, rwkv_layers, wrong_type,
 };
 use neoxc_base::diag::Diagnostic;
 use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
@@ -14,7 +14,7 @@ use crate::config::{
 };
 use crate::lints;
 use crate::merge::Merged;
-use crate::reader::{Reader, disabled, number};
+use crate::reader::{Reader, number};
 use crate::yaml::{Node, Value};
 
 /// Parameters that a model may have: some trillions, whose numbers of bytes still can be counted.
@@ -28,7 +28,7 @@ pub fn check(keys: &Merged, diagnostics: &mut Vec<Diagnostic>) -> Option<Config>
     let model = r.model();
     let optimizer = r.optimizer();
     let parallel = r.parallel(model.as_ref());
-    let run = r.run(parallel);
+    let run = r.run(parallel, model.as_ref().map_or(Precision::F32, |m| m.precision));
     r.batch_arithmetic(parallel);
     if let Some(run) = &run {
         r.groups_of_micro_batches(parallel, run.grad_accum);
@@ -160,68 +160,6 @@ impl Reader<'_> {
         group
     }
 
-    /// f32, or bfloat16: by `precision`, by `bf16`, or by an `fp16` whose `type` is bfloat16. As in GPT-NeoX
-    /// these must agree.
-    fn precision(&mut self) -> Precision {
-        let name = self.text("precision");
-        let mut asked = self
-            .find("precision")
-            .map(|(key, _)| (key.span.clone(), name.as_deref() == Some("bfloat16")));
-        for name in ["fp16", "bf16"] {
-            let Some((key, node)) = self.find(name).cloned() else { continue };
-            let Value::Map(m) = &node.value else { continue };
-            if disabled(m) {
-                continue;
-            }
-            let kind = m.iter().find(|(k, _)| k.name == "type").map(|(_, n)| &n.value);
-            let bf16 = name == "bf16" || matches!(kind, Some(Value::Str(s)) if s == "bfloat16");
-            if !bf16 {
-                let d = not_supported::not_supported(
-                    "`fp16`",
-                    "no loss is scaled; bfloat16 needs no scaling",
-                    &key.span,
-                    "`--set fp16.enabled=false`, and `--set precision=bfloat16` for bfloat16",
-                );
-                self.tell(d);
-                continue;
-            }
-            if let Some((other, false)) = &asked {
-                let places = [
-                    (key.span.clone(), "bfloat16 here".to_string()),
-                    (other.clone(), "f32 here".to_string()),
-                ];
-                let message = format!("`{name}` is enabled, but `precision` is fp32");
-                let hint = "`--set precision=bfloat16`, or remove one of them";
-                self.tell(conflict::conflict(&message, &places, hint));
-            }
-            asked.get_or_insert((key.span.clone(), true));
-        }
-        self.sums_of_gradients();
-        match asked {
-            Some((_, true)) => Precision::Bf16,
-            _ => Precision::F32,
-        }
-    }
-
-    /// `data_types.grad_accum_dtype`: sums of gradients are f32.
-    fn sums_of_gradients(&mut self) {
-        let Some((_, node)) = self.find("data_types") else { return };
-        let Value::Map(m) = &node.value else { return };
-        let given = m.iter().find(|(k, _)| k.name == "grad_accum_dtype").map(|(_, n)| n.clone());
-        let Some(given) = given else { return };
-        if !matches!(&given.value, Value::Null)
-            && !matches!(&given.value, Value::Str(s) if s == "fp32")
-        {
-            let d = not_supported::not_supported(
-                "another dtype than fp32 for `grad_accum_dtype`",
-                "gradients are summed in f32",
-                &given.span,
-                "`--set data_types.grad_accum_dtype=\"fp32\"`",
-            );
-            self.tell(d);
-        }
-    }
-
     fn optimizer(&mut self) -> Option<Optimizer> {
         let (settings, lr) = self.optimizer_settings();
         let Some(lr) = lr else {
@@ -290,7 +228,7 @@ impl Reader<'_> {
         Some((a, b)).filter(|_| l.len() == 2)
     }
 
-    fn run(&mut self, parallel: Parallel) -> Option<Run> {
+    fn run(&mut self, parallel: Parallel, precision: Precision) -> Option<Run> {
         let data = parallel.copies();
         let train_iters = self.required("train_iters");
         let micro = self.int("train_micro_batch_size_per_gpu");
@@ -342,6 +280,7 @@ impl Reader<'_> {
             vocab_file: self.beside("vocab_file"),
             merge_file: self.beside("merge_file"),
             eod_mask_loss: self.bool("eod_mask_loss"),
+            loss_scaling: self.loss_scaling(precision, parallel.zero_stage),
         })
     }
 

@@ -47,6 +47,7 @@ pub mod merge;
 mod moe;
 mod optimizer;
 mod parts;
+mod precision;
 mod ranks;
 mod reader;
 mod tokenizer;

@@ -345,6 +345,8 @@ pub struct GradCx<'a, 'b> {
     pub op: &'a Op,
     /// Gradient of each result, `None` where nothing depends on it.
     pub cotangents: &'a [Option<ValueId>],
+    /// What the gradients of the step are multiplied by, where something is: they are those of the scaled loss.
+    pub scale: Option<ValueId>,
     /// Where to add the ops of the gradient.
     pub b: &'a mut Builder<'b>,
 }

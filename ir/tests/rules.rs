@@ -454,6 +454,7 @@ fn gradients_match_central_differences() {
         // Parameters of a function are numbered first in text only; values may come in any order.
         let rule = op.kind.def().gradient(&mut GradCx {
             op: &op,
+            scale: None,
             cotangents: &cotangents,
             b: &mut Builder::new(&mut g),
         });

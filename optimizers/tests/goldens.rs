@@ -4,7 +4,7 @@
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::{DType, Module, TensorType};
 use neoxc_optimizers::{ALL, Settings, build};
-use neoxc_plan::Formula;
+use neoxc_plan::{Formula, Given};
 use serde_json::Value;
 
 fn numbers(v: &Value) -> Vec<f64> {
@@ -29,7 +29,11 @@ fn weights(settings: &Settings, start: f64, rates: &[f64], gradients: &[f64]) ->
         // Twice the gradient, clipped to half of it.
         let mut x = vec![held[0], 2.0 * g];
         x.extend(&held[1..]);
-        x.extend(formulas.iter().map(|f| f.value(n as u64 + 1, *lr)));
+        x.extend(
+            formulas
+                .iter()
+                .map(|f| f.value(Given { step: n as u64 + 1, lr: *lr, loss_scale: 1.0 })),
+        );
         x.push(0.5);
         let made = run(&m, "update", &x.into_iter().map(number).collect::<Vec<_>>()).unwrap();
         held = made.iter().map(|t| t.data[0]).collect();

@@ -7,7 +7,8 @@
 //! Which state and scalars there are, and what the update of one element is, the optimizer declares that the module's
 //! `neox.optimizer` names (`neoxc_optimizers`). Each trained parameter is updated by one `map` of that function, so that
 //! all of it is divided, placed and stored together. Batch inputs gain a leading dim `micro`. Clipping scales by
-//! min(1, clip / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_ does; `neox.clip` of 0 means none.
+//! min(1, clip / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_ does; `neox.clip` of 0 means none. In fp16 the gradients are
+//! those of the scaled loss, and the same factor takes the scale out.
 
 use neoxc_ir::role::{self, name_of, state_attrs};
 use neoxc_ir::{
@@ -16,6 +17,7 @@ use neoxc_ir::{
 };
 use neoxc_optimizers::{Settings, WEIGHT_DECAY, build};
 
+use crate::differentiate_loss::{LOSS_SCALE, scales_loss};
 use crate::entries::{EVAL_STEP, TRAIN_STEP};
 use crate::facts::Fact;
 use crate::pass::{Pass, PassCx, PassError, PassReport};
@@ -107,8 +109,15 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         let attrs = Role::Scalar.attrs(scalar.name).with(keys::FORMULA, Attr::Str(formula));
         scalars.push(f.add_param(scalar.name, TensorType::scalar(DType::F32), attrs));
     }
-    // What all micro-batches share: the numbers of the layers, if something depends on them, and constants.
-    let mut shared = inputs(&mut f, &step, Role::Layers, TensorType::clone);
+    let scale = scales_loss(m).then(|| {
+        let attrs = Role::Scalar.attrs(LOSS_SCALE);
+        let attrs = attrs.with(keys::FORMULA, Attr::Str(LOSS_SCALE.into()));
+        f.add_param(LOSS_SCALE, TensorType::scalar(DType::F32), attrs)
+    });
+    // What all micro-batches share: the loss scale, the numbers of the layers, if something depends on them, and
+    // constants.
+    let mut shared: Vec<ValueId> = scale.into_iter().collect();
+    shared.extend(inputs(&mut f, &step, Role::Layers, TensorType::clone));
     shared.extend(inputs(&mut f, &step, Role::Const, TensorType::clone));
 
     let b = &mut Builder::with_module(&mut f, m);
@@ -133,7 +142,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let sum = b.reduce_sum(losses[0], &["micro"])?;
     let inverse = b.scalar(1.0 / count as f64)?;
     let loss = b.mul(sum, inverse)?;
-    let (norm, factor) = clipped(b, grads, clip)?;
+    let (norm, factor) = clipped(b, grads, clip, scale)?;
 
     let mut results = vec![];
     for (i, (p, attrs)) in trained.iter().enumerate() {
@@ -161,11 +170,13 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Ok(PassReport::default())
 }
 
-/// The norm of all gradients together, and the scale that brings it down to `clip`.
+/// The norm of all gradients together, and the factor that brings it down to `clip`. Gradients of a scaled loss are `scale`
+/// times too large: the norm is told without it, and the factor takes it out.
 fn clipped(
     b: &mut Builder<'_>,
     grads: &[ValueId],
     clip: f64,
+    scale: Option<ValueId>,
 ) -> Result<(ValueId, ValueId), PassError> {
     let mut total = None;
     for g in grads {
@@ -176,12 +187,19 @@ fn clipped(
         });
     }
     let total = total.ok_or_else(|| unsupported("the model has no parameters to train"))?;
-    let norm = b.unary(OpKind::Sqrt, total)?;
-    if clip <= 0.0 {
-        return Ok((norm, b.scalar(1.0)?));
+    let mut norm = b.unary(OpKind::Sqrt, total)?;
+    if let Some(scale) = scale {
+        norm = b.div(norm, scale)?;
     }
-    let (limit, tiny, one) = (b.scalar(clip)?, b.scalar(1e-6)?, b.scalar(1.0)?);
-    let shifted = b.add(norm, tiny)?;
-    let ratio = b.div(limit, shifted)?;
-    Ok((norm, b.one(OpKind::Minimum, &[ratio, one], Attrs::new())?))
+    let mut factor = b.scalar(1.0)?;
+    if clip > 0.0 {
+        let (limit, tiny) = (b.scalar(clip)?, b.scalar(1e-6)?);
+        let shifted = b.add(norm, tiny)?;
+        let ratio = b.div(limit, shifted)?;
+        factor = b.one(OpKind::Minimum, &[ratio, factor], Attrs::new())?;
+    }
+    if let Some(scale) = scale {
+        factor = b.div(factor, scale)?;
+    }
+    Ok((norm, factor))
 }

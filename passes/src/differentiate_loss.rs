@@ -8,6 +8,8 @@
 //! A gradient *starts* as its accumulator, so every contribution is an `add` that later phases do
 //! in place. `@block.fwd` returns what `@block.bwd` needs; views, constants and what is pointwise in the rest of it (an
 //! activation of a sum that its gradient needs as well, a norm by its statistics) are recomputed.
+//! In fp16 the gradients are those of the scaled loss: the seed is multiplied by the input `loss_scale`, and twins whose
+//! bodies start gradients of their own are handed it.
 //! With `neox.checkpoint` only the layer's input is kept and the backward twin runs the layer again.
 
 mod keep;
@@ -19,7 +21,7 @@ use neoxc_ir::op::{GradCx, Gradient, OpError, RuleCx};
 use neoxc_ir::ops::repeat;
 use neoxc_ir::role::is_frozen;
 use neoxc_ir::{
-    Attr, Attrs, Builder, Function, Module, Op, OpKind, Role, TensorType, ValueId, keys,
+    Attr, Attrs, Builder, DType, Function, Module, Op, OpKind, Role, TensorType, ValueId, keys,
 };
 
 use crate::entries::EVAL_STEP;
@@ -41,7 +43,8 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         .function("loss")
         .cloned()
         .ok_or_else(|| PassError::internal("there is no @loss".into()))?;
-    let mut d = Differentiator { module: m };
+    let scaled = scales_loss(m);
+    let mut d = Differentiator { module: m, scaled };
     let step = d.micro_step(&loss)?;
     m.insert(step);
     if m.function(EVAL_STEP).is_some() {
@@ -75,10 +78,14 @@ struct Twin {
     reads: Vec<bool>,
     /// Which sliced operands have a gradient.
     grads: Vec<bool>,
+    /// Whether the backward twin takes the loss scale, as its last operand.
+    scaled: bool,
 }
 
 struct Differentiator<'m> {
     module: &'m mut Module,
+    /// Whether gradients are those of the scaled loss.
+    scaled: bool,
 }
 
 type Cotangents = HashMap<ValueId, ValueId>;
@@ -104,9 +111,13 @@ impl Differentiator<'_> {
         let grads = f.params[params.len()..].to_vec();
         let result = f.results[0];
         let mut b = Builder::with_module(&mut f, self.module);
-        let seed = b.scalar(1.0 / accum as f64)?;
+        let mut seed = b.scalar(1.0 / accum as f64)?;
+        let scale = self.scaled.then(|| loss_scale(&mut f));
+        if let Some(scale) = scale {
+            seed = Builder::new(&mut f).mul(seed, scale)?;
+        }
         cotangents.insert(result, seed);
-        self.reverse(&mut f, forward, (&twins, &frozen), &mut cotangents)?;
+        self.reverse(&mut f, forward, (&twins, &frozen), scale, &mut cotangents)?;
         // Carried first, then what each micro-batch slices, then what all share.
         let of = |want: Role| -> Vec<(ValueId, Attrs)> {
             params.iter().filter(|(_, a)| want.is(a)).cloned().collect()
@@ -114,6 +125,7 @@ impl Differentiator<'_> {
         let mut order: Vec<(ValueId, Attrs)> = grads.iter().map(|g| (*g, Attrs::new())).collect();
         order.extend(of(Role::Batch));
         order.extend(of(Role::Parameter));
+        order.extend(scale.map(|v| (v, Role::Scalar.attrs(LOSS_SCALE))));
         order.extend(of(Role::Layers));
         order.extend(of(Role::Const));
         (f.params, f.param_attrs) = order.into_iter().unzip();
@@ -212,7 +224,10 @@ impl Differentiator<'_> {
                 accumulators.push(None);
             }
         }
-        self.reverse(&mut joint, forward_ops, (&inner, &still), &mut cotangents)?;
+        let scale = self.scaled.then(|| loss_scale(&mut joint));
+        self.reverse(&mut joint, forward_ops, (&inner, &still), scale, &mut cotangents)?;
+        // Most bodies start no gradient of their own.
+        let scale = scale.filter(|v| joint.ops.iter().any(|op| op.operands.contains(v)));
         if let Some(v) = invariant.iter().find(|v| cotangents.contains_key(v)) {
             let name = joint.values[v.index()].name.as_deref().unwrap_or("?");
             return Err(PassError::internal(format!(
@@ -233,7 +248,7 @@ impl Differentiator<'_> {
         }
         out.extend(sliced.iter().filter_map(|p| cotangents.get(p)));
 
-        let given = [sliced, invariant].concat();
+        let given: Vec<ValueId> = sliced.iter().chain(invariant).copied().chain(scale).collect();
         let Kept { saved, recomputed } = match op.attrs.int(keys::CHECKPOINT) {
             Some(_) => Kept { saved: carried.to_vec(), recomputed: (0..forward_ops).collect() },
             None => keep::what_backward_needs(&mut joint, forward_ops, carried, &given, &out)?,
@@ -268,6 +283,7 @@ impl Differentiator<'_> {
             saved,
             accumulators.into_iter().flatten().collect(),
             invariant.to_vec(),
+            Vec::from_iter(scale),
         ]
         .concat();
         bwd.param_attrs = vec![Attrs::new(); bwd.params.len()];
@@ -276,7 +292,7 @@ impl Differentiator<'_> {
         let (forward, backward) = (fwd.name.clone(), bwd.name.clone());
         self.module.insert(fwd);
         self.module.insert(bwd);
-        Ok(Twin { forward, backward, saved: saved_types, reads, grads })
+        Ok(Twin { forward, backward, saved: saved_types, reads, grads, scaled: scale.is_some() })
     }
 
     /// Appends the backward ops of the first `forward` ops of `f`.
@@ -285,6 +301,7 @@ impl Differentiator<'_> {
         f: &mut Function,
         forward: usize,
         (twins, frozen): (&HashMap<usize, Twin>, &HashSet<ValueId>),
+        scale: Option<ValueId>,
         cotangents: &mut Cotangents,
     ) -> Result<(), PassError> {
         for i in (0..forward).rev() {
@@ -295,13 +312,13 @@ impl Differentiator<'_> {
                 continue;
             }
             if let Some(twin) = twins.get(&i) {
-                self.reverse_loop(f, &op, twin, cotangents)?;
+                self.reverse_loop(f, &op, (twin, scale), cotangents)?;
                 continue;
             }
             let mut b = Builder::with_module(f, self.module);
             b.at(&op.loc);
-            let rule =
-                op.kind.def().gradient(&mut GradCx { op: &op, cotangents: &d, b: &mut b })?;
+            let cx = &mut GradCx { op: &op, cotangents: &d, scale, b: &mut b };
+            let rule = op.kind.def().gradient(cx)?;
             let grads = match rule {
                 Gradient::Operands(grads) => grads,
                 Gradient::None(why) => {
@@ -327,7 +344,7 @@ impl Differentiator<'_> {
         &mut self,
         f: &mut Function,
         op: &Op,
-        twin: &Twin,
+        (twin, scale): (&Twin, Option<ValueId>),
         cotangents: &mut Cotangents,
     ) -> Result<(), PassError> {
         let at = |name: &str| op.attrs.int(name).unwrap_or(0) as usize;
@@ -366,6 +383,7 @@ impl Differentiator<'_> {
         }
         let sliced = operands.len() - carried;
         operands.extend(&op.operands[carried + slices.len()..]);
+        operands.extend(scale.filter(|_| twin.scaled));
         if operands.len() != body.params.len() {
             return Err(OpError::new("the backward twin takes other operands").into());
         }
@@ -382,6 +400,19 @@ impl Differentiator<'_> {
         }
         Ok(())
     }
+}
+
+/// The name of the number that the loss is multiplied by.
+pub(crate) const LOSS_SCALE: &str = "loss_scale";
+
+/// Whether gradients are those of the scaled loss: in fp16, whose smallest numbers they would fall below.
+pub(crate) fn scales_loss(m: &Module) -> bool {
+    m.attrs.str(keys::PRECISION) == Some(DType::F16.name())
+}
+
+/// The loss scale as an input of `f`.
+fn loss_scale(f: &mut Function) -> ValueId {
+    f.add_param(LOSS_SCALE, TensorType::scalar(DType::F32), Attrs::new())
 }
 
 /// Where the gradient of `v` is summed up: what there is of it already. The sum of a reshaped value is

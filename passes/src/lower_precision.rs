@@ -1,12 +1,12 @@
-//! `lower-precision`: a program that computes in f32 becomes one whose matmuls and saved values are bf16.
+//! `lower-precision`: a program that computes in f32 becomes one whose matmuls and saved values are bf16 or f16.
 //!
 //! ```text
 //! %y = matmul(%x, %w)          ⇒  %h = cast(%w) {bf16}, once in a program; %p = matmul(%x, %h)
 //! %z = gelu(%y)                   %y = cast(%p) {bf16}; %0 = cast(%y) {f32}; %z = gelu(%0)
 //! ```
-//! The module's `neox.precision` names the 16-bit dtype, and each op says how it reads its operands and rounds its results
+//! The module's `neox.precision` names the 16-bit dtype (shown: bf16), and each op says how it reads its operands and rounds its results
 //! ([`Rounding`]). From that follows the dtype of each value:
-//! - A value is bf16 for all of its readers if a matmul reads or makes it, or if a loop carries or saves it.
+//! - A value has 16 bits for all of its readers if a matmul reads or makes it, or if a loop carries or saves it.
 //! - A value that is only moved, or handed to a callee, has the same dtype before and after.
 //! - Losses, statistics, sums of gradients and parameters are *exact*: they are f32 whatever reads them. A value that is computed
 //!   from exact values alone is exact too, and so is every summand of an exact sum.
@@ -24,7 +24,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 /// The pass.
 pub const PASS: Pass = Pass {
     name: "lower-precision",
-    doc: "multiply and save values in bf16 where the module says so",
+    doc: "multiply and save values in 16 bits where the module says so",
     requires: &[],
     ensures: &[],
     run,
@@ -34,6 +34,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let low = match m.attrs.str(keys::PRECISION) {
         None | Some("f32") => return Ok(PassReport::default()),
         Some("bf16") => DType::Bf16,
+        Some("f16") => DType::F16,
         Some(other) => {
             return Err(uncomputed_dtype(other, &[]).into());
         }
@@ -327,7 +328,7 @@ fn moves_words(op: &Op) -> bool {
     op.kind.def().class() == Class::Collective && !sums_ranks(op)
 }
 
-/// Whether bf16 elements can be sent in pairs: what lies behind the divided dims of the result `r` is even.
+/// Whether 16-bit elements can be sent in pairs: what lies behind the divided dims of the result `r` is even.
 fn in_pairs(f: &Function, op: &Op, r: ValueId) -> bool {
     let ty = f.ty(r);
     let at = |key: &str| op.attrs.str(key).and_then(|d| ty.position(d));

@@ -46,7 +46,7 @@ const TASKS: usize = 32;
 /// which its runs must outweigh; bf16 is multiplied faster, and takes more preparing.
 fn run_sizes(dtype: DType) -> (usize, usize) {
     match dtype {
-        DType::Bf16 => (1024, 128),
+        DType::Bf16 | DType::F16 => (1024, 128),
         _ => (384, 96),
     }
 }

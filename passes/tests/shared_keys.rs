@@ -33,7 +33,12 @@ fn backward(f: &mut Function, y: ValueId, dy: ValueId, params: &[ValueId]) -> Ve
             continue;
         }
         let b = &mut Builder::new(f);
-        let made = op.kind.def().gradient(&mut GradCx { op: &op, cotangents: &cotangents, b });
+        let made = op.kind.def().gradient(&mut GradCx {
+            op: &op,
+            scale: None,
+            cotangents: &cotangents,
+            b,
+        });
         let Gradient::Operands(made) = made.unwrap() else { panic!("{}", op.kind.name()) };
         for (operand, d) in op.operands.iter().zip(made) {
             let Some(d) = d else { continue };

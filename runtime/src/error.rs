@@ -9,6 +9,7 @@ use neoxc_base::diag::Diagnostic;
 use neoxc_plan::PlanError;
 
 use crate::checkpoint;
+use crate::train::scaler::MOST_IN_A_ROW;
 
 /// A failure of the runtime.
 #[derive(Debug)]
@@ -72,6 +73,15 @@ pub enum RuntimeError {
         value: f32,
         /// Logical name, with its kind.
         tensor: String,
+    },
+    /// Overflows that no loss scale helps against.
+    LossScale {
+        /// Optimizer step.
+        step: u64,
+        /// The scale of its loss.
+        scale: f64,
+        /// Whether that is the least; otherwise too many steps were skipped in a row.
+        at_minimum: bool,
     },
     /// Ranks cannot talk to each other.
     Link(String),
@@ -178,6 +188,10 @@ impl RuntimeError {
             RuntimeError::NotFinite { step, what, value, tensor } => {
                 codes::not_finite::not_finite(*step, what, *value, tensor)
             }
+            RuntimeError::LossScale { step, scale, at_minimum } => {
+                let in_a_row = (!at_minimum).then_some(MOST_IN_A_ROW);
+                codes::loss_scale::loss_scale(*step, *scale, in_a_row)
+            }
             RuntimeError::Text { path, message } => {
                 codes::tokenizer::tokenizer(&path.display(), message)
             }
@@ -201,8 +215,8 @@ impl RuntimeError {
 
     /// Whether every rank of a job has this very error, so that one of them is enough to tell it.
     pub fn is_everybodys(&self) -> bool {
-        use RuntimeError::{Draws, Exists, Job, NotFinite};
-        matches!(self, Job(_) | NotFinite { .. } | Draws { .. } | Exists(_))
+        use RuntimeError::{Draws, Exists, Job, LossScale, NotFinite};
+        matches!(self, Job(_) | NotFinite { .. } | LossScale { .. } | Draws { .. } | Exists(_))
     }
 
     /// The whole message: code, what happened, and the hint.
@@ -248,6 +262,7 @@ mod tests {
             RuntimeError::Memory { what: "m", needs: 2, available: 1, limit: "m".into() },
             RuntimeError::Settings("m".into()),
             RuntimeError::NotFinite { step: 1, what: "loss", value: f32::NAN, tensor: "t".into() },
+            RuntimeError::LossScale { step: 1, scale: 1.0, at_minimum: true },
             RuntimeError::text(&path(), "m"),
             RuntimeError::Link("m".into()),
             RuntimeError::Job("m".into()),

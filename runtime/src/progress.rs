@@ -40,6 +40,18 @@ impl TrainProgress {
     }
 }
 
+/// The loss scale and the skipped steps of a run that has them.
+fn scaling(r: &StepReport) -> String {
+    let skipped = match r.skipped_steps {
+        0 => String::new(),
+        n => format!(" ({n} steps skipped)"),
+    };
+    match r.loss_scale {
+        1.0 if r.skipped_steps == 0 => String::new(),
+        scale => format!("  loss scale {scale}{skipped}"),
+    }
+}
+
 impl Observer for TrainProgress {
     fn start(&mut self, step: u64, steps: u64) {
         self.first = step;
@@ -63,11 +75,12 @@ impl Observer for TrainProgress {
             let done = (r.step - self.first) as f64;
             let left = self.start.elapsed().as_secs_f64() / done * (steps - r.step) as f64;
             tell!(
-                "step {:>6}/{steps}  loss {:.4}  lr {:.2e}  grad norm {:.3}  {speed:.0} tokens/s  {left:.0} s left",
+                "step {:>6}/{steps}  loss {:.4}  lr {:.2e}  grad norm {:.3}{}  {speed:.0} tokens/s  {left:.0} s left",
                 r.step,
                 r.loss,
                 r.lr,
-                r.grad_norm
+                r.grad_norm,
+                scaling(r)
             );
         }
     }

@@ -96,7 +96,7 @@ pub struct Arch {
     pub output_init_std: f64,
     /// Layers per activation-checkpointing group; `None` keeps all activations.
     pub checkpoint: Option<usize>,
-    /// The dtype of matmul operands and saved activations: f32 or bf16.
+    /// The dtype of matmul operands and saved activations: f32, bf16 or f16.
     pub precision: DType,
     /// The part of the embedding and of both branches' outputs that training drops.
     pub hidden_dropout: f64,

@@ -135,7 +135,8 @@ impl<'p> Machine<'p> {
             self.put("train_step", name, bytes);
         }
         for (name, formula) in &self.plan.tables.scalars {
-            self.put("train_step", name, &(formula.value(step, lr) as f32).to_le_bytes());
+            let given = neoxc_plan::Given { step, lr, loss_scale: 1.0 };
+            self.put("train_step", name, &(formula.value(given) as f32).to_le_bytes());
         }
         self.device.run("train_step").unwrap();
     }

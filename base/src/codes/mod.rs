@@ -57,6 +57,7 @@ codes![
     settings,
     not_finite,
     memory,
+    loss_scale,
     tokenizer,
     link,
     job,

@@ -8,14 +8,14 @@ pub static KIND: Kind = Kind {
     title: "no target computes with this dtype",
     explanation: "\
 The model asks for a dtype of matmuls and activations that no target of this version has kernels for.
-Kernels compute with f32, and multiply bf16 with sums in f32.
+Kernels compute with f32, and multiply bf16 and fp16 with sums in f32.
 
-Use `precision: bfloat16` or `precision: fp32`.",
+Use `precision: bfloat16`, `precision: fp16` or `precision: fp32`.",
     example: Example::Session(
         "\
 $ neoxc opt model.mlir --passes lower-precision
-error[NX0202]: no target computes with f16
-  = hint: bf16 or f32; in a configuration, `precision: bfloat16` or `precision: fp32`",
+error[NX0202]: no target computes with f64
+  = hint: bf16, f16 or f32; in a configuration, `precision: bfloat16`, `fp16` or `fp32`",
     ),
     exit: 3,
 };
@@ -26,5 +26,5 @@ pub fn uncomputed_dtype(dtype: &str, places: &[Span]) -> Diagnostic {
     places
         .iter()
         .fold(d, |d, span| d.label(span, "asked for here"))
-        .hint("bf16 or f32; in a configuration, `precision: bfloat16` or `precision: fp32`")
+        .hint("bf16, f16 or f32; in a configuration, `precision: bfloat16`, `fp16` or `fp32`")
 }

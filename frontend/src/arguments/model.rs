@@ -9,8 +9,8 @@ const OTHER_INIT: &[&str] = &["orthogonal", "scaled_orthogonal", "xavier_uniform
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
-    word("precision", "", &["fp32", "bfloat16"], &["fp16"]).unset()
-        .doc("Dtype of matmuls and activations. `bfloat16` keeps weights, sums of gradients and optimizer state in f32. Without it, `fp16` and `bf16` decide; without those, f32."),
+    word("precision", "", &["fp32", "bfloat16", "fp16"], &[]).unset()
+        .doc("Dtype of matmuls and activations. `bfloat16` and `fp16` keep weights, sums of gradients and optimizer state in f32; `fp16` scales the loss as `fp16` says. Without it, `fp16` and `bf16` decide; without those, f32."),
     int("num_layers").between(1.0, 100_000.0).doc("Layers of the model. Required."),
     int("hidden_size").between(1.0, 1_048_576.0).doc("Width of the residual stream. Required; a multiple of `num_attention_heads`."),
     int("intermediate_size").between(1.0, 4_194_304.0).doc("Width of the MLP, or three times the width where the activation is a gate: GPT-NeoX takes a third of it. Without it, `expansion_factor` × `hidden_size`."),

@@ -2,7 +2,7 @@
 
 use super::{Argument, any, dict, flag, float, int, list, text, word};
 
-const NO_SCALING: &str = "only fp16 scales the loss; bf16 and f32 do not";
+const SCALING: &str = "the keys of `fp16` say how the loss is scaled";
 const NO_S3: &str = "checkpoints are written to a file system";
 const PLANNED: &str = "the compiler plans what is kept and what is made again";
 const RNG: &str = "random numbers follow from seed and step, and no state of them is saved";
@@ -45,13 +45,13 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("profile_backward", false).idle("`neoxc profile` measures every kernel").doc("Time the backward pass of recomputed layers."),
     flag("partition_activations", false).idle(PLANNED).doc("Divide kept activations over tensor ranks."),
     dict("activation_checkpointing").not_yet("`checkpoint_activations` and `checkpoint_num_layers` say what is kept", "use those two").doc("DeepSpeed's settings of recomputation."),
-    dict("fp16").doc("16-bit training, if `enabled`: with `type: bfloat16` as `precision: bfloat16`; fp16 itself is not supported yet."),
+    dict("fp16").doc("16-bit training, if `enabled`: as `precision: fp16`, or with `type: bfloat16` as `precision: bfloat16`. Its other keys say how fp16 scales the loss."),
     dict("bf16").doc("bf16 training, if `enabled`: as `precision: bfloat16`."),
     dict("data_types").doc("DeepSpeed's dtypes: `grad_accum_dtype` may only be `fp32`, in which gradients are summed."),
     dict("amp").not_yet("mixed precision is `precision: bfloat16`", "use `precision: bfloat16`").doc("NVIDIA Apex's mixed precision."),
-    int("hysteresis").number(2.0).idle(NO_SCALING).doc("Overflows before the loss scale is halved."),
-    flag("dynamic_loss_scale", false).unset().idle(NO_SCALING).doc("Adapt the loss scale."),
-    float("loss_scale").idle(NO_SCALING).doc("A fixed loss scale."),
-    float("loss_scale_window").number(1000.0).idle(NO_SCALING).doc("Steps after which the loss scale is doubled."),
+    int("hysteresis").number(2.0).unread().doc("Overflows before the loss scale is halved."),
+    flag("dynamic_loss_scale", false).unset().idle(SCALING).doc("Adapt the loss scale."),
+    float("loss_scale").idle(SCALING).doc("A fixed loss scale."),
+    float("loss_scale_window").number(1000.0).unread().doc("Steps after which the loss scale is doubled."),
     float("min_scale").number(1.0).unread().doc("Least loss scale."),
 ];

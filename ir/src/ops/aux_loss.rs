@@ -10,7 +10,7 @@ impl OpDef for AuxLoss {
         "aux_loss"
     }
     fn doc(&self) -> &'static str {
-        "`x`, unchanged. Its gradient is that of a loss to which `coefficient` · Σ aux was added: dx = dy and daux = `coefficient`, whatever dy is; so a loss of a layer needs no value that layers hand on. `coefficient` has the factor that the loss of one micro-batch enters the step's loss with."
+        "`x`, unchanged. Its gradient is that of a loss to which `coefficient` · Σ aux was added: dx = dy and daux = `coefficient` (times the loss scale, where there is one), whatever dy is; so a loss of a layer needs no value that layers hand on. `coefficient` has the factor that the loss of one micro-batch enters the step's loss with."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -34,7 +34,10 @@ impl OpDef for AuxLoss {
         let ty = cx.b.ty(cx.operand(1)).clone();
         let coefficient = cx.op.attrs.float("coefficient");
         let coefficient = coefficient.ok_or_else(|| OpError::new("needs `coefficient`"))?;
-        let daux = cx.b.fill(coefficient, &ty)?;
+        let mut daux = cx.b.fill(coefficient, &ty)?;
+        if let Some(scale) = cx.scale {
+            daux = cx.b.mul(daux, scale)?;
+        }
         grads(&[dy, daux])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {

@@ -4,7 +4,7 @@
 //! sum     = product (("+" | "-") product)*
 //! product = power (("*" | "/") power)*
 //! power   = unary ("^" power)?
-//! unary   = "-" unary | number | "step" | "lr" | ("min" | "max") "(" sum "," sum ")" | "(" sum ")"
+//! unary   = "-" unary | number | "step" | "lr" | "loss_scale" | ("min" | "max") "(" sum "," sum ")" | "(" sum ")"
 //! ```
 //! Values are f64. A power of a whole number is a product of factors, so that it is the same on every machine.
 
@@ -28,6 +28,7 @@ enum Term {
     Number(f64),
     Step,
     Rate,
+    Scale,
     Neg(Box<Term>),
     Two(Two, Box<Term>, Box<Term>),
 }
@@ -57,21 +58,33 @@ impl Formula {
         }
     }
 
-    /// Its value before step `step`, counted from 1, of which `lr` is the learning rate.
-    pub fn value(&self, step: u64, lr: f64) -> f64 {
-        self.term.value(step as f64, lr)
+    /// Its value before a step.
+    pub fn value(&self, given: Given) -> f64 {
+        self.term.value(given)
     }
 }
 
+/// What formulas know of a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Given {
+    /// Its number among the steps that changed the weights, counted from 1.
+    pub step: u64,
+    /// The schedule's learning rate.
+    pub lr: f64,
+    /// What the loss is multiplied by; 1 but in fp16.
+    pub loss_scale: f64,
+}
+
 impl Term {
-    fn value(&self, step: f64, lr: f64) -> f64 {
+    fn value(&self, given: Given) -> f64 {
         match self {
             Term::Number(x) => *x,
-            Term::Step => step,
-            Term::Rate => lr,
-            Term::Neg(x) => -x.value(step, lr),
+            Term::Step => given.step as f64,
+            Term::Rate => given.lr,
+            Term::Scale => given.loss_scale,
+            Term::Neg(x) => -x.value(given),
             Term::Two(op, a, b) => {
-                let (a, b) = (a.value(step, lr), b.value(step, lr));
+                let (a, b) = (a.value(given), b.value(given));
                 match op {
                     Two::Add => a + b,
                     Two::Sub => a - b,
@@ -167,13 +180,15 @@ impl Reader<'_> {
         }
         self.peek();
         let rest = &self.text[self.at..];
-        let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
+        let letters =
+            rest.find(|c: char| !c.is_ascii_alphabetic() && c != '_').unwrap_or(rest.len());
         if letters == 0 {
             return self.number();
         }
         let pair = match &rest[..letters] {
             "step" => Err(Term::Step),
             "lr" => Err(Term::Rate),
+            "loss_scale" => Err(Term::Scale),
             "min" => Ok(Two::Min),
             "max" => Ok(Two::Max),
             _ => return Err(self.wrong("a number or a name")),
@@ -245,13 +260,14 @@ mod tests {
             ("1 - 0.25 * min(1, step - 1)", 0.75),
             ("max(step, 7) / (1 + lr)", 7.0 / 1.5),
             ("4^lr", 2.0),
+            ("loss_scale / 2", 8.0),
         ] {
             let f = Formula::parse(text).unwrap();
-            assert_eq!(f.value(3, 0.5), want, "{text}");
+            assert_eq!(f.value(Given { step: 3, lr: 0.5, loss_scale: 16.0 }), want, "{text}");
             assert_eq!(f.to_string(), text);
         }
         let first = Formula::parse("1 - 0.25 * min(1, step - 1)").unwrap();
-        assert_eq!(first.value(1, 0.5), 1.0);
+        assert_eq!(first.value(Given { step: 1, lr: 0.5, loss_scale: 1.0 }), 1.0);
     }
 
     #[test]

@@ -61,7 +61,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use formula::Formula;
+pub use formula::{Formula, Given};
 pub use held::{Block, Held, Run};
 pub use init::Init;
 pub use neoxc_base::entry::{ROUND_WEIGHTS, name_of};
@@ -211,7 +211,7 @@ pub struct Kernel {
     pub scratch: u64,
     /// Bytes of each argument, operands before results.
     pub args: Vec<u64>,
-    /// Their element types: `f32`, `bf16`, `i32`.
+    /// Their element types: `f32`, `bf16`, `f16`, `i32`.
     #[serde(default)]
     pub dtypes: Vec<String>,
     /// How many of the arguments are operands, which it only reads.
@@ -234,7 +234,7 @@ pub struct Kernel {
 pub struct Port {
     /// Name.
     pub name: String,
-    /// `f32` or `i32`; `bf16` of what is kept between two runs of a program.
+    /// `f32` or `i32`; `bf16` or `f16` of what is kept between two runs of a program.
     pub dtype: String,
     /// Shape.
     pub shape: Vec<u64>,
@@ -255,7 +255,7 @@ impl Port {
 
     /// Bytes of an element.
     pub fn width(&self) -> u64 {
-        if self.dtype == "bf16" { 2 } else { 4 }
+        if matches!(self.dtype.as_str(), "bf16" | "f16") { 2 } else { 4 }
     }
 }
 

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::hash::hash;
 use crate::RuntimeError;
+use crate::train::scaler::ScaleState;
 
 /// Version of the format. Format 3 did not list the optimizer's slots: they are known by the names of its tensors.
 pub const FORMAT: u32 = 4;
@@ -40,6 +41,9 @@ pub struct Manifest {
     /// configuration; empty in checkpoints that were written before this was noted.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub draws: BTreeMap<String, String>,
+    /// The loss scale, and the steps that were skipped; of a run in fp16.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scaling: Option<ScaleState>,
     /// The mesh of the run that wrote it: for people.
     pub world: Vec<(String, u64)>,
     /// One file per writing rank.
@@ -248,6 +252,7 @@ mod tests {
             samples: 8,
             seed: 1,
             draws: BTreeMap::new(),
+            scaling: None,
             world: vec![],
             files: [("rank-00000.safetensors".to_string(), file)].into(),
             tensors: [("w".to_string(), entry)].into(),

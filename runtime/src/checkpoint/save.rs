@@ -21,6 +21,7 @@ use super::writer::{Source, Written, assignment, file_name, merge, write_rank};
 use crate::RuntimeError;
 use crate::files;
 use crate::train::Settings;
+use crate::train::scaler::ScaleState;
 
 /// Rounds in which rank 0 looks for what the other processes have written.
 const LOOK: Duration = Duration::from_millis(20);
@@ -52,6 +53,8 @@ pub struct Save<'a> {
     pub step: u64,
     /// Samples consumed.
     pub samples: u64,
+    /// The loss scale, where there is one.
+    pub scaling: Option<ScaleState>,
     /// This run's number ([`attempt`]).
     pub attempt: u64,
     /// Longest that rank 0's process waits while no other writes anything, if there is a limit.
@@ -121,6 +124,7 @@ impl Save<'_> {
                 samples: self.samples,
                 seed: self.seed,
                 draws: self.draws.clone(),
+                scaling: self.scaling,
                 world: self.plan.tables.mesh.clone(),
                 files,
                 tensors,
@@ -227,8 +231,8 @@ pub fn save(
     get: Source<'_>,
 ) -> Result<PathBuf, RuntimeError> {
     let (seed, draws, attempt) = (settings.run.seed, BTreeMap::new(), attempt());
-    let (folder, patience) = (folder.to_path_buf(), None);
-    let save = Save { folder, plan, seed, draws, step, samples, attempt, patience };
+    let (folder, scaling, patience) = (folder.to_path_buf(), None, None);
+    let save = Save { folder, plan, seed, draws, step, samples, scaling, attempt, patience };
     let ranks: Vec<u64> = (0..plan.ranks()).collect();
     save.settle(save.write(&ranks, get, &|| false)?)?;
     let done = save.publish(&AtomicBool::new(false))?;

@@ -6,6 +6,7 @@ pub mod init;
 pub mod lr;
 mod run;
 mod saver;
+pub mod scaler;
 pub mod settings;
 mod shared;
 mod start;

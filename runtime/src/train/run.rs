@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use neoxc_plan::{Plan, Values};
+use neoxc_plan::{Given, Plan, Values};
 use serde::Serialize;
 
 use super::blame::first_not_finite;
@@ -15,6 +15,7 @@ use super::identity::{compare, identity};
 use super::init::fill;
 use super::lr::learning_rate;
 use super::saver::Saver;
+use super::scaler::{Exhausted, Scaler};
 use super::settings::{Settings, settings};
 use super::shared;
 use super::start::{Start, start};
@@ -61,7 +62,7 @@ const GUARDED: [&str; 2] = ["loss", "grad_norm"];
 pub struct StepReport {
     /// Step, from 1.
     pub step: u64,
-    /// Mean loss of the step's micro-batches, nats per token.
+    /// Mean loss of the step's micro-batches, nats per token; `null` in the file if it overflowed.
     pub loss: f32,
     /// Learning rate.
     pub lr: f64,
@@ -73,8 +74,12 @@ pub struct StepReport {
     pub step_seconds: f64,
     /// Tokens per second.
     pub tokens_per_second: f64,
-    /// Always 1 in f32.
+    /// What the loss was multiplied by; always 1 but in fp16.
     pub loss_scale: f64,
+    /// Whether an overflow made the step leave the weights as they were.
+    pub skipped: bool,
+    /// Steps of the run that were skipped, this one included.
+    pub skipped_steps: u64,
     /// Seconds that training has waited for checkpoints since the step before, this step's update included.
     pub checkpoint_seconds: f64,
     /// Ids of the step's samples.
@@ -138,6 +143,7 @@ pub(crate) struct Trainer<'a> {
     end_of_text: Option<i32>,
     /// Samples consumed.
     cursor: u64,
+    scaler: Scaler,
     job: Option<Arc<Job>>,
 }
 
@@ -155,7 +161,7 @@ impl<'a> Trainer<'a> {
     ) -> Result<Trainer<'a>, RuntimeError> {
         let settings = settings(plan)?;
         let n = (settings.global_batch() as usize) * settings.seq_length;
-        let ranks = match &job {
+        let mut ranks = match &job {
             Some(job) => Ranks::of_job(plan, threads.max(1), job.clone())?,
             None => Ranks::new(plan, threads.max(1))?,
         };
@@ -165,6 +171,8 @@ impl<'a> Trainer<'a> {
             let what = format!("the plan's step reads {takes} tokens, its settings have {n}");
             return Err(RuntimeError::Settings(what));
         }
+        // A step that came to nothing leaves weights as they were: to be looked at, or to be gone on with.
+        ranks.guard("train_step", &GUARDED);
         Ok(Trainer {
             plan,
             ranks,
@@ -174,6 +182,7 @@ impl<'a> Trainer<'a> {
             sample: vec![0; settings.seq_length + 1],
             end_of_text: None,
             cursor: 0,
+            scaler: Scaler::new(settings.run.loss_scaling),
             job,
             settings,
         })
@@ -216,6 +225,9 @@ impl<'a> Trainer<'a> {
         }
         let manifest = self.ranks.load(folder)?;
         self.cursor = manifest.samples;
+        if let Some(saved) = manifest.scaling {
+            self.scaler.resume(saved);
+        }
         Ok(manifest.step)
     }
 
@@ -287,9 +299,12 @@ impl<'a> Trainer<'a> {
         self.feed("train_step", batch as usize)?;
         self.name(self.cursor, batch)?;
         self.cursor += batch;
-        let lr = learning_rate(&self.settings.rate, step);
+        // A step that is skipped moves neither the schedule nor the optimizer's corrections.
+        let counted = self.scaler.counted(step);
+        let lr = learning_rate(&self.settings.rate, counted);
+        let loss_scale = self.scaler.scale();
         for (name, formula) in &self.plan.tables.scalars {
-            let value = formula.value(step, lr) as f32;
+            let value = formula.value(Given { step: counted, lr, loss_scale }) as f32;
             self.ranks.put("train_step", name, &value.to_le_bytes())?;
         }
         self.ranks.run("train_step")?;
@@ -297,12 +312,7 @@ impl<'a> Trainer<'a> {
             self.ranks.scalar("train_step", GUARDED[0])?,
             self.ranks.scalar("train_step", GUARDED[1])?,
         );
-        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
-            if !value.is_finite() {
-                let tensor = first_not_finite(self.plan, &mut self.ranks, loss)?;
-                return Err(RuntimeError::NotFinite { step, what, value, tensor });
-            }
-        }
+        let skipped = self.judge(step, loss, norm)?;
         let mut metrics = BTreeMap::new();
         for name in self.ranks.numbers("train_step") {
             if !GUARDED.contains(&name.as_str()) {
@@ -320,10 +330,35 @@ impl<'a> Trainer<'a> {
             tokens,
             step_seconds: seconds,
             tokens_per_second: tokens as f64 / seconds,
-            loss_scale: 1.0,
+            loss_scale,
+            skipped,
+            skipped_steps: self.scaler.skipped(),
             checkpoint_seconds: 0.0,
             samples: ids,
             metrics,
+        })
+    }
+
+    /// Whether the step was skipped, for a number that is not finite; the next step's loss scale follows from it.
+    ///
+    /// # Errors
+    /// Nothing scales the loss, or its scale cannot fall any further.
+    fn judge(&mut self, step: u64, loss: f32, norm: f32) -> Result<bool, RuntimeError> {
+        let found =
+            [("loss", loss), ("gradient norm", norm)].into_iter().find(|x| !x.1.is_finite());
+        let Some((what, value)) = found else {
+            self.scaler.good();
+            return Ok(false);
+        };
+        if !self.scaler.scales() {
+            let tensor = first_not_finite(self.plan, &mut self.ranks, loss)?;
+            return Err(RuntimeError::NotFinite { step, what, value, tensor });
+        }
+        let scale = self.scaler.scale();
+        self.scaler.overflow().map(|()| true).map_err(|why| RuntimeError::LossScale {
+            step,
+            scale,
+            at_minimum: why == Exhausted::AtMinimum,
         })
     }
 
@@ -441,8 +476,6 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         Some(path) if leads => Some((files::open_log(path)?, path.clone())),
         _ => None,
     };
-    // A step that came to nothing leaves weights as they were, to be looked at.
-    t.ranks.guard("train_step", &GUARDED);
     watch.start(done, steps);
     let mut summary = Summary { step: done, ..Summary::default() };
     let mut seconds = vec![];
@@ -451,7 +484,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         let saver = Saver::new(scope, plan, &t.settings, draws, save, attempt);
         let mut saver = saver.patient(o.job.as_ref().map(|j| j.timeout));
         if done == 0 && (steps == 0 || t.settings.run.extra_save_iters.contains(&0)) {
-            saver.save(&t.ranks, 0, t.cursor, watch)?;
+            saver.save(&t.ranks, 0, t.cursor, t.scaler.state(), watch)?;
         }
         for step in done + 1..=steps {
             let mut report = t.step(train_data, step)?;
@@ -477,7 +510,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             }
             summary.stopped = step < steps && t.is_asked_to_stop(o)?;
             if t.settings.saves_at(step) || step == steps || summary.stopped {
-                saver.save(&t.ranks, step, t.cursor, watch)?;
+                saver.save(&t.ranks, step, t.cursor, t.scaler.state(), watch)?;
             } else {
                 saver.look(watch)?;
             }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use neoxc_plan::Plan;
 
 use super::run::Observer;
+use super::scaler::ScaleState;
 use super::settings::Settings;
 use crate::RuntimeError;
 use crate::activity::Activity;
@@ -100,12 +101,13 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         self
     }
 
-    /// Begins to save after step `step` and `samples` samples, once the save before is over.
+    /// Begins to save after step `step` and `samples` samples, with this loss scale, once the save before is over.
     pub fn save(
         &mut self,
         ranks: &Ranks<'env>,
         step: u64,
         samples: u64,
+        scaling: Option<ScaleState>,
         watch: &mut dyn Observer,
     ) -> Result<(), RuntimeError> {
         let Some(folder) = self.folder.clone() else { return Ok(()) };
@@ -114,7 +116,7 @@ impl<'scope, 'env> Saver<'scope, 'env> {
         let (plan, seed, attempt) = (self.plan, self.seed, self.attempt);
         let draws = self.draws.clone();
         let patience = self.patience;
-        let save = Save { folder, plan, seed, draws, step, samples, attempt, patience };
+        let save = Save { folder, plan, seed, draws, step, samples, scaling, attempt, patience };
         let (lent, own, keep) = (ranks.lend(), ranks.own(), self.keep);
         let cancel = self.cancel.clone();
         let thread = std::thread::Builder::new().name("checkpoint".into());

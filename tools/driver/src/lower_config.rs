@@ -49,6 +49,7 @@ pub fn arch(c: &Config) -> Arch {
         precision: match m.precision {
             config::Precision::F32 => DType::F32,
             config::Precision::Bf16 => DType::Bf16,
+            config::Precision::F16 => DType::F16,
         },
         hidden_dropout: m.hidden_dropout,
         attention_dropout: m.attention_dropout,
