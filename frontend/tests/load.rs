@@ -615,10 +615,73 @@ fn precision_is_said_in_three_ways_that_must_agree() {
         assert!(told.len() == 1 && told[0].starts_with(code) && told[0].contains(text), "{told:?}");
     };
     refused(&["bf16.enabled=true", "precision=fp32"], "NX0107", "`precision` is fp32");
-    refused(&["fp16.enabled=true"], "NX0104", "`fp16` is not supported yet");
-    refused(&["precision=fp16"], "NX0104", "fp16");
+    let f16 = (Some(Precision::F16), vec![]);
+    assert_eq!(of(&["precision=fp16"]), f16);
+    assert_eq!(of(&["fp16.enabled=true"]), f16);
+    assert_eq!(of(&["fp16.enabled=true", "fp16.type=fp16", "precision=fp16"]), f16);
+    // As GPT-NeoX's older files enable it.
+    assert_eq!(of(&["fp16={fp16: true}"]), f16);
+    let both = "`bf16` is enabled, but `fp16` is enabled";
+    refused(&["fp16.enabled=true", "bf16.enabled=true"], "NX0107", both);
+    refused(&["fp16.enabled=true", "precision=bfloat16"], "NX0107", "but `precision` is bfloat16");
+    refused(&["fp16.enabled=true", "precision=fp32"], "NX0107", "`precision` is fp32");
     let sums = ["bf16.enabled=true", "data_types.grad_accum_dtype=bf16"];
     refused(&sums, "NX0104", "`grad_accum_dtype`");
+}
+
+/// Every key of `fp16` is read, with GPT-NeoX's and DeepSpeed's defaults, or told of.
+#[test]
+fn keys_of_fp16_say_how_the_loss_is_scaled() {
+    use neoxc_config::{DynamicScaling, Hysteresis, LossScaling};
+    let of = |keys: &str, more: &[&str]| {
+        let fp16 = format!("fp16={{enabled: true{keys}}}");
+        let l = from_text(&[GOOD], &[&[fp16.as_str()][..], more].concat());
+        let told = told(&l);
+        (l.config.and_then(|c| c.run.loss_scaling), told)
+    };
+    let plain = DynamicScaling { initial: 65536.0, window: 1000, minimum: 1.0, hysteresis: None };
+    let is = |keys: &str, more: &[&str], want: LossScaling| {
+        assert_eq!(of(keys, more), (Some(want), vec![]), "{keys}");
+    };
+    is("", &[], LossScaling::Dynamic(plain));
+    is(", loss_scale: 0", &[], LossScaling::Dynamic(plain));
+    is(", loss_scale: 128", &[], LossScaling::Fixed(128.0));
+    let initial = 4096.0;
+    is(", initial_scale_power: 12", &[], LossScaling::Dynamic(DynamicScaling { initial, ..plain }));
+    let window = 50;
+    is(", loss_scale_window: 50", &[], LossScaling::Dynamic(DynamicScaling { window, ..plain }));
+    let minimum = 0.5;
+    is(", min_loss_scale: 0.5", &[], LossScaling::Dynamic(DynamicScaling { minimum, ..plain }));
+    // Without ZeRO there is no hysteresis.
+    let zero = ["zero_optimization.stage=1"];
+    let patient = |overflows, consecutive| {
+        let hysteresis = Some(Hysteresis { overflows, consecutive });
+        LossScaling::Dynamic(DynamicScaling { hysteresis, ..plain })
+    };
+    is(", hysteresis: 4", &[], LossScaling::Dynamic(plain));
+    is("", &zero, patient(2, false));
+    is(", hysteresis: 4", &zero, patient(4, false));
+    is(", consecutive_hysteresis: true", &zero, patient(2, true));
+    for (keys, code, text) in [
+        (", loss_scale: -1", "NX0106", "fp16.loss_scale"),
+        (", loss_scale: auto", "NX0102", "fp16.loss_scale"),
+        (", initial_scale_power: 200", "NX0106", "fp16.initial_scale_power"),
+        (", loss_scale_window: 0", "NX0106", "fp16.loss_scale_window"),
+        (", hysteresis: 0", "NX0106", "fp16.hysteresis"),
+        (", min_loss_scale: 0", "NX0106", "fp16.min_loss_scale"),
+        (", consecutive_hysteresis: 3", "NX0102", "fp16.consecutive_hysteresis"),
+        (", type: float64", "NX0106", "fp16.type"),
+        (", fp16_master_weights_and_grads: true", "NX0104", "fp16_master_weights_and_grads"),
+        (", raise_error_at_min_scale: false", "NX0101", "raise_error_at_min_scale"),
+        (", auto_cast: true", "NX0108", "fp16.auto_cast"),
+    ] {
+        let (_, told) = of(keys, &[]);
+        let one = told.len() == 1 && told[0].starts_with(code) && told[0].contains(text);
+        assert!(one, "{keys}: {told:?}");
+    }
+    for other in ["precision=bfloat16", "precision=fp32"] {
+        assert_eq!(from_text(&[GOOD], &[other]).config.unwrap().run.loss_scaling, None);
+    }
 }
 
 /// A row of the embedding that is not there would be read at an id without one.

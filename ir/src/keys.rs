@@ -105,7 +105,7 @@ keys! {
     EXPERTS = "neox.experts", Str, [Parameter], "model";
     /// Floating-point operations of a step, counted while the program was whole.
     FLOPS = "neox.flops", Float, [Module], "the driver";
-    /// The formula of a number that a step is given, over `step` and `lr`.
+    /// The formula of a number that a step is given, over `step`, `lr` and `loss_scale`.
     FORMULA = "neox.formula", Str, [Parameter], "build-train-step";
     /// Whether a weight is not trained: it has no gradient and no state, and no update changes it.
     FROZEN = "neox.frozen", Bool, [Parameter], "model";

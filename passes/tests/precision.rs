@@ -1,5 +1,5 @@
-//! Programs with bfloat16: which values are bf16 and which are not, and that they compute what the f32 ones do, to
-//! within roundings.
+//! Programs with bfloat16 and fp16: which values have 16 bits and which have not, and that they compute what the f32 ones
+//! do, to within roundings.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 mod common;
@@ -100,6 +100,47 @@ fn a_step_is_that_of_f32_but_for_roundings() {
             // Sums of chunks have another order, which may move a rounding.
             let error = far(a, b);
             assert!(error < 1e-2, "{name}: fused, result {i} is {error} off");
+        }
+    }
+}
+
+/// The step of fp16 is given the scale of its loss, also where gradients start inside layers, and nothing of the scale is
+/// left in what it makes.
+#[test]
+fn a_step_of_fp16_is_that_of_f32_whatever_the_scale() {
+    for (name, a) in variants() {
+        let mut wide = common::build(&a).unwrap();
+        through(&mut wide, &TO_SHARDED);
+        let want = run(&wide, "train_step", &inputs(&wide, "train_step", &mut Random(21))).unwrap();
+        let mut half = common::build(&Arch { precision: DType::F16, ..a }).unwrap();
+        through(&mut half, &TO_SHARDED);
+        let f = half.function("train_step").unwrap();
+        let scale = f.param_attrs.iter().position(|a| a.str("neox.name") == Some("loss_scale"));
+        let mut x = inputs(&half, "train_step", &mut Random(21));
+        let (results, scale) = (neoxc_ir::Output::all(f).unwrap(), scale.unwrap());
+        for power in [0, 6, 12] {
+            x[scale] = Tensor::fill(x[scale].ty.clone(), f64::from(1 << power));
+            let got = run(&half, "train_step", &x).unwrap();
+            for (i, (a, b)) in want.iter().zip(&got).enumerate() {
+                // Adam makes a step of any gradient; its first moment is a mean of gradients.
+                if matches!(&results[i], neoxc_ir::Output::Parameter(_)) {
+                    continue;
+                }
+                let error = far(a, b);
+                assert!(error < 0.01, "{name}, 2^{power}: {} is {error} off", results[i]);
+            }
+        }
+        // Too large a scale is seen in the norm.
+        x[scale] = Tensor::fill(x[scale].ty.clone(), 2f64.powi(40));
+        let got = run(&half, "train_step", &x).unwrap();
+        assert!(!got[want.len() - 1].data[0].is_finite(), "{name}");
+        assert!(got[want.len() - 2].data[0].is_finite(), "{name}");
+        for entry in ["eval_step", "logits"] {
+            let given = |a: &neoxc_ir::Attrs| a.str("neox.name") == Some("loss_scale");
+            assert!(
+                !half.function(entry).unwrap().param_attrs.iter().any(given),
+                "{name} @{entry}"
+            );
         }
     }
 }

@@ -90,6 +90,7 @@ fn a_save_that_a_rank_never_comes_to_is_given_up() {
         draws: BTreeMap::new(),
         step: 7,
         samples: 0,
+        scaling: None,
         attempt: 5,
         patience: Some(Duration::from_millis(500)),
     };

@@ -25,7 +25,7 @@ pub static NESTED: &[Argument] = &[
     float("fp16.loss_scale").number(0.0).between(0.0, MOST_SCALE).doc("A fixed loss scale; 0 for one that follows overflows."),
     int("fp16.initial_scale_power").number(16.0).between(0.0, 64.0).doc("The first loss scale is 2 to this power."),
     int("fp16.loss_scale_window").number(1000.0).between(1.0, 1e12).doc("The loss scale doubles after so many steps without an overflow."),
-    int("fp16.hysteresis").number(2.0).between(1.0, 1e9).doc("With ZeRO 1 to 3: from this many overflows on each one halves the loss scale. Without ZeRO the first one does, as in DeepSpeed."),
+    int("fp16.hysteresis").number(2.0).between(1.0, 1e9).doc("With ZeRO 1 to 3: from this many overflows on each one divides the loss scale by 2. Without ZeRO the first one does, as in DeepSpeed."),
     flag("fp16.consecutive_hysteresis", false).doc("With ZeRO 1 to 3: whether only overflows of neighbouring steps count together."),
     float("fp16.min_loss_scale").number(1.0).below(LEAST_SCALE, MOST_SCALE).doc("The loss scale does not fall below this. An overflow there ends the run with ZeRO 1 to 3, and is skipped without, as in DeepSpeed."),
     flag("bf16.enabled", false).doc("Whether the dictionary counts."),

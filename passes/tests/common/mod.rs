@@ -152,6 +152,7 @@ pub fn inputs(m: &Module, name: &str, r: &mut Random) -> Vec<Tensor> {
                 (Some(Role::Layers), _) => Tensor::from_fn(ty, |i| i[0] as f64),
                 (_, "mask") => Tensor::from_fn(ty, |_| f64::from(!r.next().is_multiple_of(4))),
                 (_, "last") => Tensor::fill(ty, 3.0),
+                (Some(Role::Scalar), "loss_scale") => Tensor::fill(ty, 4096.0),
                 (Some(Role::Scalar), "lr") => Tensor::fill(ty, 0.01),
                 (Some(Role::Scalar), _) => Tensor::fill(ty, 0.4),
                 // A mean of squares is positive.

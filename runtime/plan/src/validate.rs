@@ -126,7 +126,7 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
             return invalid(format!("{} is for no stage", program.name));
         }
         for port in program.inputs.iter().chain(&program.outputs) {
-            if !["f32", "i32", "bf16"].contains(&port.dtype.as_str()) {
+            if !["f32", "i32", "bf16", "f16"].contains(&port.dtype.as_str()) {
                 let what = format!("port {} has the dtype {:?}", port.name, port.dtype);
                 return Err(PlanError::Invalid(what));
             }

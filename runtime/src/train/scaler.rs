@@ -227,7 +227,13 @@ mod tests {
                     let overflow = (r >> 33) % 100 < rate;
                     let before = ours.scale();
                     let want = theirs.step(overflow);
-                    let got = if overflow { ours.overflow() } else { Ok(ours.good()) };
+                    let got = match overflow {
+                        true => ours.overflow(),
+                        false => {
+                            ours.good();
+                            Ok(())
+                        }
+                    };
                     if got == Err(Exhausted::InARow) {
                         break;
                     }
