@@ -9,6 +9,7 @@
 //! - [`target`], [`cluster`]: what kernels are compiled for and what they run on.
 //! - [`entry`]: the names of a plan's programs and of their parts.
 //! - [`read`]: how files are read that somebody else wrote.
+//! - [`write`](mod@write): how files and folders are written that appear whole or not at all.
 //!
 //! # Example
 //! ```
@@ -32,3 +33,4 @@ pub mod nearest;
 pub mod processor;
 pub mod read;
 pub mod target;
+pub mod write;

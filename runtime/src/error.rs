@@ -32,6 +32,13 @@ pub enum RuntimeError {
     },
     /// A file would be overwritten.
     Exists(PathBuf),
+    /// Another run saves in the folder.
+    Held {
+        /// The folder of checkpoints.
+        folder: PathBuf,
+        /// The run, for people.
+        owner: String,
+    },
     /// The plan was refused.
     Plan(PlanError),
     /// A checkpoint is damaged or belongs to another model.
@@ -82,6 +89,15 @@ pub enum RuntimeError {
         scale: f64,
         /// Whether that is the least; otherwise too many steps were skipped in a row.
         at_minimum: bool,
+    },
+    /// A checkpoint would hold a number that is not finite.
+    Spoiled {
+        /// Optimizer steps made.
+        step: u64,
+        /// The value.
+        value: f32,
+        /// The weight or state, as checkpoints name it.
+        tensor: String,
     },
     /// Ranks cannot talk to each other.
     Link(String),
@@ -175,6 +191,7 @@ impl RuntimeError {
                 codes::exists::checkpoint(&path.display())
             }
             RuntimeError::Exists(path) => codes::exists::exists(&path.display()),
+            RuntimeError::Held { folder, owner } => codes::held::held(&folder.display(), owner),
             RuntimeError::Data { path, message } => codes::data::data(&path.display(), message),
             RuntimeError::Checkpoint { path, message } => {
                 codes::checkpoint::checkpoint(&path.display(), message)
@@ -191,6 +208,9 @@ impl RuntimeError {
             RuntimeError::LossScale { step, scale, at_minimum } => {
                 let in_a_row = (!at_minimum).then_some(MOST_IN_A_ROW);
                 codes::loss_scale::loss_scale(*step, *scale, in_a_row)
+            }
+            RuntimeError::Spoiled { step, value, tensor } => {
+                codes::not_finite::spoiled(*step, *value, tensor)
             }
             RuntimeError::Text { path, message } => {
                 codes::tokenizer::tokenizer(&path.display(), message)
@@ -237,7 +257,7 @@ fn plan(e: &PlanError) -> Diagnostic {
             let hint = if *action == "read" { "`neoxc compile` makes a plan" } else { "" };
             codes::io::io(action, &path.display(), source, hint)
         }
-        PlanError::NotAPlan(_) => codes::plan::plan(&e.to_string(), "name another folder"),
+        PlanError::NotAPlan(..) => codes::plan::plan(&e.to_string(), "name another folder"),
         _ => codes::plan::plan(&e.to_string(), "compile the plan again"),
     }
 }
@@ -255,6 +275,7 @@ mod tests {
             RuntimeError::Io { action: "read", path: path(), source: io() },
             RuntimeError::data(&path(), "m"),
             RuntimeError::Exists(path()),
+            RuntimeError::Held { folder: path(), owner: "m".into() },
             RuntimeError::Plan(plan),
             RuntimeError::checkpoint(&path(), "m"),
             RuntimeError::Draws { path: path(), what: "m".into() },
@@ -263,6 +284,7 @@ mod tests {
             RuntimeError::Settings("m".into()),
             RuntimeError::NotFinite { step: 1, what: "loss", value: f32::NAN, tensor: "t".into() },
             RuntimeError::LossScale { step: 1, scale: 1.0, at_minimum: true },
+            RuntimeError::Spoiled { step: 1, value: f32::NAN, tensor: "t".into() },
             RuntimeError::text(&path(), "m"),
             RuntimeError::Link("m".into()),
             RuntimeError::Job("m".into()),
@@ -270,6 +292,7 @@ mod tests {
         ];
         let mut told: Vec<&str> = all.iter().map(RuntimeError::code).collect();
         told.sort_unstable();
+        told.dedup();
         let known = codes::ALL.iter().map(|k| k.code).filter(|c| c.starts_with("NXR"));
         assert_eq!(told, known.collect::<Vec<_>>());
     }

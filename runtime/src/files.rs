@@ -1,34 +1,30 @@
-//! Files that appear whole or not at all: temporary name, fsync, rename, fsync of the folder.
+//! Files of a run: [`neoxc_base::write`] with the runtime's errors, and logs.
 
 use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
+
+pub use neoxc_base::write::folder_of;
+use neoxc_base::write::{self, Draft};
 
 use crate::RuntimeError;
 
 /// Makes `path` by running `fill` on a temporary file beside it.
 pub fn write_atomically(
     path: &Path,
-    fill: impl FnOnce(&mut BufWriter<File>) -> std::io::Result<()>,
+    fill: impl FnOnce(&mut BufWriter<&mut File>) -> std::io::Result<()>,
 ) -> Result<(), RuntimeError> {
     let folder = folder_of(path);
     fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
-    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let write = || -> std::io::Result<()> {
-        let mut out = BufWriter::new(File::create(&temporary)?);
+    let written = || -> std::io::Result<()> {
+        let mut draft = Draft::file(path)?;
+        let mut out = BufWriter::new(draft.open());
         fill(&mut out)?;
-        out.into_inner().map_err(|e| e.into_error())?.sync_all()
+        out.flush()?;
+        drop(out);
+        draft.place()
     };
-    if let Err(e) = write() {
-        let _ = fs::remove_file(&temporary);
-        return Err(RuntimeError::io("write", path)(e));
-    }
-    if let Err(e) = fs::rename(&temporary, path) {
-        let _ = fs::remove_file(&temporary);
-        return Err(RuntimeError::io("rename", path)(e));
-    }
-    sync_folder(folder)
+    written().map_err(RuntimeError::io("write", path))
 }
 
 /// Opens a file that lines are added to, or a terminal. A pipe may have nobody who reads it, and then holds up whoever
@@ -58,36 +54,7 @@ pub fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), RuntimeError> {
     write_atomically(path, |f| f.write_all(bytes))
 }
 
-/// Sends each of two files or folders the other's name, at once.
-pub fn collective(a: &Path, b: &Path) -> Result<(), RuntimeError> {
-    use std::os::unix::ffi::OsStrExt;
-    let name = |p: &Path| std::ffi::CString::new(p.as_os_str().as_bytes());
-    let (Ok(from), Ok(to)) = (name(a), name(b)) else {
-        let e = std::io::Error::from(std::io::ErrorKind::InvalidInput);
-        return Err(RuntimeError::io("rename", b)(e));
-    };
-    // SAFETY: both are C strings that live until the call returns.
-    let done = unsafe {
-        libc::renameat2(
-            libc::AT_FDCWD,
-            from.as_ptr(),
-            libc::AT_FDCWD,
-            to.as_ptr(),
-            libc::RENAME_EXCHANGE,
-        )
-    };
-    match done {
-        0 => Ok(()),
-        _ => Err(RuntimeError::io("rename", b)(std::io::Error::last_os_error())),
-    }
-}
-
 /// Makes renames in `folder` durable.
 pub fn sync_folder(folder: &Path) -> Result<(), RuntimeError> {
-    File::open(folder).and_then(|d| d.sync_all()).map_err(RuntimeError::io("sync", folder))
-}
-
-/// The folder that holds `path`.
-pub fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    write::sync_folder(folder).map_err(RuntimeError::io("sync", folder))
 }

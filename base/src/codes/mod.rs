@@ -49,6 +49,7 @@ codes![
     unresumable_module,
     io,
     exists,
+    held,
     data,
     plan,
     checkpoint,

@@ -52,6 +52,7 @@ mod held;
 pub mod init;
 pub mod names;
 mod program;
+mod replace;
 mod schedule;
 mod store;
 mod validate;
@@ -68,6 +69,7 @@ pub use neoxc_base::entry::{ROUND_WEIGHTS, name_of};
 pub use program::{
     Address, Collective, Instr, MAX_DEPTH, ProgramError, Stride, parse_program, print_program,
 };
+pub use replace::may_replace;
 pub use schedule::{Handed, Move, Round, Schedule, SlotPlaces, Turn, parse_schedule};
 pub use values::{SegmentKind, State, Values};
 
@@ -102,8 +104,8 @@ pub enum PlanError {
     #[error("the plan is inconsistent: {0}")]
     Invalid(String),
     /// Writing would replace something that is not a plan.
-    #[error("{0}: exists and is not a plan; nothing was written")]
-    NotAPlan(std::path::PathBuf),
+    #[error("{0}: exists and is not a plan alone: {1}; nothing was written")]
+    NotAPlan(std::path::PathBuf, String),
 }
 
 /// Memory of one rank, bytes.

@@ -2,15 +2,16 @@
 //! written so, byte for byte.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::path::{Component, Path, PathBuf};
+use std::fs;
+use std::path::{Component, Path};
 
 use neoxc_base::read;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{FORMAT, Plan, PlanError, Program, Tables, parse_program, print_program, validate};
+use crate::{
+    FORMAT, Plan, PlanError, Program, Tables, parse_program, print_program, replace, validate,
+};
 
 #[derive(Serialize, Deserialize)]
 struct Entry {
@@ -26,9 +27,22 @@ struct Manifest {
 
 /// The manifest with its own hash, so that no byte of it can change unnoticed.
 #[derive(Serialize, Deserialize)]
-struct Sealed {
+pub(crate) struct Sealed {
     manifest: Manifest,
     sha256: String,
+}
+
+impl Sealed {
+    /// Whether `text`, of which this was read, is what was written once: the seal is right, and no byte was added.
+    pub(crate) fn is_whole(&self, text: &[u8]) -> bool {
+        let sealed = json(&self.manifest).is_ok_and(|m| hash(&m) == self.sha256);
+        sealed && json(self).is_ok_and(|whole| whole == text)
+    }
+
+    /// Whether the plan has a file of this name.
+    pub(crate) fn lists(&self, name: &str) -> bool {
+        self.manifest.files.contains_key(name)
+    }
 }
 
 fn hash(bytes: &[u8]) -> String {
@@ -44,16 +58,6 @@ fn json<T: Serialize>(value: &T) -> Result<Vec<u8>, PlanError> {
 
 /// Largest file of a plan that is read.
 const MAX_FILE: u64 = 16 << 30;
-
-/// A folder that is removed unless it has been given its name by then.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Where it was renamed there is nothing to remove.
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
 
 impl Plan {
     fn names(&self) -> (Vec<String>, Vec<String>) {
@@ -101,48 +105,13 @@ impl Plan {
         Ok(self.contents()?.get("manifest.json").map(|text| hash(text)).unwrap_or_default())
     }
 
-    /// Writes the plan to `folder`, replacing an older plan but nothing else.
+    /// Writes the plan to `folder`, in place of an older plan but of nothing else.
+    ///
+    /// # Errors
+    /// The plan is inconsistent, something else has the name, or the folder cannot be written: it is as it was.
     pub fn write(&self, folder: &Path) -> Result<(), PlanError> {
         self.check()?;
-        let files = self.contents()?;
-        let io = |path: &Path| {
-            let path = path.to_path_buf();
-            move |source| PlanError::Io { action: "write", path, source }
-        };
-        let parent =
-            folder.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        fs::create_dir_all(parent).map_err(io(parent))?;
-        if folder.exists() && !folder.join("manifest.json").is_file() {
-            let empty =
-                folder.is_dir() && fs::read_dir(folder).map_err(io(folder))?.next().is_none();
-            if !empty {
-                return Err(PlanError::NotAPlan(folder.to_path_buf()));
-            }
-        }
-        let name =
-            folder.file_name().map_or_else(|| "plan".into(), |n| n.to_string_lossy().into_owned());
-        let temporary = Temporary(parent.join(format!(".{name}.{}.tmp", std::process::id())));
-        let _ = fs::remove_dir_all(&temporary.0);
-        for (name, bytes) in &files {
-            let path = temporary.0.join(name);
-            if let Some(p) = path.parent() {
-                fs::create_dir_all(p).map_err(io(p))?;
-            }
-            let mut f = File::create(&path).map_err(io(&path))?;
-            f.write_all(bytes).map_err(io(&path))?;
-            f.sync_all().map_err(io(&path))?;
-        }
-        // The old plan is put aside, not deleted, until the new one is in its place.
-        let old = parent.join(format!(".{name}.{}.old", std::process::id()));
-        if folder.exists() {
-            fs::rename(folder, &old).map_err(io(folder))?;
-        }
-        if let Err(e) = fs::rename(&temporary.0, folder) {
-            let _ = fs::rename(&old, folder);
-            return Err(io(folder)(e));
-        }
-        let _ = fs::remove_dir_all(&old);
-        File::open(parent).and_then(|d| d.sync_all()).map_err(io(parent))
+        replace::write(folder, &self.contents()?)
     }
 
     /// Opens and verifies the plan in `folder`.
@@ -165,7 +134,7 @@ impl Plan {
             let message = format!("has format {found}; this program reads format {FORMAT}");
             return Err(damaged("manifest.json", message));
         }
-        if hash(&json(&sealed.manifest)?) != sealed.sha256 || json(&sealed)? != text {
+        if !sealed.is_whole(&text) {
             return Err(damaged("manifest.json", "was changed after it was written".into()));
         }
         let mut files = BTreeMap::new();
@@ -213,11 +182,12 @@ impl Plan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
     use crate::{Address, Instr, Kernel, Segment, SegmentKind};
 
-    fn sample() -> Plan {
+    /// A small plan.
+    pub(crate) fn sample() -> Plan {
         let kernel = Kernel {
             name: "k".into(),
             family: "rowwise".into(),
@@ -261,6 +231,13 @@ mod tests {
             files: [("kernels/x.so".to_string(), vec![7; 100])].into(),
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::sample;
+    use super::*;
+    use crate::{Segment, SegmentKind};
 
     #[test]
     fn plans_round_trip() {
@@ -269,7 +246,7 @@ mod tests {
         sample().write(&at).unwrap();
         assert_eq!(Plan::open(&at).unwrap(), sample());
         sample().write(&at).unwrap();
-        assert!(matches!(sample().write(folder.path()), Err(PlanError::NotAPlan(_))));
+        assert!(matches!(sample().write(folder.path()), Err(PlanError::NotAPlan(..))));
     }
 
     #[test]

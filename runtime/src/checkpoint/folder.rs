@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use neoxc_base::read;
+use neoxc_base::write::{self, Draft};
 
 use super::save::{attempt, temporary};
 use crate::RuntimeError;
@@ -69,29 +70,34 @@ pub fn of_step(folder: &Path, step: u64) -> Option<PathBuf> {
     steps(folder).ok()?.into_iter().find(|(n, _)| *n == step).map(|(_, path)| path)
 }
 
-/// The process that made something temporary of this name.
-fn maker(name: &str) -> Option<u32> {
-    if let Some(process) = name.strip_prefix(".probe.") {
-        return process.parse().ok();
-    }
-    let name = name.strip_suffix(".tmp")?;
-    if let Some(process) = name.strip_prefix(".latest.") {
-        return process.parse().ok();
-    }
-    let (_, attempt) = name.strip_prefix(".global_step")?.split_once('.')?;
-    Some((u64::from_str_radix(attempt, 16).ok()? >> 32) as u32)
+/// Whether something of this name is what an attempt to save gathers, or what [`prune`] was removing.
+fn is_attempt(name: &str) -> bool {
+    let inner = name.strip_prefix(".global_step").and_then(|n| n.strip_suffix(".tmp"));
+    inner.and_then(|n| n.split_once('.')).is_some_and(|(step, attempt)| {
+        step.parse::<u64>().is_ok()
+            && attempt.len() == 16
+            && attempt.bytes().all(|b| b.is_ascii_hexdigit())
+    })
 }
 
-/// Removes what runs that were killed while saving left behind.
+/// Removes what runs that were killed while saving left behind in `folder`. Only the run that holds the folder's lock
+/// may do so: then no other is at work there.
 pub fn sweep(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        // This process has begun nothing: a number like its own is that of one before it.
-        let gone = |p: u32| p == std::process::id() || !Path::new(&format!("/proc/{p}")).exists();
-        if maker(&entry.file_name().to_string_lossy()).is_some_and(gone) {
-            let path = entry.path();
-            let _ = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        // A link is nobody's attempt.
+        let is_folder = entry.file_type().is_ok_and(|t| t.is_dir());
+        if is_folder && is_attempt(&entry.file_name().to_string_lossy()) {
+            let _ = fs::remove_dir_all(entry.path());
         }
     }
+    write::sweep_where(folder, &|name| ["latest", "probe", "shared"].contains(&name));
+}
+
+/// Whether files can be made in `folder`, which is made if it is not there: a folder that cannot be written is noticed
+/// now, not after an hour.
+pub fn probe(folder: &Path) -> Result<(), RuntimeError> {
+    fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
+    Draft::file(&folder.join("probe")).map(drop).map_err(RuntimeError::io("write to", folder))
 }
 
 /// Keeps the `keep` newest checkpoints. The one that was just written is the newest whatever its step,
@@ -171,17 +177,23 @@ mod tests {
     fn what_killed_runs_left_goes_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
         let f = folder.path();
-        // Process 1 lives; none has a number as high as the other.
-        let live = temporary(f, 4, 1 << 32);
         let dead = [temporary(f, 5, u64::MAX), temporary(f, 6, attempt())];
-        for path in dead.iter().chain([&live, &f.join(".global_step7.tmp"), &f.join(".x.tmp")]) {
+        let others = [".global_step7.tmp", ".global_stepx.0123456789abcdef.tmp", ".x.tmp"];
+        for path in dead.iter().cloned().chain(others.map(|o| f.join(o))) {
             fs::create_dir(path).unwrap();
         }
-        for name in [".latest.4294967295.tmp", ".probe.4294967295", ".latest.1.tmp", "latest"] {
+        for name in [".latest.0123456789abcdef.tmp", ".probe.0123456789abcdef.tmp", "latest"] {
             fs::write(f.join(name), "").unwrap();
         }
+        std::os::unix::fs::symlink(f, temporary(f, 8, 1)).unwrap();
         sweep(f);
-        assert!(live.exists() && dead.iter().all(|d| !d.exists()));
-        assert_eq!(fs::read_dir(f).unwrap().count(), 5);
+        assert!(dead.iter().all(|d| !d.exists()));
+        assert_eq!(fs::read_dir(f).unwrap().count(), others.len() + 2);
+    }
+
+    #[test]
+    fn attempts_are_unlike() {
+        let drawn: std::collections::BTreeSet<u64> = (0..100).map(|_| attempt()).collect();
+        assert_eq!(drawn.len(), 100);
     }
 }

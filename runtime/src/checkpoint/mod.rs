@@ -13,6 +13,7 @@
 mod direct;
 mod folder;
 mod hash;
+mod lock;
 mod manifest;
 mod reader;
 mod save;
@@ -21,8 +22,9 @@ mod writer;
 use std::collections::HashSet;
 use std::path::Path;
 
-pub use folder::{latest, of_step, prune, step_of, sweep};
+pub use folder::{latest, of_step, probe, prune, step_of, sweep};
 pub use hash::hash;
+pub use lock::Lock;
 pub use manifest::{Entry, FileEntry, Manifest, Slice};
 use neoxc_plan::{Block, Held, Parameter, Plan, Values};
 pub use reader::Reader;

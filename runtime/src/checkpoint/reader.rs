@@ -13,6 +13,7 @@ use safetensors::tensor::Metadata;
 
 use super::hash::hash;
 use super::manifest::{Entry, Manifest, Slice};
+use super::writer::not_finite;
 use crate::RuntimeError;
 use crate::activity::Activity;
 use crate::device::limits;
@@ -158,6 +159,10 @@ impl Reader {
         let bytes = file.read(at, s.block.elements() as usize * 4)?;
         if hash(&bytes) != s.hash {
             let what = format!("is damaged: the hash of {name} is not the manifest's");
+            return Err(RuntimeError::checkpoint(&file.path, what));
+        }
+        if let Some(value) = not_finite(&bytes) {
+            let what = format!("holds {value} in {name}: nobody can go on from it");
             return Err(RuntimeError::checkpoint(&file.path, what));
         }
         Ok(bytes)

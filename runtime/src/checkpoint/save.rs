@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use neoxc_base::read;
+use neoxc_base::write::exchange;
 use neoxc_plan::Plan;
 
 use super::Tensor;
@@ -26,11 +27,20 @@ use crate::train::scaler::ScaleState;
 /// Rounds in which rank 0 looks for what the other processes have written.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A number for what this process writes from now on, unlike that of any other process before it or beside
-/// it. All processes of a run use that of rank 0's.
+/// A random number for what this process writes from now on: nobody else draws it, and nobody can guess under which name
+/// files will be made. All processes of a run use that of rank 0's.
 pub fn attempt() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::from(std::process::id()) << 32 | (now.as_nanos() as u64 & 0xffff_ffff)
+    let mut drawn = [0u8; 8];
+    // SAFETY: the call writes at most as many bytes as there are.
+    let n = unsafe { libc::getrandom(drawn.as_mut_ptr().cast(), drawn.len(), 0) };
+    // A number of so few bytes comes whole or, before the system has any randomness, not at all.
+    match n {
+        8 => u64::from_ne_bytes(drawn),
+        _ => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            u64::from(std::process::id()) << 32 | (now.as_nanos() as u64 & 0xffff_ffff)
+        }
+    }
 }
 
 /// Where an attempt to save step `step` gathers its files.
@@ -92,7 +102,7 @@ impl Save<'_> {
         let write = |(rank, list): (&u64, &Vec<Tensor>)| {
             let path = temporary.join(file_name(*rank));
             let out = Output::create(&path, &mut buffer, hurry)?;
-            write_rank(out, self.plan, *rank, list, get)
+            write_rank(out, self.plan, (self.step, *rank), list, get)
         };
         self.cleared(lists.map(write).collect()).map(Unsettled)
     }
@@ -204,7 +214,7 @@ impl Save<'_> {
         files::sync_folder(&temporary)?;
         if target.exists() {
             // At no moment is there none of this name.
-            files::collective(&temporary, &target)?;
+            exchange(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;
             let _ = fs::remove_dir_all(&temporary);
         } else {
             fs::rename(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;

@@ -40,11 +40,27 @@ pub fn file_name(rank: u64) -> String {
     format!("rank-{rank:05}.safetensors")
 }
 
-/// Writes `rank`'s file to `out`, tensor by tensor. It is not durable yet.
+/// The first value among `bytes`, numbers in f32, that is infinite or NaN.
+pub fn not_finite(bytes: &[u8]) -> Option<f32> {
+    /// Bytes looked at together, without a branch.
+    const STRIP: usize = 4096;
+    const EXPONENT: u32 = 0x7f80_0000;
+    let bits = |b: &[u8]| u32::from_le_bytes([b[0], b[1], b[2], b[3]]);
+    let spoiled = |b: &[u8]| bits(b) & EXPONENT == EXPONENT;
+    let strip = bytes
+        .chunks(STRIP)
+        .find(|strip| strip.chunks_exact(4).fold(false, |found, b| found | spoiled(b)))?;
+    strip.chunks_exact(4).find(|b| spoiled(b)).map(|b| f32::from_bits(bits(b)))
+}
+
+/// Writes `rank`'s file after step `step` to `out`, tensor by tensor. It is not durable yet.
+///
+/// # Errors
+/// It cannot be written, or a value is not finite: what nobody could go on from is no checkpoint.
 pub fn write_rank(
     mut out: Output<'_>,
     plan: &Plan,
-    rank: u64,
+    (step, rank): (u64, u64),
     list: &[Tensor],
     get: Source<'_>,
 ) -> Result<(File, Written), RuntimeError> {
@@ -67,7 +83,11 @@ pub fn write_rank(
     let header = out.put(&head, "the header")?;
     let mut parts = vec![];
     for (t, block) in list.iter().zip(blocks) {
-        let hash = out.put(get(rank, t), &t.name)?;
+        let bytes = get(rank, t);
+        if let Some(value) = not_finite(bytes) {
+            return Err(RuntimeError::Spoiled { step, value, tensor: t.name.clone() });
+        }
+        let hash = out.put(bytes, &t.name)?;
         let slice = Slice { file: name.clone(), block, hash };
         parts.push((t.name.clone(), t.entry(plan, vec![slice])));
     }
@@ -94,4 +114,24 @@ pub fn merge(written: Vec<Written>) -> (BTreeMap<String, FileEntry>, BTreeMap<St
         e.slices.sort_by(|a, b| a.block.cmp(&b.block));
     }
     (files, all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found() {
+        let mut values = vec![f32::MAX, f32::MIN, f32::from_bits(1), -0.0];
+        values.resize(5000, 1.0);
+        let found = |values: &[f32]| {
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            not_finite(&bytes)
+        };
+        assert_eq!(found(&values), None);
+        values[4999] = f32::NEG_INFINITY;
+        assert_eq!(found(&values), Some(f32::NEG_INFINITY));
+        values[1024] = f32::NAN;
+        assert!(found(&values).is_some_and(f32::is_nan));
+    }
 }

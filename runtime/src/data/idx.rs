@@ -11,11 +11,12 @@
 //! of the program calls a document of a data set is a sequence of this file.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use neoxc_base::read;
+use neoxc_base::write::Draft;
 use sha2::{Digest, Sha256};
 
 use crate::RuntimeError;
@@ -286,21 +287,15 @@ fn numbers<T, const N: usize>(
 const PAGES: u64 = 1024;
 const PAGE: u64 = 4096;
 
-/// A file that is removed unless it has been given its name by then.
-struct Temporary(PathBuf);
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // Where it was renamed there is nothing to remove.
-        let _ = std::fs::remove_file(&self.0);
-    }
-}
+/// Bytes of tokens that are written at once.
+const BUFFER: usize = 1 << 20;
 
 /// Writes a pair of files; they appear when [`IndexedWriter::finish`] succeeds.
 pub struct IndexedWriter {
     prefix: PathBuf,
-    temporary: Temporary,
-    bin: BufWriter<File>,
+    bin: Draft,
+    /// What is to be written next.
+    buffer: Vec<u8>,
     dtype: TokenType,
     sizes: Vec<i32>,
     documents: Vec<u64>,
@@ -317,12 +312,12 @@ impl IndexedWriter {
         }
         let folder = files::folder_of(prefix);
         std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
-        let temporary = Temporary(with_suffix(prefix, &format!(".bin.{}.tmp", std::process::id())));
-        let file = File::create(&temporary.0).map_err(RuntimeError::io("make", &temporary.0))?;
+        let bin = with_suffix(prefix, ".bin");
+        let bin = Draft::file(&bin).map_err(RuntimeError::io("make", &bin))?;
         Ok(Self {
             prefix: prefix.to_path_buf(),
-            temporary,
-            bin: BufWriter::new(file),
+            bin,
+            buffer: vec![],
             dtype,
             sizes: vec![],
             documents: vec![0],
@@ -331,13 +326,12 @@ impl IndexedWriter {
 
     /// Adds one document of one sequence.
     pub fn document(&mut self, tokens: &[u32]) -> Result<(), RuntimeError> {
-        let write = |w: &mut BufWriter<File>| -> std::io::Result<()> {
-            for t in tokens {
-                w.write_all(&u64::from(*t).to_le_bytes()[..self.dtype.bytes()])?;
-            }
-            Ok(())
-        };
-        write(&mut self.bin).map_err(RuntimeError::io("write", &self.temporary.0))?;
+        for t in tokens {
+            self.buffer.extend_from_slice(&u64::from(*t).to_le_bytes()[..self.dtype.bytes()]);
+        }
+        if self.buffer.len() >= BUFFER {
+            self.flush()?;
+        }
         let size = i32::try_from(tokens.len())
             .map_err(|_| RuntimeError::data(&self.prefix, "a document has over 2^31 tokens"))?;
         self.sizes.push(size);
@@ -345,14 +339,39 @@ impl IndexedWriter {
         Ok(())
     }
 
-    /// Puts both files in place.
-    pub fn finish(self) -> Result<(), RuntimeError> {
-        let bin = with_suffix(&self.prefix, ".bin");
-        let file = self
-            .bin
-            .into_inner()
-            .map_err(|e| RuntimeError::io("write", &self.temporary.0)(e.into_error()))?;
-        file.sync_all().map_err(RuntimeError::io("sync", &self.temporary.0))?;
+    /// Writes what is in the buffer.
+    fn flush(&mut self) -> Result<(), RuntimeError> {
+        let done = self.bin.open().write_all(&self.buffer);
+        self.buffer.clear();
+        done.map_err(RuntimeError::io("write", &with_suffix(&self.prefix, ".bin")))
+    }
+
+    /// Puts both files in place. An older index goes first and the new one comes last, so that at no moment an index lies
+    /// beside tokens that it does not describe.
+    pub fn finish(mut self) -> Result<(), RuntimeError> {
+        self.flush()?;
+        let [bin, idx] = [".bin", ".idx"].map(|suffix| with_suffix(&self.prefix, suffix));
+        let mut index = Draft::file(&idx).map_err(RuntimeError::io("make", &idx))?;
+        index.open().write_all(&self.index()).map_err(RuntimeError::io("write", &idx))?;
+        // Where the tokens cannot take their name after all, the older index gets its own back.
+        let older = Draft::file(&idx).map_err(RuntimeError::io("make", &idx))?;
+        let has_older = match std::fs::rename(&idx, older.path()) {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
+                return Err(RuntimeError::io("rename", &idx)(e));
+            }
+            done => done.is_ok(),
+        };
+        let replaced = files::sync_folder(files::folder_of(&idx))
+            .and_then(|()| self.bin.place().map_err(RuntimeError::io("write", &bin)));
+        if replaced.is_err() && has_older {
+            let _ = std::fs::rename(older.path(), &idx);
+        }
+        replaced?;
+        index.place().map_err(RuntimeError::io("write", &idx))
+    }
+
+    /// The bytes of the index.
+    fn index(&self) -> Vec<u8> {
         let mut pointer = 0u64;
         let mut index = vec![];
         index.extend_from_slice(MAGIC);
@@ -366,8 +385,7 @@ impl IndexedWriter {
             pointer += *s as u64 * self.dtype.bytes() as u64;
         }
         self.documents.iter().for_each(|d| index.extend_from_slice(&d.to_le_bytes()));
-        std::fs::rename(&self.temporary.0, &bin).map_err(RuntimeError::io("rename", &bin))?;
-        files::write_bytes(&with_suffix(&self.prefix, ".idx"), &index)
+        index
     }
 }
 

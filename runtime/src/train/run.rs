@@ -21,7 +21,7 @@ use super::shared;
 use super::start::{Start, start};
 use crate::RuntimeError;
 use crate::activity::Activity;
-use crate::checkpoint;
+use crate::checkpoint::{self, Lock};
 use crate::data::dataset::{Demand, Draw, Splits, open_separate, open_split};
 use crate::data::{Entropy, TokenDataset, unigram_entropy};
 use crate::files;
@@ -404,13 +404,25 @@ fn open_data(s: &Settings, copies: u64) -> Result<Option<Splits>, RuntimeError> 
     open_split(path.as_ref(), &s.run.split, demand, draw).map(Some)
 }
 
-/// A folder that cannot be written is noticed now, not after an hour.
-fn probe(folder: &Path) -> Result<(), RuntimeError> {
-    std::fs::create_dir_all(folder).map_err(RuntimeError::io("make", folder))?;
-    let probe = folder.join(format!(".probe.{}", std::process::id()));
-    std::fs::write(&probe, b"").map_err(RuntimeError::io("write to", folder))?;
-    let _ = std::fs::remove_file(&probe);
-    Ok(())
+/// Makes `folder` this run's own until the lock is dropped: the process of rank 0 takes it for all.
+fn claim(
+    folder: &Path,
+    leads: bool,
+    watch: &mut dyn Observer,
+) -> Result<Option<Lock>, RuntimeError> {
+    checkpoint::probe(folder)?;
+    if !leads {
+        return Ok(None);
+    }
+    let lock = Lock::take(folder)?;
+    match &lock {
+        Some(_) => checkpoint::sweep(folder),
+        None => watch.warn(&format!(
+            "{}: this file system has no locks; another run that saves there would not be noticed",
+            folder.display()
+        )),
+    }
+    Ok(lock)
 }
 
 /// Trains as the plan says.
@@ -418,10 +430,11 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let settings = settings(plan)?;
     let steps = o.steps.unwrap_or(settings.run.train_iters);
     let save = o.save.clone().or_else(|| settings.run.save.as_ref().map(PathBuf::from));
-    if let Some(folder) = &save {
-        probe(folder)?;
-        checkpoint::sweep(folder);
-    }
+    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
+    let mut quiet = Quiet;
+    let watch = if leads { watch } else { &mut quiet };
+    // Held until the last checkpoint has its name.
+    let _lock = save.as_deref().map(|folder| claim(folder, leads, watch)).transpose()?;
     let data = if o.synthetic || steps == 0 {
         None
     } else {
@@ -432,9 +445,6 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             "the configuration names no training data (data_path)".into(),
         ));
     }
-    let leads = o.job.as_ref().is_none_or(|j| j.rank == 0);
-    let mut quiet = Quiet;
-    let watch = if leads { watch } else { &mut quiet };
     let start = start(o, &settings, save.as_deref(), watch)?;
     let end_of_text = if settings.run.eod_mask_loss {
         let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
@@ -527,6 +537,12 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         }
         saver.finish(watch)
     })?;
+    // The weights of a step before were looked at by the step behind it; those of the last one only by this.
+    if let Some(loss) = summary.valid_loss.filter(|loss| !loss.is_finite()) {
+        let tensor = first_not_finite(plan, &mut t.ranks, loss as f32)?;
+        let (step, what, value) = (summary.step, "validation loss", loss as f32);
+        return Err(RuntimeError::NotFinite { step, what, value, tensor });
+    }
     summary.unigram_entropy = train_data.map(unigram_entropy).transpose()?;
     seconds.sort_by(f64::total_cmp);
     summary.median_seconds = seconds.get(seconds.len() / 2).copied();

@@ -14,6 +14,11 @@ use crate::cli::Compile;
 
 /// Compiles, writes the plan, prints a summary (or JSON).
 pub fn run(a: Compile) -> Result<(), Failure> {
+    let output = a.output.clone().unwrap_or_else(|| "plan".into());
+    // What cannot be written in the end is not worth compiling.
+    if a.dump.as_ref().is_none_or(|dump| dump.starts_with("all=")) {
+        neoxc_plan::may_replace(&output)?;
+    }
     let from = a.from.as_deref().map(read_module).transpose()?;
     let (config, sources) = match &from {
         None => load_with_sources(&a.config)?,
@@ -63,7 +68,6 @@ pub fn run(a: Compile) -> Result<(), Failure> {
             return Ok(());
         }
     }
-    let output = a.output.clone().unwrap_or_else(|| "plan".into());
     plan.write(&output)?;
     let t = &plan.tables;
     let m = &t.memory;

@@ -9,7 +9,7 @@ use neoxc_frontend::Config;
 use neoxc_runtime::checkpoint;
 
 use super::shards::Shards;
-use super::{Draft, bad, compile, io, refuse_existing};
+use super::{bad, compile, draft, finish, io, refuse_existing};
 use crate::Failure;
 
 /// Files of a folder that are not the model's, and are kept beside its checkpoint: an export carries them on.
@@ -136,11 +136,11 @@ pub fn run(dir: &Path, out: &Path) -> Result<(), Failure> {
         Some(bytes) => bytes.as_slice(),
         _ => &zeros[..parameters[t.parameter].elements() as usize * 4],
     };
-    let draft = Draft::of(out)?;
-    let saved = checkpoint::save(&draft.at, &compiled.plan, &settings, 0, 0, &get)?;
+    let draft = draft(out)?;
+    let saved = checkpoint::save(draft.path(), &compiled.plan, &settings, 0, 0, &get)?;
     let name = saved.file_name().map(|n| n.to_os_string()).unwrap_or_default();
-    keep_companions(dir, &draft.at.join(KEPT))?;
-    draft.finish()?;
+    keep_companions(dir, &draft.path().join(KEPT))?;
+    finish(draft, out)?;
     println!("{}: {} tensors", out.join(name).display(), floats.len());
     Ok(())
 }

@@ -7,8 +7,9 @@ mod shards;
 mod to_hf;
 mod tokenizer;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use neoxc_base::write::{Draft, folder_of};
 use neoxc_driver::Compiled;
 use neoxc_frontend::Config;
 
@@ -44,34 +45,15 @@ fn compile(config: &Config) -> Result<Compiled, Failure> {
     super::compile_config(config, &target)
 }
 
-/// A folder that is filled under a temporary name beside the one that it gets in the end; dropped before, it goes.
-struct Draft {
-    at: PathBuf,
-    out: PathBuf,
+/// Begins the folder `out` under a temporary name.
+fn draft(out: &Path) -> Result<Draft, Failure> {
+    let parent = folder_of(out);
+    std::fs::create_dir_all(parent).map_err(io(parent))?;
+    Draft::folder(out).map_err(io(out))
 }
 
-impl Draft {
-    fn of(out: &Path) -> Result<Draft, Failure> {
-        let name = out.file_name().map(|n| n.to_string_lossy().into_owned());
-        let name = name.ok_or_else(|| bad(out, "is no name for a folder"))?;
-        let parent = neoxc_runtime::files::folder_of(out);
-        std::fs::create_dir_all(parent).map_err(io(parent))?;
-        let at = parent.join(format!(".{name}.{}.tmp", std::process::id()));
-        std::fs::create_dir(&at).map_err(io(&at))?;
-        Ok(Draft { at, out: out.to_path_buf() })
-    }
-
-    /// Gives the folder its name.
-    fn finish(self) -> Result<(), Failure> {
-        refuse_existing(&self.out)?;
-        std::fs::rename(&self.at, &self.out).map_err(io(&self.out))?;
-        Ok(neoxc_runtime::files::sync_folder(neoxc_runtime::files::folder_of(&self.out))?)
-    }
-}
-
-impl Drop for Draft {
-    fn drop(&mut self) {
-        // After `finish` there is none of this name.
-        let _ = std::fs::remove_dir_all(&self.at);
-    }
+/// Gives the folder its name.
+fn finish(draft: Draft, out: &Path) -> Result<(), Failure> {
+    refuse_existing(out)?;
+    draft.place().map_err(io(out))
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use neoxc_driver::hugging_face::{self, Piece, Weight};
 use safetensors::tensor::Dtype;
 
-use super::{Draft, bad, proof, refuse_existing, shards, tokenizer};
+use super::{bad, draft, finish, proof, refuse_existing, shards, tokenizer};
 use crate::Failure;
 use crate::cli::{NeoxToHf, Precision};
 
@@ -90,7 +90,7 @@ pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
         }
     }
     let count = tensors.len();
-    let draft = Draft::of(out)?;
+    let draft = draft(out)?;
     // The pieces of a weight follow each other.
     let mut last = (String::new(), vec![]);
     let mut get = |name: &str| {
@@ -102,16 +102,16 @@ pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
         narrow(name, &w.split(&last.1, piece, 4), precision).map_err(|e| bad(folder, e))
     };
     let files = shards::divide(tensors, a.max_shard_size);
-    shards::write(&draft.at, &files, kind, &mut get)?;
-    let special = tokenizer::carry(folder, &config, a.tokenizer.as_deref(), &draft.at)?;
+    shards::write(draft.path(), &files, kind, &mut get)?;
+    let special = tokenizer::carry(folder, &config, a.tokenizer.as_deref(), draft.path())?;
     json.extend(special);
     json.insert("torch_dtype".into(), kind_name.into());
     let text = serde_json::to_vec_pretty(&json).map_err(|e| bad(out, e))?;
-    neoxc_runtime::files::write_bytes(&draft.at.join("config.json"), &text)?;
-    let proof = proof::prove(&reader, &config, &draft.at, precision)?;
+    neoxc_runtime::files::write_bytes(&draft.path().join("config.json"), &text)?;
+    let proof = proof::prove(&reader, &config, draft.path(), precision)?;
     let text =
         serde_json::to_vec_pretty(&proof.certificate(folder, &json)).map_err(|e| bad(out, e))?;
-    draft.finish()?;
+    finish(draft, out)?;
     neoxc_runtime::files::write_bytes(&certificate, &text)?;
     println!("{}: {count} tensors, {}", out.display(), proof.told());
     Ok(())
