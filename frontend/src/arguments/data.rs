@@ -25,7 +25,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     word("data_impl", "infer", &["infer", "mmap"], &["cached"]).doc("Format of data sets. Both words mean .bin and .idx files that are mapped into memory; `cached` is the older format."),
     word("pack_impl", "packed", &["packed"], &["pack_until_overflow", "unpacked"]).not_yet(PACKED, "use `pack_impl: packed`")
         .doc("How documents fill sequences: joined and cut, whole ones until one does not fit, or one each."),
-    flag("allow_chopped", true).not_yet(PACKED, "").doc("Whether a document that is longer than a sequence may be cut; only where `pack_impl` is not `packed`."),
+    flag("allow_chopped", true).idle("with `pack_impl: packed` nothing reads it in GPT-NeoX either").doc("Whether a document that is longer than a sequence may be cut; only where `pack_impl` is not `packed`."),
     word("dataset_impl", "gpt2", &["gpt2"], &["pairwise", "online"]).not_yet("a sample is a sequence of one data set", "use `dataset_impl: gpt2`")
         .doc("What a sample is: a sequence, a pair of them, or what a server gives."),
     flag("eod_mask_loss", false).doc("The prediction after an end-of-document token is not learned; the tokenizer must have one."),
