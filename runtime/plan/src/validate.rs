@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use neoxc_base::entry::class_of;
 
 use crate::{
-    Address, ENDS, Instr, Move, Plan, PlanError, Round, Schedule, Segment, SegmentKind, Turn,
+    Address, ENDS, Instr, Move, Plan, PlanError, Port, Round, Schedule, Segment, SegmentKind, Turn,
     Values, parse_schedule,
 };
 
@@ -125,29 +125,11 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
         if class >= classes {
             return invalid(format!("{} is for no stage", program.name));
         }
-        for port in program.inputs.iter().chain(&program.outputs) {
-            if !["f32", "i32", "bf16", "f16"].contains(&port.dtype.as_str()) {
-                let what = format!("port {} has the dtype {:?}", port.name, port.dtype);
-                return Err(PlanError::Invalid(what));
-            }
-            let whole = port.shape.iter().zip(0..).try_fold(4u64, |a, (s, i)| {
-                let ranks = port.axes.get(i).map_or(1, |axis| plan.along(axis, 0).0);
-                a.checked_mul(*s)?.checked_mul(ranks)
-            });
-            if whole.is_none_or(|n| n > MAX_BYTES) {
-                return Err(PlanError::Invalid(format!("port {} is impossibly large", port.name)));
-            }
-            if !port.offset.is_multiple_of(ALIGNED) {
-                return Err(PlanError::Invalid(format!("port {} is not aligned", port.name)));
-            }
-            let size = port.shape.iter().try_fold(port.width(), |a, s| a.checked_mul(*s));
-            let end = size.and_then(|s| s.checked_add(port.offset));
-            if end.is_none_or(|e| e > bytes(&port.segment, class)) {
-                return invalid(format!(
-                    "port {} of {} leaves its segment",
-                    port.name, program.name
-                ));
-            }
+        let ports = program.inputs.iter().chain(&program.outputs);
+        for port in ports {
+            port_fits(plan, port, bytes(&port.segment, class)).map_err(|what| {
+                PlanError::Invalid(format!("port {} of {} {what}", port.name, program.name))
+            })?;
         }
     }
     for program in &plan.programs {
@@ -156,6 +138,29 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
         events::check(plan, program)?;
     }
     t.schedules.values().try_for_each(|s| schedule(plan, s))
+}
+
+/// Whether a port is of a known dtype, aligned, of a size that can be counted, and inside its segment of `bytes`.
+fn port_fits(plan: &Plan, port: &Port, bytes: u64) -> Result<(), String> {
+    if !["f32", "i32", "bf16", "f16"].contains(&port.dtype.as_str()) {
+        return Err(format!("has the dtype {:?}", port.dtype));
+    }
+    // The whole value, of which ranks have parts.
+    let whole = port.shape.iter().zip(0..).try_fold(4u64, |a, (s, i)| {
+        let ranks = port.axes.get(i).map_or(1, |axis| plan.along(axis, 0).0);
+        a.checked_mul(*s)?.checked_mul(ranks)
+    });
+    if whole.is_none_or(|n| n > MAX_BYTES) {
+        return Err("is impossibly large".into());
+    }
+    if !port.offset.is_multiple_of(ALIGNED) {
+        return Err("is not aligned".into());
+    }
+    let size = port.shape.iter().try_fold(port.width(), |a, s| a.checked_mul(*s));
+    match size.and_then(|s| s.checked_add(port.offset)) {
+        Some(end) if end <= bytes => Ok(()),
+        _ => Err("leaves its segment".into()),
+    }
 }
 
 /// Whether the runs of all stages together are `layers` layers, each once.

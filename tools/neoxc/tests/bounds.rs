@@ -126,7 +126,7 @@ fn damaged_plans(f: &Path) {
     // Such plans are not even written.
     let changes: &[Change] = &[
         ("it has no programs", |p| p.programs.clear()),
-        ("port tokens is not aligned", |p| p.programs[0].inputs[0].offset += 2),
+        (" is not aligned", |p| p.programs[0].inputs[0].offset += 2),
         ("reads numbers that no input has", |p| {
             p.programs.iter_mut().for_each(|q| q.inputs.iter_mut().for_each(|i| i.offset += 64));
         }),
