@@ -14,7 +14,7 @@ const OTHERS: [(&[u8], &str); 4] = [
 ];
 
 /// The longest line that is read, bytes.
-const LONGEST: u64 = 1 << 30;
+const LONGEST: u64 = 1 << 28;
 
 /// Calls `each` with the `text` of every line of every file.
 pub fn documents(

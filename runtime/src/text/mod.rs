@@ -54,6 +54,10 @@ impl TextTokenizer {
                 let merges = merges.ok_or_else(|| {
                     RuntimeError::Settings("GPT2BPETokenizer needs a merge_file".into())
                 })?;
+                // The library opens them by name: what they are is looked at first.
+                for p in [path, merges] {
+                    read::open(p).map_err(RuntimeError::io("read", p))?;
+                }
                 let text = |p: &Path| p.to_string_lossy().into_owned();
                 let bpe = BPE::from_file(&text(path), &text(merges))
                     .build()
