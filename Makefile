@@ -5,7 +5,7 @@
 # make fuzz    read a million damaged configurations, plans, checkpoints, data sets, cache entries and greetings each
 #              (make test: a thousand)
 # make strangers  have strangers call the ports of 50 jobs of each kind while these start (make test: one of each)
-# make agreement  check and compile 1,000 random configurations (make test: 100)
+# make agreement  check and compile 1,000 random configurations (make test: 60)
 # make cut-link  cut the network under a running job; needs root, and skips where it cannot
 
 # The environment's RUSTFLAGS and RUSTDOCFLAGS would replace those of .cargo/config.toml, where the path of LLVM is.
