@@ -42,7 +42,8 @@ impl YamlTarget {
         let file: PathBuf = self.folder.path().join("a.yml");
         std::fs::write(&file, &text).expect("the folder can be written");
         let loaded = neoxc_frontend::load(&[file], None, &[]);
-        let lines = text.split(|b| *b == b'\n').count().max(1) as u32;
+        // YAML takes a carriage return for the end of a line as well.
+        let lines = text.split(|b| b"\r\n".contains(b)).count().max(1) as u32;
         for label in loaded.diagnostics.iter().flat_map(|d| &d.labels) {
             let s = &label.span;
             assert!(s.line >= 1 && s.line <= lines + 1 && s.column >= 1, "{s}: {}", label.text);

@@ -181,6 +181,7 @@ fn files_are_read_in_one_way() {
         ".ok()?.trim()",
         "root.join(",
         "File::open(folder)",
+        "File::open(&made)",
         "IndexedFile::open",
         "process.join(",
         "process.path()",
