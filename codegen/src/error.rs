@@ -24,6 +24,9 @@ pub enum CodegenError {
     /// The linker failed.
     #[error("linking the kernels: {0}")]
     Link(String),
+    /// What this machine lacks to compile: threads, a linker, or room for temporary files.
+    #[error("compiling kernels: {0}")]
+    Machine(String),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
     Io {

@@ -257,6 +257,10 @@ fn plan(e: &PlanError) -> Diagnostic {
             let hint = if *action == "read" { "`neoxc compile` makes a plan" } else { "" };
             codes::io::io(action, &path.display(), source, hint)
         }
+        PlanError::Untrusted(..) => codes::plan::plan(
+            &e.to_string(),
+            "take the right to write from others (`chmod -R go-w`, `chown -R`), or give --trust-plan",
+        ),
         PlanError::NotAPlan(..) => codes::plan::plan(&e.to_string(), "name another folder"),
         _ => codes::plan::plan(&e.to_string(), "compile the plan again"),
     }

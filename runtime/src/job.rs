@@ -2,7 +2,7 @@
 //!
 //! A process that was started alone has all ranks as threads, and no job.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use neoxc_plan::Plan;
@@ -50,9 +50,16 @@ impl std::fmt::Debug for Job {
     }
 }
 
+/// The rank that MPI has told this process, once it has; none if there is no other.
+static TOLD: OnceLock<Option<u64>> = OnceLock::new();
+
 /// The rank that the starter of processes gave this one, if there is one: OpenMPI's, PMIx's or PMI's word.
-/// Known before anything is opened, so that every message can carry it.
+/// Known before anything is opened, so that every message can carry it. What MPI itself says counts for more: such a
+/// variable may be left over from another launcher.
 pub fn started_as() -> Option<u64> {
+    if let Some(rank) = TOLD.get() {
+        return *rank;
+    }
     let names = ["OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK"];
     names.iter().find_map(|name| std::env::var(name).ok()?.parse().ok())
 }
@@ -180,6 +187,13 @@ impl Job {
         let in_time = Deadline::start("the start of the job", patience)?;
         let world = World::join()?;
         let (rank, ranks) = (world.rank, world.ranks);
+        let left_over = ranks == 1 && std::env::var_os("OMPI_COMM_WORLD_SIZE").is_none();
+        let _ = TOLD.set((!left_over).then_some(rank));
+        if left_over {
+            // Nobody has started others: the variable is left over, and this is a run of threads.
+            world.leave();
+            return Ok(None);
+        }
         if ranks != plan.ranks() {
             let plan = plan.ranks();
             let what = format!("the plan is for {plan} ranks, but there are {ranks} processes");

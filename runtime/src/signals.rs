@@ -23,6 +23,13 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>, RuntimeError> {
     Ok(flag)
 }
 
+/// From now on a file that grows past `ulimit -f` is an error of whoever writes it, which names the file, and no signal
+/// that ends the process without a word.
+pub fn report_large_files() {
+    // SAFETY: no other thread runs yet that could rely on the default action.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// From now on who writes to a pipe that nobody reads ends quietly, as other commands do (`… | head`). Not for a
 /// run: it goes on without its reader.
 pub fn end_with_the_reader() {

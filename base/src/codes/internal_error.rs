@@ -18,7 +18,7 @@ the pass on it again. Please report the bug with that file.",
         "\
 $ neoxc compile model.yml
 error[NX0001]: pass fuse-kernels: @train_step: no kernel family takes neox.sort at model.yml:3:5
-  = hint: this is a bug; replay: neoxc opt /tmp/neoxc-failed-fuse-kernels.mlir --passes fuse-kernels",
+  = hint: this is a bug; replay: neoxc opt /tmp/neoxc-failed-fuse-kernels-Kq3xZ1.mlir --passes fuse-kernels",
     ),
     exit: 1,
 };

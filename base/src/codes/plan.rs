@@ -9,7 +9,11 @@ pub static KIND: Kind = Kind {
     explanation: "\
 Every file of a plan is listed with its size and SHA-256 in manifest.json; a plan with a missing,
 foreign or changed file is not run, nor is one of another format version. Compile it again: with the
-kernel cache that takes well under a second.",
+kernel cache that takes well under a second.
+
+A plan is code that runs as you. So one whose folder or files others may write is not run either, unless
+--trust-plan says that they are trusted: it belongs to another user than you or root, everybody may write
+to it, or a group may that is not your own.",
     example: Example::Session(
         "\
 $ neoxc run --plan plan

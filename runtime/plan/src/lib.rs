@@ -55,6 +55,7 @@ mod program;
 mod replace;
 mod schedule;
 mod store;
+mod trust;
 mod validate;
 mod values;
 
@@ -106,6 +107,9 @@ pub enum PlanError {
     /// Writing would replace something that is not a plan.
     #[error("{0}: exists and is not a plan alone: {1}; nothing was written")]
     NotAPlan(std::path::PathBuf, String),
+    /// Somebody else may write to what would be run.
+    #[error("{0}: {1}, and a plan is code that runs as you")]
+    Untrusted(std::path::PathBuf, String),
 }
 
 /// Memory of one rank, bytes.

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use neoxc_plan::Plan;
 use neoxc_runtime::command::{self, RunArgs};
-use neoxc_runtime::{job, say, tell};
+use neoxc_runtime::{job, say, signals, tell};
 
 /// Train a plan that `neoxc compile` made.
 #[derive(Parser)]
@@ -15,6 +15,9 @@ struct Cli {
     /// The plan.
     #[arg(long, value_name = "PLAN")]
     plan: PathBuf,
+    /// Run the plan although others may write to its files: a plan is code.
+    #[arg(long)]
+    trust_plan: bool,
     /// Run options.
     #[command(flatten)]
     run: RunArgs,
@@ -22,7 +25,8 @@ struct Cli {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let opened = Plan::open(&cli.plan).map_err(Into::into);
+    signals::report_large_files();
+    let opened = Plan::open_to_run(&cli.plan, cli.trust_plan).map_err(Into::into);
     match opened.and_then(|plan| command::run(&plan, &cli.run)) {
         Ok(0) if say::failed() => ExitCode::from(5),
         Ok(code) => ExitCode::from(code),

@@ -4,6 +4,7 @@ mod blame;
 mod identity;
 pub mod init;
 pub mod lr;
+mod metrics;
 mod run;
 mod saver;
 pub mod scaler;

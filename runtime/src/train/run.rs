@@ -1,7 +1,6 @@
 //! The training loop: feed, step, look, evaluate, save.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,6 +13,7 @@ use super::blame::first_not_finite;
 use super::identity::{compare, identity};
 use super::init::fill;
 use super::lr::learning_rate;
+use super::metrics::MetricsLog;
 use super::saver::Saver;
 use super::scaler::{Exhausted, Scaler};
 use super::settings::{Settings, settings};
@@ -24,7 +24,6 @@ use crate::activity::Activity;
 use crate::checkpoint::{self, Lock};
 use crate::data::dataset::{Demand, Draw, Splits, open_separate, open_split};
 use crate::data::{Entropy, TokenDataset, unigram_entropy};
-use crate::files;
 use crate::job::Job;
 use crate::ranks::Ranks;
 use crate::text::{END_OF_TEXT, TextTokenizer};
@@ -482,10 +481,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             shared::check(job, folder, attempt)?;
         }
     }
-    let mut metrics = match &o.metrics {
-        Some(path) if leads => Some((files::open_log(path)?, path.clone())),
-        _ => None,
-    };
+    let mut metrics = MetricsLog::open(o.metrics.as_deref().filter(|_| leads))?;
     watch.start(done, steps);
     let mut summary = Summary { step: done, ..Summary::default() };
     let mut seconds = vec![];
@@ -499,13 +495,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         for step in done + 1..=steps {
             let mut report = t.step(train_data, step)?;
             report.checkpoint_seconds = saver.lost(&t.ranks).as_secs_f64();
-            if let Some((file, path)) = &mut metrics {
-                let line = serde_json::to_string(&report)
-                    .map_err(|e| RuntimeError::Settings(format!("metrics: {e}")))?;
-                // In one piece: a kill leaves no half of it.
-                let line = line + "\n";
-                file.write_all(line.as_bytes()).map_err(RuntimeError::io("write", path))?;
-            }
+            metrics.add(&report, watch)?;
             watch.step(&report, steps);
             seconds.push(report.step_seconds);
             summary.step = step;
@@ -537,6 +527,7 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
         }
         saver.finish(watch)
     })?;
+    metrics.failed.map_or(Ok(()), Err)?;
     // The weights of a step before were looked at by the step behind it; those of the last one only by this.
     if let Some(loss) = summary.valid_loss.filter(|loss| !loss.is_finite()) {
         let tensor = first_not_finite(plan, &mut t.ranks, loss as f32)?;

@@ -1,8 +1,9 @@
 //! Why a compilation failed, and what the user is told of it.
 
+use std::io::Write;
 use std::path::Path;
 
-use neoxc_base::codes::internal_error::internal_error;
+use neoxc_base::codes::{self, internal_error::internal_error};
 use neoxc_base::diag::Diagnostic;
 use neoxc_codegen::CodegenError;
 use neoxc_passes::PassError;
@@ -42,6 +43,14 @@ impl CompileError {
                     internal_error(&self.to_string(), &error.spans(), replay.as_deref())
                 }
             },
+            CompileError::Codegen(CodegenError::Machine(why)) => {
+                let hint =
+                    "what it takes: lld or a C compiler, room in TMPDIR, and threads (`ulimit -u`)";
+                codes::io::io("compile", &"kernels", why, hint)
+            }
+            CompileError::Codegen(CodegenError::Io { path, source }) => {
+                codes::io::io("use", &path.display(), source, "name a folder with room in TMPDIR")
+            }
             _ => internal_error(&self.to_string(), &[], None),
         }
     }
@@ -49,8 +58,12 @@ impl CompileError {
 
 /// Saves what replays the failure into `folder` and says how, if the folder can be written.
 fn save_replay(e: &PipelineError, folder: &Path) -> Option<String> {
-    let path = folder.join(format!("neoxc-failed-{}.mlir", e.pass));
-    std::fs::write(&path, &e.input).ok()?;
+    // Of a new name: in a folder that others write to, a known one may be a link of theirs.
+    let (prefix, suffix) = (format!("neoxc-failed-{}-", e.pass), ".mlir");
+    let mut named = tempfile::Builder::new();
+    let mut file = named.prefix(&prefix).suffix(suffix).tempfile_in(folder).ok()?;
+    file.write_all(e.input.as_bytes()).ok()?;
+    let (_, path) = file.keep().ok()?;
     Some(format!("neoxc opt {} --passes {}", path.display(), e.pass))
 }
 
@@ -73,12 +86,14 @@ mod tests {
         let d = of(uncomputed_dtype("f16", &[]).into()).diagnostic(&folder);
         assert_eq!((d.kind.code, d.kind.exit), ("NX0202", 3));
         assert_eq!(d.message, "no target computes with f16");
-        let saved = folder.join("neoxc-failed-lower-precision.mlir");
-        assert!(!saved.exists(), "there is nothing to replay");
+        let saved = || std::fs::read_dir(&folder).unwrap().count();
+        assert_eq!(saved(), 0, "there is nothing to replay");
         let d = of(PassError::internal("it has no kind".into())).diagnostic(&folder);
         assert_eq!((d.kind.code, d.kind.exit), ("NX0001", 1));
         assert_eq!(d.message, "pass lower-precision: it has no kind");
-        assert!(d.hint.unwrap().contains("neoxc opt ") && saved.exists());
+        assert!(d.hint.unwrap().contains("neoxc opt ") && saved() == 1);
+        let d = CompileError::from(CodegenError::Machine("no linker".into())).diagnostic(&folder);
+        assert_eq!((d.kind.code, d.kind.exit), ("NXR0001", 5));
         std::fs::remove_dir_all(&folder).unwrap();
     }
 }

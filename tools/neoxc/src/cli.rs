@@ -92,6 +92,9 @@ pub struct Tune {
     /// The plan, compiled for x86-64-native.
     #[arg(long, value_name = "PLAN")]
     pub plan: PathBuf,
+    /// Run the plan although others may write to its files: a plan is code.
+    #[arg(long)]
+    pub trust_plan: bool,
     /// Where compiled kernels are kept [default: $NEOXC_CACHE or ~/.cache/neoxc].
     #[arg(long, value_name = "DIR")]
     pub cache: Option<PathBuf>,
@@ -120,6 +123,9 @@ pub struct Profile {
     /// The plan; it is trained on made-up tokens, and nothing is saved.
     #[arg(long, value_name = "PLAN")]
     pub plan: PathBuf,
+    /// Run the plan although others may write to its files: a plan is code.
+    #[arg(long)]
+    pub trust_plan: bool,
     /// Steps that are measured, after two that are not.
     #[arg(long, default_value_t = 5, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub steps: u32,
@@ -211,6 +217,9 @@ pub struct Run {
     /// The plan.
     #[arg(long, value_name = "PLAN", conflicts_with_all = ["configs", "sets", "dir", "target"])]
     pub plan: Option<PathBuf>,
+    /// Run the plan although others may write to its files: a plan is code.
+    #[arg(long, requires = "plan")]
+    pub trust_plan: bool,
     /// Configuration, when no plan is given.
     #[command(flatten)]
     pub config: ConfigArgs,
@@ -331,6 +340,9 @@ pub struct Generate {
     /// The plan; its save folder's latest checkpoint is used unless --checkpoint is given.
     #[arg(long, value_name = "PLAN", required_unless_present = "checkpoint")]
     pub plan: Option<PathBuf>,
+    /// Run the plan although others may write to its files: a plan is code.
+    #[arg(long, requires = "plan")]
+    pub trust_plan: bool,
     /// A global_stepN folder (compiles the model in it when no plan is given).
     #[arg(long, value_name = "DIR")]
     pub checkpoint: Option<PathBuf>,

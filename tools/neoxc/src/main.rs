@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     let filter = tracing_subscriber::EnvFilter::new(format!("egg=warn,{level}"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();
+    neoxc_runtime::signals::report_large_files();
     if !matches!(cli.command, Command::Run(_)) {
         neoxc_runtime::signals::end_with_the_reader();
     }

@@ -122,3 +122,46 @@ fn a_folder_of_checkpoints_belongs_to_one_run_at_a_time() {
     first.wait().unwrap();
     assert!(names(f).iter().all(|n| !n.contains(".tmp") && !n.contains(".lock")), "{:?}", names(f));
 }
+
+/// What the machine lacks is said with exit code 5, and leaves nothing; a run goes on without those who read of it.
+#[test]
+fn a_machine_that_lacks_something_is_named_and_a_run_goes_on_without_its_readers() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    let before = names(f);
+    let other = ["compile", "model.yml", "--set", "num_layers=2", "-o", "other"];
+    for (name, value, why) in [
+        ("PATH", "/nonexistent", "cannot compile kernels: ld.lld"),
+        ("TMPDIR", "/nonexistent", "cannot compile kernels: No such file"),
+    ] {
+        let (code, told) = ended(&command(f, &other).env(name, value).output().unwrap());
+        assert!(code == Some(5) && told.contains("NXR0001") && told.contains(why), "{told}");
+    }
+    let limited = |limit: &str, args: &[&str]| {
+        let shell = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("bash");
+        command.args(["-c", &shell, env!("CARGO_BIN_EXE_neoxc")]).args(args).current_dir(f);
+        ended(&command.env("NEOXC_CACHE", f.join("cache")).output().unwrap())
+    };
+    // Files of at most 1 KiB.
+    let train = ["run", "--plan", "plan", "--save", "s", "--steps", "2"];
+    for (args, exit) in [(&other[..], 5), (&train, 4)] {
+        let (code, told) = limited("-f 1", args);
+        assert!(code == Some(exit) && told.contains("File too large"), "{told}");
+    }
+    let new: Vec<String> = names(f).difference(&before).cloned().collect();
+    assert!(new.iter().all(|n| n == "s" || n.starts_with("cache/")), "{new:?}");
+
+    let steps =
+        ["run", "--plan", "plan", "--steps", "2", "--save", "kept", "--metrics", "/dev/full"];
+    let (code, told) = neoxc(f, &steps);
+    assert!(code == Some(5) && told.contains("goes on without metrics from step 1 on"), "{told}");
+    assert!(f.join("kept/global_step2/manifest.json").exists());
+    // What another launcher left behind.
+    for name in ["PMI_RANK", "PMIX_RANK", "OMPI_COMM_WORLD_RANK"] {
+        let run = ["run", "--plan", "plan", "--steps", "1"];
+        let (code, told) = ended(&command(f, &run).env(name, "1").output().unwrap());
+        assert!(code == Some(0) && told.contains("step 1: training loss"), "{name}: {told}");
+    }
+}

@@ -16,7 +16,7 @@ use crate::cli::Generate;
 /// Samples text.
 pub fn run(a: &Generate) -> Result<(), Failure> {
     let plan = match (&a.plan, &a.checkpoint) {
-        (Some(folder), _) => Plan::open(folder)?,
+        (Some(folder), _) => Plan::open_to_run(folder, a.trust_plan)?,
         (None, Some(folder)) => compile_checkpoint(folder)?,
         (None, None) => return Err(Failure::new(2, "error: give --plan or --checkpoint")),
     };

@@ -10,7 +10,7 @@ use crate::cli::Profile as Args;
 
 /// Measures a plan's kernels on this machine.
 pub fn run(a: &Args) -> Result<(), Failure> {
-    let plan = Plan::open(&a.plan)?;
+    let plan = Plan::open_to_run(&a.plan, a.trust_plan)?;
     let options = Options {
         steps: a.steps.into(),
         tokens: a.tokens.map(u64::from),

@@ -10,7 +10,7 @@ use crate::cli::Run;
 /// Trains a plan, compiling it first if configuration files are given.
 pub fn run(a: &Run) -> Result<(), Failure> {
     let plan = match &a.plan {
-        Some(folder) => Plan::open(folder)?,
+        Some(folder) => Plan::open_to_run(folder, a.trust_plan)?,
         None => compile_config(&load(&a.config)?, &a.target)?.plan,
     };
     match command::run(&plan, &a.run)? {

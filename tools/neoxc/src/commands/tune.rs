@@ -16,7 +16,7 @@ const MARGIN: f64 = 0.98;
 
 /// Measures near ties of a plan's matmuls and keeps the fastest.
 pub fn run(a: &Tune) -> Result<(), Failure> {
-    let plan = Plan::open(&a.plan)?;
+    let plan = Plan::open_to_run(&a.plan, a.trust_plan)?;
     if plan.tables.target != Target::X86Native.name() {
         let message = format!(
             "error: the plan is for {}, whose machines are not this one",
