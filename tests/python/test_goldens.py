@@ -13,7 +13,7 @@ import unittest
 
 FOLDER = pathlib.Path(__file__).resolve().parent.parent / "golden"
 CASES = {p.stem: json.loads(p.with_suffix(".json").read_text()) for p in sorted(FOLDER.glob("*.safetensors"))}
-BF16 = json.loads((FOLDER / "bf16.json").read_text())
+NARROW = {kind: json.loads((FOLDER / f"{kind}.json").read_text()) for kind in ("bf16", "fp16")}
 
 
 def load(name):
@@ -54,11 +54,11 @@ def hashed(name, indices):
 
 
 class Goldens(unittest.TestCase):
-    def test_bf16_has_a_distance_for_every_gradient_of_its_cases(self):
-        cases = {name: far for name, far in BF16.items() if name in CASES}
-        self.assertGreaterEqual(len(cases), 5)
-        for name, far in cases.items():
-            with self.subTest(name):
+    def test_16_bits_have_a_distance_for_every_gradient_of_their_cases(self):
+        cases = [(kind, name, far) for kind, of in NARROW.items() for name, far in of.items() if name in CASES]
+        self.assertGreaterEqual(len(cases), 10)
+        for kind, name, far in cases:
+            with self.subTest(f"{kind} {name}"):
                 grads = {t.removeprefix("grad.") for t in load(name) if t.startswith("grad.")}
                 self.assertEqual(far["grads"].keys(), grads)
                 for distance in [far["logits"], far["loss"], *far["grads"].values()]:

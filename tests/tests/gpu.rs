@@ -28,8 +28,8 @@ const SETS: [&str; 14] = [
 ];
 
 /// Models whose kernels differ: dense; with parts of the vocabulary; dropless experts; experts of limited
-/// capacity; with bfloat16.
-const MODELS: [&[&str]; 5] = [
+/// capacity; with bfloat16; with fp16.
+const MODELS: [&[&str]; 6] = [
     &[],
     &["model_parallel_size=3", "padded_vocab_size=63"],
     &["moe_num_experts=3", "moe_top_k=2"],
@@ -48,6 +48,7 @@ const MODELS: [&[&str]; 5] = [
         "moe_top_k=2",
         "moe_expert_interval=2",
     ],
+    &["precision=fp16"],
 ];
 
 #[test]

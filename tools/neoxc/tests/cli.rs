@@ -99,6 +99,50 @@ fn tune(f: &Path) {
     );
 }
 
+/// fp16: the log and the metrics say what was skipped, a run goes on where the scale was, and one that no scale helps
+/// ends with a code.
+#[test]
+fn fp16_is_told_of_from_the_check_to_the_log() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    let fp16 = |keys: &str| format!("fp16={{enabled: true, initial_scale_power: 32{keys}}}");
+    let compile = |keys: &str, zero: &str| {
+        let (fp16, zero) = (fp16(keys), format!("zero_optimization.stage={zero}"));
+        let sets = ["padded_vocab_size=64", "num_layers=1", &fp16, &zero];
+        let sets: Vec<&str> = sets.iter().flat_map(|s| ["--set", s]).collect();
+        ok(f, &[&["compile", "model", "run", "-o", "plan"][..], &sets].concat());
+    };
+    compile("", "0");
+    let run = ["run", "--plan", "plan", "--synthetic", "--metrics", "m.jsonl", "--steps"];
+    let lines = |steps: &str, more: &[&str]| {
+        let out = neoxc(f, &[&run[..], &[steps], more].concat());
+        let told = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(out.status.success(), "{told}");
+        told
+    };
+    let told = lines("3", &[]);
+    assert!(told.contains("loss scale 4294967296 (1 steps skipped)"), "{told}");
+    lines("24", &["--resume"]);
+    let metrics = std::fs::read_to_string(f.join("m.jsonl")).unwrap();
+    let rows: Vec<serde_json::Value> =
+        metrics.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(rows.len(), 24);
+    for (n, pair) in rows.windows(2).enumerate() {
+        // Each overflow halves the scale, also where the run went on.
+        let factor = if pair[0]["skipped"] == true { 0.5 } else { 1.0 };
+        let scale = |r: &serde_json::Value| r["loss_scale"].as_f64().unwrap();
+        assert_eq!(scale(&pair[1]), factor * scale(&pair[0]), "step {}", n + 1);
+    }
+    assert_eq!((&rows[0]["skipped"], &rows[23]["skipped"]), (&true.into(), &false.into()));
+    compile(", min_loss_scale: 4294967296", "1");
+    let told = fails(f, 4, &["run", "--plan", "plan", "--synthetic", "--force"]);
+    assert!(told.contains("NXR0405") && told.contains("step 2"), "{told}");
+    let both = ["--set", "precision=fp16", "--set", "bf16.enabled=true"];
+    let told = fails(f, 3, &[&["check", "model", "run"][..], &both].concat());
+    assert!(told.contains("NX0107") && told.contains("`precision` is fp16"), "{told}");
+}
+
 /// A model with experts: trained, sampled from, gone on with; no other format knows it.
 #[test]
 fn experts_from_text_to_a_sample() {
