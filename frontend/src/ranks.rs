@@ -81,11 +81,12 @@ impl Reader<'_> {
         let period = m.period();
         let periods = m.num_layers / period;
         if m.num_layers < pipe {
-            let message = format!("{pipe} stages of {} layers", m.num_layers);
+            let message = format!("{pipe} stages cannot divide {} layers", m.num_layers);
             let hint = "every stage has at least one layer";
             self.both(message, "pipe_parallel_size", "num_layers", hint);
         } else if periods < pipe {
-            let message = format!("{pipe} stages of {periods} periods of {period} layers each");
+            let message =
+                format!("{pipe} stages cannot divide {periods} periods of {period} layers each");
             let hint = "every stage has at least one period of layer kinds";
             self.both(message, "pipe_parallel_size", "moe_expert_interval", hint);
         }
@@ -171,7 +172,7 @@ impl Reader<'_> {
                 "choose a divisor",
             ),
             None if expert > 1 => (
-                format!("{expert} expert ranks, and no experts to divide"),
+                format!("{expert} expert ranks have no experts to divide"),
                 "num_layers",
                 "`--set moe_expert_parallel_size=1`, or `--set moe_num_experts=…`",
             ),

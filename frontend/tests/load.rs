@@ -503,7 +503,7 @@ fn experts_have_their_rules() {
         (&["moe_num_experts=2", "moe_jitter_eps=0.1"], "`moe_jitter_eps` is not supported"),
         (
             &["moe_num_experts=2", "moe_expert_interval=2", "world_size=2", "pipe_parallel_size=2"],
-            "2 stages of 1 periods of 2 layers each",
+            "2 stages cannot divide 1 periods of 2 layers each",
         ),
         (
             &[
@@ -559,7 +559,7 @@ fn kinds_of_attention_are_named_for_every_layer() {
 #[test]
 fn stages_that_would_have_no_layer_are_refused() {
     for (sets, want) in [
-        (&["pipe_parallel_size=3"][..], "3 stages of 2 layers"),
+        (&["pipe_parallel_size=3"][..], "3 stages cannot divide 2 layers"),
         (
             &["pipe_parallel_size=2", "pipe_partition_method=uniform"],
             "2 stages of 7 modules leave one without any of 2 layers",

@@ -26,6 +26,12 @@ pub fn exists(path: &dyn Display) -> Diagnostic {
         .hint("give --force to replace it, or another name")
 }
 
+/// A command that replaces nothing would write to `path`.
+pub fn kept(path: &dyn Display) -> Diagnostic {
+    Diagnostic::error(&KIND, format!("{path} exists already"))
+        .hint("give another name: a conversion replaces nothing")
+}
+
 /// A run that begins anew would replace the checkpoint at `path`.
 pub fn checkpoint(path: &dyn Display) -> Diagnostic {
     Diagnostic::error(&KIND, format!("{path} exists already: another run has saved there")).hint(

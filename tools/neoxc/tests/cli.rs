@@ -488,7 +488,7 @@ fn degrees_that_do_not_divide_are_shown_with_both_sides() {
     let folder = temporary.path();
     prepare(folder);
     for (set, parts) in [
-        ("pipe_parallel_size=3", ["3 stages of 2 layers", "num_layers"]),
+        ("pipe_parallel_size=3", ["3 stages cannot divide 2 layers", "num_layers"]),
         ("world_size=3", ["3 ranks are not a multiple of 2", "model_parallel_size"]),
         (
             "virtual_pipeline_chunks=2",

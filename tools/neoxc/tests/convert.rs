@@ -131,6 +131,7 @@ fn folders_that_are_not_whole_are_refused_by_name() {
     let refuse = |wants: &[&str]| {
         let (code, told) = neoxc(f, &["convert", "hf-to-neox", "hf", "out"]);
         assert_eq!(code, 3, "{told}");
+        assert!(told.starts_with("error[NXR0303]: ") && told.contains("  = hint: "), "{told}");
         assert!(wants.iter().all(|w| told.contains(w)), "{wants:?}: {told}");
         assert!(!f.join("out").exists() && !f.join("cache").exists(), "{told}");
     };

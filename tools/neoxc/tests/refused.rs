@@ -37,3 +37,45 @@ error[NX0201]: 3 ranks of the `tensor` axis do not divide the 4 elements of `hea
 ";
     assert_eq!(String::from_utf8(out.stderr).unwrap(), want);
 }
+
+/// What `neoxc` says of `args` in `folder`, and its exit code.
+fn told(folder: &std::path::Path, args: &[&str]) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_neoxc"));
+    let out = command.args(args).current_dir(folder).output().unwrap();
+    (out.status.code(), String::from_utf8(out.stderr).unwrap())
+}
+
+#[test]
+fn every_refusal_of_a_module_or_a_folder_has_a_code_and_a_hint() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    std::fs::write(f.join("m.mlir"), MODULE).unwrap();
+    std::fs::write(f.join("cut.mlir"), "module {\n  func.func @f(").unwrap();
+    std::fs::write(f.join("empty.mlir"), "module {\n}\n").unwrap();
+    std::fs::write(f.join("twice.mlir"), MODULE.replace("add\"(%w, %w)", "add\"(%w)")).unwrap();
+    let head = "module attributes {neox.settings = [\"tensor=none\"]} {\n}\n";
+    std::fs::write(f.join("head.mlir"), head).unwrap();
+    std::fs::create_dir(f.join("hf")).unwrap();
+    let opt = |file, pass| vec!["opt", file, "--passes", pass];
+    let list = "assign-layouts";
+    for (args, exit, code, place) in [
+        (opt("cut.mlir", list), 3, "NX0206", " --> cut.mlir:2:"),
+        (opt("twice.mlir", list), 3, "NX0206", "twice.mlir"),
+        (opt("head.mlir", list), 3, "NX0206", "head.mlir: `neox.settings`"),
+        (opt("none.mlir", list), 5, "NXR0001", "cannot read none.mlir"),
+        (opt("empty.mlir", "build-train-step"), 3, "NX0207", "@micro_step"),
+        (opt("m.mlir", "fuse-kernel"), 2, "NX0208", "did you mean `fuse-kernels`?"),
+        ([opt("m.mlir", list), vec!["--set", "tensor=x"]].concat(), 2, "NX0208", "tensor"),
+        (vec!["compile", "--from", "cut.mlir", "-o", "p"], 3, "NX0206", " --> cut.mlir:2:"),
+        (vec!["compile", "--from", "none.mlir", "-o", "p"], 5, "NXR0001", "cannot read none.mlir"),
+        (vec!["convert", "hf-to-neox", "hf", "out"], 5, "NXR0001", "read hf/config.json"),
+        (vec!["convert", "hf-to-neox", "hf", "hf"], 5, "NXR0002", "hf exists already"),
+    ] {
+        let (got, text) = told(f, &args);
+        assert_eq!(got, Some(exit), "{args:?}: {text}");
+        let first = format!("error[{code}]: ");
+        assert!(text.starts_with(&first) && text.contains(place), "{args:?}: {text}");
+        assert!(text.contains("  = hint: "), "{args:?}: {text}");
+    }
+    assert!(!f.join("p").exists() && !f.join("out").exists());
+}

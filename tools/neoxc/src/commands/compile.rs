@@ -2,13 +2,14 @@
 
 use std::path::Path;
 
-use neoxc_driver::{Options, Phase};
+use neoxc_base::codes::io::io;
+use neoxc_driver::Options;
 use neoxc_ir::diag::Sources;
 use neoxc_ir::target::Target;
 use neoxc_runtime::progress::human;
 
 use super::opt::{read_module, settings};
-use super::{cluster, internal, load_with_sources, options};
+use super::{cluster, internal, load_with_sources, options, told};
 use crate::Failure;
 use crate::cli::Compile;
 
@@ -62,8 +63,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
         if let Some(folder) = dump.strip_prefix("all=") {
             write_all(plan, Path::new(folder))?;
         } else {
-            let phase = Phase::parse(dump)
-                .ok_or_else(|| Failure::new(2, format!("error: no phase `{dump}`")))?;
+            let phase = super::dump::phase(dump)?;
             print!("{}", super::dump::text(plan, phase)?);
             return Ok(());
         }
@@ -134,7 +134,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
 
 fn write_all(plan: &neoxc_plan::Plan, folder: &Path) -> Result<(), Failure> {
     let io = |e: std::io::Error| {
-        Failure::new(5, format!("error: cannot write {}: {e}", folder.display()))
+        told(&io("write", &folder.display(), &e, "give another folder: `--dump all=FOLDER`"))
     };
     std::fs::create_dir_all(folder).map_err(io)?;
     for (name, bytes) in plan.files.iter().filter(|(n, _)| n.starts_with("ir/")) {

@@ -1,8 +1,10 @@
 //! `neoxc dump`.
 
+use neoxc_base::codes::unknown_name::unknown_name;
 use neoxc_driver::Phase;
 use neoxc_plan::Plan;
 
+use super::told;
 use crate::Failure;
 use crate::cli::Dump;
 
@@ -17,13 +19,18 @@ pub fn text(plan: &Plan, phase: Phase) -> Result<String, Failure> {
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
+/// The phase that the command line calls `name`.
+pub fn phase(name: &str) -> Result<Phase, Failure> {
+    Phase::parse(name).ok_or_else(|| {
+        let known: Vec<&str> = Phase::ALL.iter().map(|p| p.name()).collect();
+        told(&unknown_name("phase", name, &known))
+    })
+}
+
 /// Prints a phase, or one function or kernel of it.
 pub fn run(a: &Dump) -> Result<(), Failure> {
     let plan = Plan::open(&a.plan)?;
-    let phase = Phase::parse(&a.phase).ok_or_else(|| {
-        let names: Vec<&str> = Phase::ALL.iter().map(|p| p.name()).collect();
-        Failure::new(2, format!("error: no phase `{}`; phases are {}", a.phase, names.join(", ")))
-    })?;
+    let phase = phase(&a.phase)?;
     let text = text(&plan, phase)?;
     let Some(name) = &a.function else {
         print!("{text}");

@@ -3,14 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use neoxc_base::codes::internal_error::internal_error;
 use neoxc_base::read;
 use neoxc_driver::hugging_face::{self, Weight};
 use neoxc_frontend::Config;
 use neoxc_runtime::checkpoint;
 
 use super::shards::Shards;
-use super::{bad, compile, draft, finish, io, refuse_existing};
+use super::{bad, compile, draft, finish, reading, refuse_existing, writing};
 use crate::Failure;
+use crate::commands::told;
 
 /// Files of a folder that are not the model's, and are kept beside its checkpoint: an export carries them on.
 const COMPANIONS: [&str; 10] = [
@@ -77,7 +79,8 @@ impl Imported {
     /// A weight's f32 bytes.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Failure> {
         let w = self.weights.get(name);
-        let w = w.ok_or_else(|| Failure::new(1, format!("error: no family has {name}")))?;
+        let w =
+            w.ok_or_else(|| told(&internal_error(&format!("no family has {name}"), &[], None)))?;
         let mut whole = vec![0; w.elements() * 4];
         for piece in &w.pieces {
             w.join(&mut whole, piece, &self.shards.read(&piece.name)?, 4);
@@ -89,7 +92,7 @@ impl Imported {
 /// The configuration that a `config.json` describes.
 fn config(dir: &Path) -> Result<Config, Failure> {
     let path = dir.join("config.json");
-    let text = read::text(&path, read::SETTINGS).map_err(io(&path))?;
+    let text = read::text(&path, read::SETTINGS).map_err(reading(&path))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(&path, e))?;
     let described = hugging_face::read(&json).map_err(|problems| {
         let all: Vec<_> = problems.iter().map(|p| bad(&path, p).message).collect();
@@ -120,7 +123,7 @@ pub fn run(dir: &Path, out: &Path) -> Result<(), Failure> {
     let mut model = Imported::open(dir)?;
     if model.config.run.vocab_file.is_some() {
         let kept = out.join(KEPT).join("tokenizer.json");
-        let kept = std::path::absolute(&kept).map_err(io(&kept))?;
+        let kept = std::path::absolute(&kept).map_err(writing(&kept))?;
         model.config.run.vocab_file = Some(kept.display().to_string());
     }
     let compiled = compile(&model.config)?;
@@ -146,11 +149,11 @@ pub fn run(dir: &Path, out: &Path) -> Result<(), Failure> {
 }
 
 fn keep_companions(dir: &Path, to: &Path) -> Result<(), Failure> {
-    std::fs::create_dir_all(to).map_err(io(to))?;
+    std::fs::create_dir_all(to).map_err(writing(to))?;
     for name in COMPANIONS {
         let from = dir.join(name);
         if from.exists() {
-            let bytes = read::bytes(&from, read::TABLES).map_err(io(&from))?;
+            let bytes = read::bytes(&from, read::TABLES).map_err(reading(&from))?;
             neoxc_runtime::files::write_bytes(&to.join(name), &bytes)?;
         }
     }

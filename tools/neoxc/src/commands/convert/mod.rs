@@ -7,12 +7,16 @@ mod shards;
 mod to_hf;
 mod tokenizer;
 
+use std::fmt::Display;
 use std::path::Path;
 
+use neoxc_base::codes::io::io;
+use neoxc_base::codes::{exists, hugging_face};
 use neoxc_base::write::{Draft, folder_of};
 use neoxc_driver::Compiled;
 use neoxc_frontend::Config;
 
+use super::told;
 use crate::Failure;
 use crate::cli::{Convert, TargetArgs};
 
@@ -24,18 +28,29 @@ pub fn run(a: Convert) -> Result<(), Failure> {
     }
 }
 
-fn io(path: &Path) -> impl Fn(std::io::Error) -> Failure {
+fn reading(path: &Path) -> impl Fn(std::io::Error) -> Failure {
     let path = path.display().to_string();
-    move |e| Failure::new(5, format!("error: {path}: {e}"))
+    move |e| told(&io("read", &path, &e, "give a folder that can be read, with all of its files"))
 }
 
-fn bad(path: &Path, message: impl std::fmt::Display) -> Failure {
-    Failure::new(3, format!("error: {}: {message}", path.display()))
+fn writing(path: &Path) -> impl Fn(std::io::Error) -> Failure {
+    let path = path.display().to_string();
+    move |e| told(&io("write", &path, &e, "give another folder, on a disk with room"))
+}
+
+/// A Hugging Face folder is not whole.
+fn bad(path: &Path, why: impl Display) -> Failure {
+    refused(path, why, hugging_face::WHOLE)
+}
+
+/// A file, folder or model cannot be converted, and `hint` says what helps.
+fn refused(path: &Path, why: impl Display, hint: &str) -> Failure {
+    told(&hugging_face::hugging_face(&path.display(), &why, hint))
 }
 
 fn refuse_existing(out: &Path) -> Result<(), Failure> {
     match out.exists() {
-        true => Err(Failure::new(5, format!("error: {} exists already", out.display()))),
+        true => Err(told(&exists::kept(&out.display()))),
         false => Ok(()),
     }
 }
@@ -48,12 +63,12 @@ fn compile(config: &Config) -> Result<Compiled, Failure> {
 /// Begins the folder `out` under a temporary name.
 fn draft(out: &Path) -> Result<Draft, Failure> {
     let parent = folder_of(out);
-    std::fs::create_dir_all(parent).map_err(io(parent))?;
-    Draft::folder(out).map_err(io(out))
+    std::fs::create_dir_all(parent).map_err(writing(parent))?;
+    Draft::folder(out).map_err(writing(out))
 }
 
 /// Gives the folder its name.
 fn finish(draft: Draft, out: &Path) -> Result<(), Failure> {
     refuse_existing(out)?;
-    draft.place().map_err(io(out))
+    draft.place().map_err(writing(out))
 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::from_hf::Imported;
 use super::to_hf::{dtype, rounded};
-use super::{bad, compile};
+use super::{compile, refused};
 use crate::Failure;
 use crate::cli::Precision;
 use crate::commands::threads;
@@ -119,7 +119,9 @@ pub fn prove(
         let what = format!(
             "the written folder does not compute what the checkpoint does: logits up to {size:e} differ by {off:e}"
         );
-        return Err(bad(written, what));
+        let hint = "`neoxc inspect checkpoint` shows whether its numbers are finite; if they are, this is a \
+                    mistake of neoxc: please report it";
+        return Err(refused(written, what, hint));
     }
     let rounding = match precision {
         Precision::Fp32 => 0.0,

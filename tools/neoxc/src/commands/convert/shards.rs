@@ -8,7 +8,7 @@ use neoxc_base::read;
 use safetensors::tensor::{Dtype, Metadata, TensorView};
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::{bad, io};
+use super::{bad, reading, refused};
 use crate::Failure;
 
 const WHOLE: &str = "model.safetensors";
@@ -71,7 +71,7 @@ impl Shards {
 
     fn of_index(dir: &Path) -> Result<Shards, Failure> {
         let path = dir.join(INDEX);
-        let text = read::bytes(&path, read::TABLES).map_err(io(&path))?;
+        let text = read::bytes(&path, read::TABLES).map_err(reading(&path))?;
         let index: Index = serde_json::from_slice(&text).map_err(|e| bad(&path, e))?;
         let mut wanted: BTreeMap<&str, BTreeMap<&str, bool>> = BTreeMap::new();
         let mut seen = BTreeMap::new();
@@ -126,12 +126,13 @@ impl Shards {
 
     /// A tensor as f32, little-endian.
     pub fn read(&self, name: &str) -> Result<Vec<u8>, Failure> {
-        let found = self.0.get(name).ok_or_else(|| Failure::new(3, format!("no {name}")))?;
+        let found = self.0.get(name);
+        let found = found.ok_or_else(|| bad(Path::new(name), "is in no file of the folder"))?;
         let path = &found.file;
-        let mut file = read::open(path).map_err(io(path))?;
+        let mut file = read::open(path).map_err(reading(path))?;
         let mut bytes = vec![0; found.at.1];
-        file.seek(SeekFrom::Start(found.at.0)).map_err(io(path))?;
-        file.read_exact(&mut bytes).map_err(io(path))?;
+        file.seek(SeekFrom::Start(found.at.0)).map_err(reading(path))?;
+        file.read_exact(&mut bytes).map_err(reading(path))?;
         let pairs = || bytes.chunks_exact(2).map(|c| [c[0], c[1]]);
         Ok(match found.dtype {
             Dtype::F32 => bytes,
@@ -150,16 +151,16 @@ impl Shards {
 
 /// The tensors of one file.
 fn tensors(path: &Path) -> Result<Vec<(String, Found)>, Failure> {
-    let mut file = read::open(path).map_err(io(path))?;
-    let size = file.metadata().map_err(io(path))?.len();
+    let mut file = read::open(path).map_err(reading(path))?;
+    let size = file.metadata().map_err(reading(path))?.len();
     let mut length = [0; 8];
-    file.read_exact(&mut length).map_err(io(path))?;
+    file.read_exact(&mut length).map_err(reading(path))?;
     let length = u64::from_le_bytes(length);
     if length > size.saturating_sub(8) || length > read::TABLES {
         return Err(bad(path, "is shorter than its header says"));
     }
     let mut head = vec![0; length as usize];
-    file.read_exact(&mut head).map_err(io(path))?;
+    file.read_exact(&mut head).map_err(reading(path))?;
     // Reading it checks that tensors lie one behind the other.
     let metadata: Metadata = serde_json::from_slice(&head).map_err(|e| bad(path, e))?;
     let mut out = vec![];
@@ -183,7 +184,7 @@ fn other_files(dir: &Path) -> Failure {
             let hint = "load the folder with transformers and save it with `model.save_pretrained(…)`, which \
                         writes model.safetensors";
             let what = "is a pickle, which runs code when it is read: only safetensors are read";
-            return bad(&dir.join(name), format!("{what}\n  = hint: {hint}"));
+            return refused(&dir.join(name), what, hint);
         }
     }
     bad(dir, format!("has neither {WHOLE} nor {INDEX}"))

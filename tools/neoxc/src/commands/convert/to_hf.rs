@@ -5,9 +5,12 @@ use std::collections::BTreeMap;
 use neoxc_driver::hugging_face::{self, Piece, Weight};
 use safetensors::tensor::Dtype;
 
-use super::{bad, draft, finish, proof, refuse_existing, shards, tokenizer};
+use super::{bad, draft, finish, proof, refuse_existing, refused, shards, tokenizer};
 use crate::Failure;
 use crate::cli::{NeoxToHf, Precision};
+
+/// What helps where no class of Hugging Face has the model's options.
+const NO_CLASS: &str = "docs/howto/hugging-face.md lists the options of models that can be written";
 
 /// The storage dtype's names, in safetensors and in `config.json`.
 pub fn dtype(precision: Precision) -> (Dtype, &'static str) {
@@ -18,13 +21,21 @@ pub fn dtype(precision: Precision) -> (Dtype, &'static str) {
     }
 }
 
+/// A number that is not written, and what helps.
+#[derive(Debug)]
+struct Unheld {
+    what: String,
+    hint: &'static str,
+}
+
 /// f32 bytes in another storage dtype, rounded to nearest even; refuses what becomes infinite, or was not finite.
-fn narrow(name: &str, bytes: &[u8], precision: Precision) -> Result<Vec<u8>, String> {
+fn narrow(name: &str, bytes: &[u8], precision: Precision) -> Result<Vec<u8>, Unheld> {
     let mut out = Vec::with_capacity(bytes.len());
     for c in bytes.as_chunks::<4>().0 {
         let x = f32::from_le_bytes(*c);
         if !x.is_finite() {
-            return Err(format!("{name} has {x}"));
+            let hint = "take a checkpoint from before the run diverged";
+            return Err(Unheld { what: format!("{name} has {x}"), hint });
         }
         let finite = match precision {
             Precision::Fp32 => {
@@ -44,8 +55,8 @@ fn narrow(name: &str, bytes: &[u8], precision: Precision) -> Result<Vec<u8>, Str
         };
         if !finite {
             let kind = dtype(precision).1;
-            let hint = "--precision fp32 keeps it";
-            return Err(format!("{name} has {x:e}, which {kind} does not hold\n  = hint: {hint}"));
+            let what = format!("{name} has {x:e}, which {kind} does not hold");
+            return Err(Unheld { what, hint: "--precision fp32 keeps it" });
         }
     }
     Ok(out)
@@ -75,7 +86,7 @@ pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
     ));
     refuse_existing(&certificate)?;
     let (reader, config) = crate::commands::checkpoint::open(folder)?;
-    let mut json = hugging_face::config_json(&config).map_err(|e| bad(folder, e))?;
+    let mut json = hugging_face::config_json(&config).map_err(|e| refused(folder, e, NO_CLASS))?;
     let weights = hugging_face::weights(&config);
     let (kind, kind_name) = dtype(precision);
     let width = if precision == Precision::Fp32 { 4 } else { 2 };
@@ -99,7 +110,8 @@ pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
             reader.read(&w.name, &mut last.1)?;
             last.0.clone_from(&w.name);
         }
-        narrow(name, &w.split(&last.1, piece, 4), precision).map_err(|e| bad(folder, e))
+        narrow(name, &w.split(&last.1, piece, 4), precision)
+            .map_err(|e| refused(folder, e.what, e.hint))
     };
     let files = shards::divide(tensors, a.max_shard_size);
     shards::write(draft.path(), &files, kind, &mut get)?;
@@ -134,7 +146,7 @@ mod tests {
         ] {
             let got = narrow("w", &bytes(x), precision);
             assert_eq!(got.is_ok(), fits, "{x}");
-            assert!(fits || got.is_err_and(|e| e.starts_with("w has ")));
+            assert!(fits || got.is_err_and(|e| e.what.starts_with("w has ")));
         }
     }
 }

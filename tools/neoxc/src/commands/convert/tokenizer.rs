@@ -9,7 +9,7 @@ use neoxc_runtime::text::{END_OF_TEXT, TextTokenizer};
 use serde_json::{Map, Value, json};
 
 use super::from_hf::KEPT;
-use super::{bad, io};
+use super::{bad, reading, refused};
 use crate::Failure;
 
 /// Special ids that configurations name.
@@ -44,14 +44,14 @@ pub fn carry(
 
 /// Copies what came with the model, and takes the ids from its configuration.
 fn copied(kept: &Path, to: &Path) -> Result<Map<String, Value>, Failure> {
-    for entry in std::fs::read_dir(kept).map_err(io(kept))? {
-        let path = entry.map_err(io(kept))?.path();
+    for entry in std::fs::read_dir(kept).map_err(reading(kept))? {
+        let path = entry.map_err(reading(kept))?.path();
         let Some(name) = path.file_name().filter(|n| *n != "config.json") else { continue };
-        let bytes = read::bytes(&path, read::TABLES).map_err(io(&path))?;
+        let bytes = read::bytes(&path, read::TABLES).map_err(reading(&path))?;
         write_bytes(&to.join(name), &bytes)?;
     }
     let path = kept.join("config.json");
-    let text = read::bytes(&path, read::SETTINGS).map_err(io(&path))?;
+    let text = read::bytes(&path, read::SETTINGS).map_err(reading(&path))?;
     let json: Map<String, Value> = serde_json::from_slice(&text).map_err(|e| bad(&path, e))?;
     // Without a key, Hugging Face has a default: nothing is added to what came.
     Ok(json.into_iter().filter(|(key, _)| IDS.contains(&key.as_str())).collect())
@@ -76,7 +76,7 @@ fn named(checkpoint: &Path, config: &Config, to: &Path) -> Result<Map<String, Va
         let all = [Some(path.clone()), beside];
         let found = all.into_iter().flatten().find(|p| p.exists());
         found.ok_or_else(|| {
-            bad(&path, "the checkpoint's tokenizer is not there\n  = hint: --tokenizer FILE")
+            refused(&path, "the checkpoint's tokenizer is not there", "--tokenizer FILE")
         })
     };
     let merges = run.merge_file.as_deref().map(find).transpose()?;
@@ -94,7 +94,7 @@ fn of_tokenizer(
     let names = if merges.is_some() { "vocab.json" } else { "tokenizer.json" };
     for (from, name) in [(Some(vocab), names), (merges, "merges.txt")] {
         if let Some(from) = from {
-            let bytes = read::bytes(from, read::TABLES).map_err(io(from))?;
+            let bytes = read::bytes(from, read::TABLES).map_err(reading(from))?;
             write_bytes(&to.join(name), &bytes)?;
         }
     }
