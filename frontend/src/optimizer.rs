@@ -1,11 +1,10 @@
 //! `optimizer` and `optimizer_type`: which optimizer, and its hyper-parameters, by the declarations of
 //! `neoxc_optimizers`.
 
-use neoxc_base::codes::{impossible_value, not_supported, unknown_key, wrong_type};
+use neoxc_base::codes::{impossible_value, not_supported, unknown_key};
 use neoxc_optimizers::{Hyper, Optimizer, Settings, WEIGHT_DECAY, find, names};
 
-use crate::arguments;
-use crate::reader::{Reader, number};
+use crate::reader::Reader;
 use crate::yaml::{Key, Node, Value};
 
 impl Reader<'_> {
@@ -76,7 +75,7 @@ impl Reader<'_> {
                 self.tell(unknown_key::unknown_key(&key.name, &what, &key.span, None));
                 return;
             }
-            [one] if one.at.is_none() => self.number_of(&name, one, node).map(|x| vec![x]),
+            [one] if one.at.is_none() => self.nested(&name, node).map(|x| vec![x]),
             _ => self.betas(node).map(|(a, b)| vec![a, b]),
         };
         for (hyper, x) in hypers.into_iter().zip(values.unwrap_or_default()) {
@@ -91,25 +90,5 @@ impl Reader<'_> {
                 }
             }
         }
-    }
-
-    /// A number, or a choice as one: checked by the argument's declaration if there is one of this name, else by the
-    /// optimizer's alone.
-    fn number_of(&mut self, name: &str, hyper: &Hyper, node: &Node) -> Option<f64> {
-        if arguments::find(name).is_some() {
-            return self.nested(name, node);
-        }
-        let flag = hyper.range == neoxc_optimizers::Range::Flag;
-        let value = match &node.value {
-            Value::Bool(b) if flag => Some(f64::from(u8::from(*b))),
-            _ if flag => None,
-            other => number(other),
-        };
-        if value.is_none() {
-            let want = if flag { "true or false" } else { "a number" };
-            let found = node.value.describe();
-            self.tell(wrong_type::wrong_type(name, &found, want, &node.span, hyper.doc));
-        }
-        value
     }
 }

@@ -54,7 +54,7 @@ fn refuses(a: &Argument, x: f64) -> bool {
 #[test]
 fn every_number_has_a_range_and_is_refused_outside_of_it() {
     let mut walked = 0;
-    for a in all().chain(NESTED).filter(|a| a.status == Status::Supported) {
+    for a in all().chain(NESTED.iter()).filter(|a| a.status == Status::Supported) {
         let ranged = matches!(a.range, Range::Between(..) | Range::Below(..));
         if !ranged && !matches!(a.kind, Kind::Int | Kind::Float) {
             continue;

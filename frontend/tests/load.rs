@@ -220,7 +220,7 @@ fn numbers_out_of_range_are_refused_with_their_place() {
             "optimizer.params.betas=[0.9,x]",
             "params.betas` is another list, not a list of two numbers",
         ),
-        ("optimizer.params.eps=-1.0", "params.eps` is -1; it must be finite and at least 0"),
+        ("optimizer.params.eps=-1.0", "params.eps` is -1; it must be from 0 to 1000000000"),
         ("optimizer.params.weight_decay=-5.0", "params.weight_decay` is -5"),
         ("weight_decay=.nan", "`weight_decay` is NaN"),
         ("min_lr=.nan", "`min_lr` is NaN"),

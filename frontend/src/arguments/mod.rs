@@ -337,7 +337,7 @@ pub fn all() -> impl Iterator<Item = &'static Argument> {
 
 /// The argument called `name`; a name with dots is a key of a dictionary.
 pub fn find(name: &str) -> Option<&'static Argument> {
-    all().chain(NESTED).find(|a| a.name == name)
+    all().chain(NESTED.iter()).find(|a| a.name == name)
 }
 
 /// The argument that a misspelt `name` was probably meant to be.
@@ -403,7 +403,7 @@ mod tests {
     #[test]
     fn every_argument_is_told_of_once_and_its_default_is_in_its_range() {
         let names: Vec<&str> = all().map(|a| a.name).collect();
-        for (i, a) in all().chain(NESTED).enumerate() {
+        for (i, a) in all().chain(NESTED.iter()).enumerate() {
             assert!(!names[..i.min(names.len())].contains(&a.name), "{} twice", a.name);
             assert!(a.doc.ends_with('.') && a.doc.len() > 10, "{}: {:?}", a.name, a.doc);
             match (a.default, a.range) {

@@ -1,23 +1,109 @@
-//! Keys inside dictionaries that this version reads, under names with dots.
+//! Keys inside dictionaries that this version reads, under names with dots. Those of `optimizer.params` are not written
+//! here: they are the hyper-parameters that the optimizers declare.
 
-use super::{Argument, Kind, Preset, argument, flag, float, int, list, text};
+use std::sync::LazyLock;
+
+use neoxc_optimizers::{ALL, Hyper, WEIGHT_DECAY, names};
+
+use super::{Argument, Kind, Preset, Range, argument, flag, float, int, text};
 
 /// Loss scales that an f32 holds with room for what it multiplies.
 const LEAST_SCALE: f64 = 5.421_010_862_427_522e-20; // 2^-64
 const MOST_SCALE: f64 = 18_446_744_073_709_551_616.0; // 2^64
 
-#[rustfmt::skip] // a table: a key begins a line
 /// Keys of `optimizer`, `zero_optimization`, `fp16`, `bf16` and `data_types`.
-pub static NESTED: &[Argument] = &[
-    text("optimizer.type").says("Adam").doc("The optimizer's name, in any case."),
+pub static NESTED: LazyLock<Vec<Argument>> = LazyLock::new(|| {
+    let kind = text("optimizer.type").says("Adam");
+    let doc = format!("The optimizer's name, in any case: {}.", names());
+    let mut all = vec![kind.doc(Box::leak(doc.into_boxed_str()))];
+    all.extend(PARAMS);
+    all.extend(hypers());
+    all.extend(REST);
+    all
+});
+
+/// The hyper-parameters of all optimizers, a key each.
+fn hypers() -> Vec<Argument> {
+    let mut keys: Vec<&str> = ALL.iter().flat_map(|o| o.hypers).map(|h| h.key).collect();
+    let mut seen = std::collections::BTreeSet::new();
+    keys.retain(|key| seen.insert(*key));
+    keys.into_iter().map(of_key).collect()
+}
+
+/// What the optimizers that have a hyper-parameter under `key` say of it. A value is held to the range of the
+/// optimizer that is used; the range here is that of all of them.
+fn of_key(key: &'static str) -> Argument {
+    let of = |h: &&Hyper| h.key == key;
+    let all: Vec<&Hyper> = ALL.iter().flat_map(|o| o.hypers).filter(of).collect();
+    let flag = all.iter().all(|h| h.range == neoxc_optimizers::Range::Flag);
+    let several = all.iter().any(|h| h.at.is_some());
+    let same = all.iter().all(|h| h.default == all[0].default);
+    // GPT-NeoX's top-level `weight_decay` is the default of the nested one.
+    let default = match all[0].default {
+        _ if several || !same || key == WEIGHT_DECAY.key => Preset::Null,
+        x if flag => Preset::Bool(x != 0.0),
+        x => Preset::Number(x),
+    };
+    let kind = match () {
+        () if several => Kind::List,
+        () if flag => Kind::Bool,
+        () => Kind::Float,
+    };
+    // The box is made once in a process: a table's texts live as long as the program.
+    let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
+    let a = argument(leak(format!("optimizer.params.{key}")), kind, default);
+    let range = if flag { Range::Any } else { range(&all) };
+    Argument { range, ..a }.doc(leak(doc(key, default)))
+}
+
+/// The range that has all of theirs.
+fn range(all: &[&Hyper]) -> Range {
+    let (mut low, mut high, mut open) = (f64::INFINITY, f64::NEG_INFINITY, true);
+    for h in all {
+        let (least, most, excluded) = match h.range {
+            neoxc_optimizers::Range::Closed(least, most) => (least, most, false),
+            neoxc_optimizers::Range::HalfOpen(least, end) => (least, end, true),
+            neoxc_optimizers::Range::Flag => (0.0, 1.0, false),
+        };
+        low = low.min(least);
+        open = if most > high { excluded } else { open && (most < high || excluded) };
+        high = high.max(most);
+    }
+    if open { Range::Below(low, high) } else { Range::Between(low, high) }
+}
+
+/// Sentences, one for each optimizer that says something else than the one before it. Defaults stand in them where the
+/// table has no place for these.
+fn doc(key: &str, default: Preset) -> String {
+    let mut sentences: Vec<(String, String)> = vec![];
+    for o in ALL {
+        let parts = o.hypers.iter().filter(|h| h.key == key).map(|h| match default {
+            Preset::Null => format!("{} ({} without it)", h.doc, h.default),
+            _ => h.doc.to_string(),
+        });
+        let mut parts: Vec<String> = parts.collect();
+        if key == WEIGHT_DECAY.key {
+            parts = vec![format!("{}; `{key}` without it", WEIGHT_DECAY.doc)];
+        }
+        match sentences.iter_mut().find(|(_, said)| *said == parts.join(", ")) {
+            _ if parts.is_empty() => {}
+            Some((whose, _)) => *whose += &format!(", `{}`", o.name()),
+            None => sentences.push((format!("`{}`", o.name()), parts.join(", "))),
+        }
+    }
+    let all: Vec<String> =
+        sentences.iter().map(|(whose, said)| format!("{whose}: {said}.")).collect();
+    all.join(" ")
+}
+
+#[rustfmt::skip] // a table: a key begins a line
+const PARAMS: [Argument; 2] = [
     argument("optimizer.params", Kind::Dict, Preset::Null).doc("The optimizer's numbers."),
     float("optimizer.params.lr").below(0.0, f64::INFINITY).doc("Peak learning rate."),
-    list("optimizer.params.betas").below(0.0, 1.0).doc("Two decay rates of the moments, each from 0 to below 1; 0.9 and 0.999 without it (Lion: 0.99)."),
-    float("optimizer.params.eps").number(1e-8).below(0.0, f64::INFINITY).doc("Added to the root of the second moment."),
-    float("optimizer.params.weight_decay").between(0.0, 100.0).doc("As `weight_decay`."),
-    float("optimizer.params.momentum").number(0.0).below(0.0, 1.0).doc("What a step of SGD keeps of the momentum; 0 keeps none, and no state."),
-    float("optimizer.params.dampening").number(0.0).between(0.0, 1.0).doc("What SGD's momentum does not take of the gradient, from the second step on."),
-    flag("optimizer.params.nesterov", false).doc("Whether SGD uses Nesterov's momentum."),
+];
+
+#[rustfmt::skip] // a table: a key begins a line
+static REST: &[Argument] = &[
     int("zero_optimization.stage").number(0.0).between(0.0, 3.0).doc("What data ranks divide: nothing (0), optimizer state (1), sums of gradients too (2), weights too (3)."),
     flag("fp16.enabled", false).doc("Whether the dictionary counts."),
     flag("fp16.fp16", false).doc("As `enabled`, which wins."),
