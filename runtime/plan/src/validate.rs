@@ -131,6 +131,18 @@ pub fn validate(plan: &Plan) -> Result<(), PlanError> {
                 PlanError::Invalid(format!("port {} of {} {what}", port.name, program.name))
             })?;
         }
+        let mut taken: Vec<(&str, u64, u64)> = vec![];
+        for port in &program.inputs {
+            let end = port.offset.saturating_add(port.elements().saturating_mul(port.width()));
+            let place = (port.segment.as_str(), port.offset, end);
+            // One would be read as the other: a mask as ids of tokens.
+            if taken.iter().any(|(at, from, to)| *at == place.0 && *from < end && port.offset < *to)
+            {
+                let what = format!("input {} of {} lies over another", port.name, program.name);
+                return Err(PlanError::Invalid(what));
+            }
+            taken.push(place);
+        }
     }
     for program in &plan.programs {
         let (_, class) = class_of(&program.name);
@@ -310,6 +322,16 @@ fn instructions(
                 for (n, (a, size)) in args.iter().zip(&k.args).enumerate() {
                     let end = last_byte(a, *size, counts);
                     let segment = plan.tables.segments.get(a.segment);
+                    let width = match k.dtypes.get(n).map(String::as_str) {
+                        Some("f32" | "i32") => 4,
+                        Some(_) => 2,
+                        None => 1,
+                    };
+                    let whole = |bytes: u64| bytes.is_multiple_of(width);
+                    if !whole(a.offset) || !a.strides.iter().all(|s| whole(s.bytes)) {
+                        let what = format!("an argument of {} is not aligned", k.name);
+                        return Err(PlanError::Invalid(what));
+                    }
                     let numbers = n < k.operands && k.dtypes.get(n).is_some_and(|d| d == "i32");
                     if numbers
                         && segment.is_some_and(|s| s.kind == SegmentKind::Io)
@@ -341,8 +363,7 @@ fn is_in_a_port(plan: &Plan, a: &Address, end: Option<u64>) -> bool {
     ports.any(|p| {
         let past = p.offset.saturating_add(p.elements().saturating_mul(p.width()));
         p.offset <= a.offset && end.is_some_and(|e| e <= past)
-    }) && a.offset.is_multiple_of(4)
-        && a.strides.iter().all(|s| s.bytes.is_multiple_of(4))
+    })
 }
 
 fn last_byte(a: &Address, size: u64, counts: &[u64]) -> Option<u64> {

@@ -130,7 +130,11 @@ fn damaged_plans(f: &Path) {
         ("reads numbers that no input has", |p| {
             p.programs.iter_mut().for_each(|q| q.inputs.iter_mut().for_each(|i| i.offset += 64));
         }),
-        ("reads numbers that no input has", |p| {
+        ("lies over another", |p| {
+            let first = p.programs[0].inputs[0].offset;
+            p.programs[0].inputs[1].offset = first;
+        }),
+        ("is not aligned", |p| {
             let eval = p.programs.iter_mut().find(|q| q.name == "eval_step").unwrap();
             let first = eval.body.iter_mut().find_map(|i| match i {
                 neoxc_plan::Instr::Launch { args, .. } => args.iter_mut().find(|a| a.segment > 3),
