@@ -49,8 +49,13 @@ pub fn may_replace(folder: &Path) -> Result<(), PlanError> {
     let real = real(folder)?;
     let mut found = BTreeSet::new();
     match files(&real, "", &mut found) {
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) if e.kind() == ErrorKind::NotADirectory => return Err(refused("it is a file")),
+        Err(e) if e.kind() == ErrorKind::NotADirectory && real.exists() => {
+            return Err(refused("it is a file"));
+        }
+        // Whether something of this name can be made is seen when it is.
+        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(());
+        }
         done => done.map_err(io(folder))?,
     }
     if found.is_empty() {

@@ -47,7 +47,8 @@ impl Plan {
     /// As [`Plan::open`]; or, unless it is `trusted` all the same, somebody else may write to the folder or to a file in it:
     /// [`PlanError::Untrusted`].
     pub fn open_to_run(folder: &Path, trusted: bool) -> Result<Plan, PlanError> {
-        if !trusted {
+        // What is not there is told as such by the opening.
+        if !trusted && folder.exists() {
             // SAFETY: the calls only read what the process is.
             let (uid, gid) = unsafe { (libc::geteuid(), libc::getegid()) };
             check(folder, &User { uid, gid })?;

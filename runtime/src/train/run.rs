@@ -387,7 +387,7 @@ impl<'a> Trainer<'a> {
 }
 
 /// Opens the data of a run whose ranks are `copies` processes on this host.
-fn open_data(s: &Settings, copies: u64) -> Result<Option<Splits>, RuntimeError> {
+fn open_data(s: &Settings, copies: u64) -> Result<Splits, RuntimeError> {
     let rounds = (s.run.train_iters / s.run.eval_interval.max(1)).saturating_add(1);
     let demand = Demand {
         train: s.run.train_iters.saturating_mul(s.global_batch()),
@@ -397,10 +397,13 @@ fn open_data(s: &Settings, copies: u64) -> Result<Option<Splits>, RuntimeError> 
     let draw = Draw { seq: s.seq_length, seed: s.run.seed, vocab, copies };
     if let Some(path) = &s.run.train_data {
         let valid = s.run.valid_data.as_ref().map(PathBuf::from);
-        return open_separate(path.as_ref(), valid.as_deref(), demand, draw).map(Some);
+        return open_separate(path.as_ref(), valid.as_deref(), demand, draw);
     }
-    let Some(path) = &s.run.data_path else { return Ok(None) };
-    open_split(path.as_ref(), &s.run.split, demand, draw).map(Some)
+    let Some(path) = &s.run.data_path else {
+        let what = "the configuration names no training data (data_path)";
+        return Err(RuntimeError::Settings(what.into()));
+    };
+    open_split(path.as_ref(), &s.run.split, demand, draw)
 }
 
 /// Makes `folder` this run's own until the lock is dropped: the process of rank 0 takes it for all.
@@ -424,6 +427,109 @@ fn claim(
     Ok(lock)
 }
 
+/// The token that ends a text, where the loss leaves it out.
+fn end_of_text(s: &Settings) -> Result<Option<i32>, RuntimeError> {
+    if !s.run.eod_mask_loss {
+        return Ok(None);
+    }
+    let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
+    let (v, m) = (path(&s.run.vocab_file), path(&s.run.merge_file));
+    let t = TextTokenizer::open(&s.run.tokenizer_type, v.as_deref(), m.as_deref())?;
+    let end = t.end_of_text().ok_or_else(|| {
+        RuntimeError::Settings(format!("`eod_mask_loss`: the tokenizer has no {END_OF_TEXT}"))
+    })?;
+    Ok(Some(end as i32))
+}
+
+/// Refuses to train where the processes of a job were not given the same.
+fn agree(
+    job: &Job,
+    plan: &Plan,
+    o: &Options,
+    steps: u64,
+    save: Option<&Path>,
+    data: Option<&Splits>,
+) -> Result<(), RuntimeError> {
+    job.agree(&[
+        ("version of the program", env!("CARGO_PKG_VERSION").into()),
+        ("configuration", plan.tables.config.to_string()),
+        ("plan", plan.digest()?),
+        (
+            "option --steps, --resume, --allow-changes, --synthetic or --save",
+            format!("{:?}", (steps, o.resume, o.allow_changes, o.synthetic, save)),
+        ),
+        ("data", data.map(Splits::digest).transpose()?.unwrap_or_default()),
+    ])
+}
+
+/// The steps of a run: what they read, and who hears of them.
+struct Way<'a> {
+    o: &'a Options,
+    /// Step to end at.
+    steps: u64,
+    data: Option<&'a Splits>,
+    metrics: MetricsLog,
+    watch: &'a mut dyn Observer,
+    /// Of each step.
+    seconds: Vec<f64>,
+}
+
+impl Way<'_> {
+    /// Makes all steps behind `summary.step`: step, look, evaluate, save.
+    fn go<'scope, 'env: 'scope>(
+        &mut self,
+        t: &mut Trainer<'env>,
+        mut saver: Saver<'scope, 'env>,
+        summary: &mut Summary,
+    ) -> Result<(), RuntimeError> {
+        let (done, steps) = (summary.step, self.steps);
+        if done == 0 && (steps == 0 || t.settings.run.extra_save_iters.contains(&0)) {
+            saver.save(&t.ranks, 0, t.cursor, t.scaler.state(), self.watch)?;
+        }
+        for step in done + 1..=steps {
+            let mut report = t.step(self.data.map(|d| &d.train), step)?;
+            report.checkpoint_seconds = saver.lost(&t.ranks).as_secs_f64();
+            self.metrics.add(&report, self.watch)?;
+            self.watch.step(&report, steps);
+            self.seconds.push(report.step_seconds);
+            summary.step = step;
+            summary.loss = Some(report.loss);
+            if let Some(loss) = self.evaluate(t, step)? {
+                summary.valid_loss = Some(loss);
+            }
+            summary.stopped = step < steps && t.is_asked_to_stop(self.o)?;
+            if t.settings.saves_at(step) || step == steps || summary.stopped {
+                saver.save(&t.ranks, step, t.cursor, t.scaler.state(), self.watch)?;
+            } else {
+                saver.look(self.watch)?;
+            }
+            if summary.stopped {
+                break;
+            }
+            if step < steps && t.settings.exits_at(step) {
+                if !t.settings.saves_at(step) {
+                    let what = format!("`exit_interval` ends the run after step {step}, unsaved");
+                    self.watch.warn(&what);
+                }
+                break;
+            }
+        }
+        saver.finish(self.watch)
+    }
+
+    /// The validation loss after `step`, where one is due.
+    fn evaluate(&mut self, t: &mut Trainer<'_>, step: u64) -> Result<Option<f64>, RuntimeError> {
+        let every = t.settings.run.eval_interval;
+        let Some(valid) = self.data.and_then(|d| d.valid.as_ref()) else { return Ok(None) };
+        if t.settings.run.eval_iters == 0 || !step.is_multiple_of(every) && step != self.steps {
+            return Ok(None);
+        }
+        let loss = t.evaluate(valid, (step - 1) / every)?;
+        self.watch.evaluated(step, loss);
+        Ok(Some(loss))
+    }
+}
+
 /// Trains as the plan says.
 pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summary, RuntimeError> {
     let settings = settings(plan)?;
@@ -434,40 +540,14 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
     let watch = if leads { watch } else { &mut quiet };
     // Held until the last checkpoint has its name.
     let _lock = save.as_deref().map(|folder| claim(folder, leads, watch)).transpose()?;
-    let data = if o.synthetic || steps == 0 {
-        None
-    } else {
-        open_data(&settings, o.job.as_ref().map_or(1, |j| j.here.len() as u64))?
+    let data = match o.synthetic || steps == 0 {
+        true => None,
+        false => Some(open_data(&settings, o.job.as_ref().map_or(1, |j| j.here.len() as u64))?),
     };
-    if data.is_none() && !o.synthetic && steps > 0 {
-        return Err(RuntimeError::Settings(
-            "the configuration names no training data (data_path)".into(),
-        ));
-    }
     let start = start(o, &settings, save.as_deref(), watch)?;
-    let end_of_text = if settings.run.eod_mask_loss {
-        let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
-        let (v, m) = (path(&settings.run.vocab_file), path(&settings.run.merge_file));
-        let t = TextTokenizer::open(&settings.run.tokenizer_type, v.as_deref(), m.as_deref())?;
-        let end = t.end_of_text().ok_or_else(|| {
-            let what = format!("`eod_mask_loss`: the tokenizer has no {END_OF_TEXT}");
-            RuntimeError::Settings(what)
-        })?;
-        Some(end as i32)
-    } else {
-        None
-    };
+    let end_of_text = end_of_text(&settings)?;
     if let Some(job) = &o.job {
-        job.agree(&[
-            ("version of the program", env!("CARGO_PKG_VERSION").into()),
-            ("configuration", plan.tables.config.to_string()),
-            ("plan", plan.digest()?),
-            (
-                "option --steps, --resume, --allow-changes, --synthetic or --save",
-                format!("{:?}", (steps, o.resume, o.allow_changes, o.synthetic, &save)),
-            ),
-            ("data", data.as_ref().map(Splits::digest).transpose()?.unwrap_or_default()),
-        ])?;
+        agree(job, plan, o, steps, save.as_deref(), data.as_ref())?;
     }
     let mut t = Trainer { end_of_text, ..Trainer::new(plan, o.threads, o.job.clone())? };
     let train_data = data.as_ref().map(|d| &d.train);
@@ -481,52 +561,16 @@ pub fn train(plan: &Plan, o: &Options, watch: &mut dyn Observer) -> Result<Summa
             shared::check(job, folder, attempt)?;
         }
     }
-    let mut metrics = MetricsLog::open(o.metrics.as_deref().filter(|_| leads))?;
+    let metrics = MetricsLog::open(o.metrics.as_deref().filter(|_| leads))?;
     watch.start(done, steps);
+    let mut way = Way { o, steps, data: data.as_ref(), metrics, watch, seconds: vec![] };
     let mut summary = Summary { step: done, ..Summary::default() };
-    let mut seconds = vec![];
-    let valid = data.as_ref().and_then(|d| d.valid.as_ref());
     std::thread::scope(|scope| {
         let saver = Saver::new(scope, plan, &t.settings, draws, save, attempt);
-        let mut saver = saver.patient(o.job.as_ref().map(|j| j.timeout));
-        if done == 0 && (steps == 0 || t.settings.run.extra_save_iters.contains(&0)) {
-            saver.save(&t.ranks, 0, t.cursor, t.scaler.state(), watch)?;
-        }
-        for step in done + 1..=steps {
-            let mut report = t.step(train_data, step)?;
-            report.checkpoint_seconds = saver.lost(&t.ranks).as_secs_f64();
-            metrics.add(&report, watch)?;
-            watch.step(&report, steps);
-            seconds.push(report.step_seconds);
-            summary.step = step;
-            summary.loss = Some(report.loss);
-            if let Some(v) = valid
-                && t.settings.run.eval_iters > 0
-                && (step.is_multiple_of(t.settings.run.eval_interval) || step == steps)
-            {
-                let loss = t.evaluate(v, (step - 1) / t.settings.run.eval_interval)?;
-                watch.evaluated(step, loss);
-                summary.valid_loss = Some(loss);
-            }
-            summary.stopped = step < steps && t.is_asked_to_stop(o)?;
-            if t.settings.saves_at(step) || step == steps || summary.stopped {
-                saver.save(&t.ranks, step, t.cursor, t.scaler.state(), watch)?;
-            } else {
-                saver.look(watch)?;
-            }
-            if summary.stopped {
-                break;
-            }
-            if step < steps && t.settings.exits_at(step) {
-                if !t.settings.saves_at(step) {
-                    let what = format!("`exit_interval` ends the run after step {step}, unsaved");
-                    watch.warn(&what);
-                }
-                break;
-            }
-        }
-        saver.finish(watch)
+        let saver = saver.patient(o.job.as_ref().map(|j| j.timeout));
+        way.go(&mut t, saver, &mut summary)
     })?;
+    let Way { metrics, mut seconds, .. } = way;
     metrics.failed.map_or(Ok(()), Err)?;
     // The weights of a step before were looked at by the step behind it; those of the last one only by this.
     if let Some(loss) = summary.valid_loss.filter(|loss| !loss.is_finite()) {

@@ -3,7 +3,10 @@
 use std::path::Path;
 
 use neoxc_base::codes::io::io;
-use neoxc_driver::Options;
+use neoxc_driver::report::RankClass;
+use neoxc_driver::{Compiled, Options};
+use neoxc_frontend::Config;
+use neoxc_ir::Module;
 use neoxc_ir::diag::Sources;
 use neoxc_ir::target::Target;
 use neoxc_runtime::progress::human;
@@ -40,21 +43,8 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     {
         options.targets.push(c.cluster.target);
     }
-    let compile = |options: &Options| {
-        let compiled = match &from {
-            None => neoxc_driver::compile(&config, options),
-            Some(module) => neoxc_driver::compile_from(module.clone(), options),
-        };
-        compiled.map_err(|e| internal(&e))
-    };
-    let mut compiled = compile(&options)?;
     let limit = cluster.as_ref().and_then(|c| c.cluster.memory);
-    if limit.is_some_and(|limit| compiled.plan.tables.memory.peak > limit) {
-        // Perhaps only because of what collectives on their way take.
-        tracing::info!("does not fit; compiling again without collectives beside compute");
-        options.overlap = false;
-        compiled = compile(&options)?;
-    }
+    let compiled = compiled(&config, from.as_ref(), options, limit)?;
     // A plan that does not fit is refused before anything is written.
     let classes = cluster.as_ref().map(|c| c.classes(&config, &compiled)).transpose()?;
     let on_cluster = cluster.as_ref().zip(classes.as_deref());
@@ -69,28 +59,65 @@ pub fn run(a: Compile) -> Result<(), Failure> {
         }
     }
     plan.write(&output)?;
-    let t = &plan.tables;
-    let m = &t.memory;
     if a.json {
-        let phases: serde_json::Map<String, serde_json::Value> =
-            compiled.phases_ms.iter().map(|(n, ms)| (n.clone(), (*ms).into())).collect();
-        let k = compiled.kernels;
-        let mut object = serde_json::json!({
-            "parameters": t.parameter_count,
-            "world_size": plan.ranks(),
-            "tokens_per_step": t.tokens_per_step,
-            "flops_per_step": t.flops_per_step,
-            "phases_ms": phases,
-            "kernels": { "count": k.count, "distinct": k.distinct, "cached": k.cached },
-            "memory": m,
-        });
-        if let (Some((c, classes)), Some(o)) = (on_cluster, object.as_object_mut()) {
-            o.insert("cluster".into(), c.json(classes, compiled.bubble));
-        }
-        println!("{object}");
-        return Ok(());
+        println!("{}", json(&compiled, on_cluster));
+    } else {
+        summary(&output, &compiled, on_cluster);
     }
-    let total: f64 = compiled.phases_ms.iter().map(|(_, ms)| ms).sum();
+    Ok(())
+}
+
+/// Compiles the configuration, or goes on from a module; once more without collectives beside compute if a rank takes more
+/// than `limit` bytes with them.
+fn compiled(
+    config: &Config,
+    from: Option<&Module>,
+    mut options: Options,
+    limit: Option<u64>,
+) -> Result<Compiled, Failure> {
+    let compile = |options: &Options| {
+        let compiled = match from {
+            None => neoxc_driver::compile(config, options),
+            Some(module) => neoxc_driver::compile_from(module.clone(), options),
+        };
+        compiled.map_err(|e| internal(&e))
+    };
+    let first = compile(&options)?;
+    if limit.is_none_or(|limit| first.plan.tables.memory.peak <= limit) {
+        return Ok(first);
+    }
+    // Perhaps only because of what collectives on their way take.
+    tracing::info!("does not fit; compiling again without collectives beside compute");
+    options.overlap = false;
+    compile(&options)
+}
+
+/// A cluster, and what each class of its ranks takes.
+type OnCluster<'a> = Option<(&'a cluster::Checked, &'a [RankClass])>;
+
+/// What the plan is, as one JSON object.
+fn json(compiled: &Compiled, on_cluster: OnCluster<'_>) -> serde_json::Value {
+    let (plan, t, k) = (&compiled.plan, &compiled.plan.tables, compiled.kernels);
+    let phases: serde_json::Map<String, serde_json::Value> =
+        compiled.phases_ms.iter().map(|(n, ms)| (n.clone(), (*ms).into())).collect();
+    let mut object = serde_json::json!({
+        "parameters": t.parameter_count,
+        "world_size": plan.ranks(),
+        "tokens_per_step": t.tokens_per_step,
+        "flops_per_step": t.flops_per_step,
+        "phases_ms": phases,
+        "kernels": { "count": k.count, "distinct": k.distinct, "cached": k.cached },
+        "memory": t.memory,
+    });
+    if let (Some((c, classes)), Some(o)) = (on_cluster, object.as_object_mut()) {
+        o.insert("cluster".into(), c.json(classes, compiled.bubble));
+    }
+    object
+}
+
+/// Prints what the plan in `output` is: model, ranks, kernels, memory, and how long each phase took.
+fn summary(output: &Path, compiled: &Compiled, on_cluster: OnCluster<'_>) {
+    let (plan, t, k) = (&compiled.plan, &compiled.plan.tables, compiled.kernels);
     println!(
         "{}: {} parameters, {} tokens per step, {:.1} GFLOP per step",
         output.display(),
@@ -101,35 +128,33 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     if plan.ranks() > 1 {
         let several = t.mesh.iter().filter(|(_, size)| *size > 1);
         let axes: Vec<String> = several.map(|(n, size)| format!("{size} {n}")).collect();
-        println!(
-            "ranks     {} ({}); memory is that of a rank of the first stage",
-            plan.ranks(),
-            axes.join(" × ")
-        );
+        let (ranks, axes) = (plan.ranks(), axes.join(" × "));
+        println!("ranks     {ranks} ({axes}); memory is that of a rank of the first stage");
     }
-    println!(
-        "kernels   {} distinct, {} launches, {} from the cache",
-        compiled.kernels.distinct, compiled.kernels.count, compiled.kernels.cached
-    );
+    let (distinct, launches, cached) = (k.distinct, k.count, k.cached);
+    println!("kernels   {distinct} distinct, {launches} launches, {cached} from the cache");
     match on_cluster {
         Some((c, classes)) => c.print(classes, compiled.bubble),
-        None => {
-            for (name, bytes) in [
-                ("parameters", m.parameters),
-                ("gradients", m.gradients),
-                ("optimizer", m.optimizer),
-                ("activations", m.activations),
-                ("workspace", m.workspace),
-                ("peak", m.peak),
-            ] {
-                println!("{name:<12}{:>12}  {bytes} bytes", human(bytes));
-            }
-        }
+        None => memory(&t.memory),
     }
     let phases: Vec<String> =
         compiled.phases_ms.iter().map(|(n, ms)| format!("{n} {ms:.0}")).collect();
+    let total: f64 = compiled.phases_ms.iter().map(|(_, ms)| ms).sum();
     println!("compiled in {total:.0} ms ({})", phases.join(", "));
-    Ok(())
+}
+
+/// Prints what a rank allocates.
+fn memory(m: &neoxc_plan::Memory) {
+    for (name, bytes) in [
+        ("parameters", m.parameters),
+        ("gradients", m.gradients),
+        ("optimizer", m.optimizer),
+        ("activations", m.activations),
+        ("workspace", m.workspace),
+        ("peak", m.peak),
+    ] {
+        println!("{name:<12}{:>12}  {bytes} bytes", human(bytes));
+    }
 }
 
 fn write_all(plan: &neoxc_plan::Plan, folder: &Path) -> Result<(), Failure> {
