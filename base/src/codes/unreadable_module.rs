@@ -16,7 +16,7 @@ them. The text is no module, its ops break the rules of docs/ops.md, or the sett
     example: Example::Session(
         "\
 $ neoxc opt damaged.mlir --passes fuse-kernels
-error[NX0206]: damaged.mlir is no module: expected an operand
+error[NX0206]: damaged.mlir is no module: expected `%name` but the text ends
  --> damaged.mlir:1:23
   |
 1 | module { func.func @f(

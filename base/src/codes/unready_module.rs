@@ -17,7 +17,7 @@ Run the passes before it first, or dump the module of the phase before the pass.
     example: Example::Session(
         "\
 $ neoxc opt empty.mlir --passes build-train-step
-error[NX0207]: build-train-step requires that …: there is no @micro_step
+error[NX0207]: pass build-train-step: requires that there are functions @micro_step and @eval_step: there is no @micro_step
   = hint: run the passes before it first, in the order of `neoxc opt - --passes list`",
     ),
     exit: 3,

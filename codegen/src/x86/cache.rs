@@ -3,7 +3,8 @@
 //! Not only by a kernel's text: a cache outlives the compiler that filled it, so a change of LLVM or of the
 //! passes between text and object must be another entry.
 //!
-//! An entry is its payload followed by the payload's SHA-256, so a torn or damaged one is a miss.
+//! An entry is its payload followed by the SHA-256 of its key and the payload, so a torn or damaged one is a miss, and so
+//! is one that lies under the name of another.
 //! Writing goes through a temporary name and a rename; a cache that cannot be written is only slow.
 
 use std::path::{Path, PathBuf};
@@ -61,7 +62,7 @@ impl Cache {
     pub fn get(&self, key: &str) -> Option<Vec<u8>> {
         let mut bytes = read::bytes(&self.path(key), read::TABLES).ok()?;
         let at = bytes.len().checked_sub(32)?;
-        let whole = Sha256::digest(&bytes[..at])[..] == bytes[at..];
+        let whole = seal(key, &bytes[..at])[..] == bytes[at..];
         bytes.truncate(at);
         whole.then_some(bytes)
     }
@@ -83,10 +84,18 @@ impl Cache {
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::NamedTempFile::new_in(folder)?;
         std::io::Write::write_all(&mut file, payload)?;
-        std::io::Write::write_all(&mut file, &Sha256::digest(payload))?;
+        std::io::Write::write_all(&mut file, &seal(key, payload))?;
         file.persist(path)?;
         Ok(())
     }
+}
+
+/// What stands behind the payload of the entry called `key`.
+fn seal(key: &str, payload: &[u8]) -> [u8; 32] {
+    let mut h = Sha256::new();
+    add(&mut h, key);
+    add(&mut h, payload);
+    h.finalize().into()
 }
 
 /// Adds a part and where it ends.
@@ -99,4 +108,24 @@ fn add(h: &mut Sha256, part: impl AsRef<[u8]>) {
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_counts_under_its_own_name_and_whole() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let cache = Cache::new(folder.path(), "m");
+        let [a, b] = ["a", "b"].map(|part| cache.key([part]));
+        cache.keep(&a, b"one").expect("kept");
+        cache.keep(&b, b"two").expect("kept");
+        assert_eq!(cache.get(&a).as_deref(), Some(&b"one"[..]));
+        std::fs::copy(cache.path(&b), cache.path(&a)).expect("copied");
+        assert_eq!(cache.get(&a), None);
+        assert_eq!(cache.get(&b).as_deref(), Some(&b"two"[..]));
+        std::fs::write(cache.path(&b), b"two").expect("cut");
+        assert_eq!(cache.get(&b), None);
+    }
 }

@@ -165,3 +165,27 @@ fn a_machine_that_lacks_something_is_named_and_a_run_goes_on_without_its_readers
         assert!(code == Some(0) && told.contains("step 1: training loss"), "{name}: {told}");
     }
 }
+
+/// A plan is code: every command that would run one asks whose it is.
+#[test]
+fn a_plan_that_others_may_write_is_not_run_unless_told() {
+    use std::os::unix::fs::PermissionsExt;
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    let open = std::fs::Permissions::from_mode(0o666);
+    std::fs::set_permissions(f.join("plan/plan.json"), open).unwrap();
+    let train = ["run", "--plan", "plan", "--steps", "1"];
+    for args in [
+        &train[..],
+        &["profile", "--plan", "plan", "--steps", "1"],
+        &["tune", "--plan", "plan"],
+        &["generate", "--plan", "plan", "--prompt", "x"],
+    ] {
+        let (code, told) = neoxc(f, args);
+        assert!(code == Some(3) && told.contains("plan.json: may be written by everybody"), "{told}");
+        assert!(told.contains("NXR0201") && told.contains("--trust-plan"), "{told}");
+    }
+    let (code, told) = neoxc(f, &[&train[..], &["--trust-plan"]].concat());
+    assert_eq!(code, Some(0), "{told}");
+}
