@@ -239,11 +239,18 @@ fn no_fault_of_a_disk_loses_a_checkpoint_or_makes_a_bad_one() {
         let told = String::from_utf8_lossy(&out.stderr).into_owned();
         let about = format!("{kind} at {n}, {call}: {told}");
         assert_eq!(seen.get(n).map(|c| c.split(' ').next()), Some(call.split(' ').next()));
-        let newest = latest(&save).unwrap().expect(&about);
+        let newest = match latest(&save) {
+            // A name that is none is told with the one that is meant.
+            Err(e) if kind == "flip" && call.contains(".latest.") => {
+                assert!(e.to_string().contains("global_step2 is the newest"), "{about}: {e}");
+                return;
+            }
+            found => found.unwrap().expect(&about),
+        };
         if kind == "flip" && out.status.success() {
             let first = damage(&newest);
-            // What `latest` says is checked against the folders themselves.
-            let harmless = call.contains(".latest.");
+            // What the lock says is for people.
+            let harmless = call.ends_with("/.lock");
             assert_eq!(first.is_none(), harmless, "{about}");
             let damage = first.unwrap_or_default();
             assert!(harmless || damage.contains("global_step2"), "{about}: {damage}");

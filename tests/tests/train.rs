@@ -320,6 +320,8 @@ fn the_first_tensor_that_is_not_finite_is_named() {
         (&["world_size=2", "zero_optimization.stage=3"], ", layer 1), on rank 0"),
     ];
     for (n, (sets, overflow)) in layouts.iter().enumerate() {
+        let wild = ["optimizer.params.lr=3.0e+38", "optimizer.params.weight_decay=100.0"];
+        let spoils = plan(folder.path(), &[sets, &wild[..], &["warmup=0.0"]].concat());
         let plan = plan(folder.path(), sets);
         let save = folder.path().join(format!("save{n}"));
         run(&plan, &save, 2, 1, false);
@@ -355,7 +357,15 @@ fn the_first_tensor_that_is_not_finite_is_named() {
             let settings = train::settings(&plan).unwrap();
             let bad = folder.path().join("bad");
             let _ = std::fs::remove_dir_all(&bad);
-            checkpoint::save(&bad, &plan, &settings, 2, 8, &get).unwrap();
+            let saved = checkpoint::save(&bad, &plan, &settings, 2, 8, &get);
+            if changes.iter().any(|(_, value)| !value.is_finite()) {
+                // Such weights are no checkpoint.
+                let e = saved.unwrap_err().to_string();
+                assert!(e.starts_with("after step 2: ") && e.contains(told), "{changes:?}: {e}");
+                assert!(std::fs::read_dir(&bad).unwrap().next().is_none());
+                return;
+            }
+            saved.unwrap();
             let options = train::Options {
                 steps: Some(4),
                 threads: 1,
@@ -368,9 +378,13 @@ fn the_first_tensor_that_is_not_finite_is_named() {
             assert!(!bad.join("global_step3").exists());
         };
         let weight = "gpt_neox.layers.1.attention.dense.weight";
-        attempt(&[(weight, f32::NAN)], &format!("parameter {weight}"));
-        let both = [(weight, f32::NAN), ("embed_in.weight", f32::INFINITY)];
-        attempt(&both, "parameter gpt_neox.embed_in.weight");
+        attempt(&[(weight, f32::NAN)], weight);
+        attempt(&[("embed_in.weight", f32::INFINITY)], "gpt_neox.embed_in.weight");
+        // Weights that an update has spoiled are named by the step after it, the first one in the order of the model.
+        let options = train::Options { steps: Some(4), threads: 1, ..train::Options::default() };
+        let e = train(&spoils, &options, &mut Log::default()).unwrap_err().to_string();
+        let first = "parameter gpt_neox.embed_in.weight";
+        assert!(e.starts_with("step 2: ") && e.contains(first), "{sets:?}: {e}");
         // The last norm divides by next to nothing, and only in the backward pass is that too much.
         let small = [
             ("embed_in.weight", 1e-12),

@@ -183,7 +183,10 @@ fn a_plan_that_others_may_write_is_not_run_unless_told() {
         &["generate", "--plan", "plan", "--prompt", "x"],
     ] {
         let (code, told) = neoxc(f, args);
-        assert!(code == Some(3) && told.contains("plan.json: may be written by everybody"), "{told}");
+        assert!(
+            code == Some(3) && told.contains("plan.json: may be written by everybody"),
+            "{told}"
+        );
         assert!(told.contains("NXR0201") && told.contains("--trust-plan"), "{told}");
     }
     let (code, told) = neoxc(f, &[&train[..], &["--trust-plan"]].concat());
