@@ -25,6 +25,9 @@
 //! assert_eq!(codes::find(problem.kind.code), Some(problem.kind));
 //! ```
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cluster;
 pub mod codes;
 pub mod diag;

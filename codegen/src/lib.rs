@@ -59,6 +59,9 @@
 //! # }
 //! ```
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod emit;
 pub mod emit_plan;
 pub mod error;

@@ -16,6 +16,9 @@
 //! assert_eq!(PipeSchedule::ZeroBubble.name(), "zb-h1");
 //! ```
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 /// Gives an enumeration its names: the list, `name`, `parse`, and serde by the name, so that a configuration,
 /// a plan and a dump write the same word.
 macro_rules! words {

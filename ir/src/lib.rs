@@ -58,6 +58,9 @@
 //! ```
 //! The tutorial of `neoxc-passes` goes on from here: it rewrites, differentiates and divides such a module.
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod attrs;
 pub mod build;
 pub mod dialect;

@@ -5,6 +5,9 @@
 //! (layouts, ZeRO, memory, plans, checkpoints, the runtime) sees slots with names and numbers with formulas, and knows
 //! no optimizer. How to add one: `docs/howto/add-an-optimizer.md`.
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod adam;
 mod lion;
 mod settings;

@@ -14,6 +14,9 @@
 //!
 //! The [`tutorial`] builds a small function, rewrites it, differentiates it and divides it over two ranks.
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod assign_layouts;
 pub mod assign_stages;
 pub mod build_train_step;

@@ -11,6 +11,9 @@
 //! rewriting passes find the fused forms. A model file says nothing of devices, layouts, memory or
 //! gradients; what these need to know of a parameter, the family declares beside it.
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod arch;
 pub mod blocks;
 pub mod decoder;

@@ -46,6 +46,9 @@
 //! # }
 //! ```
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 mod bound;
 mod formula;
 mod held;

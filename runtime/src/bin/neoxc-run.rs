@@ -1,4 +1,5 @@
 //! `neoxc-run`: executes a plan on a machine that has no compiler. Links neither LLVM nor MLIR.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::path::PathBuf;
 use std::process::ExitCode;

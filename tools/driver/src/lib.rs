@@ -26,6 +26,9 @@
 //! # }
 //! ```
 
+// Printing is the runtime's `say`: the standard macros panic where nobody reads.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod clock;
 mod error;
 pub mod flops;

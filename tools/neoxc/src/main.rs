@@ -1,4 +1,5 @@
 //! `neoxc`: the command line. The only place that renders diagnostics.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[macro_use]
 mod print;

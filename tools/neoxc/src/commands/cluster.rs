@@ -119,17 +119,7 @@ impl Checked {
                 false => format!("stages {first}–{last}"),
             };
             println!("{stages}: {} ranks", class.ranks);
-            let m = &class.memory;
-            for (name, bytes) in [
-                ("parameters", m.parameters),
-                ("gradients", m.gradients),
-                ("optimizer", m.optimizer),
-                ("activations", m.activations),
-                ("workspace", m.workspace),
-                ("peak", m.peak),
-            ] {
-                println!("  {name:<12}{:>12}  {bytes} bytes", human(bytes));
-            }
+            super::print_memory(&class.memory, "  ");
             let least = class.flops / c.peak(self.dtype);
             println!(
                 "  {:<12}{:>9.1} GFLOP  {least:.3} s at the {} peak, {:.3} s by kernels' rooflines",

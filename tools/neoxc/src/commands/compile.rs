@@ -9,7 +9,6 @@ use neoxc_frontend::Config;
 use neoxc_ir::Module;
 use neoxc_ir::diag::Sources;
 use neoxc_ir::target::Target;
-use neoxc_runtime::progress::human;
 
 use super::opt::{read_module, settings};
 use super::{cluster, internal, load_with_sources, options, told};
@@ -135,26 +134,12 @@ fn summary(output: &Path, compiled: &Compiled, on_cluster: OnCluster<'_>) {
     println!("kernels   {distinct} distinct, {launches} launches, {cached} from the cache");
     match on_cluster {
         Some((c, classes)) => c.print(classes, compiled.bubble),
-        None => memory(&t.memory),
+        None => super::print_memory(&t.memory, ""),
     }
     let phases: Vec<String> =
         compiled.phases_ms.iter().map(|(n, ms)| format!("{n} {ms:.0}")).collect();
     let total: f64 = compiled.phases_ms.iter().map(|(_, ms)| ms).sum();
     println!("compiled in {total:.0} ms ({})", phases.join(", "));
-}
-
-/// Prints what a rank allocates.
-fn memory(m: &neoxc_plan::Memory) {
-    for (name, bytes) in [
-        ("parameters", m.parameters),
-        ("gradients", m.gradients),
-        ("optimizer", m.optimizer),
-        ("activations", m.activations),
-        ("workspace", m.workspace),
-        ("peak", m.peak),
-    ] {
-        println!("{name:<12}{:>12}  {bytes} bytes", human(bytes));
-    }
 }
 
 fn write_all(plan: &neoxc_plan::Plan, folder: &Path) -> Result<(), Failure> {

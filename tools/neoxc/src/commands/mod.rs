@@ -27,6 +27,7 @@ use neoxc_ir::target::Target;
 use crate::Failure;
 use crate::cli::{ConfigArgs, TargetArgs};
 use crate::render;
+use neoxc_runtime::progress::human;
 
 /// `neoxc dialect`.
 pub fn dialect() -> Result<(), Failure> {
@@ -92,4 +93,18 @@ pub fn told(d: &Diagnostic) -> Failure {
         }
     }
     Failure::new(d.kind.exit, render::diagnostic(d, &sources).trim_end())
+}
+
+/// Prints what a rank allocates, each line behind `indent`.
+fn print_memory(m: &neoxc_plan::Memory, indent: &str) {
+    for (name, bytes) in [
+        ("parameters", m.parameters),
+        ("gradients", m.gradients),
+        ("optimizer", m.optimizer),
+        ("activations", m.activations),
+        ("workspace", m.workspace),
+        ("peak", m.peak),
+    ] {
+        println!("{indent}{name:<12}{:>12}  {bytes} bytes", human(bytes));
+    }
 }
