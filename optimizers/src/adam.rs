@@ -5,6 +5,12 @@
 //! m' = β₁m + (1-β₁)g     v' = β₂v + (1-β₂)g²
 //! w' = w - lr·λ·w - lr·(m'/(1-β₁ᵗ)) / (√(v'/(1-β₂ᵗ)) + ε)
 //! ```
+//! With `adam_w_mode: false` it is Adam as first published (Kingma & Ba 2014, arXiv:1412.6980), whose decay is the
+//! gradient of an L2 penalty: `g + λ·w` stands in the place of `g`, and nothing else decays. With `bias_correction:
+//! false` the denominators `1-βᵗ` are 1. Both keys are those of DeepSpeed's and apex's fused Adam.
+//!
+//! `cpu_adam` and `cpu_torch_adam` are the same update where the state lies in the memory of the host, which on a CPU
+//! it always does.
 
 use neoxc_ir::op::OpError;
 
@@ -12,8 +18,8 @@ use crate::{Hyper, LR, Optimizer, Range, Scalar, Slot, Update, WEIGHT_DECAY};
 
 /// The optimizer of this file.
 pub static ADAM: Optimizer = Optimizer {
-    names: &["adam", "adamw"],
-    doc: "AdamW (arXiv:1711.05101)",
+    names: &["adam", "adamw", "cpu_adam", "cpu_torch_adam"],
+    doc: "AdamW (arXiv:1711.05101), or Adam with L2 decay (arXiv:1412.6980)",
     hypers: &[
         Hyper {
             name: "beta1",
@@ -39,6 +45,22 @@ pub static ADAM: Optimizer = Optimizer {
             range: Range::Closed(0.0, 1e9),
             doc: "added to the root of the mean squared gradient",
         },
+        Hyper {
+            name: "adam_w_mode",
+            key: "adam_w_mode",
+            at: None,
+            default: 1.0,
+            range: Range::Flag,
+            doc: "whether weight decay is apart from the gradient (AdamW), or part of it (L2)",
+        },
+        Hyper {
+            name: "bias_correction",
+            key: "bias_correction",
+            at: None,
+            default: 1.0,
+            range: Range::Flag,
+            doc: "whether means are divided by the weight that they have had so far",
+        },
         WEIGHT_DECAY,
     ],
     slots: &[
@@ -47,15 +69,20 @@ pub static ADAM: Optimizer = Optimizer {
     ],
     scalars: &[
         LR,
-        Scalar { name: "bc1", formula: "1 - beta1^step" },
-        Scalar { name: "bc2", formula: "1 - beta2^step" },
+        Scalar { name: "bc1", formula: "1 - bias_correction * beta1^step" },
+        Scalar { name: "bc2", formula: "1 - bias_correction * beta2^step" },
     ],
     update,
 };
 
 fn update(u: &mut Update<'_, '_>) -> Result<(), OpError> {
-    let (w, g) = (u.weight(), u.gradient());
+    let (w, mut g) = (u.weight(), u.gradient());
     let (b1, b2) = (u.hyper("beta1"), u.hyper("beta2"));
+    let decoupled = u.hyper("adam_w_mode") != 0.0;
+    let decay = u.scale(w, u.hyper("weight_decay"))?;
+    if !decoupled {
+        g = u.add(g, decay)?;
+    }
     let (m, v) = (u.get("exp_avg")?, u.get("exp_avg_sq")?);
     let m = u.blend(m, b1, g, 1.0 - b1)?;
     let g2 = u.mul(g, g)?;
@@ -67,12 +94,13 @@ fn update(u: &mut Update<'_, '_>) -> Result<(), OpError> {
     let root = u.add(root, eps)?;
     let bc1 = u.get("bc1")?;
     let unbiased = u.div(m, bc1)?;
-    let step = u.div(unbiased, root)?;
-    let decay = u.scale(w, u.hyper("weight_decay"))?;
-    let total = u.add(decay, step)?;
+    let mut step = u.div(unbiased, root)?;
+    if decoupled {
+        step = u.add(decay, step)?;
+    }
     let lr = u.get("lr")?;
-    let total = u.mul(total, lr)?;
-    let new = u.sub(w, total)?;
+    let step = u.mul(step, lr)?;
+    let new = u.sub(w, step)?;
     u.set_weight(new);
     u.set("exp_avg", m);
     u.set("exp_avg_sq", v);

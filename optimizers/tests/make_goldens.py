@@ -2,7 +2,7 @@
 
     python3 optimizers/tests/make_goldens.py        (needs torch)
 
-Each case has a configuration, learning rates, one gradient per step (with zeros in it), and the weights after each step.
+All cases have the same learning rates, start and gradients (with zeros in them); each has the weights after each step.
 """
 
 import json
@@ -11,7 +11,7 @@ import pathlib
 
 import torch
 
-STEPS, SIZE = 24, 5
+STEPS, SIZE = 50, 5
 
 
 def numbers(seed):
@@ -71,6 +71,26 @@ def adamw(**more):
     return lambda start, grads: by_torch(lambda p: torch.optim.AdamW(p, lr=0.1, **more), start, grads)
 
 
+def adam_l2(**more):
+    return lambda start, grads: by_torch(lambda p: torch.optim.Adam(p, lr=0.1, **more), start, grads)
+
+
+def uncorrected(beta1, beta2, eps, decay):
+    """AdamW of arXiv:1711.05101 without its lines 9 and 10, the corrections of bias."""
+
+    def run(start, grads):
+        w, m, v, out = list(start), [0.0] * SIZE, [0.0] * SIZE, []
+        for lr, g in zip(rates(), grads):
+            for i in range(SIZE):
+                m[i] = beta1 * m[i] + (1 - beta1) * g[i]
+                v[i] = beta2 * v[i] + (1 - beta2) * g[i] ** 2
+                w[i] -= lr * (m[i] / (math.sqrt(v[i]) + eps) + decay * w[i])
+            out.append(list(w))
+        return out
+
+    return run
+
+
 CASES = {
     "sgd momentum=0 dampening=0 nesterov=0 weight_decay=0": sgd(),
     "sgd momentum=0 dampening=0 nesterov=0 weight_decay=0.1": sgd(weight_decay=0.1),
@@ -81,14 +101,19 @@ CASES = {
         sgd(momentum=0.9, nesterov=True, weight_decay=0.1),
     "adam beta1=0.9 beta2=0.95 eps=1e-8 weight_decay=0.1":
         adamw(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    "adam beta1=0.9 beta2=0.95 eps=1e-8 adam_w_mode=0 weight_decay=0.1":
+        adam_l2(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    "adam beta1=0.8 beta2=0.9 eps=1e-3 adam_w_mode=0 weight_decay=0":
+        adam_l2(betas=(0.8, 0.9), eps=1e-3, weight_decay=0),
+    "adam beta1=0.9 beta2=0.95 eps=1e-6 bias_correction=0 weight_decay=0.1":
+        uncorrected(0.9, 0.95, 1e-6, 0.1),
     "lion beta1=0.9 beta2=0.99 weight_decay=0.1": lion(0.9, 0.99, 0.1),
     "lion beta1=0.95 beta2=0.98 weight_decay=0": lion(0.95, 0.98, 0.0),
 }
 
-out = []
-for n, (optimizer, run) in enumerate(CASES.items()):
-    start, grads = [0.5, -0.25, 0.125, 1.0, -1.0], gradients(n + 1)
-    weights = run(start, grads)
-    out.append({"optimizer": optimizer, "start": start, "rates": rates(), "gradients": grads, "weights": weights})
-text = json.dumps(out).replace('{"optimizer"', '\n{"optimizer"')
+start, grads = [0.5, -0.25, 0.125, 1.0, -1.0], gradients(1)
+made = {optimizer: run(start, grads) for optimizer, run in CASES.items()}
+text = json.dumps({"start": start, "rates": rates(), "gradients": grads, "weights": made})
+for case in ["gradients", "weights", *CASES]:
+    text = text.replace(f'"{case}":', f'\n"{case}":')
 pathlib.Path(__file__).with_name("goldens.json").write_text(text + "\n")

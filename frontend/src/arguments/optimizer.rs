@@ -7,7 +7,7 @@ const IN_ZERO: &str = "set `zero_optimization.stage`";
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
-    dict("optimizer").doc("The optimizer's `type` and `params`; a type that is not known is refused with the names of those that are. `Adam` is AdamW, as in GPT-NeoX: decay is decoupled from the gradient."),
+    dict("optimizer").doc("The optimizer's `type` and `params`; a type that is not known is refused with the names of those that are. `Adam` is AdamW, as in GPT-NeoX: decay is decoupled from the gradient; `params: {adam_w_mode: false}` makes it part of it. `cpu_adam` is the same: on a CPU the state lies in the memory of the host."),
     text("optimizer_type").says("adam").doc("The optimizer's name, in any case; `optimizer.type` says it too, and is what one writes."),
     flag("use_bnb_optimizer", false).not_yet("optimizer state is f32", "").doc("Keep Adam's moments in 8 bits."),
     any("zero_stage").not_yet("the stage is read where DeepSpeed reads it", IN_ZERO).doc("Stage of ZeRO."),
