@@ -1,4 +1,4 @@
-//! Attention of bfloat16: products of pairs, in AMX tile registers or as dot products, on top of f32.
+//! Attention of bfloat16: matmuls of pairs, in AMX tile registers or as dot products, on top of f32.
 //!
 //! Scores stand transposed as in [`super::block`]: a row of queries for each key. Then all matmuls have one form, and
 //! no weight moves between lanes but within its pair. Weights are rounded to bfloat16 as operands of the next matmul.
@@ -95,7 +95,7 @@ impl Pairs {
     /// `c = a·b`, or `c += a·b`, for `m` rows and `n` columns. `steps` are those of the contraction for the rows from
     /// a given one on, 16 pairs each.
     #[allow(clippy::too_many_arguments)] // a matmul has that many parts
-    pub fn product(
+    pub fn matmul(
         self,
         k: &mut Emit,
         (m, n): (Val, usize),

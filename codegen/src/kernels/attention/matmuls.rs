@@ -70,7 +70,7 @@ pub fn scores(
                 let out = to.at(k, r);
                 let out = k.element(out, column);
                 let init = vec![k.float(0.0, Ty::Vec(s.lanes)); tile * vectors];
-                let acc = product(
+                let acc = matmul(
                     k,
                     (tile, vectors, s.lanes),
                     (zero, depth, steps),
@@ -163,7 +163,7 @@ pub fn add_to_queries(
                 let taken: Vec<usize> =
                     (0..acc.len()).filter(|x| x % TILE_VECTORS >= left_out).collect();
                 let init: Vec<Val> = taken.iter().map(|x| acc[*x]).collect();
-                let sums = product(
+                let sums = matmul(
                     k,
                     (tile, vectors, s.lanes),
                     (from, *limit, 1),
@@ -227,7 +227,7 @@ pub fn add_to_keys(
                     init.push(load_wide(k, s, *row, v));
                 }
             }
-            let acc = product(
+            let acc = matmul(
                 k,
                 (tile, part.len(), s.lanes),
                 (from, queries, 1),
@@ -257,7 +257,7 @@ pub fn add_to_keys(
 
 /// `rows × vectors` tile of a matmul: `Σ_p a(row, p)·b(p, vector)` on top of `init`, for p in `from .. to`. So many
 /// `steps`, of which the range is a multiple, are one iteration of the loop, and `each` comes once in it.
-fn product(
+fn matmul(
     k: &mut Emit,
     (rows, vectors, lanes): (usize, usize, usize),
     (from, to, steps): (Val, Val, usize),
