@@ -75,7 +75,7 @@ mod precision;
 mod run;
 
 pub use experts::{Capacity, Moe, Router};
-pub use layer::{Activation, Attention, Norm};
+pub use layer::{Activation, Attention, FAMILIES, Norm};
 pub use loss_scaling::{DynamicScaling, Hysteresis, LossScaling};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;

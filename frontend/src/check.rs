@@ -107,6 +107,7 @@ impl Reader<'_> {
         };
         let padded = padded?;
         let mut model = Model {
+            model_family: self.text("model_family"),
             num_layers: layers,
             hidden_size: hidden,
             num_attention_heads: heads,
@@ -127,6 +128,7 @@ impl Reader<'_> {
             gelu_tanh: self.bool("bias_gelu_fusion"),
             use_bias_in_norms: self.bool("use_bias_in_norms"),
             use_bias_in_attn_linear: self.bool("use_bias_in_attn_linear"),
+            use_bias_in_attn_dense: self.maybe("use_bias_in_attn_dense"),
             use_bias_in_mlp: self.bool("use_bias_in_mlp"),
             moe,
             attention,

@@ -93,6 +93,9 @@ impl Default for Parallel {
 /// Architecture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Model {
+    /// The family that it is said to be of.
+    #[serde(default)]
+    pub model_family: Option<String>,
     /// Layers.
     pub num_layers: usize,
     /// Width.
@@ -136,6 +139,9 @@ pub struct Model {
     pub use_bias_in_norms: bool,
     /// Biases in attention projections.
     pub use_bias_in_attn_linear: bool,
+    /// A bias in the projection of attention's output, if that differs from the others.
+    #[serde(default)]
+    pub use_bias_in_attn_dense: Option<bool>,
     /// Biases in the MLP.
     pub use_bias_in_mlp: bool,
     /// Layers with experts in the place of the MLP.
@@ -167,6 +173,11 @@ impl Model {
     /// Key-value heads.
     pub fn key_heads(&self) -> usize {
         self.num_kv_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Whether the projection of attention's output has a bias.
+    pub fn bias_of_output(&self) -> bool {
+        self.use_bias_in_attn_dense.unwrap_or(self.use_bias_in_attn_linear)
     }
 
     /// Layers in the shortest run that all layers repeat: the body of the loop over layers.

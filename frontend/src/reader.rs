@@ -280,6 +280,14 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The truth value given for `name`, which has no default.
+    pub(crate) fn maybe(&self, name: &str) -> Option<bool> {
+        match self.find(name)?.1.value {
+            Value::Bool(b) => Some(b),
+            _ => None,
+        }
+    }
+
     /// The text given for `name`.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
         match &self.find(name)?.1.value {

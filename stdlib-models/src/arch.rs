@@ -39,6 +39,8 @@ pub struct LayerKind {
 /// A GPT-NeoX architecture and one micro-batch's shape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Arch {
+    /// The family that the model is said to be of; its features decide where none is named.
+    pub family: Option<String>,
     /// Sequences per micro-batch, of all groups together.
     pub batch: usize,
     /// Groups of as many sequences: what one rank has of a micro-batch that several ranks divide. The
@@ -82,8 +84,10 @@ pub struct Arch {
     pub gated: bool,
     /// Layer norms have biases.
     pub norm_bias: bool,
-    /// Attention projections have biases.
+    /// The projections to queries, keys and values have biases.
     pub attention_bias: bool,
+    /// The projection of attention's output has a bias.
+    pub out_bias: bool,
     /// MLP projections have biases.
     pub mlp_bias: bool,
     /// Layers with experts in the place of the MLP.

@@ -2,7 +2,7 @@
 
 usage: check_hf_export.py write CASE DIR      DIR: a Hugging Face folder with CASE's parameters
        check_hf_export.py check DIR CASE      loads DIR, compares its logits with CASE's
-       check_hf_export.py all NEOXC           both, through both conversions of NEOXC, for every case
+       check_hf_export.py all NEOXC [CASE...] both, through both conversions of NEOXC, for every case
 
 CASE is a rotary case of this folder, such as parallel_erf, pythia_14m or llama_grouped. Exits with 1 when any
 logit is more than 1e-4 away (absolute; the logits are of order 1).
@@ -18,6 +18,7 @@ import transformers
 from safetensors.torch import load_file
 
 import hashed
+import make_family_goldens
 import make_goldens
 import make_llama_goldens
 
@@ -32,7 +33,8 @@ def load_case(name):
 def write(case, folder):
     meta, tensors = load_case(case)
     cfg = meta["neox"]
-    maker = make_llama_goldens if meta["hf"]["model_type"] == "llama" else make_goldens
+    makers = dict(gpt_neox=make_goldens, llama=make_llama_goldens)
+    maker = makers.get(meta["hf"]["model_type"], make_family_goldens)
     if meta["kind"] == "sampled":
         params = {n: hashed.parameter(n, s) for n, s in maker.shapes(cfg).items()}
     else:
@@ -76,9 +78,9 @@ if __name__ == "__main__":
             write(name, folder)
         case ["check", folder, name]:
             sys.exit(check(folder, name))
-        case ["all", neoxc]:
-            hf = [c for c in sorted(HERE.glob("*.json")) if json.loads(c.read_text())["hf"]]
+        case ["all", neoxc, *wanted]:
+            hf = [c for c in sorted(HERE.glob("*.json")) if json.loads(c.read_text()).get("hf")]
             cases = [c.stem for c in hf if json.loads(c.read_text())["kind"] != "training"]
-            sys.exit(max(through(neoxc, c) for c in cases))
+            sys.exit(max(through(neoxc, c) for c in cases if not wanted or c in wanted))
         case _:
             sys.exit(__doc__)

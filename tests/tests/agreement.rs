@@ -13,6 +13,7 @@ use proptest::prelude::*;
 /// Keys and values that make sense by themselves: usual ones, odd ones and the ends of ranges. The first is the usual one,
 /// and comes most often.
 const KEYS: &[(&str, &[&str])] = &[
+    ("model_family", &["null", "gpt_neox", "llama", "mistral", "qwen2"]),
     ("num_layers", &["2", "1", "3", "6", "100000"]),
     ("hidden_size", &["24", "8", "48", "7", "65536", "1048576"]),
     ("num_attention_heads", &["2", "1", "3", "4", "8"]),
@@ -31,6 +32,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("gpt_j_tied", &["false", "true"]),
     ("use_bias_in_norms", &["true", "false"]),
     ("use_bias_in_attn_linear", &["true", "false"]),
+    ("use_bias_in_attn_dense", &["null", "true", "false"]),
     ("use_bias_in_mlp", &["true", "false"]),
     ("precision", &["fp32", "bfloat16", "fp16"]),
     ("hidden_dropout", &["0", "0.1"]),

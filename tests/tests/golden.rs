@@ -204,8 +204,12 @@ const TOLERANCE: f32 = 2e-5;
 
 fn check_step(name: &str) {
     let c = case(name);
-    let (plan, weights) = (plan(&c), weights(&config(&c)));
-    let mut m = Machine::new(&plan, &|n| c.whole("param", n, &weights));
+    check_step_of(name, &c, &plan(&c));
+}
+
+fn check_step_of(name: &str, c: &Case, plan: &Plan) {
+    let weights = weights(&config(c));
+    let mut m = Machine::new(plan, &|n| c.whole("param", n, &weights));
     let (tokens, labels, mask) = (&c.tensors["tokens"], &c.tensors["labels"], &c.tensors["mask"]);
     let logits = floats(&c.tensors["logits"]);
     let vocab = plan.tables.run["padded_vocab_size"].as_u64().unwrap() as usize;
@@ -264,6 +268,17 @@ fn llama_models() {
     }
 }
 
+/// The families beside GPT-NeoX and Llama, each with one step and with twenty steps of training.
+#[test]
+fn families_of_models() {
+    for name in ["mistral", "qwen2"] {
+        let c = case(name);
+        let plan = plan(&c);
+        check_step_of(name, &c, &plan);
+        check_training_of(name, &c, &plan, "train.");
+    }
+}
+
 /// Experts, dropless and of limited capacity, by probability and by Sinkhorn's shares.
 #[test]
 fn models_with_experts() {
@@ -274,16 +289,20 @@ fn models_with_experts() {
 
 fn check_training(name: &str) {
     let c = case(name);
-    let plan = plan(&c);
-    let (settings, weights) = (settings(&plan).unwrap(), weights(&config(&c)));
-    let mut m = Machine::new(&plan, &|n| c.whole("param", n, &weights));
+    check_training_of(name, &c, &plan(&c), "");
+}
+
+/// The batches are the tensors whose names begin with `prefix`.
+fn check_training_of(name: &str, c: &Case, plan: &Plan, prefix: &str) {
+    let (settings, weights) = (settings(plan).unwrap(), weights(&config(c)));
+    let mut m = Machine::new(plan, &|n| c.whole("param", n, &weights));
     let numbers = |key: &str| -> Vec<f64> {
         c.json[key].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
     };
     let (losses, lrs, norms) = (numbers("losses"), numbers("lrs"), numbers("grad_norms"));
     for step in 0..losses.len() {
         let part = |key: &str| {
-            let all = &c.tensors[key];
+            let all = &c.tensors[&format!("{prefix}{key}")];
             let size = all.len() / losses.len();
             all[step * size..(step + 1) * size].to_vec()
         };

@@ -26,6 +26,32 @@ struct Case {
     layout: Vec<String>,
 }
 
+/// Models of families, by the keys that differ from a Llama whose heads are `heads`.
+const FAMILIES: [&[&str]; 2] = [
+    &["model_family=mistral"],
+    &["model_family=qwen2", "use_bias_in_attn_linear=true", "use_bias_in_attn_dense=false"],
+];
+
+/// A model of one of the families in the place of GPT-NeoX's options; keys that come later win.
+fn of_family(family: &[&str], heads: usize) -> Vec<String> {
+    let llama = [
+        "norm=rmsnorm",
+        "rms_norm_epsilon=1.0e-5",
+        "activation=swiglu",
+        "pos_emb=rotary",
+        "gpt_j_residual=false",
+        "bias_gelu_fusion=false",
+        "hidden_dropout=0",
+        "use_bias_in_norms=false",
+        "use_bias_in_attn_linear=false",
+        "use_bias_in_mlp=false",
+    ];
+    let kv = format!("num_kv_heads={heads}");
+    let twice =
+        [format!("num_attention_heads={}", 2 * heads), format!("hidden_size={}", 16 * heads), kv];
+    llama.iter().chain(family).map(|k| k.to_string()).chain(twice).collect()
+}
+
 fn case() -> impl Strategy<Value = Case> {
     let mesh = (1usize..4, 1usize..4, 1usize..3, 1usize..3, 1usize..4)
         .prop_filter("at most eight ranks, at least two", |(p, d, e, c, t)| {
@@ -35,10 +61,14 @@ fn case() -> impl Strategy<Value = Case> {
     let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>(), 0usize..3);
     let layout = (0usize..4, any::<bool>(), 0usize..4, 0usize..4, 0usize..3);
     let dropout = (0usize..3, 0usize..3);
-    let more = (dropout, 0usize..3, any::<bool>());
+    let family = 0..2 * FAMILIES.len();
+    let more = (dropout, 0usize..3, any::<bool>(), family);
     (mesh, shape, flags, layout, more).prop_map(|(mesh, shape, flags, layout, more)| {
-        let (dropout, experts, expert_tensor) = more;
+        let (dropout, experts, expert_tensor, family) = more;
         let (pipe, data, expert, context, tensor) = mesh;
+        // Every other model without experts is of a family.
+        let family = FAMILIES.get(family).filter(|_| expert == 1);
+        let experts = if family.is_some() { 0 } else { experts };
         // Only experts can be divided over expert ranks.
         let experts = if expert > 1 { experts.max(1) } else { experts };
         let (layers, per_rank, columns, tokens, batch, steps) = shape;
@@ -70,6 +100,14 @@ fn case() -> impl Strategy<Value = Case> {
         let rates = ["0", "0.1", "0.5"];
         model.push(format!("hidden_dropout={}", rates[dropout.0]));
         model.push(format!("attention_dropout={}", rates[dropout.1]));
+        if let Some(family) = family {
+            let keys = of_family(family, heads);
+            let name = |k: &str| k.split('=').next().map(str::to_string);
+            model.retain(|old| !keys.iter().any(|k| name(k) == name(old)));
+            model.extend(keys);
+            model.retain(|k| !k.starts_with("intermediate_size"));
+            model.push(format!("intermediate_size={}", 3 * tensor * (5 * columns + 2)));
+        }
         // Every token goes to every expert, and has room there: rounding has no choice to change.
         if experts > 0 {
             model.extend(["moe_num_experts=2".into(), "moe_top_k=2".into()]);

@@ -11,6 +11,8 @@ const OTHER_INIT: &[&str] = &["orthogonal", "scaled_orthogonal", "xavier_uniform
 pub(super) static ARGUMENTS: &[Argument] = &[
     word("precision", "", &["fp32", "bfloat16", "fp16"], &[]).unset()
         .doc("Dtype of matmuls and activations. `bfloat16` and `fp16` keep weights, sums of gradients and optimizer state in f32; `fp16` scales the loss as `fp16` says. Without it, `fp16` and `bf16` decide; without those, f32."),
+    word("model_family", "", neoxc_config::FAMILIES, &[]).unset().ours()
+        .doc("The family of models that this one belongs to: the names of its parameters, and the class of its Hugging Face export. Without it, the model's features decide. A model with a feature that the family has not is refused."),
     int("num_layers").between(1.0, 100_000.0).doc("Layers of the model. Required."),
     int("hidden_size").between(1.0, 1_048_576.0).doc("Width of the residual stream. Required; a multiple of `num_attention_heads`."),
     int("intermediate_size").between(1.0, 4_194_304.0).doc("Width of the MLP, or three times the width where the activation is a gate: GPT-NeoX takes a third of it. Without it, `expansion_factor` × `hidden_size`."),
@@ -71,6 +73,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("gpt_j_tied", false).doc("With `gpt_j_residual`, attention and MLP read the same norm."),
     flag("use_bias_in_norms", true).doc("Norms have a bias."),
     flag("use_bias_in_attn_linear", true).doc("The projections of attention have biases."),
+    flag("use_bias_in_attn_dense", true).unset().ours()
+        .doc("The projection of attention's output has a bias. Without it, as `use_bias_in_attn_linear` says: Qwen 2 has biases of queries, keys and values only."),
     flag("use_bias_in_mlp", true).doc("The matrices of the MLP have biases."),
     word("output_layer_parallelism", "column", &["column"], &[])
         .idle("the vocabulary is what tensor ranks divide").doc("How tensor ranks divide the head; GPT-NeoX has this one way."),

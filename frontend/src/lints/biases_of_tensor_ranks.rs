@@ -17,7 +17,7 @@ once, on any number of ranks. Biases of a GPT-NeoX checkpoint of several tensor 
 
 fn check(c: &Config, _: &Reader<'_>) -> Option<Finding> {
     let m = &c.model;
-    let biases = m.use_bias_in_attn_linear || m.use_bias_in_mlp;
+    let biases = m.bias_of_output() || m.use_bias_in_mlp;
     (m.gpt_j_residual && biases && c.parallel.tensor > 1).then(|| Finding {
         message: format!(
             "GPT-NeoX adds the biases of a parallel residual once per tensor rank, {} times; here they \

@@ -17,7 +17,7 @@ these up: the copies drift apart. Here the gradients are summed.",
 
 fn check(c: &Config, _: &Reader<'_>) -> Option<Finding> {
     let m = &c.model;
-    let biases = m.use_bias_in_attn_linear || m.use_bias_in_mlp;
+    let biases = m.bias_of_output() || m.use_bias_in_mlp;
     let divided = c.parallel.sequence_parallel && c.parallel.tensor > 1;
     (divided && biases && !m.gpt_j_residual).then(|| Finding {
         message: "GPT-NeoX lets the biases of tensor ranks drift apart under `sequence_parallel`; here \

@@ -21,6 +21,7 @@ pub fn without_latency() -> Machine {
 
 pub fn arch() -> Arch {
     Arch {
+        family: None,
         batch: 2,
         groups: 1,
         grad_accum: 1,
@@ -43,6 +44,7 @@ pub fn arch() -> Arch {
         gated: false,
         norm_bias: true,
         attention_bias: true,
+        out_bias: true,
         mlp_bias: true,
         moe: None,
         tied: false,
@@ -100,6 +102,7 @@ pub fn llama() -> Arch {
         norm: Norm::RmsNorm,
         norm_bias: false,
         attention_bias: false,
+        out_bias: false,
         mlp_bias: false,
         activation: Activation::Silu,
         gated: true,

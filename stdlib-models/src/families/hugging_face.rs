@@ -32,8 +32,8 @@ pub type Key = (&'static str, Says);
 pub struct Format {
     /// The class whose models these are: `GPTNeoXForCausalLM`.
     pub architecture: &'static str,
-    /// Keys besides [`COMMON`].
-    pub keys: &'static [Key],
+    /// Keys besides [`COMMON`], in lists that classes share.
+    pub keys: &'static [&'static [Key]],
     /// Reads the keys of the model.
     pub read: fn(&mut Reader<'_>),
     /// The keys of the model, for an architecture.
@@ -42,6 +42,11 @@ pub struct Format {
     pub lacks: fn(&Arch) -> Vec<&'static str>,
     /// Ends of the names of tensors that hold no parameters: tables that models make again.
     pub buffers: &'static [&'static str],
+}
+
+/// The names of what is absent.
+pub fn absent(of: &[(bool, &'static str)]) -> Vec<&'static str> {
+    of.iter().filter(|(absent, _)| *absent).map(|(_, what)| *what).collect()
 }
 
 /// Keys that configurations of all families may have.
@@ -118,7 +123,7 @@ pub const COMMON: &[Key] = &[
 impl Format {
     /// Every key that a configuration may have.
     pub fn all_keys(&self) -> impl Iterator<Item = &Key> {
-        COMMON.iter().chain(self.keys)
+        COMMON.iter().chain(self.keys.iter().copied().flatten())
     }
 }
 
@@ -143,9 +148,14 @@ impl Reader<'_> {
         self.json.get(key).filter(|v| !v.is_null())
     }
 
+    /// Whether the key is there, null or not: a class may have a default that null takes away.
+    pub fn gives(&self, key: &str) -> bool {
+        self.json.contains_key(key)
+    }
+
     /// The key cannot be honoured.
     pub fn refuse(&mut self, key: &str, why: impl Display) {
-        let value = self.get(key).map(Value::to_string).unwrap_or_default();
+        let value = self.get(key).map_or("not given".into(), Value::to_string);
         self.problems.push(format!("`{key}` is {value}: {why}"));
     }
 
@@ -200,6 +210,17 @@ impl Reader<'_> {
     /// Sets a key of GPT-NeoX; `value` is YAML 1.1.
     pub fn set(&mut self, key: &str, value: impl Display) {
         self.sets.push((key.into(), value.to_string()));
+    }
+
+    /// `layer_types`: what each layer attends to must be all tokens before.
+    pub fn full_attention(&mut self) {
+        let full = |v: &Value| v.as_str() == Some("full_attention");
+        let all = self
+            .get("layer_types")
+            .is_none_or(|v| v.as_array().is_some_and(|layers| layers.iter().all(full)));
+        if !all {
+            self.refuse("layer_types", "a list of \"full_attention\" is expected");
+        }
     }
 
     /// Rotary positions, in all the places where versions of Hugging Face have them: `old_base` and `old_part` are
@@ -308,6 +329,7 @@ pub fn read(json: &Value) -> Result<Described, Vec<String>> {
         None => {}
     }
     (format.read)(&mut r);
+    r.set("model_family", family.name());
     if r.problems.is_empty() {
         Ok(Described { family: *family, sets: r.sets })
     } else {

@@ -6,11 +6,13 @@
 pub mod gpt_neox;
 pub mod hugging_face;
 pub mod llama;
+pub mod mistral;
+pub mod qwen2;
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
-use crate::arch::{Arch, LayerKind, Norm};
+use crate::arch::{Arch, LayerKind};
 use crate::blocks::transformer::Layer;
 use crate::param::{Param, normal};
 
@@ -42,6 +44,9 @@ pub trait Family: std::fmt::Debug + Sync {
         x: ValueId,
     ) -> Result<(ValueId, [ValueId; 2]), OpError>;
 
+    /// What of an architecture a model of this family has not.
+    fn lacks(&self, a: &Arch) -> Vec<&'static str>;
+
     /// How Hugging Face writes its models, if it has them.
     fn hugging_face(&self) -> Option<&'static hugging_face::Format>;
 }
@@ -69,11 +74,23 @@ fn experts(a: &Arch, count: usize) -> Vec<Param> {
     p.into_iter().map(|p| p.published_as(vec![])).collect()
 }
 
-/// All families.
-pub const ALL: &[&dyn Family] = &[&gpt_neox::GptNeox, &llama::Llama];
+/// All families, those with Llama's names in the order in which features choose them.
+pub const ALL: &[&dyn Family] =
+    &[&gpt_neox::GptNeox, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2];
 
-/// The family that a model belongs to: Llama where it has something that Hugging Face's GPT-NeoX has not.
+/// The families whose parameters are called as Llama's.
+const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..4;
+
+/// The family that a model belongs to: the one that the configuration names; GPT-NeoX where the model has nothing
+/// else than Hugging Face's GPT-NeoX; otherwise the first of those with Llama's names whose class has all of it, or
+/// Llama.
 pub fn of(a: &Arch) -> &'static dyn Family {
-    let llama = a.norm == Norm::RmsNorm || a.gated || a.queries() > 1;
-    if llama { &llama::Llama } else { &gpt_neox::GptNeox }
+    if let Some(named) = a.family.as_ref().and_then(|name| ALL.iter().find(|f| f.name() == name)) {
+        return *named;
+    }
+    if gpt_neox::GptNeox.lacks(a).is_empty() {
+        return &gpt_neox::GptNeox;
+    }
+    let has = |f: &&&dyn Family| f.hugging_face().is_some_and(|h| (h.lacks)(a).is_empty());
+    *ALL[NAMED_AS_LLAMA].iter().find(has).unwrap_or(&ALL[NAMED_AS_LLAMA.start])
 }

@@ -22,6 +22,9 @@ pub enum CompileError {
     /// Code generation failed.
     #[error(transparent)]
     Codegen(#[from] CodegenError),
+    /// The configuration says what its family of models has not.
+    #[error("{}", .0.message)]
+    Family(Box<Diagnostic>),
     /// The module to go on from is none that can be gone on from.
     #[error("{}", .0.message)]
     Module(Box<Diagnostic>),
@@ -35,7 +38,9 @@ impl CompileError {
     /// for which the failed pass's input is saved into `folder`.
     pub fn diagnostic(&self, folder: &Path) -> Diagnostic {
         match self {
-            CompileError::Target(d) | CompileError::Module(d) => (**d).clone(),
+            CompileError::Target(d) | CompileError::Module(d) | CompileError::Family(d) => {
+                (**d).clone()
+            }
             CompileError::Pass(e) => match &*e.error {
                 PassError::Refused(d) => (**d).clone(),
                 error => {

@@ -1,13 +1,16 @@
 //! What Hugging Face's checkpoints have of a configuration's model: its `config.json`, and where its weights are.
 
+use neoxc_base::codes::conflict;
+use neoxc_base::diag::Span;
 use neoxc_frontend::Config;
+use neoxc_models::Arch;
 use neoxc_models::decoder::parameters;
 use neoxc_models::families;
 pub use neoxc_models::families::hugging_face::{Described, read};
 use neoxc_plan::names;
 use serde_json::{Map, Value};
 
-use crate::lower_config;
+use crate::{CompileError, lower_config};
 
 /// A tensor of a checkpoint that has a range of one dim of a weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +125,26 @@ pub fn tied_head(config: &Config) -> Option<[String; 2]> {
 /// What Hugging Face's class does not have of the model.
 pub fn config_json(config: &Config) -> Result<Map<String, Value>, String> {
     families::hugging_face::write(&lower_config::arch(config))
+}
+
+/// Whether a model is of the family that its configuration names.
+///
+/// # Errors
+/// What the family has not of the model, with the place of its name.
+pub(crate) fn is_of_family(config: &Config, a: &Arch) -> Result<(), CompileError> {
+    let lacks = families::of(a).lacks(a);
+    let Some(name) = a.family.as_ref().filter(|_| !lacks.is_empty()) else { return Ok(()) };
+    let place = config.places.get("model_family").map(|(file, line, column)| {
+        let (file, length) = (file.as_str().into(), name.chars().count() as u32);
+        (Span { file, line: *line, column: *column, length }, "this family".to_string())
+    });
+    let message = format!(
+        "the model is said to be of the family `{name}`, which has no {}",
+        lacks.join(", no ")
+    );
+    let hint = "leave `model_family` out: the model's features decide then";
+    let d = conflict::conflict(&message, place.as_slice(), hint);
+    Err(CompileError::Family(Box::new(d)))
 }
 
 #[cfg(test)]

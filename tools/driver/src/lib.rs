@@ -150,6 +150,7 @@ pub fn phases(
 ) -> Result<Module, CompileError> {
     let start = Instant::now();
     let arch = lower_config::arch(config);
+    hugging_face::is_of_family(config, &arch)?;
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
     lower_config::set_optimizer(config, &mut m).ok_or_else(|| {
         CompileError::Model(format!("no optimizer is called {}", config.optimizer.kind))

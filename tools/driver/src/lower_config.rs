@@ -12,6 +12,7 @@ use neoxc_models::blocks::activations::Activation;
 pub fn arch(c: &Config) -> Arch {
     let m = &c.model;
     Arch {
+        family: m.model_family.clone(),
         // What the expert ranks have of a micro-batch of all of them is each one's own.
         batch: c.run.micro_batch * c.parallel.expert,
         groups: c.parallel.expert,
@@ -40,6 +41,7 @@ pub fn arch(c: &Config) -> Arch {
         gated: m.activation.gated(),
         norm_bias: m.use_bias_in_norms,
         attention_bias: m.use_bias_in_attn_linear,
+        out_bias: m.bias_of_output(),
         mlp_bias: m.use_bias_in_mlp,
         moe: m.moe,
         tied: m.tied,

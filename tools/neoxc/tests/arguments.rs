@@ -44,6 +44,8 @@ const ROWS: &[Row] = &[
     Row("sequence_parallel", "true", &["model_parallel_size=2"]),
     Row("zero_optimization", "{stage: 1}", PAIR),
     // The model.
+    Row("model_family", "llama", &[]),
+    Row("use_bias_in_attn_dense", "false", &[]),
     Row("precision", "bfloat16", &[]),
     Row("fp16", "{enabled: true, type: bfloat16}", &[]),
     Row("bf16", "{enabled: true}", &[]),

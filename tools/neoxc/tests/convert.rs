@@ -122,6 +122,26 @@ fn models_come_back_as_they_were() {
     }
 }
 
+/// Families whose classes have Llama's names and differ in what they have: the class is the one that was read.
+#[test]
+fn families_come_back_as_they_were() {
+    let at = tempfile::tempdir().unwrap();
+    let f = at.path();
+    for name in ["mistral", "qwen2"] {
+        let (dir, config, given) = folder(f, name);
+        ok(f, &["convert", "hf-to-neox", "hf", name]);
+        let (neox, back) = (format!("{name}/global_step0"), format!("{name}-back"));
+        let told = ok(f, &["convert", "neox-to-hf", &neox, &back]);
+        assert!(told.contains("logits differ by 0e0 of "), "{told}");
+        assert_eq!(tensors(&f.join(&back)), given, "{name}");
+        let json = json_of(&f.join(&back).join("config.json"));
+        assert_eq!(json["model_type"], config["model_type"]);
+        let class = json["architectures"][0].as_str().unwrap().to_lowercase();
+        assert_eq!(class, format!("{}forcausallm", name.replace('_', "")));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}
+
 /// Each is told by name before anything is compiled or written.
 #[test]
 fn folders_that_are_not_whole_are_refused_by_name() {

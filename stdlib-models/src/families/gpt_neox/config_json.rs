@@ -4,12 +4,12 @@ use serde_json::{Map, Value, json};
 
 use crate::arch::{Arch, Positions};
 use crate::blocks::activations::Activation;
-use crate::families::hugging_face::{Format, Reader, Says, decimal, rotary_part};
+use crate::families::hugging_face::{Format, Reader, Says, absent, decimal, rotary_part};
 
 /// How Hugging Face writes GPT-NeoX models.
 pub const FORMAT: Format = Format {
     architecture: "GPTNeoXForCausalLM",
-    keys: &[
+    keys: &[&[
         ("attention_bias", Says::Model),
         ("attention_dropout", Says::Model),
         ("attention_probs_dropout_prob", Says::Nothing), // Read by nothing.
@@ -30,7 +30,7 @@ pub const FORMAT: Format = Format {
         ("tie_word_embeddings", Says::Model),
         ("use_parallel_residual", Says::Model),
         ("vocab_size", Says::Model),
-    ],
+    ]],
     read,
     write,
     lacks,
@@ -111,14 +111,14 @@ fn write(a: &Arch) -> Map<String, Value> {
 }
 
 fn lacks(a: &Arch) -> Vec<&'static str> {
-    let mut out = vec![];
-    let mut without = |absent: bool, what| out.extend(absent.then_some(what));
-    without(!matches!(a.positions, Positions::Rotary { .. }), "positions but rotary ones");
     let gelu = [Activation::Gelu, Activation::GeluTanh].contains(&a.activation);
-    without(!gelu, "activations but gelu");
-    without(!a.norm_bias, "norms without biases");
-    without(!a.mlp_bias, "MLP without biases");
-    without(a.shared_norm, "norm that both branches share");
-    without(a.moe.is_some(), "experts");
-    out
+    absent(&[
+        (!matches!(a.positions, Positions::Rotary { .. }), "positions but rotary ones"),
+        (!gelu, "activations but gelu"),
+        (!a.norm_bias, "norms without biases"),
+        (a.attention_bias != a.out_bias, "attention with biases in some places only"),
+        (!a.mlp_bias, "MLP without biases"),
+        (a.shared_norm, "norm that both branches share"),
+        (a.moe.is_some(), "experts"),
+    ])
 }

@@ -7,7 +7,7 @@ use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
 use super::{Family, hugging_face};
-use crate::arch::{Arch, LayerKind, Positions};
+use crate::arch::{Arch, LayerKind, Norm, Positions};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, normal};
 
@@ -38,7 +38,7 @@ fn attention(a: &Arch) -> Vec<Param> {
     }
     let (name, std) = ("attention.dense.weight", normal(a.output_init_std));
     p.push(Param::weight("attention.out.weight", name, &[e, h, d], 1, std).divided("heads"));
-    if a.attention_bias {
+    if a.out_bias {
         p.push(Param::bias("attention.out.bias", "attention.dense.bias", &[e]));
     }
     p
@@ -121,6 +121,14 @@ impl Family for GptNeox {
         x: ValueId,
     ) -> Result<(ValueId, [ValueId; 2]), OpError> {
         transformer::layer(a, b, l, x)
+    }
+
+    fn lacks(&self, a: &Arch) -> Vec<&'static str> {
+        hugging_face::absent(&[
+            (a.norm == Norm::RmsNorm, "RMS norms"),
+            (a.gated, "gates"),
+            (a.queries() > 1, "heads that share keys"),
+        ])
     }
 
     fn hugging_face(&self) -> Option<&'static hugging_face::Format> {

@@ -1,40 +1,80 @@
-//! `config.json` of `LlamaForCausalLM`, both ways.
+//! `config.json` of `LlamaForCausalLM`, both ways, and what other classes have in common with it.
 
 use serde_json::{Map, Value, json};
 
 use crate::arch::{Arch, Norm, Positions};
 use crate::blocks::activations::Activation;
-use crate::families::hugging_face::{Format, Reader, Says, decimal};
+use crate::families::hugging_face::{Format, Key, Reader, Says, absent, decimal};
 
 /// How Hugging Face writes Llama models.
 pub const FORMAT: Format = Format {
     architecture: "LlamaForCausalLM",
     keys: &[
-        ("attention_bias", Says::Model),
-        ("attention_dropout", Says::Model),
-        ("head_dim", Says::Model),
-        ("hidden_act", Says::Model),
-        ("hidden_size", Says::Model),
-        ("intermediate_size", Says::Model),
-        ("max_position_embeddings", Says::Model),
-        ("max_sequence_length", Says::Nothing), // In the first published files; read by nothing.
-        ("mlp_bias", Says::Model),
-        ("num_attention_heads", Says::Model),
-        ("num_hidden_layers", Says::Model),
-        ("num_key_value_heads", Says::Model),
-        ("partial_rotary_factor", Says::Only(&["1.0", "1"])),
-        ("pretraining_tp", Says::Nothing), // In how many parts a matmul is computed: the same sum.
-        ("rms_norm_eps", Says::Model),
-        ("rope_parameters", Says::Model),
-        ("rope_scaling", Says::Model),
-        ("rope_theta", Says::Model),
-        ("tie_word_embeddings", Says::Model),
-        ("vocab_size", Says::Model),
+        BODY,
+        &[
+            ("attention_bias", Says::Model),
+            ("hidden_act", Says::Model),
+            ("max_sequence_length", Says::Nothing), // In the first published files; read by nothing.
+            ("mlp_bias", Says::Model),
+            ("pretraining_tp", Says::Nothing), // In how many parts a matmul is computed: the same sum.
+        ],
     ],
     read,
     write,
     lacks,
     buffers: &[".rotary_emb.inv_freq"],
+};
+
+/// Keys that all classes with Llama's names have.
+pub const BODY: &[Key] = &[
+    ("attention_dropout", Says::Model),
+    ("head_dim", Says::Model),
+    ("hidden_size", Says::Model),
+    ("intermediate_size", Says::Model),
+    ("max_position_embeddings", Says::Model),
+    ("num_attention_heads", Says::Model),
+    ("num_hidden_layers", Says::Model),
+    ("num_key_value_heads", Says::Model),
+    ("partial_rotary_factor", Says::Only(&["1.0", "1"])),
+    ("rms_norm_eps", Says::Model),
+    ("rope_parameters", Says::Model),
+    ("rope_scaling", Says::Model),
+    ("rope_theta", Says::Model),
+    ("tie_word_embeddings", Says::Model),
+    ("vocab_size", Says::Model),
+];
+
+/// What a class takes where its file says nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct Defaults {
+    /// Layers.
+    pub layers: u64,
+    /// Rows of the embedding.
+    pub vocab: u64,
+    /// Width of the model.
+    pub hidden: u64,
+    /// Attention heads.
+    pub heads: u64,
+    /// Key-value heads, if not as many as heads.
+    pub kv_heads: Option<u64>,
+    /// Width of the MLP.
+    pub ffn: u64,
+    /// Positions.
+    pub positions: u64,
+    /// Epsilon of norms.
+    pub eps: f64,
+}
+
+/// Defaults of Hugging Face's `LlamaConfig`, whose files leave out what is default.
+const DEFAULTS: Defaults = Defaults {
+    layers: 32,
+    vocab: 32000,
+    hidden: 4096,
+    heads: 32,
+    kv_heads: None,
+    ffn: 11008,
+    positions: 2048,
+    eps: 1e-6,
 };
 
 /// What Hugging Face calls the activation of each gate that GPT-NeoX has.
@@ -44,16 +84,21 @@ const GATES: [(Activation, &str, &str); 3] = [
     (Activation::Relu, "relu", "reglu"),
 ];
 
-/// Defaults are those of Hugging Face's `LlamaConfig`, whose files leave out what is default.
-fn read(r: &mut Reader<'_>) {
-    for (key, ours, default) in
-        [("num_hidden_layers", "num_layers", 32), ("vocab_size", "padded_vocab_size", 32000)]
-    {
+/// Reads [`BODY`]; biases and the activation are the class's own.
+pub fn read_body(r: &mut Reader<'_>, d: &Defaults) {
+    for (key, ours, default) in [
+        ("num_hidden_layers", "num_layers", d.layers),
+        ("vocab_size", "padded_vocab_size", d.vocab),
+    ] {
         let n = r.whole(key, default);
         r.set(ours, n);
     }
-    let (hidden, heads) = (r.whole("hidden_size", 4096), r.whole("num_attention_heads", 32));
-    let kv = r.whole("num_key_value_heads", heads);
+    let (hidden, heads) =
+        (r.whole("hidden_size", d.hidden), r.whole("num_attention_heads", d.heads));
+    let kv = match r.gives("num_key_value_heads") {
+        true => r.whole("num_key_value_heads", heads),
+        false => d.kv_heads.unwrap_or(heads),
+    };
     r.set("hidden_size", hidden);
     r.set("num_attention_heads", heads);
     r.set("num_kv_heads", kv);
@@ -61,9 +106,9 @@ fn read(r: &mut Reader<'_>) {
         r.refuse("head_dim", format!("GPT-NeoX has heads of {hidden} / {heads}"));
     }
     // GPT-NeoX takes a third of the width where an activation is gated.
-    let ffn = r.whole("intermediate_size", 11008);
+    let ffn = r.whole("intermediate_size", d.ffn);
     r.set("intermediate_size", ffn.saturating_mul(3));
-    let context = r.whole("max_position_embeddings", 2048);
+    let context = r.whole("max_position_embeddings", d.positions);
     r.set("seq_length", context);
     r.set("max_position_embeddings", context);
     let (base, part) = r.rotary(&["rope_theta"], None, (10_000.0, 1.0));
@@ -74,19 +119,17 @@ fn read(r: &mut Reader<'_>) {
     r.set("rotary_pct", "1.0");
     r.set("rotary_emb_base", base as u64);
     r.set("norm", "rmsnorm");
-    let eps = r.number("rms_norm_eps", 1e-6);
+    let eps = r.number("rms_norm_eps", d.eps);
     r.set("rms_norm_epsilon", decimal(eps));
-    for (key, ours) in
-        [("attention_bias", "use_bias_in_attn_linear"), ("mlp_bias", "use_bias_in_mlp")]
-    {
-        let flag = r.flag(key, false);
-        r.set(ours, flag);
-    }
     r.set("use_bias_in_norms", false);
     let tied = r.flag("tie_word_embeddings", false);
     r.set("no_weight_tying", !tied);
     let rate = r.number("attention_dropout", 0.0);
     r.set("attention_dropout", decimal(rate));
+}
+
+/// Reads the gate's activation.
+pub fn read_gate(r: &mut Reader<'_>) {
     let act = r.text("hidden_act", "silu");
     match GATES.iter().find(|(_, theirs, _)| *theirs == act) {
         Some((.., ours)) => r.set("activation", ours),
@@ -94,7 +137,24 @@ fn read(r: &mut Reader<'_>) {
     }
 }
 
-fn write(a: &Arch) -> Map<String, Value> {
+/// Sets the same for several keys of GPT-NeoX.
+pub fn set_all(r: &mut Reader<'_>, keys: &[&str], value: bool) {
+    keys.iter().for_each(|key| r.set(key, value));
+}
+
+fn read(r: &mut Reader<'_>) {
+    read_body(r, &DEFAULTS);
+    read_gate(r);
+    for (key, ours) in
+        [("attention_bias", "use_bias_in_attn_linear"), ("mlp_bias", "use_bias_in_mlp")]
+    {
+        let flag = r.flag(key, false);
+        r.set(ours, flag);
+    }
+}
+
+/// The keys of [`BODY`] and the gate's activation, for an architecture.
+pub fn write_body(a: &Arch) -> Map<String, Value> {
     let base = match a.positions {
         Positions::Rotary { base, .. } => base,
         _ => 0.0,
@@ -114,8 +174,6 @@ fn write(a: &Arch) -> Map<String, Value> {
         ("max_position_embeddings", json!(a.max_positions)),
         ("rms_norm_eps", json!(a.eps)),
         ("tie_word_embeddings", json!(a.tied)),
-        ("attention_bias", json!(a.attention_bias)),
-        ("mlp_bias", json!(a.mlp_bias)),
         ("attention_dropout", json!(a.attention_dropout)),
     ] {
         out.insert(key.into(), value);
@@ -123,16 +181,28 @@ fn write(a: &Arch) -> Map<String, Value> {
     out
 }
 
-fn lacks(a: &Arch) -> Vec<&'static str> {
-    let mut out = vec![];
-    let mut without = |absent: bool, what| out.extend(absent.then_some(what));
-    let whole = matches!(a.positions, Positions::Rotary { dims, .. } if dims == a.head_dim);
-    without(!whole, "positions but rotary ones of whole heads");
-    without(a.norm != Norm::RmsNorm, "norms but RMS norms");
-    let gate = a.gated && GATES.iter().any(|(ours, ..)| *ours == a.activation);
-    without(!gate, "activations but swiglu, geglu and reglu");
-    without(a.parallel_residual, "parallel residual");
-    without(a.hidden_dropout > 0.0, "dropout of hidden states");
-    without(a.moe.is_some(), "experts");
+fn write(a: &Arch) -> Map<String, Value> {
+    let mut out = write_body(a);
+    out.insert("attention_bias".into(), json!(a.attention_bias));
+    out.insert("mlp_bias".into(), json!(a.mlp_bias));
     out
+}
+
+/// What of an architecture no class has that [`BODY`] is of.
+pub fn lacks_body(a: &Arch) -> Vec<&'static str> {
+    let whole = matches!(a.positions, Positions::Rotary { dims, .. } if dims == a.head_dim);
+    let gate = a.gated && GATES.iter().any(|(ours, ..)| *ours == a.activation);
+    absent(&[
+        (!whole, "positions but rotary ones of whole heads"),
+        (a.norm != Norm::RmsNorm, "norms but RMS norms"),
+        (!gate, "activations but swiglu, geglu and reglu"),
+        (a.parallel_residual, "parallel residual"),
+        (a.hidden_dropout > 0.0, "dropout of hidden states"),
+        (a.moe.is_some(), "experts"),
+    ])
+}
+
+fn lacks(a: &Arch) -> Vec<&'static str> {
+    let own = [(a.attention_bias != a.out_bias, "attention with biases in some places only")];
+    [lacks_body(a), absent(&own)].concat()
 }

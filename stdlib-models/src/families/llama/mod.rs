@@ -4,22 +4,37 @@
 //! the family has what is called otherwise. A model belongs to it where it has something that Hugging Face's GPT-NeoX
 //! has not: RMS norms, a gated MLP, or fewer key-value heads than heads.
 //!
+//! Other families have the same names, and more or less of the same features; to Hugging Face they are classes of their
+//! own. Each is a [`NamedAsLlama`] with the [`Format`] of its class.
+//!
 //! Queries, keys and values are one parameter, of which Hugging Face has three: for each key-value head the rows of
 //! its query heads, then the key's, then the value's.
 
-mod config_json;
+pub mod config_json;
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
-use super::{Family, hugging_face};
+use super::Family;
+use super::hugging_face::Format;
 use crate::arch::{Arch, LayerKind, Norm, Positions};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, Piece, normal};
 
-/// The family.
+/// A family whose parameters are called as Llama's.
 #[derive(Debug)]
-pub struct Llama;
+pub struct NamedAsLlama {
+    /// The family's name, as Hugging Face's `model_type`.
+    pub name: &'static str,
+    /// How Hugging Face writes its models.
+    pub format: &'static Format,
+    /// What of an architecture its models have not.
+    pub lacks: fn(&Arch) -> Vec<&'static str>,
+}
+
+/// The family, in which a model may have more than Hugging Face's class.
+pub const LLAMA: NamedAsLlama =
+    NamedAsLlama { name: "llama", format: &config_json::FORMAT, lacks: |_| vec![] };
 
 /// A norm's weight, and a layer norm's bias if norms have biases.
 fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Param> {
@@ -60,7 +75,7 @@ fn attention(a: &Arch) -> Vec<Param> {
     let dims = if a.queries() > 1 { &grouped[..] } else { &[e, h, d] };
     let (name, std) = ("self_attn.o_proj.weight", normal(a.output_init_std));
     p.push(Param::weight("attention.out.weight", name, dims, 1, std).divided("heads"));
-    if a.attention_bias {
+    if a.out_bias {
         p.push(Param::bias("attention.out.bias", "self_attn.o_proj.bias", &[e]));
     }
     p
@@ -88,9 +103,9 @@ fn mlp(a: &Arch) -> Vec<Param> {
     p
 }
 
-impl Family for Llama {
+impl Family for NamedAsLlama {
     fn name(&self) -> &'static str {
-        "llama"
+        self.name
     }
 
     fn prefix(&self) -> &'static str {
@@ -142,7 +157,11 @@ impl Family for Llama {
         transformer::layer(a, b, l, x)
     }
 
-    fn hugging_face(&self) -> Option<&'static hugging_face::Format> {
-        Some(&config_json::FORMAT)
+    fn lacks(&self, a: &Arch) -> Vec<&'static str> {
+        (self.lacks)(a)
+    }
+
+    fn hugging_face(&self) -> Option<&'static Format> {
+        Some(self.format)
     }
 }
