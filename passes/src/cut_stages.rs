@@ -15,6 +15,7 @@
 //! stages, of which most have nothing to add.
 
 mod finish;
+mod one_function;
 mod split_backward;
 
 use std::collections::{HashMap, HashSet};
@@ -26,6 +27,7 @@ use neoxc_ir::{
     ValueId, keys,
 };
 
+use self::one_function::Source;
 use crate::assign_stages::{Class, assign};
 use crate::entries::{EVAL_STEP, Entry, LOGITS, Part, Program, TRAIN_STEP, name_of};
 use crate::facts::Fact;
@@ -83,13 +85,17 @@ fn run(m: &mut Module, cx: &PassCx) -> Result<PassReport, PassError> {
         let holds = own(&step)?;
         here.push(start(&step, carried, micro, &holds, class.layers * chunks)?);
         let port = |name: &str| Output::Port(name.into());
-        here.extend(cut(m, &step, Program::Train, carried, &[Output::Loss], &holds, class)?);
+        let source = Source { f: &step, carried, outputs: &[Output::Loss], holds: &holds };
+        here.extend(one_function::cut(m, &source, Program::Train, class)?);
         let held = &names_of(&step, &holds);
         let p = finish::Part { held, tied: &tied, class, stages, layers: class.layers * chunks };
         here.push(finish::cut(m, &train, at, carried, &p)?);
-        here.extend(cut(m, &eval, Program::Eval, 0, &[port("loss")], &own(&eval)?, class)?);
-        let held = own(&logits)?;
-        here.extend(cut(m, &logits, Program::Logits, 0, &[port("logits")], &held, class)?);
+        for (f, program, output) in
+            [(&eval, Program::Eval, "loss"), (&logits, Program::Logits, "logits")]
+        {
+            let source = Source { f, carried: 0, outputs: &[port(output)], holds: &own(f)? };
+            here.extend(one_function::cut(m, &source, program, class)?);
+        }
         here.iter_mut().for_each(|f| f.name = name_of(&f.name, n));
         made.extend(here);
     }
@@ -312,168 +318,4 @@ fn parts(f: &Function) -> Result<Vec<Part>, PassError> {
         out[*weights] = Part::Weights;
     }
     Ok(out)
-}
-
-/// For values that are a gradient's sum so far: which gradient.
-fn sums(f: &Function, carried: usize) -> HashMap<ValueId, usize> {
-    let mut out: HashMap<ValueId, usize> =
-        f.params.iter().take(carried).enumerate().map(|(n, p)| (*p, n)).collect();
-    for op in &f.ops {
-        let from = op.operands.iter().find_map(|o| out.get(o).copied());
-        match from {
-            Some(n) if op.kind == OpKind::Add => {
-                out.insert(op.results[0], n);
-            }
-            Some(_) if op.kind == OpKind::Repeat => {
-                for r in &op.results {
-                    if let Some(n) = f.results[..carried].iter().position(|x| x == r) {
-                        out.insert(*r, n);
-                    }
-                }
-            }
-            _ => {}
-        }
-    }
-    out
-}
-
-/// The programs of one function.
-fn cut(
-    m: &Module,
-    f: &Function,
-    program: Program,
-    carried: usize,
-    outputs: &[Output],
-    holds: &[bool],
-    class: &Class,
-) -> Result<Vec<Function>, PassError> {
-    let layers = class.layers;
-    let part_of = parts(f)?;
-    let sums = sums(f, carried);
-    let maker = |v: ValueId| f.ops.iter().position(|op| op.results.contains(&v));
-    let find = |p: Part| part_of.iter().position(|q| *q == p);
-    let mut names: HashMap<ValueId, String> = HashMap::new();
-    if let Some(i) = find(Part::Forward) {
-        names.insert(f.ops[i].operands[0], "x".into());
-        names.insert(f.ops[i].results[0], "y".into());
-    }
-    if let Some(i) = find(Part::Backward) {
-        names.insert(f.ops[i].operands[0], "dy".into());
-        names.insert(f.ops[i].results[0], "dx".into());
-    }
-    // Values that one part makes and another one needs.
-    let mut cross: Vec<(ValueId, Part)> = vec![];
-    for (op, part) in f.ops.iter().zip(&part_of) {
-        for o in &op.operands {
-            let Some(i) = maker(*o).filter(|i| part_of[*i] != *part) else { continue };
-            if f.ops[i].kind == OpKind::Fill || sums.contains_key(o) {
-                continue;
-            }
-            let known = names.contains_key(o);
-            let near = matches!(
-                (part_of[i], *part),
-                (Part::Enter, Part::Leave)
-                    | (Part::Forward, Part::Head | Part::Backward | Part::Weights | Part::Leave)
-                    | (Part::Backward, Part::Weights | Part::Leave)
-            );
-            if !known && !near {
-                return Err(PassError::internal_at(
-                    format!("{} needs a value of another stage", op.kind.full_name()),
-                    &op.loc,
-                ));
-            }
-            if !cross.iter().any(|(v, _)| v == o) {
-                cross.push((*o, part_of[i]));
-            }
-            let next = format!("saved{}", names.len());
-            names.entry(*o).or_insert(next);
-        }
-    }
-    // The stage behind wants it even if no part of this one does.
-    if let Some(i) = find(Part::Forward) {
-        let y = f.ops[i].results[0];
-        if !cross.iter().any(|(v, _)| *v == y) {
-            cross.push((y, Part::Forward));
-        }
-    }
-    if let Some(i) = find(Part::Backward) {
-        let dx = f.ops[i].results[0];
-        if !cross.iter().any(|(v, _)| *v == dx) {
-            cross.push((dx, Part::Backward));
-        }
-    }
-    let order =
-        [Part::Enter, Part::Forward, Part::Head, Part::Backward, Part::Weights, Part::Leave];
-    let mut made = vec![];
-    let runs = |p: &Part| match p {
-        Part::Enter | Part::Leave => class.first,
-        Part::Head => class.last,
-        _ => true,
-    };
-    // A step leaves the first stage even if nothing there is trained.
-    let there = |p: &Part| find(*p).is_some() || *p == Part::Leave && program == Program::Train;
-    for part in order.into_iter().filter(|p| there(p) && runs(p)) {
-        let mut g = Function::new(&Entry::new(program, part).to_string());
-        g.attrs = f.attrs.clone();
-        let mut map: HashMap<ValueId, ValueId> = HashMap::new();
-        let all = f.params.iter().zip(&f.param_attrs);
-        let held = all.clone().zip(holds).skip(carried).filter(|(_, holds)| **holds);
-        for ((p, attrs), _) in held {
-            let mut attrs = attrs.clone();
-            if attrs.get(keys::PARAM).is_none() {
-                attrs.set(keys::NAME, Attr::Str(label(f, *p)));
-            }
-            let v = g.add_param(&label(f, *p), with_layers(f.ty(*p), layers), attrs);
-            map.insert(*p, v);
-        }
-        let mut grads = HashMap::new();
-        if matches!(part, Part::Head | Part::Backward | Part::Weights | Part::Leave) {
-            for (n, (p, _)) in all.take(carried).enumerate() {
-                if !holds[carried_parameter(f, n)] {
-                    continue;
-                }
-                let ty = with_layers(f.ty(*p), layers);
-                let v = g.add_param(&label(f, *p), ty, Role::Gradient.attrs(parameter(f, n)));
-                grads.insert(n, v);
-                map.insert(*p, v);
-            }
-        }
-        let ops: Vec<&Op> =
-            f.ops.iter().zip(&part_of).filter(|(_, q)| **q == part).map(|(op, _)| op).collect();
-        for op in &ops {
-            for o in &op.operands {
-                if map.contains_key(o) || maker(*o).is_some_and(|i| part_of[i] == part) {
-                    continue;
-                }
-                if let Some(n) = sums.get(o) {
-                    let lost = || PassError::internal("a gradient is on another stage".into());
-                    map.insert(*o, *grads.get(n).ok_or_else(lost)?);
-                } else if let Some(name) = names.get(o) {
-                    let ty = with_layers(f.ty(*o), layers);
-                    map.insert(*o, g.add_param(name, ty, Role::Slot.attrs(name)));
-                }
-            }
-        }
-        let mut results: Vec<(Output, ValueId)> = vec![];
-        for op in ops {
-            copy(f, op, &mut g, &mut map, Some(m), &|a| shrink(a, layers))?;
-            for r in &op.results {
-                if let Some(n) = sums.get(r) {
-                    let name = Output::Gradient(parameter(f, *n).into());
-                    results.retain(|(other, _)| *other != name);
-                    results.push((name, map[r]));
-                } else if cross.iter().any(|(v, _)| v == r) {
-                    results.push((Output::Slot(names[r].clone()), map[r]));
-                }
-                if let Some(n) = f.results[carried..].iter().position(|x| x == r) {
-                    results.push((outputs[n].clone(), map[r]));
-                }
-            }
-        }
-        let (what, values): (Vec<Output>, Vec<ValueId>) = results.into_iter().unzip();
-        g.results = values;
-        Output::set(&mut g, &what);
-        made.push(g);
-    }
-    Ok(made)
 }

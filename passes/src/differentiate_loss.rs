@@ -201,29 +201,13 @@ impl Differentiator<'_> {
         // A recomputed body runs forward as it is: inner loops keep nothing for later.
         let plain = if checkpoint { body.clone() } else { joint.clone() };
         let forward_fn = Function { name: format!("{name}.fwd"), ..plain };
-        let (params, results) = (joint.params.clone(), joint.results.clone());
+        let params = joint.params.clone();
         let (carried, rest) = params.split_at(shape.carried);
         let (sliced, invariant) = rest.split_at(shape.sliced);
 
         let mut cotangents = Cotangents::new();
-        let mut dy = vec![];
-        for (i, r) in results.iter().enumerate() {
-            let d = joint.add_param(&format!("d{i}"), joint.ty(*r).clone(), Attrs::new());
-            cotangents.insert(*r, d);
-            dy.push(d);
-        }
-        let mut accumulators = vec![];
-        for p in sliced {
-            if joint.ty(*p).dtype.is_float() && !still.contains(p) {
-                let name = joint.values[p.index()].name.clone().unwrap_or_default();
-                let g =
-                    joint.add_param(&format!("grad_{name}"), joint.ty(*p).clone(), Attrs::new());
-                cotangents.insert(*p, g);
-                accumulators.push(Some(g));
-            } else {
-                accumulators.push(None);
-            }
-        }
+        let dy = add_result_gradients(&mut joint, &mut cotangents);
+        let accumulators = add_accumulators(&mut joint, sliced, &still, &mut cotangents);
         let scale = self.scaled.then(|| loss_scale(&mut joint));
         self.reverse(&mut joint, forward_ops, (&inner, &still), scale, &mut cotangents)?;
         // Most bodies start no gradient of their own.
@@ -236,51 +220,27 @@ impl Differentiator<'_> {
             )));
         }
 
-        let mut out: Vec<ValueId> = vec![];
-        for c in carried {
-            out.push(match cotangents.get(c) {
-                Some(d) => *d,
-                None => {
-                    let ty = joint.ty(*c).clone();
-                    Builder::new(&mut joint).fill(0.0, &ty)?
-                }
-            });
-        }
+        let mut out = gradients_of_carried(&mut joint, carried, &cotangents)?;
         out.extend(sliced.iter().filter_map(|p| cotangents.get(p)));
-
         let given: Vec<ValueId> = sliced.iter().chain(invariant).copied().chain(scale).collect();
-        let Kept { saved, recomputed } = match op.attrs.int(keys::CHECKPOINT) {
+        let kept = match op.attrs.int(keys::CHECKPOINT) {
             Some(_) => Kept { saved: carried.to_vec(), recomputed: (0..forward_ops).collect() },
             None => keep::what_backward_needs(&mut joint, forward_ops, carried, &given, &out)?,
         };
 
         let mut fwd = forward_fn;
-        fwd.results.extend(&saved);
-        let saved_types: Vec<TensorType> = saved.iter().map(|v| joint.ty(*v).clone()).collect();
-
+        fwd.results.extend(&kept.saved);
+        let saved: Vec<TensorType> = kept.saved.iter().map(|v| joint.ty(*v).clone()).collect();
         let mut bwd = joint;
-        let backward: Vec<Op> = bwd.ops.split_off(forward_ops);
-        let kept: Vec<Op> = recomputed.iter().map(|i| bwd.ops[*i].clone()).collect();
-        bwd.ops = [kept, backward].concat();
+        kept.leave_backward(&mut bwd, forward_ops);
         bwd.results = out;
-        let used: Vec<bool> = {
-            let mut used = vec![false; bwd.values.len()];
-            bwd.ops.iter().flat_map(|o| &o.operands).for_each(|o| used[o.index()] = true);
-            used
-        };
-        let reads: Vec<bool> = sliced.iter().map(|p| used[p.index()]).collect();
-        let read_slices: Vec<ValueId> =
-            sliced.iter().zip(&reads).filter(|(_, r)| **r).map(|(p, _)| *p).collect();
-        for v in &saved {
-            if bwd.values[v.index()].name.is_none() {
-                bwd.values[v.index()].name = Some(format!("saved{}", v.0).into());
-            }
-        }
+        let read: HashSet<ValueId> = bwd.ops.iter().flat_map(|o| &o.operands).copied().collect();
+        let reads: Vec<bool> = sliced.iter().map(|p| read.contains(p)).collect();
         let grads: Vec<bool> = accumulators.iter().map(Option::is_some).collect();
         bwd.params = [
             dy,
-            read_slices,
-            saved,
+            sliced.iter().filter(|p| read.contains(p)).copied().collect(),
+            kept.saved,
             accumulators.into_iter().flatten().collect(),
             invariant.to_vec(),
             Vec::from_iter(scale),
@@ -292,7 +252,7 @@ impl Differentiator<'_> {
         let (forward, backward) = (fwd.name.clone(), bwd.name.clone());
         self.module.insert(fwd);
         self.module.insert(bwd);
-        Ok(Twin { forward, backward, saved: saved_types, reads, grads, scaled: scale.is_some() })
+        Ok(Twin { forward, backward, saved, reads, grads, scaled: scale.is_some() })
     }
 
     /// Appends the backward ops of the first `forward` ops of `f`.
@@ -413,6 +373,54 @@ pub(crate) fn scales_loss(m: &Module) -> bool {
 /// The loss scale as an input of `f`.
 fn loss_scale(f: &mut Function) -> ValueId {
     f.add_param(LOSS_SCALE, TensorType::scalar(DType::F32), Attrs::new())
+}
+
+/// Adds a parameter for the gradient of each result, which backward starts from.
+fn add_result_gradients(f: &mut Function, cotangents: &mut Cotangents) -> Vec<ValueId> {
+    let mut dy = vec![];
+    for (i, r) in f.results.clone().into_iter().enumerate() {
+        let d = f.add_param(&format!("d{i}"), f.ty(r).clone(), Attrs::new());
+        cotangents.insert(r, d);
+        dy.push(d);
+    }
+    dy
+}
+
+/// Adds a parameter for the sum of gradients of each sliced value that has one: floats that are not `still`.
+fn add_accumulators(
+    f: &mut Function,
+    sliced: &[ValueId],
+    still: &HashSet<ValueId>,
+    cotangents: &mut Cotangents,
+) -> Vec<Option<ValueId>> {
+    let one = |p: &ValueId| {
+        let ty = f.ty(*p).clone();
+        if !ty.dtype.is_float() || still.contains(p) {
+            return None;
+        }
+        let name = f.values[p.index()].name.clone().unwrap_or_default();
+        let g = f.add_param(&format!("grad_{name}"), ty, Attrs::new());
+        cotangents.insert(*p, g);
+        Some(g)
+    };
+    sliced.iter().map(one).collect()
+}
+
+/// The gradients of the carried values; zeros where nothing depends on one.
+fn gradients_of_carried(
+    f: &mut Function,
+    carried: &[ValueId],
+    cotangents: &Cotangents,
+) -> Result<Vec<ValueId>, PassError> {
+    let mut out = vec![];
+    for c in carried {
+        let ty = f.ty(*c).clone();
+        out.push(match cotangents.get(c) {
+            Some(d) => *d,
+            None => Builder::new(f).fill(0.0, &ty)?,
+        });
+    }
+    Ok(out)
 }
 
 /// Where the gradient of `v` is summed up: what there is of it already. The sum of a reshaped value is

@@ -178,99 +178,24 @@ impl Partition<'_> {
         layouts: Vec<Option<Layout>>,
         ends: Ends,
     ) -> Result<Done, PassError> {
-        let mut g = Function::new(name);
-        g.attrs = f.attrs.clone();
-        let mut values = HashMap::new();
-        for (i, (p, attrs)) in f.params.iter().zip(&f.param_attrs).enumerate() {
-            let (ty, label) = (f.ty(*p).clone(), f.values[p.index()].name.clone());
-            let local = layouts[i].as_ref().map_or(ty.clone(), |l| l.local(&ty, self.degrees));
-            let v = g.add_param(label.as_deref().unwrap_or(""), local, attrs.clone());
-            g.values[v.index()].name = label;
-            values.insert(
-                *p,
-                match &layouts[i] {
-                    Some(l) => Val::Known(v, l.clone()),
-                    None => Val::Open(v, i),
-                },
-            );
-        }
-        let meets = meetings(f, &layouts);
-        let mut b = Body {
-            f,
-            g,
-            values,
-            params: layouts,
-            degrees: self.degrees,
-            links: self.links,
-            stream: self.stream.clone(),
-            meets,
-            converted: HashMap::new(),
-            part_of: HashMap::new(),
-        };
+        let mut b = self.begin(f, name, layouts);
         for op in &f.ops {
-            match op.kind {
-                OpKind::Fill => {
-                    let value = op.attrs.float("value").unwrap_or(0.0);
-                    let ty = f.ty(op.results[0]).clone();
-                    b.values.insert(op.results[0], Val::Constant(value, ty));
-                }
-                OpKind::Repeat => self.repeat(&mut b, op)?,
-                // Over an axis that divides nothing: it passes on what is divided, and other sums.
-                OpKind::AllReduce => {
-                    let (local, layout) = b.bring(op.operands[0], None)?;
-                    let mut builder = Builder::new(&mut b.g);
-                    builder.at(&op.loc);
-                    let made = builder.one(OpKind::AllReduce, &[local], op.attrs.clone())?;
-                    b.values.insert(op.results[0], Val::Known(made, layout));
-                }
-                OpKind::Call => {
-                    return Err(PassError::internal_at(format!("@{name} has a call"), &op.loc));
-                }
-                OpKind::Map => {
-                    let body = op.attrs.symbol("callee").and_then(|c| self.source.function(c));
-                    if let Some(body) = body {
-                        self.out.insert(body.clone());
-                    }
-                    ops::step(&mut b, op)?;
-                }
-                OpKind::Reshape if b.is_open(op.operands[0]) => {
-                    b.values.insert(op.results[0], Val::View(op.clone()));
-                }
-                _ => ops::step(&mut b, op)?,
-            }
+            self.op(&mut b, op)?;
         }
         let mut results = vec![];
         let outputs = Output::all(f).unwrap_or_default();
         for (i, r) in f.results.iter().enumerate() {
             let wanted = match ends {
-                Ends::Carried(n) if i < n => match &b.params[i] {
-                    Some(l) => Some(l.clone()),
+                Ends::Carried(n) if i < n => {
                     // Nobody used the parameter before: it is as what is handed on.
-                    None => Some(b.layout(*r).unwrap_or_else(|| Layout::whole(f.ty(*r)))),
-                },
-                Ends::Carried(_) => None,
-                Ends::Entry => {
-                    let what = outputs.get(i);
-                    let slot = what.and_then(|w| match w {
-                        Output::Slot(name) => Some(name.as_str()),
-                        _ => None,
-                    });
-                    let handed = slot.is_some_and(|n| ["x", "y", "dy", "dx"].contains(&n));
-                    let divided = self.stream.layout(f.ty(*r)).filter(|_| handed);
-                    let whole = divided.unwrap_or_else(|| Layout::whole(f.ty(*r)));
-                    let like = what.and_then(|w| b.params[w.replaces(f)?].clone());
-                    let kept = b.layout(*r).filter(|_| slot.is_some() && !handed);
-                    let kept = kept.map(|l| Layout { partial: Default::default(), ..l });
-                    let layouts = f.attrs.strs(keys::LAYOUTS).unwrap_or_default();
-                    let given = layouts.get(i).map(|text| Layout::parse(text));
-                    Some(like.or(kept).or(given).unwrap_or(whole))
+                    let as_handed = || b.layout(*r).unwrap_or_else(|| Layout::whole(f.ty(*r)));
+                    let l = b.params[i].clone().unwrap_or_else(as_handed);
+                    b.settle(f.params[i], &l)?;
+                    Some(l)
                 }
+                Ends::Carried(_) => None,
+                Ends::Entry => Some(b.result_of_entry(i, outputs.get(i))),
             };
-            if let (Ends::Carried(n), Some(l)) = (ends, &wanted)
-                && i < n
-            {
-                b.settle(f.params[i], l)?;
-            }
             let (v, l) = b.bring(*r, wanted.as_ref())?;
             b.g.results.push(v);
             results.push(l);
@@ -283,6 +208,72 @@ impl Partition<'_> {
         self.out.insert(b.g);
         Ok(Done { name: name.to_string(), params, results })
     }
+
+    /// The function of this rank with its parameters, as far as their layouts are given, and no ops yet.
+    fn begin<'f>(&self, f: &'f Function, name: &str, layouts: Vec<Option<Layout>>) -> Body<'f> {
+        let mut g = Function::new(name);
+        g.attrs = f.attrs.clone();
+        let mut values = HashMap::new();
+        for (i, (p, attrs)) in f.params.iter().zip(&f.param_attrs).enumerate() {
+            let (ty, label) = (f.ty(*p).clone(), f.values[p.index()].name.clone());
+            let local = layouts[i].as_ref().map_or(ty.clone(), |l| l.local(&ty, self.degrees));
+            let v = g.add_param(label.as_deref().unwrap_or(""), local, attrs.clone());
+            g.values[v.index()].name = label;
+            let val = match &layouts[i] {
+                Some(l) => Val::Known(v, l.clone()),
+                None => Val::Open(v, i),
+            };
+            values.insert(*p, val);
+        }
+        let meets = meetings(f, &layouts);
+        Body {
+            f,
+            g,
+            values,
+            params: layouts,
+            degrees: self.degrees,
+            links: self.links,
+            stream: self.stream.clone(),
+            meets,
+            converted: HashMap::new(),
+            part_of: HashMap::new(),
+        }
+    }
+
+    /// Adds this rank's form of one op.
+    fn op(&mut self, b: &mut Body<'_>, op: &Op) -> Result<(), PassError> {
+        match op.kind {
+            OpKind::Fill => {
+                let value = op.attrs.float("value").unwrap_or(0.0);
+                let ty = b.f.ty(op.results[0]).clone();
+                b.values.insert(op.results[0], Val::Constant(value, ty));
+            }
+            OpKind::Repeat => self.repeat(b, op)?,
+            // Over an axis that divides nothing: it passes on what is divided, and other sums.
+            OpKind::AllReduce => {
+                let (local, layout) = b.bring(op.operands[0], None)?;
+                let mut builder = Builder::new(&mut b.g);
+                builder.at(&op.loc);
+                let made = builder.one(OpKind::AllReduce, &[local], op.attrs.clone())?;
+                b.values.insert(op.results[0], Val::Known(made, layout));
+            }
+            OpKind::Call => {
+                return Err(PassError::internal_at(format!("@{} has a call", b.g.name), &op.loc));
+            }
+            OpKind::Map => {
+                let body = op.attrs.symbol("callee").and_then(|c| self.source.function(c));
+                if let Some(body) = body {
+                    self.out.insert(body.clone());
+                }
+                ops::step(b, op)?;
+            }
+            OpKind::Reshape if b.is_open(op.operands[0]) => {
+                b.values.insert(op.results[0], Val::View(op.clone()));
+            }
+            _ => ops::step(b, op)?,
+        }
+        Ok(())
+    }
 }
 
 impl Body<'_> {
@@ -292,6 +283,25 @@ impl Body<'_> {
             Some(Val::Known(_, l)) => Some(l.clone()),
             _ => None,
         }
+    }
+
+    /// The layout that result `i` of an entry, which is `what`, leaves with. A new value of a parameter or state is divided as
+    /// the old one; what one stage hands to the next, as the stream; what lies in a slot, as it is, without partial sums;
+    /// anything else as the attribute says, or not at all.
+    fn result_of_entry(&self, i: usize, what: Option<&Output>) -> Layout {
+        let (f, r) = (self.f, self.f.results[i]);
+        let slot = what.and_then(|w| match w {
+            Output::Slot(name) => Some(name.as_str()),
+            _ => None,
+        });
+        let handed = slot.is_some_and(|n| ["x", "y", "dy", "dx"].contains(&n));
+        let kept = self.layout(r).filter(|_| slot.is_some() && !handed);
+        let given = f.attrs.strs(keys::LAYOUTS).unwrap_or_default();
+        let like = what.and_then(|w| self.params[w.replaces(f)?].clone());
+        like.or(kept.map(|l| Layout { partial: Default::default(), ..l }))
+            .or(given.get(i).map(|text| Layout::parse(text)))
+            .or(self.stream.layout(f.ty(r)).filter(|_| handed))
+            .unwrap_or_else(|| Layout::whole(f.ty(r)))
     }
 
     /// Whether the value's layout is not decided yet.

@@ -4,17 +4,17 @@
 //! are called by name. Here it is only transcribed, entry by entry.
 
 mod stages;
+mod tables;
 
 use std::collections::{BTreeMap, HashMap};
 
-use neoxc_ir::eval;
-use neoxc_ir::op::{Class, Cost, RuleCx};
+use neoxc_ir::op::Class;
 use neoxc_ir::ops::repeat::totals;
 use neoxc_ir::role::{is_frozen, name_of as parameter_of};
-use neoxc_ir::{Attrs, DType, Dim, Function, Module, Op, OpKind, Output, Role, ValueId, keys};
+use neoxc_ir::{Attrs, Dim, Function, Module, Op, OpKind, Output, Role, ValueId, keys};
 use neoxc_plan::{
-    Address, Collective, Formula, Held, Init, Instr, Memory, Parameter, Plan, Port, Program,
-    ROUND_WEIGHTS, Schedule, Segment, SegmentKind, State, Stride, Tables, Values, name_of,
+    Address, Collective, Held, Init, Instr, Memory, Parameter, Plan, Port, Program, ROUND_WEIGHTS,
+    Schedule, SegmentKind, State, Stride, Tables, Values, name_of,
 };
 
 use crate::CodegenError;
@@ -57,16 +57,6 @@ fn slots_of(m: &Module, classes: usize) -> Vec<&str> {
     out
 }
 
-/// The numbers that a step is given, and their formulas.
-fn scalars(m: &Module, classes: usize) -> Result<Vec<(String, Formula)>, CodegenError> {
-    let Some(update) = updates(m, classes).next() else { return Ok(vec![]) };
-    let one = |(_, attrs): (ValueId, &Attrs)| {
-        let formula = Formula::parse(attrs.str(keys::FORMULA).unwrap_or_default()).map_err(bad)?;
-        Ok((parameter_of(attrs).to_string(), formula))
-    };
-    Role::Scalar.all(update).map(one).collect()
-}
-
 fn bad(message: impl Into<String>) -> CodegenError {
     CodegenError::Schedule(message.into())
 }
@@ -89,7 +79,13 @@ struct Emitter<'a> {
     events: Vec<bool>,
 }
 
-impl Emitter<'_> {
+impl<'a> Emitter<'a> {
+    fn new(m: &'a Module, kernels: &'a [Kernel], segments: &'a [Named]) -> Self {
+        let symbols = kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i));
+        let (kernels, bytes) = (symbols.collect(), vec![0; segments.len()]);
+        Emitter { m, kernels, segments, bytes, events: vec![] }
+    }
+
     fn address(
         &mut self,
         text: &str,
@@ -433,32 +429,6 @@ fn outputs(f: &Function) -> Result<Vec<Port>, CodegenError> {
     Ok(out)
 }
 
-/// What one launch of a kernel function computes and moves. A single op knows what it touches of its operands, such
-/// as rows of a table; of several, what goes in and comes out goes through memory, and nothing between them.
-fn work(m: &Module, f: &Function) -> Cost {
-    let types = |ids: &[ValueId]| -> Vec<_> { ids.iter().map(|v| f.ty(*v).clone()).collect() };
-    let ops = f.ops.iter().filter(|op| op.kind.def().class() != Class::View);
-    let costs: Vec<Cost> = ops
-        .map(|op| {
-            let (operands, results) = (types(&op.operands), types(&op.results));
-            let attrs = &op.attrs;
-            let cx = RuleCx { operands: &operands, results: &results, attrs, module: Some(m) };
-            op.kind.def().cost(&cx)
-        })
-        .collect();
-    let whole = f.params.iter().chain(&f.results).map(|v| f.ty(*v).bytes() as f64).sum();
-    Cost {
-        flops: costs.iter().map(|c| c.flops).sum(),
-        bytes: if let [one] = &costs[..] { one.bytes } else { whole },
-    }
-}
-
-/// Whether a kernel function is a matmul of bf16; other kernels widen bf16 operands.
-fn multiplies_bf16(f: &Function) -> bool {
-    let product = |op: &&Op| [OpKind::Matmul, OpKind::GroupedMatmul].contains(&op.kind);
-    f.ops.iter().filter(product).any(|op| f.ty(op.operands[0]).dtype == DType::Bf16)
-}
-
 /// What the driver adds to a plan.
 pub struct Extras {
     /// Compiler version.
@@ -481,42 +451,95 @@ pub struct Extras {
 pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, CodegenError> {
     let staged = m.attrs.get(keys::SLOTS).is_some();
     let classes = m.attrs.strs(keys::CLASSES).map_or(1, |c| c.len());
-    let symbols: HashMap<&str, usize> =
-        kernels.iter().enumerate().map(|(i, k)| (k.symbol.as_str(), i)).collect();
-    let slots = slots_of(m, classes);
-    let segments = segments(&slots);
-    let number = |kind: SegmentKind| {
-        let at = segments.iter().position(|(_, k)| *k == kind);
-        at.expect("there is a segment of every kind but state")
+    let segments = segments(&slots_of(m, classes));
+    let mut emitted = if staged {
+        emit_stages(m, kernels, &segments, classes)?
+    } else {
+        emit_entries(m, kernels, &segments)?
     };
-    let (grads_at, arena_at) = (number(SegmentKind::Gradients), number(SegmentKind::Arena));
-    let emitter = || Emitter {
-        m,
-        kernels: symbols.clone(),
-        segments: &segments,
-        bytes: vec![0; segments.len()],
-        events: vec![],
+    // In the order in which a plan on disk has them.
+    emitted.programs.sort_by(|a, b| a.name.cmp(&b.name));
+    let segments = tables::segments(m, segments, emitted.bytes);
+    let consts = tables::consts(m, staged, &segments)?;
+    let mesh = tables::mesh(m);
+    let parameters = all_parameters(m, &mesh, staged, classes)?;
+    let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
+    let stage_layers = m.attrs.strs(keys::STAGE_LAYERS).unwrap_or_default();
+    let stage_class = m.attrs.ints(keys::STAGE_CLASS).unwrap_or_default();
+    let mut plan = Plan {
+        tables: Tables {
+            compiler: extras.compiler,
+            target: extras.target,
+            features: extras.features,
+            memory: Memory::default(),
+            class_memory: tables::memory(m, &segments, kernels, extras.threads),
+            parameter_count: parameters.iter().map(count).sum(),
+            flops_per_step: extras.flops_per_step,
+            tokens_per_step: tables::tokens(&emitted.programs, &mesh),
+            mesh,
+            stage_layers: stage_layers.into_iter().map(stages::layers).collect::<Result<_, _>>()?,
+            stage_class: stage_class.iter().map(|n| (*n).max(0) as usize).collect(),
+            schedules: emitted.schedules,
+            segments,
+            parameters,
+            scalars: tables::scalars(m, classes)?,
+            kernels: tables::kernels(m, kernels),
+            ports: Default::default(),
+            config: extras.config,
+            run: extras.run,
+        },
+        programs: emitted.programs,
+        consts,
+        files: Default::default(),
     };
-    let mut programs = vec![];
-    let mut schedules: BTreeMap<String, Schedule> = BTreeMap::new();
-    // Bytes of each segment, by class.
-    let mut bytes: Vec<Vec<u64>> = vec![];
-    for class in (0..classes).filter(|_| staged) {
-        let mut e = emitter();
-        let stages::Staged { programs: parts, schedules: all } = stages::emit(&mut e, class)?;
-        programs.extend(parts);
-        for (name, s) in all {
-            match schedules.get_mut(&name) {
+    let stages = plan.along("pipe", 0).0;
+    let of_stages = (0..stages).map(|stage| plan.memory_of(stage));
+    plan.tables.memory = of_stages.max_by_key(|m| m.peak).unwrap_or_default();
+    Ok(plan)
+}
+
+/// The programs of a module, and what transcribing them has found.
+struct Emitted {
+    programs: Vec<Program>,
+    schedules: BTreeMap<String, Schedule>,
+    /// Bytes of each segment, by class of stages.
+    bytes: Vec<Vec<u64>>,
+}
+
+/// The programs of a pipeline's stages, class by class.
+fn emit_stages(
+    m: &Module,
+    kernels: &[Kernel],
+    segments: &[Named],
+    classes: usize,
+) -> Result<Emitted, CodegenError> {
+    let mut out = Emitted { programs: vec![], schedules: BTreeMap::new(), bytes: vec![] };
+    for class in 0..classes {
+        let mut e = Emitter::new(m, kernels, segments);
+        let stages::Staged { programs, schedules } = stages::emit(&mut e, class)?;
+        out.programs.extend(programs);
+        for (name, s) in schedules {
+            match out.schedules.get_mut(&name) {
                 Some(known) => known.places.extend(s.places),
                 None => {
-                    schedules.insert(name, s);
+                    out.schedules.insert(name, s);
                 }
             }
         }
-        bytes.push(e.bytes);
+        out.bytes.push(e.bytes);
     }
-    let mut e = emitter();
-    for entry in ENTRIES.into_iter().filter(|_| !staged) {
+    Ok(out)
+}
+
+/// The programs of one stage that is the whole model: its entries.
+fn emit_entries(
+    m: &Module,
+    kernels: &[Kernel],
+    segments: &[Named],
+) -> Result<Emitted, CodegenError> {
+    let mut e = Emitter::new(m, kernels, segments);
+    let mut programs = vec![];
+    for entry in ENTRIES {
         let Some(f) = m.function(entry) else {
             // A model with experts, a plan of several ranks; one that computes in f32.
             if ["decode", ROUND_WEIGHTS].contains(&entry) {
@@ -538,143 +561,7 @@ pub fn emit(m: &Module, kernels: &[Kernel], extras: Extras) -> Result<Plan, Code
         program.outputs = outputs(f)?;
         programs.push(program);
     }
-    let arena = m.attrs.int(keys::ARENA).unwrap_or(0).max(0) as u64;
-    let saved = m.attrs.int(keys::SAVED).unwrap_or(0).max(0) as u64;
-    if !staged {
-        bytes.push(e.bytes);
-    }
-    let arenas = m.attrs.ints(keys::ARENAS).unwrap_or_default();
-    for (class, bytes) in bytes.iter_mut().enumerate() {
-        bytes.iter_mut().for_each(|b| *b = b.div_ceil(64) * 64);
-        bytes[arena_at] =
-            bytes[arena_at].max(arenas.get(class).map_or(arena, |n| (*n).max(0) as u64));
-    }
-    // Where gradients are a part of the arena.
-    let grads = m.attrs.int(keys::GRADS).map(|at| (arena_at, at.max(0) as u64));
-    let mut consts = vec![0u8; bytes[0][number(SegmentKind::Consts)] as usize];
-    if m.function("setup").is_some() {
-        let values = eval::run(m, "setup", &[]).map_err(|e| bad(e.to_string()))?;
-        let name = if staged { "train_forward" } else { "train_step" };
-        let train = m.function(name).ok_or_else(|| bad(format!("there is no @{name}")))?;
-        for ((_, attrs), value) in Role::Const.all(train).zip(&values) {
-            let place = Emitter::places(attrs)?.pop().unwrap_or_default();
-            let at: usize = place.split_once('+').and_then(|(_, o)| o.parse().ok()).unwrap_or(0);
-            for (i, x) in value.data.iter().enumerate() {
-                let to = at + 4 * i;
-                let word = match value.ty.dtype {
-                    neoxc_ir::DType::I32 => (*x as i32).to_le_bytes(),
-                    _ => (*x as f32).to_le_bytes(),
-                };
-                consts[to..to + 4].copy_from_slice(&word);
-            }
-        }
-    }
-    let scratch = kernels.iter().map(|k| k.scratch_bytes).max().unwrap_or(0).div_ceil(64) * 64;
-    // In the order in which a plan on disk has them.
-    programs.sort_by(|a, b| a.name.cmp(&b.name));
-    let memory = |bytes: &Vec<u64>| {
-        let of = |kind| {
-            let all = segments.iter().zip(bytes).filter(|((_, k), _)| *k == kind);
-            all.map(|(_, n)| n).sum::<u64>()
-        };
-        let (parameters, gradients) = (of(SegmentKind::Weights), of(SegmentKind::Gradients));
-        let rest = of(SegmentKind::Arena) - grads.map_or(0, |_| gradients);
-        let (saved, optimizer) = (saved.min(rest), of(SegmentKind::State));
-        let activations = saved + of(SegmentKind::Slots);
-        let other = of(SegmentKind::Consts) + of(SegmentKind::Io);
-        let workspace = rest - saved + other + scratch * extras.threads;
-        let peak = parameters + gradients + optimizer + activations + workspace;
-        Memory { parameters, gradients, optimizer, activations, workspace, peak }
-    };
-    let class_memory: Vec<Memory> = bytes.iter().map(memory).collect();
-    let mesh: Vec<(String, u64)> = m
-        .attrs
-        .strs(keys::MESH)
-        .unwrap_or_default()
-        .into_iter()
-        .filter_map(|a| a.split_once('='))
-        .filter_map(|(n, size)| Some((n.to_string(), size.parse().ok()?)))
-        .collect();
-    let parameters = all_parameters(m, &mesh, staged, classes)?;
-    let stage_layers = match m.attrs.strs(keys::STAGE_LAYERS) {
-        Some(texts) => texts.into_iter().map(stages::layers).collect::<Result<_, _>>()?,
-        None => vec![],
-    };
-    let stage_class = m.attrs.ints(keys::STAGE_CLASS).unwrap_or_default();
-    let stage_class = stage_class.iter().map(|n| (*n).max(0) as usize).collect();
-    let count = |p: &Parameter| p.elements() * p.layers.unwrap_or(1);
-    let parameter_count = parameters.iter().map(count).sum();
-    // The first class has the first stage, which takes tokens.
-    let mut train_inputs =
-        programs.iter().filter(|p| p.name == "train_step").flat_map(|p| &p.inputs);
-    let along = |p: &Port| {
-        let ranks = |a: &String| mesh.iter().find(|(n, _)| n == a).map_or(1, |(_, n)| *n);
-        p.elements() * p.axes.iter().map(ranks).product::<u64>()
-    };
-    let tokens = train_inputs.find(|p| p.name == "tokens").map_or(0, along);
-    let functions: HashMap<&str, &Function> =
-        m.functions.iter().map(|f| (f.name.as_str(), f)).collect();
-    let table = kernels
-        .iter()
-        .map(|k| {
-            let f = functions[k.symbol.as_str()];
-            let size = |v: &ValueId| f.ty(*v).bytes() as u64;
-            let dtype = |v: &ValueId| f.ty(*v).dtype.name().to_string();
-            let work = work(m, f);
-            neoxc_plan::Kernel {
-                name: k.symbol.clone(),
-                family: f.attrs.str(keys::KERNEL).unwrap_or_default().to_string(),
-                tasks: k.tasks,
-                scratch: k.scratch_bytes,
-                args: f.params.iter().chain(&f.results).map(size).collect(),
-                dtypes: f.params.iter().chain(&f.results).map(dtype).collect(),
-                operands: f.params.len(),
-                loc: neoxc_ir::Loc::fuse(f.ops.iter().map(|op| &op.loc)).to_string(),
-                flops: work.flops as u64,
-                bytes: work.bytes as u64,
-                bf16: multiplies_bf16(f),
-            }
-        })
-        .collect();
-    let mut plan = Plan {
-        tables: Tables {
-            compiler: extras.compiler,
-            target: extras.target,
-            features: extras.features,
-            memory: Memory::default(),
-            class_memory,
-            parameter_count,
-            flops_per_step: extras.flops_per_step,
-            tokens_per_step: tokens,
-            mesh,
-            stage_layers,
-            stage_class,
-            schedules,
-            segments: segments
-                .iter()
-                .enumerate()
-                .map(|(i, (name, kind))| Segment {
-                    name: name.clone(),
-                    kind: *kind,
-                    bytes: bytes.iter().map(|b| b[i]).collect(),
-                    within: grads.filter(|_| i == grads_at),
-                })
-                .collect(),
-            parameters,
-            scalars: scalars(m, classes)?,
-            kernels: table,
-            ports: Default::default(),
-            config: extras.config,
-            run: extras.run,
-        },
-        programs,
-        consts,
-        files: Default::default(),
-    };
-    let stages = plan.along("pipe", 0).0;
-    let of_stages = (0..stages).map(|stage| plan.memory_of(stage));
-    plan.tables.memory = of_stages.max_by_key(|m| m.peak).unwrap_or_default();
-    Ok(plan)
+    Ok(Emitted { programs, schedules: BTreeMap::new(), bytes: vec![e.bytes] })
 }
 
 /// The parameters of the model in its order, with their places on the stages of each class.

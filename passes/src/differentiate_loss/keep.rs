@@ -20,6 +20,20 @@ impl Kept {
     fn drop_results(&mut self, f: &Function, i: usize) {
         self.saved.retain(|v| !f.ops[i].results.contains(v));
     }
+
+    /// Leaves of `f` the backward ops, which stand after `forward` others, and those forward ops that run again; the kept
+    /// values have names.
+    pub fn leave_backward(&self, f: &mut Function, forward: usize) {
+        let backward = f.ops.split_off(forward);
+        let again = self.recomputed.iter().map(|i| f.ops[*i].clone());
+        f.ops = again.chain(backward).collect();
+        for v in &self.saved {
+            let name = &mut f.values[v.index()].name;
+            if name.is_none() {
+                *name = Some(format!("saved{}", v.0).into());
+            }
+        }
+    }
 }
 
 /// What the ops of `f` behind the first `forward` read of those, and `out` has of them: as few kept values as can be,

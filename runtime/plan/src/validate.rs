@@ -2,6 +2,7 @@
 
 mod events;
 mod matching;
+mod parameters;
 mod sequence;
 mod slots;
 
@@ -10,8 +11,8 @@ use std::collections::HashMap;
 use neoxc_base::entry::class_of;
 
 use crate::{
-    Address, ENDS, Instr, Move, Plan, PlanError, Port, Round, Schedule, Segment, SegmentKind, Turn,
-    Values, parse_schedule,
+    Address, ENDS, Instr, Move, Plan, PlanError, Port, Program, Round, Schedule, Segment,
+    SegmentKind, Turn, parse_schedule,
 };
 
 /// Bytes that all segments may have together; more is a damaged or hostile plan.
@@ -25,131 +26,102 @@ const MAX_RANKS: u64 = 1 << 20;
 
 /// Every address of every iteration inside its segment, every kernel called as it was compiled.
 pub fn validate(plan: &Plan) -> Result<(), PlanError> {
+    let classes = classes(plan)?;
+    segments(plan, classes)?;
     let t = &plan.tables;
-    let invalid = |m: String| Err(PlanError::Invalid(m));
-    let ranks = t.mesh.iter().try_fold(1u64, |a, (_, n)| a.checked_mul(*n));
-    if ranks.is_none_or(|n| n == 0 || n > MAX_RANKS) {
-        return invalid("the mesh has an impossible number of ranks".into());
-    }
-    let stages = plan.along("pipe", 0).0;
-    let classes = t.stage_class.iter().copied().max().map_or(1, |n| n.saturating_add(1));
-    let known = t.stage_class.is_empty() || t.stage_class.len() as u64 == stages;
-    let whole = t.segments.iter().all(|s| s.bytes.len() == classes);
-    if !known || !whole || (0..classes).any(|c| !(0..stages).any(|s| plan.class_of(s) == c)) {
-        return invalid("the classes of stages do not fit together".into());
-    }
-    // Nothing else may be a part: weights and state are on loan while other segments are written.
-    let part = |s: &Segment| {
-        let Some((at, offset)) = s.within else { return true };
-        let inside = |(of, n): (&u64, &u64)| offset.checked_add(*n).is_some_and(|end| end <= *of);
-        let arena = |of: &&Segment| of.kind == SegmentKind::Arena && of.within.is_none();
-        let of = t.segments.get(at).filter(arena);
-        s.kind == SegmentKind::Gradients
-            && of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
-    };
-    if !t.segments.iter().all(part) {
-        return invalid("a part of a segment leaves it".into());
-    }
-    for class in 0..classes {
-        let total = t.segments.iter().try_fold(0u64, |a, s| a.checked_add(s.bytes[class]));
-        if total.is_none_or(|b| b > MAX_BYTES) {
-            return invalid("segments are impossibly large".into());
-        }
-    }
-    let bytes = |name: &str, class: usize| {
-        let segment = t.segments.iter().find(|s| s.name == name);
-        segment.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0)
-    };
-    let consts = plan.segment_of(SegmentKind::Consts).map(|n| &t.segments[n]);
-    let consts = |class: usize| consts.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0);
-    if (0..classes).any(|class| plan.consts.len() as u64 != consts(class)) {
-        return invalid("consts.bin has another size than its segment".into());
-    }
-    for p in &t.parameters {
-        let product = |sizes: &[u64]| sizes.iter().try_fold(1u64, |a, s| a.checked_mul(*s));
-        let layers = p.layers.unwrap_or(1);
-        let once = |axis: &String| axis == "pipe" && once_each(&t.stage_layers, stages, layers);
-        if p.layer_axis.as_ref().is_some_and(|axis| !once(axis)) {
-            return invalid(format!("not every layer of {} is on one stage", p.name));
-        }
-        let layers_of = |class: usize| match &p.layer_axis {
-            None => layers,
-            Some(_) => {
-                let own = (0..stages).filter(|s| plan.class_of(*s) == class);
-                own.map(|s| plan.layer_count(s)).max().unwrap_or(0)
-            }
-        };
-        let all = product(&p.shape).filter(|n| *n > 0 && product(&p.dims) == Some(*n));
-        let fits = |values: Values| {
-            let (Some(held), segment) = (p.held(&values), values.segment()) else { return false };
-            let kind = t.segments.iter().find(|s| s.name == segment).map(|s| s.kind);
-            let named: Vec<&String> = held.axes.iter().filter(|a| !a.is_empty()).collect();
-            let known = named.iter().all(|a| t.mesh.iter().any(|(n, _)| n == *a));
-            let once = (1..named.len()).all(|i| !named[..i].contains(&named[i]));
-            let even =
-                held.axes.iter().zip(&p.dims).all(|(a, d)| d.is_multiple_of(plan.along(a, 0).0));
-            let whole = all.and_then(|n| n.checked_mul(layers)?.checked_mul(4)).is_some();
-            let ok = held.axes.len() <= p.dims.len() && known && once && even && whole;
-            let end = |class: usize, offset: u64| {
-                let size = plan.local_elements(p, held).checked_mul(layers_of(class))?;
-                size.checked_mul(4)?.checked_add(offset)
-            };
-            let inside = |class: usize| match held.offset(class) {
-                Some(offset) => end(class, offset).is_some_and(|e| e <= bytes(&segment, class)),
-                None => p.layer_axis.is_none(),
-            };
-            let same =
-                |class: usize| held.offset(class).is_some() == p.weights.offset(class).is_some();
-            let some = (0..classes).any(|class| held.offset(class).is_some());
-            let meant = kind == Some(values.kind());
-            ok && some && meant && (0..classes).all(|class| inside(class) && same(class))
-        };
-        if !p.values().into_iter().all(fits) {
-            return invalid(format!("parameter {} leaves its segment", p.name));
-        }
-        // A parameter is trained, with all of the optimizer's state, or has neither gradient nor state.
-        let slots: Vec<&str> = p.state.iter().map(|s| s.slot.as_str()).collect();
-        let wanted = if p.gradient.is_some() { plan.slots() } else { vec![] };
-        if slots != wanted {
-            return invalid(format!(
-                "parameter {} has the state {slots:?}, not {wanted:?}",
-                p.name
-            ));
-        }
-    }
+    t.parameters.iter().try_for_each(|p| parameters::check(plan, classes, p))?;
     if plan.programs.is_empty() {
-        return invalid("it has no programs".into());
+        return invalid("it has no programs");
     }
-    for program in &plan.programs {
-        let (_, class) = class_of(&program.name);
-        if class >= classes {
-            return invalid(format!("{} is for no stage", program.name));
-        }
-        let ports = program.inputs.iter().chain(&program.outputs);
-        for port in ports {
-            port_fits(plan, port, bytes(&port.segment, class)).map_err(|what| {
-                PlanError::Invalid(format!("port {} of {} {what}", port.name, program.name))
-            })?;
-        }
-        let mut taken: Vec<(&str, u64, u64)> = vec![];
-        for port in &program.inputs {
-            let end = port.offset.saturating_add(port.elements().saturating_mul(port.width()));
-            let place = (port.segment.as_str(), port.offset, end);
-            // One would be read as the other: a mask as ids of tokens.
-            if taken.iter().any(|(at, from, to)| *at == place.0 && *from < end && port.offset < *to)
-            {
-                let what = format!("input {} of {} lies over another", port.name, program.name);
-                return Err(PlanError::Invalid(what));
-            }
-            taken.push(place);
-        }
-    }
+    plan.programs.iter().try_for_each(|program| ports(plan, classes, program))?;
     for program in &plan.programs {
         let (_, class) = class_of(&program.name);
         instructions(plan, class, &program.body, &mut vec![])?;
         events::check(plan, program)?;
     }
     t.schedules.values().try_for_each(|s| schedule(plan, s))
+}
+
+/// What is wrong with a plan.
+fn invalid(what: impl Into<String>) -> Result<(), PlanError> {
+    Err(PlanError::Invalid(what.into()))
+}
+
+/// Bytes of a segment on the stages of a class; 0 of one that the plan does not have.
+fn bytes_of(plan: &Plan, name: &str, class: usize) -> u64 {
+    let segment = plan.tables.segments.iter().find(|s| s.name == name);
+    segment.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0)
+}
+
+/// The number of classes of stages: every stage has one, every class a stage, and the mesh a possible number of ranks.
+fn classes(plan: &Plan) -> Result<usize, PlanError> {
+    let t = &plan.tables;
+    let ranks = t.mesh.iter().try_fold(1u64, |a, (_, n)| a.checked_mul(*n));
+    if ranks.is_none_or(|n| n == 0 || n > MAX_RANKS) {
+        invalid("the mesh has an impossible number of ranks")?;
+    }
+    let stages = plan.along("pipe", 0).0;
+    let classes = t.stage_class.iter().copied().max().map_or(1, |n| n.saturating_add(1));
+    let known = t.stage_class.is_empty() || t.stage_class.len() as u64 == stages;
+    let whole = t.segments.iter().all(|s| s.bytes.len() == classes);
+    if !known || !whole || (0..classes).any(|c| !(0..stages).any(|s| plan.class_of(s) == c)) {
+        invalid("the classes of stages do not fit together")?;
+    }
+    Ok(classes)
+}
+
+/// Segments of a possible size, of which only gradients may be a part of another one: weights and state are on loan while
+/// other segments are written.
+fn segments(plan: &Plan, classes: usize) -> Result<(), PlanError> {
+    let all = &plan.tables.segments;
+    let part = |s: &Segment| {
+        let Some((at, offset)) = s.within else { return true };
+        let inside = |(of, n): (&u64, &u64)| offset.checked_add(*n).is_some_and(|end| end <= *of);
+        let arena = |of: &&Segment| of.kind == SegmentKind::Arena && of.within.is_none();
+        let of = all.get(at).filter(arena);
+        s.kind == SegmentKind::Gradients
+            && of.is_some_and(|of| of.bytes.iter().zip(&s.bytes).all(inside))
+    };
+    if !all.iter().all(part) {
+        return invalid("a part of a segment leaves it");
+    }
+    for class in 0..classes {
+        let total = all.iter().try_fold(0u64, |a, s| a.checked_add(s.bytes[class]));
+        if total.is_none_or(|b| b > MAX_BYTES) {
+            return invalid("segments are impossibly large");
+        }
+    }
+    let consts = plan.segment_of(SegmentKind::Consts).map(|n| &all[n]);
+    let consts = |class: usize| consts.and_then(|s| s.bytes.get(class).copied()).unwrap_or(0);
+    if (0..classes).any(|class| plan.consts.len() as u64 != consts(class)) {
+        return invalid("consts.bin has another size than its segment");
+    }
+    Ok(())
+}
+
+/// The ports of a program, which is for a class of stages: each inside its segment, and no input over another one.
+fn ports(plan: &Plan, classes: usize, program: &Program) -> Result<(), PlanError> {
+    let (_, class) = class_of(&program.name);
+    if class >= classes {
+        return invalid(format!("{} is for no stage", program.name));
+    }
+    for port in program.inputs.iter().chain(&program.outputs) {
+        if let Err(what) = port_fits(plan, port, bytes_of(plan, &port.segment, class)) {
+            return invalid(format!("port {} of {} {what}", port.name, program.name));
+        }
+    }
+    let mut taken: Vec<(&str, u64, u64)> = vec![];
+    for port in &program.inputs {
+        let end = port.offset.saturating_add(port.elements().saturating_mul(port.width()));
+        let place = (port.segment.as_str(), port.offset, end);
+        // One would be read as the other: a mask as ids of tokens.
+        if taken.iter().any(|(at, from, to)| *at == place.0 && *from < end && port.offset < *to) {
+            let what = format!("input {} of {} lies over another", port.name, program.name);
+            return invalid(what);
+        }
+        taken.push(place);
+    }
+    Ok(())
 }
 
 /// Whether a port is of a known dtype, aligned, of a size that can be counted, and inside its segment of `bytes`.
@@ -173,16 +145,6 @@ fn port_fits(plan: &Plan, port: &Port, bytes: u64) -> Result<(), String> {
         Some(end) if end <= bytes => Ok(()),
         _ => Err("leaves its segment".into()),
     }
-}
-
-/// Whether the runs of all stages together are `layers` layers, each once.
-fn once_each(stages: &[Vec<(u64, u64)>], count: u64, layers: u64) -> bool {
-    let mut all: Vec<(u64, u64)> = stages.iter().flatten().copied().collect();
-    all.sort_unstable();
-    let end = all.iter().try_fold(0u64, |at, (first, n)| {
-        (*first == at && *n > 0).then(|| at.checked_add(*n)).flatten()
-    });
-    stages.len() as u64 == count && end == Some(layers)
 }
 
 /// Every part there, run no more often than its addresses allow; every handed value inside its slots.
