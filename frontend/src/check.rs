@@ -180,7 +180,9 @@ impl Reader<'_> {
         let decay_iters =
             self.int("lr_decay_iters").map_or((iters as f64 * fraction) as u64, |n| n as u64);
         let clip = self.given("gradient_clipping").unwrap_or_else(|| self.float("clip_grad"));
+        let groups = self.parameter_groups();
         Some(Optimizer {
+            groups,
             rate: LearningRate {
                 lr,
                 min_lr: self.float("min_lr"),

@@ -201,8 +201,36 @@ pub struct Optimizer {
     /// Its hyper-parameters by name; those that are left out have its defaults.
     #[serde(default)]
     pub hypers: BTreeMap<String, f64>,
+    /// Parameters with a learning rate or a weight decay of their own; the first group that has a parameter counts.
+    #[serde(default)]
+    pub groups: Vec<Group>,
     /// Global gradient-norm limit; 0 means none.
     pub gradient_clipping: f64,
+}
+
+/// Parameters that are trained with other numbers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Group {
+    /// Which: a pattern for logical names, in which `*` stands for any characters.
+    pub params: String,
+    /// What the learning rate is multiplied by.
+    pub lr_scale: f64,
+    /// The weight decay of those that decay; none for the optimizer's.
+    pub weight_decay: Option<f64>,
+}
+
+impl Group {
+    /// Whether it has the parameter called `name`.
+    pub fn has(&self, name: &str) -> bool {
+        let parts: Vec<&str> = self.params.split('*').collect();
+        let [first, middle @ .., last] = &parts[..] else { return self.params == name };
+        let Some(rest) = name.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else {
+            return false;
+        };
+        let find =
+            |rest: &str, part: &&str| Some(rest[rest.find(*part)? + part.len()..].to_string());
+        middle.iter().try_fold(rest.to_string(), |rest, part| find(&rest, part)).is_some()
+    }
 }
 
 /// The name of the optimizer in configurations that were written when there was one.

@@ -4,6 +4,7 @@
 use neoxc_base::codes::{impossible_value, not_supported, unknown_key};
 use neoxc_optimizers::{Hyper, Optimizer, Settings, WEIGHT_DECAY, find, names};
 
+use crate::config::Group;
 use crate::reader::Reader;
 use crate::yaml::{Key, Node, Value};
 
@@ -90,5 +91,47 @@ impl Reader<'_> {
                 }
             }
         }
+    }
+
+    /// `param_groups`: a list of dictionaries.
+    pub(crate) fn parameter_groups(&mut self) -> Vec<Group> {
+        let Some((_, node)) = self.find("param_groups").cloned() else { return vec![] };
+        let Value::List(entries) = &node.value else { return vec![] };
+        entries.iter().filter_map(|entry| self.parameter_group(entry)).collect()
+    }
+
+    fn parameter_group(&mut self, entry: &Node) -> Option<Group> {
+        const HINT: &str =
+            "`param_groups: [{params: \"*norm*\", lr_scale: 0.5, weight_decay: 0.0}]`";
+        let Value::Map(pairs) = &entry.value else {
+            let message = "a group of `param_groups` is a dictionary";
+            self.tell(impossible_value::impossible_value(message, &entry.span, "is not", HINT));
+            return None;
+        };
+        let mut group = Group { params: String::new(), lr_scale: 1.0, weight_decay: None };
+        for (key, node) in pairs {
+            let name = format!("param_groups.{}", key.name);
+            match (key.name.as_str(), &node.value) {
+                ("params", Value::Str(pattern)) => group.params.clone_from(pattern),
+                ("params", _) => self.nested(&name, node).map_or((), drop),
+                ("lr_scale", _) => group.lr_scale = self.nested(&name, node)?,
+                ("weight_decay", _) => group.weight_decay = Some(self.nested(&name, node)?),
+                (name, _) => {
+                    let what = "a key of a group, which has params, lr_scale and weight_decay";
+                    self.tell(unknown_key::unknown_key(name, what, &key.span, None));
+                }
+            }
+        }
+        if group.params.is_empty() && !self.was_refused("param_groups.params") {
+            let message = "a group of `param_groups` does not say which parameters it has";
+            self.tell(impossible_value::impossible_value(
+                message,
+                &entry.span,
+                "no `params`",
+                HINT,
+            ));
+            return None;
+        }
+        Some(group)
     }
 }

@@ -143,6 +143,8 @@ keys! {
     PLACE = "neox.place", Strs, [Parameter Op], "place-memory";
     /// The dtype of factors and activations.
     PRECISION = "neox.precision", Str, [Module], "model";
+    /// What the learning rate of a parameter is a multiple of the schedule's by, where it is not that itself.
+    RATE = "neox.rate", Float, [Parameter], "the driver";
     /// What each result of an entry is.
     RESULTS = "neox.results", Strs, [Function], "model";
     /// What an entry's parameter is, if not a weight.
@@ -171,6 +173,8 @@ keys! {
     TENSOR_IF_EVEN = "neox.tensor_if_even", Strs, [Parameter], "model";
     /// Numbers of a loop's results that are totals over its iterations, where these are not the carried ones.
     TOTALS = "neox.totals", Ints, [Op], "drop-zero-sums";
+    /// The weight decay of a parameter that decays, where it is another one than the optimizer's.
+    WEIGHT_DECAY = "neox.weight_decay", Float, [Parameter], "the driver";
     /// Dims of an input that no axis divides, though it divides those of other inputs of the role.
     WHOLE = "neox.whole", Strs, [Parameter], "model";
 }

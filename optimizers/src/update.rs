@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attrs, Builder, DType, Function, OpKind, TensorType, ValueId};
 
-use crate::Settings;
+use crate::{LR, Settings};
 
 /// An update under way: what it reads, and where its ops go.
 pub struct Update<'a, 'b> {
@@ -113,11 +113,12 @@ impl Update<'_, '_> {
     }
 }
 
-/// The update of an optimizer as the function `name`, with the scale `clip` of the gradient as its last parameter.
+/// The update of an optimizer as the function `name`, with the scale `clip` of the gradient as its last parameter. The
+/// learning rate is `rate` times the schedule's.
 ///
 /// # Errors
 /// If the optimizer's update asks for what it has not declared, or leaves a weight or a slot without a new value.
-pub fn build(name: &str, settings: &Settings) -> Result<Function, OpError> {
+pub fn build(name: &str, settings: &Settings, rate: f64) -> Result<Function, OpError> {
     let optimizer = settings.optimizer;
     let mut f = Function::new(name);
     let number = |f: &mut Function, name: &str| {
@@ -132,6 +133,10 @@ pub fn build(name: &str, settings: &Settings) -> Result<Function, OpError> {
     let clip = number(&mut f, "clip");
     let b = &mut Builder::new(&mut f);
     let gradient = b.mul(raw, clip)?;
+    if let Some(lr) = named.get_mut(LR.name).filter(|_| rate != 1.0) {
+        let factor = b.scalar(rate)?;
+        *lr = b.mul(*lr, factor)?;
+    }
     let mut update = Update { b, settings, weight, gradient, named, new: HashMap::new() };
     (optimizer.update)(&mut update)?;
     let new = update.new;
@@ -156,7 +161,7 @@ mod tests {
         for o in ALL {
             let settings = Settings::new(o);
             let mut m = Module::new();
-            let f = build("update", &settings).unwrap();
+            let f = build("update", &settings, 0.5).unwrap();
             let slots = o.slots(&settings).len();
             assert_eq!(f.results.len(), 1 + slots, "{}", o.name());
             assert_eq!(f.params.len(), 3 + slots + o.scalars.len(), "{}", o.name());

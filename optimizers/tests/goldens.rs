@@ -14,7 +14,7 @@ fn numbers(v: &Value) -> Vec<f64> {
 /// Steps of one weight; the state begins at zero, as the runtime's memory does.
 fn weights(settings: &Settings, start: f64, rates: &[f64], gradients: &[f64]) -> Vec<f64> {
     let mut m = Module::new();
-    m.insert(build("update", settings).unwrap());
+    m.insert(build("update", settings, 1.0).unwrap());
     let formulas: Vec<Formula> = settings
         .optimizer
         .scalars

@@ -57,20 +57,49 @@ fn label(f: &Function, v: ValueId) -> String {
     f.values[v.index()].name.as_deref().unwrap_or("p").to_string()
 }
 
-/// The functions that update an element of a parameter that decays, and of one that does not.
-fn updates(m: &mut Module, settings: &Settings) -> Result<[String; 2], PassError> {
-    let lost = || unsupported("the optimizer has no weight decay");
-    let still = settings.clone().with(WEIGHT_DECAY.name, 0.0).ok_or_else(lost)?;
-    let mut add = |name: &str, settings: &Settings| -> Result<String, PassError> {
-        let name = m.fresh_name(name);
-        m.insert(build(&name, settings)?);
+/// The functions that update an element: parameters of one learning rate and one weight decay have one.
+struct Updates<'s> {
+    settings: &'s Settings,
+    /// Rate, decay, name, and how many parameters have it.
+    all: Vec<(f64, f64, String, usize)>,
+}
+
+impl Updates<'_> {
+    /// The one for a parameter with these attributes.
+    fn of(&mut self, m: &mut Module, attrs: &Attrs) -> Result<String, PassError> {
+        let rate = attrs.float(keys::RATE).unwrap_or(1.0);
+        let usual = self.settings.get(WEIGHT_DECAY.name);
+        let decay = match attrs.flag(keys::DECAY) {
+            true => attrs.float(keys::WEIGHT_DECAY).unwrap_or(usual),
+            false => 0.0,
+        };
+        let same = |(r, d, ..): &&mut (f64, f64, String, usize)| (*r, *d) == (rate, decay);
+        if let Some((.., name, count)) = self.all.iter_mut().find(same) {
+            *count += 1;
+            return Ok(name.clone());
+        }
+        let lost = || unsupported("the optimizer has no such weight decay");
+        let settings = self.settings.clone().with(WEIGHT_DECAY.name, decay).ok_or_else(lost)?;
+        let name = m.fresh_name(if decay == 0.0 { "update" } else { "update_decayed" });
+        m.insert(build(&name, &settings, rate)?);
+        self.all.push((rate, decay, name.clone(), 1));
         Ok(name)
-    };
-    if *settings == still {
-        let name = add("update", &still)?;
-        return Ok([name.clone(), name]);
     }
-    Ok([add("update_decayed", settings)?, add("update", &still)?])
+
+    /// A sentence for each, where parameters differ by more than whether they decay.
+    fn notes(&self) -> Vec<String> {
+        let usual = self.settings.get(WEIGHT_DECAY.name);
+        let plain = |(rate, decay, ..): &(f64, f64, String, usize)| {
+            *rate == 1.0 && (*decay == 0.0 || *decay == usual)
+        };
+        if self.all.iter().all(plain) {
+            return vec![];
+        }
+        let one = |(rate, decay, name, count): &(f64, f64, String, usize)| {
+            format!("@{name}: {count} parameters, learning rate × {rate}, weight decay {decay}")
+        };
+        self.all.iter().map(one).collect()
+    }
 }
 
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
@@ -83,7 +112,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         unsupported(format!("`{}` is `{text}`, which is no optimizer", keys::OPTIMIZER))
     })?;
     let clip = m.attrs.float(keys::CLIP).ok_or_else(|| missing(keys::CLIP))?;
-    let [decayed, still] = updates(m, &settings)?;
+    let mut updates = Updates { settings: &settings, all: vec![] };
     let slots = settings.optimizer.slots(&settings);
 
     let mut f = Function::new(TRAIN_STEP);
@@ -93,6 +122,8 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         .collect();
     let trained: Vec<(ValueId, Attrs)> =
         params.iter().filter(|(_, a)| !role::is_frozen(a)).cloned().collect();
+    let of_each: Vec<String> =
+        trained.iter().map(|(_, a)| updates.of(m, a)).collect::<Result<_, _>>()?;
     let mut state: Vec<Vec<ValueId>> = vec![];
     for slot in &slots {
         let one = |(v, a): &(ValueId, Attrs)| {
@@ -145,13 +176,12 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let (norm, factor) = clipped(b, grads, clip, scale)?;
 
     let mut results = vec![];
-    for (i, (p, attrs)) in trained.iter().enumerate() {
-        let update = if attrs.flag(keys::DECAY) { &decayed } else { &still };
+    for (i, (p, _)) in trained.iter().enumerate() {
         let state = state.iter().map(|of_slot| of_slot[i]);
         let operands: Vec<ValueId> =
             [*p, grads[i]].into_iter().chain(state).chain(scalars.iter().copied()).collect();
         let attrs = Attrs::new()
-            .with("callee", Attr::Symbol(update.clone()))
+            .with("callee", Attr::Symbol(of_each[i].clone()))
             .with("results", Attr::Int(1 + slots.len() as i64));
         results.push(b.op(OpKind::Map, &[&operands[..], &[factor]].concat(), attrs)?);
     }
@@ -167,7 +197,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     f.results.extend([loss, norm]);
     Output::set(&mut f, &outputs);
     m.insert(f);
-    Ok(PassReport::default())
+    Ok(PassReport { notes: updates.notes() })
 }
 
 /// The norm of all gradients together, and the factor that brings it down to `clip`. Gradients of a scaled loss are `scale`

@@ -146,3 +146,39 @@ fn a_checkpoint_of_another_optimizer_is_refused_by_what_it_holds() {
         "{told}"
     );
 }
+
+/// Parameters of a group take steps of its rate and decay, and all others the steps that they took without.
+#[test]
+fn groups_of_parameters_have_their_own_rate_and_decay() {
+    let folder = tempfile::tempdir().unwrap();
+    data(folder.path(), 0);
+    let after = |groups: &str| {
+        let groups = format!("param_groups={groups}");
+        let sgd = "optimizer={type: SGD, params: {lr: 0.05}}";
+        let more = [sgd, groups.as_str(), "weight_decay=0.5", "gradient_clipping=0", "warmup=0"];
+        let plan = plan(folder.path(), &[&SHAPE[..], &more, LAYOUTS[3]].concat());
+        let save = folder.path().join("groups");
+        run(&plan, &save, 1, 2, false);
+        weights(&save.join("global_step1"))
+    };
+    let start = after("[{params: '*', lr_scale: 0.0}]");
+    let usual = after("[]");
+    let grouped = after(
+        "[{params: '*.attention.dense.*', lr_scale: 0.5, weight_decay: 0.25}, {params: '*.attention.*', lr_scale: 2}]",
+    );
+    for (((name, w), (_, usual)), (_, grouped)) in start.iter().zip(&usual).zip(&grouped) {
+        let (rate, decay) = match () {
+            () if name.contains(".attention.dense.") => (0.5, 0.25),
+            () if name.contains(".attention.") => (2.0, 0.5),
+            () => (1.0, 0.5),
+        };
+        let decays = name.ends_with(".weight") && !name.contains("norm");
+        let of = |decay: f64| if decays { 0.05 * decay } else { 0.0 };
+        for ((w, usual), grouped) in w.iter().zip(usual).zip(grouped) {
+            let gradient = w - usual - of(0.5) * w;
+            let want = w - rate * (gradient + of(decay) * w);
+            assert!((grouped - want).abs() < 1e-6, "{name}: {grouped} {want}");
+            assert!(rate == 1.0 || gradient == 0.0 || grouped != usual, "{name} has no group");
+        }
+    }
+}

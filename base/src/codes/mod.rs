@@ -50,6 +50,7 @@ codes![
     unreadable_module,
     unready_module,
     unknown_name,
+    unknown_parameter,
     io,
     exists,
     held,

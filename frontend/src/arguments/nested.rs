@@ -104,6 +104,9 @@ const PARAMS: [Argument; 2] = [
 
 #[rustfmt::skip] // a table: a key begins a line
 static REST: &[Argument] = &[
+    text("param_groups.params").doc("Which parameters a group has: their logical name, in which `*` stands for any characters: `*.attention.*`. The number of a layer is `{layer}`: all layers are in one group."),
+    float("param_groups.lr_scale").number(1.0).between(0.0, 1e6).doc("What the learning rate of the group's parameters is multiplied by; at 0 they stay as they are."),
+    float("param_groups.weight_decay").between(0.0, 100.0).doc("Weight decay of those of them that decay; the optimizer's without it."),
     int("zero_optimization.stage").number(0.0).between(0.0, 3.0).doc("What data ranks divide: nothing (0), optimizer state (1), sums of gradients too (2), weights too (3)."),
     flag("fp16.enabled", false).doc("Whether the dictionary counts."),
     flag("fp16.fp16", false).doc("As `enabled`, which wins."),

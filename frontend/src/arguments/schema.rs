@@ -55,8 +55,15 @@ fn value(a: &Argument) -> Value {
         _ => {}
     }
     let below = nested(&format!("{}.", a.name));
-    if !below.is_empty() {
-        out.insert("properties".into(), below.into());
+    match a.kind {
+        _ if below.is_empty() => {}
+        // A list whose entries are dictionaries.
+        Kind::List => {
+            out.insert("items".into(), json!({ "type": "object", "properties": below }));
+        }
+        _ => {
+            out.insert("properties".into(), below.into());
+        }
     }
     out.into()
 }

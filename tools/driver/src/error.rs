@@ -28,6 +28,9 @@ pub enum CompileError {
     /// The module to go on from is none that can be gone on from.
     #[error("{}", .0.message)]
     Module(Box<Diagnostic>),
+    /// The configuration asks for what its model does not have.
+    #[error("{}", .0.message)]
+    Refused(Box<Diagnostic>),
     /// No target was asked for that runs a plan.
     #[error("{}", .0.message)]
     Target(Box<Diagnostic>),
@@ -38,9 +41,10 @@ impl CompileError {
     /// for which the failed pass's input is saved into `folder`.
     pub fn diagnostic(&self, folder: &Path) -> Diagnostic {
         match self {
-            CompileError::Target(d) | CompileError::Module(d) | CompileError::Family(d) => {
-                (**d).clone()
-            }
+            CompileError::Target(d)
+            | CompileError::Module(d)
+            | CompileError::Family(d)
+            | CompileError::Refused(d) => (**d).clone(),
             CompileError::Pass(e) => match &*e.error {
                 PassError::Refused(d) => (**d).clone(),
                 error => {

@@ -152,9 +152,7 @@ pub fn phases(
     let arch = lower_config::arch(config);
     hugging_face::is_of_family(config, &arch)?;
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
-    lower_config::set_optimizer(config, &mut m).ok_or_else(|| {
-        CompileError::Model(format!("no optimizer is called {}", config.optimizer.kind))
-    })?;
+    lower_config::set_optimizer(config, &mut m)?;
     resume::note(config, &mut m);
     let cx = settings(config, target, machine, overlap);
     cx.note(&mut m);

@@ -1,5 +1,7 @@
 //! Checked configuration → what the model files and the runtime need.
 
+use neoxc_base::codes::unknown_parameter::unknown_parameter;
+use neoxc_base::diag::Span;
 use neoxc_config::{Run, Settings};
 use neoxc_frontend::Config;
 use neoxc_frontend::config;
@@ -7,6 +9,8 @@ use neoxc_ir::{Attr, DType, Loc, Module, keys};
 use neoxc_models::Arch;
 use neoxc_models::arch::Positions;
 use neoxc_models::blocks::activations::Activation;
+
+use crate::CompileError;
 
 /// The architecture, with the place of every key.
 pub fn arch(c: &Config) -> Arch {
@@ -69,11 +73,50 @@ pub fn arch(c: &Config) -> Arch {
 }
 
 /// What a training step is built with, on the module: the optimizer and its settings, and the limit of the gradient's
-/// norm. None where the configuration's optimizer is not known.
-pub fn set_optimizer(c: &Config, m: &mut Module) -> Option<()> {
-    m.attrs.set(keys::OPTIMIZER, Attr::Str(c.optimizer.settings()?.to_string()));
+/// norm; and on the parameters of groups what their groups say.
+///
+/// # Errors
+/// If the configuration's optimizer is not known, or a group's pattern fits no parameter.
+pub fn set_optimizer(c: &Config, m: &mut Module) -> Result<(), CompileError> {
+    let kind = &c.optimizer.kind;
+    let lost = || CompileError::Model(format!("no optimizer is called {kind}"));
+    let settings = c.optimizer.settings().ok_or_else(lost)?;
+    m.attrs.set(keys::OPTIMIZER, Attr::Str(settings.to_string()));
     m.attrs.set(keys::CLIP, Attr::Float(c.optimizer.gradient_clipping));
-    Some(())
+    let mut fits = vec![false; c.optimizer.groups.len()];
+    let mut names: Vec<String> = vec![];
+    for attrs in m.functions.iter_mut().flat_map(|f| &mut f.param_attrs) {
+        let Some(name) = attrs.str(keys::PARAM).map(str::to_string) else { continue };
+        let mut first = true;
+        for (group, fits) in c.optimizer.groups.iter().zip(&mut fits) {
+            if !group.has(&name) {
+                continue;
+            }
+            *fits = true;
+            if std::mem::take(&mut first) {
+                if group.lr_scale != 1.0 {
+                    attrs.set(keys::RATE, Attr::Float(group.lr_scale));
+                }
+                if let Some(decay) = group.weight_decay {
+                    attrs.set(keys::WEIGHT_DECAY, Attr::Float(decay));
+                }
+            }
+        }
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    match fits.iter().position(|fits| !fits) {
+        None => Ok(()),
+        Some(n) => {
+            let place = c.places.get("param_groups").map(|(file, line, column)| {
+                let (line, column) = (*line, *column);
+                Span { file: file.as_str().into(), line, column, length: 12 }
+            });
+            let d = unknown_parameter(&c.optimizer.groups[n].params, &names, place.as_ref());
+            Err(CompileError::Refused(Box::new(d)))
+        }
+    }
 }
 
 /// The function of an activation, or of a gate's. The tanh form is that of plain GELU only.

@@ -95,6 +95,7 @@ const ROWS: &[Row] = &[
     Row("enable_expert_tensor_parallelism", "true", &[EXPERTS[0], "model_parallel_size=2"]),
     // The optimizer.
     Row("optimizer", "{type: Adam, params: {lr: 0.01, eps: 0.001}}", &[]),
+    Row("param_groups", "[{params: '*.mlp.*', lr_scale: 0.5}]", &[]),
     Row("optimizer_type", "lion", &["optimizer={params: {lr: 0.01}}"]),
     Row("lr", "0.5", &["optimizer={type: Adam, params: {}}", "lr=0.25"]),
     Row("weight_decay", "0.3", &[]),
@@ -182,8 +183,15 @@ fn changes(row: &Row) -> Result<bool, Vec<String>> {
     let was = without.config.as_ref().unwrap_or_else(|| panic!("{name}: {:?}", errors(&without)));
     let with = loaded(&[*beside, &[set.as_str()]].concat());
     let Some(is) = &with.config else { return Err(errors(&with)) };
-    let step = ["optimizer", "optimizer_type", "weight_decay", "gradient_clipping", "clip_grad"]
-        .contains(name);
+    let step = [
+        "optimizer",
+        "param_groups",
+        "optimizer_type",
+        "weight_decay",
+        "gradient_clipping",
+        "clip_grad",
+    ]
+    .contains(name);
     Ok(comes_to(was, step) != comes_to(is, step))
 }
 

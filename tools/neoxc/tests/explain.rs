@@ -34,6 +34,8 @@ fn an_argument_is_explained_in_either_spelling() {
         told.contains("optimizer.params.eps: ") && told.contains("finite and at least 0"),
         "{told}"
     );
+    let (_, told, _) = explain("param_groups");
+    assert!(told.contains("param_groups.lr_scale: What the learning rate"), "{told}");
     let (_, told, _) = explain("use_qk_layernorm");
     let why = "Not yet (NX0104): attention does not normalise queries and keys.";
     assert!(told.contains(why), "{told}");

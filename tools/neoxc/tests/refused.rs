@@ -79,3 +79,28 @@ fn every_refusal_of_a_module_or_a_folder_has_a_code_and_a_hint() {
     }
     assert!(!f.join("p").exists() && !f.join("out").exists());
 }
+
+#[test]
+fn a_group_of_parameters_that_has_none_is_refused_and_another_is_in_the_dump() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let model = "num_layers: 1\nhidden_size: 8\nnum_attention_heads: 2\nseq_length: 8\npadded_vocab_size: 64\n\
+        train_micro_batch_size_per_gpu: 1\ntrain_iters: 10\nlr: 0.001\n";
+    let groups = |params: &str| format!("param_groups: [{{params: '{params}', lr_scale: 0.25}}]\n");
+    std::fs::write(f.join("a.yml"), format!("{model}{}", groups("*.atention.*"))).unwrap();
+    std::fs::write(f.join("b.yml"), format!("{model}{}", groups("*.attention.*"))).unwrap();
+    let (code, text) = told(f, &["check", "a.yml"]);
+    let first = "error[NX0210]: no parameter's name fits `*.atention.*`\n --> a.yml:9:1\n";
+    assert!(code == Some(3) && text.starts_with(first) && text.contains("  = hint: "), "{text}");
+    let compiled = told(f, &["compile", "b.yml", "-o", "p", "--cache", "c"]);
+    assert_eq!(compiled.0, Some(0), "{}", compiled.1);
+    let dump = |phase: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_neoxc"));
+        command.args(["dump", "--plan", "p", "--phase", phase]).current_dir(f);
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert!(dump("model").contains("neox.rate = 0.25"), "the model does not say the rate");
+    let grad = dump("grad");
+    let own = |name: &str| grad.lines().any(|l| l.contains("map\"(") && l.contains(name));
+    assert!(own("callee = @update_decayed_1,") && own("callee = @update_decayed,"));
+}

@@ -17,7 +17,7 @@ module attributes {neox.clip = 0.0 : f64, neox.optimizer = "adam beta1=0.9 beta2
   }
 }
 // EXPECT:
-//   @train_step(%w [embed 3] {decay = false, param = "w"}, %exp_avg_w [embed 3] {name = "w", role = "state", slot = "exp_avg"}, %exp_avg_sq_w [embed 3] {name = "w", role = "state", slot = "exp_avg_sq"}, %x [micro 2, embed 3] {name = "x", role = "batch"}, %lr [] {formula = "lr", name = "lr", role = "scalar"}, %bc1 [] {formula = "1 - 0.9^step", name = "bc1", role = "scalar"}, %bc2 [] {formula = "1 - 0.95^step", name = "bc2", role = "scalar"}) {results = ["param w", "state exp_avg w", "state exp_avg_sq w", "output loss", "output grad_norm"]}
+//   @train_step(%w [embed 3] {decay = false, param = "w"}, %exp_avg_w [embed 3] {name = "w", role = "state", slot = "exp_avg"}, %exp_avg_sq_w [embed 3] {name = "w", role = "state", slot = "exp_avg_sq"}, %x [micro 2, embed 3] {name = "x", role = "batch"}, %lr [] {formula = "lr", name = "lr", role = "scalar"}, %bc1 [] {formula = "1 - 1 * 0.9^step", name = "bc1", role = "scalar"}, %bc2 [] {formula = "1 - 1 * 0.95^step", name = "bc2", role = "scalar"}) {results = ["param w", "state exp_avg w", "state exp_avg_sq w", "output loss", "output grad_norm"]}
 //     %0 = fill() {dims = ["embed"], dtype = "f32", sizes = [3], value = 0.0} [embed 3]
 //     %1 = repeat(%0, %x, %w) {callee = @micro_step, carried = 1, count = 2, dim = "micro", sliced = 1} [embed 3], [micro 2]
 //     %2 = reduce_sum(%1#1) {dims = ["micro"]} []
