@@ -500,6 +500,16 @@ fn projections_split_and_merge() {
             ),
             1,
         ));
+        for (name, back) in [("turn", false), ("turn_back", true)] {
+            let operands = [(&part[..], F), (&table[..], F), (&table[..], F)];
+            cases.push((
+                kernel(&format!("{name}{i}"), "rotary", &operands, |k, p| {
+                    let sin = if back { k.unary(OpKind::Neg, p[2]).unwrap() } else { p[2] };
+                    vec![k.one(OpKind::Rotary, &[p[0], p[1], sin], Attrs::new()).unwrap()]
+                }),
+                1,
+            ));
+        }
         let five =
             [(&part[..], F), (&part[..], F), (&part[..], F), (&table[..], F), (&table[..], F)];
         cases.push((

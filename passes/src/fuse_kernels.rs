@@ -339,9 +339,9 @@ fn partition(f: &Function) -> Result<Fusing<'_>, PassError> {
                         s.of[i] = Some(g);
                         s.groups[g].ops.push(i);
                     }
-                    // Backward: pulled in by the merge that follows.
+                    // Backward: pulled in by the merge that follows, unless norms stand between.
                     None => {
-                        s.new_group("qkv_merge", i);
+                        s.new_group("rotary", i);
                     }
                 }
             }

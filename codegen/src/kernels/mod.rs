@@ -211,6 +211,7 @@ fn emit_family(family: &str, body: &mut Body<'_>) -> Result<Shape, CodegenError>
         "scatter_rows" => rows::scatter(body),
         "qkv_split" => qkv::split(body),
         "qkv_merge" => qkv::merge(body),
+        "rotary" => qkv::rotary(body),
         "copy" => copy::emit(body),
         other => Err(body.fail(format!("no family `{other}`"))),
     }

@@ -194,6 +194,34 @@ pub(super) fn split(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     })
 }
 
+/// `rotary` alone, of queries or keys [.., seq, head_dim] that were normalised before, or whose gradient was not merged: a
+/// task is the sequence of one head.
+pub(super) fn rotary(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
+    let op = b.f.ops.iter().find(|op| op.kind == OpKind::Rotary).cloned();
+    let op = op.ok_or_else(|| b.fail("has no rotary"))?;
+    let dims = &b.f.ty(op.operands[0]).dims;
+    let [outer @ .., seq, width] = &dims[..] else { return Err(b.fail("has no rows")) };
+    if &*seq.name != "seq" {
+        return Err(b.fail("has rows of several positions together"));
+    }
+    let tasks = outer.iter().map(|d| d.size).product();
+    let (seq, width) = (seq.size, width.size);
+    let from = b.param(op.operands[0]).ok_or_else(|| b.fail("lost an operand"))?;
+    let (to, how, lanes) = (b.result(0), rotation(b, &op)?, b.lanes);
+    b.tasks(|b, head| {
+        let k = &mut b.k;
+        let first = k.scale(head, seq);
+        k.count(seq, |k, position| {
+            let row = k.add(first, position);
+            let at = k.scale(row, width);
+            let (from, to) = (k.element(from, at), k.element(to, at));
+            part(k, from, to, width, position, Some(how), lanes);
+        });
+        Ok(())
+    })?;
+    Ok(Shape { tasks, scratch_floats: 0, tiles: false })
+}
+
 /// Rotary of the first two parts if the body has it, then `qkv_merge`.
 pub(super) fn merge(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let op = b.f.ops.iter().find(|op| op.kind == OpKind::QkvMerge).cloned();
