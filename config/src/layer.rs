@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The families of models, by the names that `model_family` may have: those of Hugging Face's `model_type`.
-pub const FAMILIES: &[&str] = &["gpt_neox", "llama", "mistral", "qwen2"];
+pub const FAMILIES: &[&str] = &["gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2"];
 
 /// A kind of norm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,48 @@ pub enum Norm {
 }
 
 crate::words!(Norm: LayerNorm = "layernorm", RmsNorm = "rmsnorm");
+
+/// Where a layer has norms.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum NormPlace {
+    /// Before each branch.
+    #[default]
+    Before,
+    /// After each branch, before its sum with the stream (OLMo 2, arXiv:2501.00656).
+    After,
+    /// Both before and after (Gemma 2, arXiv:2408.00118).
+    Around,
+}
+
+crate::words!(NormPlace: Before = "before", After = "after", Around = "around");
+
+impl NormPlace {
+    /// Whether there is a norm before each branch.
+    pub fn before(self) -> bool {
+        self != NormPlace::After
+    }
+
+    /// Whether there is a norm after each branch.
+    pub fn after(self) -> bool {
+        self != NormPlace::Before
+    }
+}
+
+/// The norms of queries and keys, which have weights of their own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum QkNorm {
+    /// None.
+    #[default]
+    None,
+    /// Over the dims of each head, with one weight for all heads (Qwen 3, arXiv:2505.09388).
+    Head,
+    /// Over all heads together (OLMo 2, arXiv:2501.00656).
+    Width,
+}
+
+crate::words!(QkNorm: None = "none", Head = "head", Width = "width");
 
 /// What a layer attends to. GPT-NeoX's `global` and `flash` are one kind here.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@
 //! it may have, is in the frontend's tables (`frontend/src/arguments/`).
 //!
 //! - [`Moe`], [`Router`], [`Capacity`]: layers with experts.
-//! - [`Norm`], [`Activation`], [`Attention`]: what layers are made of.
+//! - [`Norm`], [`NormPlace`], [`QkNorm`], [`Activation`], [`Attention`]: what layers are made of.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
 //! - [`Precision`]: the dtype of matmuls and activations; [`LossScaling`]: what fp16 multiplies the loss by.
 //! - [`Run`], [`LearningRate`]: batches, steps, data, checkpoints; [`Settings`]: what a plan keeps of them.
@@ -75,7 +75,7 @@ mod precision;
 mod run;
 
 pub use experts::{Capacity, Moe, Router};
-pub use layer::{Activation, Attention, FAMILIES, Norm};
+pub use layer::{Activation, Attention, FAMILIES, Norm, NormPlace, QkNorm};
 pub use loss_scaling::{DynamicScaling, Hysteresis, LossScaling};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;

@@ -66,12 +66,7 @@ impl Reader<'_> {
         if self.diagnostics.iter().any(|d| others.contains(&d.kind.code)) {
             return None;
         }
-        if hidden % heads != 0 {
-            let message = format!("{heads} heads do not divide a hidden size of {hidden}");
-            self.both(message, "hidden_size", "num_attention_heads", "choose a multiple");
-            return None;
-        }
-        let head = hidden / heads;
+        let head = self.head_dim(hidden, heads)?;
         let rotary = (head as f64 * pct) as usize;
         if pos_emb == "rotary" && (rotary == 0 || !rotary.is_multiple_of(2)) {
             let message =
@@ -112,6 +107,8 @@ impl Reader<'_> {
             hidden_size: hidden,
             num_attention_heads: heads,
             num_kv_heads,
+            head_dim: self.int("head_dim"),
+            qk_norm: self.qk_norm(norm),
             intermediate_size,
             seq_length: seq,
             max_position_embeddings: positions.unwrap_or(seq),
@@ -122,6 +119,7 @@ impl Reader<'_> {
             rotary_emb_base: base,
             norm,
             layernorm_epsilon: eps,
+            norm_place: self.norm_place(),
             gpt_j_residual: self.bool("gpt_j_residual"),
             gpt_j_tied: self.bool("gpt_j_residual") && self.bool("gpt_j_tied"),
             activation,

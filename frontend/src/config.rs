@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 pub use neoxc_config::{
-    Activation, Attention, Capacity, Cooldown, Decay, LearningRate, Moe, Norm, PipePartition,
-    PipeSchedule, Precision, Router, Run,
+    Activation, Attention, Capacity, Cooldown, Decay, LearningRate, Moe, Norm, NormPlace,
+    PipePartition, PipeSchedule, Precision, QkNorm, Router, Run,
 };
 
 /// A checked configuration.
@@ -105,6 +105,12 @@ pub struct Model {
     /// Key-value heads, if not one for each head.
     #[serde(default)]
     pub num_kv_heads: Option<usize>,
+    /// Dims of a head, if not its share of the width.
+    #[serde(default)]
+    pub head_dim: Option<usize>,
+    /// Norms of queries and keys.
+    #[serde(default)]
+    pub qk_norm: QkNorm,
     /// Width of the MLP.
     pub intermediate_size: usize,
     /// Tokens per sequence.
@@ -124,6 +130,9 @@ pub struct Model {
     /// The kind of norms.
     #[serde(default)]
     pub norm: Norm,
+    /// Where layers have norms.
+    #[serde(default)]
+    pub norm_place: NormPlace,
     /// Epsilon of norms.
     pub layernorm_epsilon: f64,
     /// Parallel residual.
@@ -173,6 +182,11 @@ impl Model {
     /// Key-value heads.
     pub fn key_heads(&self) -> usize {
         self.num_kv_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    /// Dims of a head.
+    pub fn head_dim(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads.max(1))
     }
 
     /// Whether the projection of attention's output has a bias.

@@ -2,7 +2,7 @@
 
 use neoxc_base::codes::{conflict, not_supported};
 
-use crate::config::{Activation, Norm};
+use crate::config::{Activation, Norm, NormPlace, QkNorm};
 use crate::reader::Reader;
 
 /// The width of an MLP as GPT-NeoX makes it: of its first projection, or of each half of it where there is a gate,
@@ -27,6 +27,39 @@ impl Reader<'_> {
             "rmsnorm" => (Norm::RmsNorm, self.float("rms_norm_epsilon")),
             _ => (Norm::LayerNorm, self.float("layernorm_epsilon")),
         }
+    }
+
+    /// Where layers have norms; a norm that both branches share is one before them.
+    pub(crate) fn norm_place(&mut self) -> NormPlace {
+        let place = NormPlace::parse(&self.word("norm_place")).unwrap_or_default();
+        if !place.before() && self.bool("gpt_j_tied") {
+            let message = "there is no norm before the branches that they could share".to_string();
+            self.both(message, "norm_place", "gpt_j_tied", "`--set norm_place=before`");
+        }
+        place
+    }
+
+    /// The norms of queries and keys.
+    pub(crate) fn qk_norm(&mut self, norm: Norm) -> QkNorm {
+        let kind = QkNorm::parse(&self.word("qk_norm")).unwrap_or_default();
+        if kind != QkNorm::None && norm != Norm::RmsNorm {
+            let message = "norms of queries and keys are RMS norms, and the others are not";
+            self.both(message.into(), "qk_norm", "norm", "`--set norm=rmsnorm`");
+        }
+        kind
+    }
+
+    /// The dims of a head.
+    pub(crate) fn head_dim(&mut self, hidden: usize, heads: usize) -> Option<usize> {
+        if let Some(dims) = self.int("head_dim") {
+            return Some(dims);
+        }
+        if !hidden.is_multiple_of(heads) {
+            let message = format!("{heads} heads do not divide a hidden size of {hidden}");
+            self.both(message, "hidden_size", "num_attention_heads", "choose a multiple");
+            return None;
+        }
+        Some(hidden / heads)
     }
 
     /// Key-value heads, if they are not as many as heads.

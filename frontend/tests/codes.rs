@@ -101,8 +101,8 @@ fn messages_are_sentences() {
         ),
         (
             "use_qk_layernorm: true",
-            "`use_qk_layernorm` is not supported yet: attention does not normalise queries and keys",
-            "remove it, or `--set use_qk_layernorm=false`",
+            "`use_qk_layernorm` is not supported yet: GPT-NeoX normalises queries and keys with one weight for the heads of a tensor rank, which is another model for each number of ranks",
+            "`qk_norm: head` has a norm for queries and one for keys",
         ),
         ("hidden_dropout: 1.0", "`hidden_dropout` is 1; it must be from 0 to below 1", ""),
         (

@@ -4,11 +4,11 @@
 
 mod common;
 
-use common::{Random, arch, inputs};
+use common::{Random, arch, inputs, llama};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Module, TensorType};
-use neoxc_models::arch::{Arch, Positions};
+use neoxc_models::arch::{Arch, NormPlace, Positions, QkNorm};
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
@@ -79,6 +79,11 @@ fn tokens_one_by_one_are_the_whole_text() {
         ("tied", Arch { tied: true, parallel_residual: false, ..arch() }),
         ("learned", Arch { positions: Positions::Learned { rows: 9 }, ..arch() }),
         ("none", Arch { positions: Positions::None, attention_bias: false, ..arch() }),
+        ("norms of heads", Arch { qk_norm: QkNorm::Head, head_dim: 4, ..llama() }),
+        (
+            "norms after branches",
+            Arch { qk_norm: QkNorm::Width, norm_place: NormPlace::After, ..llama() },
+        ),
         ("dropout", Arch { hidden_dropout: 0.5, attention_dropout: 0.5, ..arch() }),
     ];
     for (name, a) in variants {

@@ -9,7 +9,7 @@ use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, text, verify};
-use neoxc_models::arch::{Arch, Capacity, Moe, Norm, Positions, Router};
+use neoxc_models::arch::{Arch, Capacity, Moe, Norm, NormPlace, Positions, QkNorm, Router};
 use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
 use neoxc_passes::assign_stages::Partition;
@@ -71,6 +71,12 @@ fn variants() -> Vec<(&'static str, Arch)> {
             "mish without a gate",
             Arch { activation: Activation::Mish, gated: false, kv_heads: None, ..llama() },
         ),
+        ("norms of heads", Arch { qk_norm: QkNorm::Head, head_dim: 4, ..llama() }),
+        (
+            "norms after branches",
+            Arch { qk_norm: QkNorm::Width, norm_place: NormPlace::After, layers: 1, ..llama() },
+        ),
+        ("norms around", Arch { norm_place: NormPlace::Around, shared_norm: true, ..a.clone() }),
         ("softsign", Arch { activation: Activation::Softsign, ..a.clone() }),
         ("relu", Arch { activation: Activation::Relu, ..a.clone() }),
         ("shared_norm", Arch { shared_norm: true, ..a.clone() }),

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-pub use neoxc_config::{Attention, Capacity, Moe, Norm, Router};
+pub use neoxc_config::{Attention, Capacity, Moe, Norm, NormPlace, QkNorm, Router};
 use neoxc_ir::{DType, Loc, period};
 
 use crate::blocks::activations::Activation;
@@ -60,8 +60,10 @@ pub struct Arch {
     pub heads: usize,
     /// Key-value heads, which divide the heads; none where every head has its own.
     pub kv_heads: Option<usize>,
-    /// Width of a head; `heads * head_dim == embed`.
+    /// Width of a head; `heads * head_dim` need not be `embed`.
     pub head_dim: usize,
+    /// Norms of queries and keys.
+    pub qk_norm: QkNorm,
     /// Width of the MLP.
     pub ffn: usize,
     /// Rows of the embedding, padding included.
@@ -72,6 +74,8 @@ pub struct Arch {
     pub max_positions: usize,
     /// The kind of norms.
     pub norm: Norm,
+    /// Where layers have norms.
+    pub norm_place: NormPlace,
     /// Epsilon of norms.
     pub eps: f64,
     /// `x + attn(ln1(x)) + mlp(ln2(x))` instead of the sequential form.

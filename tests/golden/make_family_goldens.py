@@ -36,7 +36,9 @@ def named_as_llama(cfg):
         hidden_act="silu", max_position_embeddings=cfg["max_position_embeddings"],
         rms_norm_eps=cfg["rms_norm_epsilon"],
         rope_parameters=dict(rope_type="default", rope_theta=float(cfg["rotary_emb_base"])),
-        tie_word_embeddings=not cfg["no_weight_tying"], bos_token_id=1, eos_token_id=2)
+        tie_word_embeddings=not cfg["no_weight_tying"], bos_token_id=1, eos_token_id=2,
+        # The embedding of a padding token has no gradient in torch.
+        pad_token_id=None)
 
 
 def mistral(cfg):
@@ -47,12 +49,23 @@ def qwen2(cfg):
     return transformers.Qwen2Config(**named_as_llama(cfg))
 
 
-CONFIGS = dict(mistral=mistral, qwen2=qwen2)
+def qwen3(cfg):
+    return transformers.Qwen3Config(**named_as_llama(cfg), head_dim=cfg["head_dim"])
+
+
+def olmo2(cfg):
+    return transformers.Olmo2Config(**named_as_llama(cfg))
+
+
+CONFIGS = dict(mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2)
 # name: what differs from BASE; the family is `model_family`
 CASES = {
     "mistral": dict(model_family="mistral", num_attention_heads=4, num_kv_heads=2, hidden_size=24),
     "qwen2": dict(model_family="qwen2", use_bias_in_attn_linear=True, use_bias_in_attn_dense=False,
                   no_weight_tying=False, rotary_emb_base=1000000, hidden_size=30),
+    "qwen3": dict(model_family="qwen3", qk_norm="head", head_dim=6, num_attention_heads=4, num_kv_heads=2),
+    "olmo2": dict(model_family="olmo2", qk_norm="width", norm_place="after", num_attention_heads=6, num_kv_heads=3,
+                  hidden_size=24, num_layers=1),
 }
 
 

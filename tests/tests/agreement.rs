@@ -13,10 +13,13 @@ use proptest::prelude::*;
 /// Keys and values that make sense by themselves: usual ones, odd ones and the ends of ranges. The first is the usual one,
 /// and comes most often.
 const KEYS: &[(&str, &[&str])] = &[
-    ("model_family", &["null", "gpt_neox", "llama", "mistral", "qwen2"]),
+    ("model_family", &["null", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2"]),
     ("num_layers", &["2", "1", "3", "6", "100000"]),
     ("hidden_size", &["24", "8", "48", "7", "65536", "1048576"]),
     ("num_attention_heads", &["2", "1", "3", "4", "8"]),
+    ("head_dim", &["null", "6", "16"]),
+    ("qk_norm", &["none", "head", "width"]),
+    ("norm_place", &["before", "after", "around"]),
     ("num_kv_heads", &["null", "1", "2"]),
     ("seq_length", &["16", "1", "13", "64"]),
     ("max_position_embeddings", &["64", "16"]),

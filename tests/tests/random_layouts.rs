@@ -27,9 +27,11 @@ struct Case {
 }
 
 /// Models of families, by the keys that differ from a Llama whose heads are `heads`.
-const FAMILIES: [&[&str]; 2] = [
+const FAMILIES: [&[&str]; 4] = [
     &["model_family=mistral"],
     &["model_family=qwen2", "use_bias_in_attn_linear=true", "use_bias_in_attn_dense=false"],
+    &["model_family=qwen3", "qk_norm=head", "head_dim=12"],
+    &["model_family=olmo2", "qk_norm=width", "norm_place=after"],
 ];
 
 /// A model of one of the families in the place of GPT-NeoX's options; keys that come later win.
@@ -39,6 +41,7 @@ fn of_family(family: &[&str], heads: usize) -> Vec<String> {
         "rms_norm_epsilon=1.0e-5",
         "activation=swiglu",
         "pos_emb=rotary",
+        "rotary_pct=1.0",
         "gpt_j_residual=false",
         "bias_gelu_fusion=false",
         "hidden_dropout=0",

@@ -14,11 +14,12 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     word("model_family", "", neoxc_config::FAMILIES, &[]).unset().ours()
         .doc("The family of models that this one belongs to: the names of its parameters, and the class of its Hugging Face export. Without it, the model's features decide. A model with a feature that the family has not is refused."),
     int("num_layers").between(1.0, 100_000.0).doc("Layers of the model. Required."),
-    int("hidden_size").between(1.0, 1_048_576.0).doc("Width of the residual stream. Required; a multiple of `num_attention_heads`."),
+    int("hidden_size").between(1.0, 1_048_576.0).doc("Width of the residual stream. Required; a multiple of `num_attention_heads` unless `head_dim` is given."),
     int("intermediate_size").between(1.0, 4_194_304.0).doc("Width of the MLP, or three times the width where the activation is a gate: GPT-NeoX takes a third of it. Without it, `expansion_factor` × `hidden_size`."),
     int("mlp_multiple_of").number(1.0).between(1.0, 1_048_576.0).doc("The width of the MLP is rounded up to a multiple of this, as GPT-NeoX rounds that of both projections."),
     float("expansion_factor").between(0.01, 1000.0).doc("Width of the MLP over `hidden_size`, where `intermediate_size` is not given; 4 without either."),
     int("num_attention_heads").between(1.0, 65_536.0).doc("Attention heads of a layer. Required."),
+    int("head_dim").between(1.0, 65_536.0).ours().doc("Dims of an attention head; `hidden_size` / `num_attention_heads` without it."),
     int("num_kv_heads").between(1.0, 65_536.0)
         .doc("Heads of keys and values, each shared by a group of query heads (grouped-query attention); a divisor of `num_attention_heads`, which it is without this key."),
     int("seq_length").between(1.0, 16_777_216.0).doc("Tokens of a sequence. Required."),
@@ -29,7 +30,11 @@ pub(super) static ARGUMENTS: &[Argument] = &[
         .doc("Normalisation before attention, before the MLP and before the head."),
     flag("layernorm_fusion", false).idle(FUSED).doc("Use a fused kernel for layer norms."),
     flag("rmsnorm_fusion", false).idle(FUSED).doc("Use a fused kernel for RMS norms."),
-    flag("use_qk_layernorm", false).not_yet("attention does not normalise queries and keys", "")
+    word("norm_place", "before", &["before", "after", "around"], &[]).ours()
+        .doc("Where a layer has norms: before attention and the MLP, after each of them (OLMo 2), or both (Gemma)."),
+    word("qk_norm", "none", &["none", "head", "width"], &[]).ours()
+        .doc("RMS norms of queries and of keys before rotary positions: over the dims of each `head` (Qwen 3), or over the `width` of all heads together (OLMo 2). Needs `norm: rmsnorm`, whose epsilon they have."),
+    flag("use_qk_layernorm", false).not_yet("GPT-NeoX normalises queries and keys with one weight for the heads of a tensor rank, which is another model for each number of ranks", "`qk_norm: head` has a norm for queries and one for keys")
         .doc("Normalise queries and keys of each head before attention."),
     float("layernorm_epsilon").number(1e-5).between(0.0, 1.0).doc("Added to the variance in layer norms."),
     float("rms_norm_epsilon").number(1e-8).between(0.0, 1.0).doc("Added to the mean square in RMS norms."),

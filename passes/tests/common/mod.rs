@@ -9,7 +9,7 @@ use neoxc_ir::op::OpError;
 use neoxc_ir::role::name_of;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, DType, Module, Role, keys};
-use neoxc_models::arch::{Arch, Moe, Norm, Positions, Router};
+use neoxc_models::arch::{Arch, Moe, Norm, NormPlace, Positions, QkNorm, Router};
 use neoxc_models::blocks::activations::Activation;
 
 /// Links without latency: nothing is too small for a collective of its own.
@@ -32,11 +32,13 @@ pub fn arch() -> Arch {
         heads: 2,
         kv_heads: None,
         head_dim: 3,
+        qk_norm: QkNorm::None,
         ffn: 7,
         vocab: 11,
         positions: Positions::Rotary { dims: 2, base: 10_000.0 },
         max_positions: 5,
         norm: Norm::LayerNorm,
+        norm_place: NormPlace::Before,
         eps: 1e-5,
         parallel_residual: true,
         shared_norm: false,

@@ -4,7 +4,7 @@
 use neoxc_ir::{Attr, Attrs, Builder, OpKind, TensorType, ValueId};
 
 use super::dropout::Names;
-use super::{Result, linear};
+use super::{Result, linear, norms};
 use crate::arch::Arch;
 use crate::param::Values;
 
@@ -59,6 +59,25 @@ pub fn attention(
     }
 }
 
+/// Queries or keys [batch, heads, .., seq, head_dim], normalised where there is a weight: over the dims of each head
+/// (`weight`: [head_dim]), or of all heads.
+fn normal(a: &Arch, b: &mut Builder<'_>, x: ValueId, weight: Option<ValueId>) -> Result<ValueId> {
+    let Some(weight) = weight else { return Ok(x) };
+    b.at(&a.loc("qk_norm"));
+    let names = |b: &Builder<'_>, v| -> Vec<String> {
+        b.ty(v).dims.iter().map(|d| d.name.to_string()).collect()
+    };
+    let (over, order) = (names(b, weight), names(b, x));
+    let over: Vec<&str> = over.iter().map(String::as_str).collect();
+    if over == ["head_dim"] {
+        return norms::rms_norm(b, x, weight, &over, a.eps);
+    }
+    // Kernels of sums want the dims that are summed together.
+    let together = b.transpose_to(x, &[&["batch", "seq"], &over[..]].concat())?;
+    let y = norms::rms_norm(b, together, weight, &over, a.eps)?;
+    b.transpose_to(y, &order.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// The attention branch on normalised `x` [batch, seq, embed], with the parameters whose roles begin with
 /// `attention.`: its output, its keys and its values. `tables` are cos and sin where positions are rotary.
 pub fn branch(
@@ -75,6 +94,8 @@ pub fn branch(
     let qkv = linear(b, x, weight, p.get("attention.qkv.bias"), &["embed"])?;
     let split = b.op(OpKind::QkvSplit, &[qkv], Attrs::new())?;
     let (mut q, mut k, v) = (split[0], split[1], split[2]);
+    q = normal(a, b, q, p.get("attention.q_norm.weight"))?;
+    k = normal(a, b, k, p.get("attention.k_norm.weight"))?;
     if let [cos, sin] = *tables {
         b.at(&a.loc("rotary_pct"));
         q = b.one(OpKind::Rotary, &[q, cos, sin], Attrs::new())?;

@@ -37,20 +37,23 @@ pub fn layer_norm(
     }
 }
 
-/// `x / sqrt(mean(x²) + eps) * weight` over the dim `dim`, written out.
+/// `x / sqrt(mean(x²) + eps) * weight` with the mean over `dims`, written out.
 ///
-/// `x`: `[.., dim]`; `weight`: `[dim]`.
+/// `x`: `[.., dims ..]`; `weight`: `[dims ..]`.
 pub fn rms_norm(
     b: &mut Builder<'_>,
     x: ValueId,
     weight: ValueId,
-    dim: &str,
+    dims: &[&str],
     eps: f64,
 ) -> Result<ValueId> {
-    let n = b.ty(x).size(dim).ok_or_else(|| OpError::new(format!("no dim `{dim}`")))?;
+    let mut n = 1;
+    for dim in dims {
+        n *= b.ty(x).size(dim).ok_or_else(|| OpError::new(format!("no dim `{dim}`")))?;
+    }
     let inverse = b.scalar(1.0 / n as f64)?;
     let square = b.mul(x, x)?;
-    let sum = b.reduce_sum(square, &[dim])?;
+    let sum = b.reduce_sum(square, dims)?;
     let mean = b.mul(sum, inverse)?;
     let eps = b.scalar(eps)?;
     let shifted = b.add(mean, eps)?;
@@ -65,7 +68,7 @@ pub fn norm(a: &Arch, b: &mut Builder<'_>, p: &Values, x: ValueId, which: &str) 
     let weight = p.need(&format!("{which}.weight"))?;
     if a.norm == Norm::RmsNorm {
         b.at(&a.loc("rms_norm_epsilon"));
-        return rms_norm(b, x, weight, "embed", a.eps);
+        return rms_norm(b, x, weight, &["embed"], a.eps);
     }
     b.at(&a.loc("layernorm_epsilon"));
     layer_norm(b, x, weight, p.get(&format!("{which}.bias")), "embed", a.eps)

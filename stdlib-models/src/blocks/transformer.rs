@@ -1,5 +1,5 @@
-//! One layer of a transformer: a norm and attention, a norm and an MLP or experts, in the sequential or in the
-//! parallel form.
+//! One layer of a transformer: attention, and an MLP or experts, each with a norm before it, after it or both, in the
+//! sequential or in the parallel form.
 
 use neoxc_ir::{Builder, ValueId};
 
@@ -41,18 +41,25 @@ pub fn layer(
         Some(names) => names.hidden(a, b, x, site),
         None => Ok(x),
     };
-    let normal = norm(a, b, p, x, "norm")?;
+    let (before, after) = (a.norm_place.before(), a.norm_place.after());
+    let normal = if before { norm(a, b, p, x, "norm")? } else { x };
     let (attended, own) = attention::branch(a, b, p, normal, l.tables, l.names, l.past)?;
+    let attended = if after { norm(a, b, p, attended, "out_norm")? } else { attended };
     let attended = drop(b, attended, Site::Attention)?;
 
     b.at(&a.loc("gpt_j_residual"));
     let middle = if a.parallel_residual { x } else { b.add(x, attended)? };
-    let normal = if a.shared_norm { normal } else { norm(a, b, p, middle, "mlp_norm")? };
+    let normal = match () {
+        () if !before => middle,
+        () if a.shared_norm => normal,
+        () => norm(a, b, p, middle, "mlp_norm")?,
+    };
 
     let out = match a.moe.as_ref().filter(|_| l.kind.experts) {
         Some(m) => of_experts(a, b, m, l, normal)?,
         None => mlp::mlp(a, b, p, normal)?,
     };
+    let out = if after { norm(a, b, p, out, "mlp_out_norm")? } else { out };
     let out = drop(b, out, Site::Mlp)?;
 
     b.at(&a.loc("gpt_j_residual"));

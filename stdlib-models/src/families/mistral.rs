@@ -7,7 +7,7 @@ use super::llama::NamedAsLlama;
 use super::llama::config_json::{
     BODY, Defaults, lacks_body, read_body, read_gate, set_all, write_body,
 };
-use crate::arch::Arch;
+use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
 pub const MISTRAL: NamedAsLlama = NamedAsLlama { name: "mistral", format: &FORMAT, lacks };
@@ -29,6 +29,7 @@ const DEFAULTS: Defaults = Defaults {
     hidden: 4096,
     heads: 32,
     kv_heads: Some(8),
+    head_dim: None,
     ffn: 14336,
     positions: 4096 * 32,
     eps: 1e-6,
@@ -54,5 +55,5 @@ fn write(a: &Arch) -> Map<String, Value> {
 
 fn lacks(a: &Arch) -> Vec<&'static str> {
     let own = [(a.attention_bias || a.out_bias || a.mlp_bias, "biases")];
-    [lacks_body(a), absent(&own)].concat()
+    [lacks_body(a, QkNorm::None, NormPlace::Before), absent(&own)].concat()
 }

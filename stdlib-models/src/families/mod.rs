@@ -7,7 +7,9 @@ pub mod gpt_neox;
 pub mod hugging_face;
 pub mod llama;
 pub mod mistral;
+pub mod olmo2;
 pub mod qwen2;
+pub mod qwen3;
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
@@ -75,11 +77,17 @@ fn experts(a: &Arch, count: usize) -> Vec<Param> {
 }
 
 /// All families, those with Llama's names in the order in which features choose them.
-pub const ALL: &[&dyn Family] =
-    &[&gpt_neox::GptNeox, &llama::LLAMA, &mistral::MISTRAL, &qwen2::QWEN2];
+pub const ALL: &[&dyn Family] = &[
+    &gpt_neox::GptNeox,
+    &llama::LLAMA,
+    &mistral::MISTRAL,
+    &qwen2::QWEN2,
+    &qwen3::QWEN3,
+    &olmo2::OLMO2,
+];
 
 /// The families whose parameters are called as Llama's.
-const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..4;
+const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..6;
 
 /// The family that a model belongs to: the one that the configuration names; GPT-NeoX where the model has nothing
 /// else than Hugging Face's GPT-NeoX; otherwise the first of those with Llama's names whose class has all of it, or

@@ -8,7 +8,7 @@ use super::llama::NamedAsLlama;
 use super::llama::config_json::{
     BODY, Defaults, lacks_body, read_body, read_gate, set_all, write_body,
 };
-use crate::arch::Arch;
+use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
 pub const QWEN2: NamedAsLlama = NamedAsLlama { name: "qwen2", format: &FORMAT, lacks };
@@ -41,6 +41,7 @@ const DEFAULTS: Defaults = Defaults {
     hidden: 4096,
     heads: 32,
     kv_heads: Some(32),
+    head_dim: None,
     ffn: 22016,
     positions: 32768,
     eps: 1e-6,
@@ -48,6 +49,14 @@ const DEFAULTS: Defaults = Defaults {
 
 fn read(r: &mut Reader<'_>) {
     read_body(r, &DEFAULTS);
+    let (hidden, heads) =
+        (r.whole("hidden_size", DEFAULTS.hidden), r.whole("num_attention_heads", DEFAULTS.heads));
+    if r.whole("head_dim", hidden / heads) != hidden / heads {
+        r.refuse(
+            "head_dim",
+            "the class has no such key: a head has `hidden_size` / `num_attention_heads` dims",
+        );
+    }
     read_gate(r);
     r.full_attention();
     r.set("use_bias_in_attn_linear", true);
@@ -65,6 +74,7 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
         (!a.attention_bias, "queries, keys and values without biases"),
         (a.out_bias, "bias of attention's output"),
         (a.mlp_bias, "biases of the MLP"),
+        (a.heads * a.head_dim != a.embed, "heads of another width together than the model's"),
     ];
-    [lacks_body(a), absent(&own)].concat()
+    [lacks_body(a, QkNorm::None, NormPlace::Before), absent(&own)].concat()
 }

@@ -28,7 +28,8 @@ pub fn arch(c: &Config) -> Arch {
         embed: m.hidden_size,
         heads: m.num_attention_heads,
         kv_heads: m.num_kv_heads,
-        head_dim: m.hidden_size / m.num_attention_heads,
+        head_dim: m.head_dim(),
+        qk_norm: m.qk_norm,
         ffn: m.intermediate_size,
         vocab: m.padded_vocab_size,
         positions: match m.pos_emb.as_str() {
@@ -38,6 +39,7 @@ pub fn arch(c: &Config) -> Arch {
         },
         max_positions: m.max_position_embeddings,
         norm: m.norm,
+        norm_place: m.norm_place,
         eps: m.layernorm_epsilon,
         parallel_residual: m.gpt_j_residual,
         shared_norm: m.gpt_j_tied,

@@ -30,7 +30,7 @@ pub fn weights(config: &Config) -> Result<Vec<Weight>, CompileError> {
     let m = &config.model;
     // A configuration that was read from a file of ours may still be anybody's.
     let sizes = [m.num_layers, m.hidden_size, m.num_attention_heads, m.seq_length];
-    if sizes.contains(&0) || !m.hidden_size.is_multiple_of(m.num_attention_heads) {
+    if sizes.contains(&0) || m.head_dim() == 0 {
         return Err(wrong("layers, hidden size, heads and sequence make no model"));
     }
     let module = neoxc_models::build(&lower_config::arch(config))

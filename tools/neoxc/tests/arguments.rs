@@ -46,6 +46,9 @@ const ROWS: &[Row] = &[
     // The model.
     Row("model_family", "llama", &[]),
     Row("use_bias_in_attn_dense", "false", &[]),
+    Row("head_dim", "12", &[]),
+    Row("norm_place", "after", &[]),
+    Row("qk_norm", "head", &["norm=rmsnorm"]),
     Row("precision", "bfloat16", &[]),
     Row("fp16", "{enabled: true, type: bfloat16}", &[]),
     Row("bf16", "{enabled: true}", &[]),

@@ -7,7 +7,7 @@ use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
 use super::{Family, hugging_face};
-use crate::arch::{Arch, LayerKind, Norm, Positions};
+use crate::arch::{Arch, LayerKind, Norm, Positions, QkNorm};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, normal};
 
@@ -128,6 +128,9 @@ impl Family for GptNeox {
             (a.norm == Norm::RmsNorm, "RMS norms"),
             (a.gated, "gates"),
             (a.queries() > 1, "heads that share keys"),
+            (a.heads * a.head_dim != a.embed, "heads of another width together than the model's"),
+            (a.qk_norm != QkNorm::None, "norms of queries and keys"),
+            (a.norm_place.after(), "norms after branches"),
         ])
     }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::arch::{Arch, Norm, Positions};
+use crate::arch::{Arch, Norm, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
 use crate::families::hugging_face::{Format, Key, Reader, Says, absent, decimal};
 
@@ -57,6 +57,8 @@ pub struct Defaults {
     pub heads: u64,
     /// Key-value heads, if not as many as heads.
     pub kv_heads: Option<u64>,
+    /// Dims of a head, if not its share of the width.
+    pub head_dim: Option<u64>,
     /// Width of the MLP.
     pub ffn: u64,
     /// Positions.
@@ -72,6 +74,7 @@ const DEFAULTS: Defaults = Defaults {
     hidden: 4096,
     heads: 32,
     kv_heads: None,
+    head_dim: None,
     ffn: 11008,
     positions: 2048,
     eps: 1e-6,
@@ -102,9 +105,10 @@ pub fn read_body(r: &mut Reader<'_>, d: &Defaults) {
     r.set("hidden_size", hidden);
     r.set("num_attention_heads", heads);
     r.set("num_kv_heads", kv);
-    if r.whole("head_dim", hidden / heads.max(1)) != hidden / heads.max(1) {
-        r.refuse("head_dim", format!("GPT-NeoX has heads of {hidden} / {heads}"));
-    }
+    let share = hidden / heads.max(1);
+    let head =
+        r.whole("head_dim", if r.gives("head_dim") { share } else { d.head_dim.unwrap_or(share) });
+    r.set("head_dim", head);
     // GPT-NeoX takes a third of the width where an activation is gated.
     let ffn = r.whole("intermediate_size", d.ffn);
     r.set("intermediate_size", ffn.saturating_mul(3));
@@ -188,14 +192,18 @@ fn write(a: &Arch) -> Map<String, Value> {
     out
 }
 
-/// What of an architecture no class has that [`BODY`] is of.
-pub fn lacks_body(a: &Arch) -> Vec<&'static str> {
+/// What of an architecture no class has that [`BODY`] is of, besides norms of queries and keys and the places of
+/// norms, which a class has in one way.
+pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
     let whole = matches!(a.positions, Positions::Rotary { dims, .. } if dims == a.head_dim);
     let gate = a.gated && GATES.iter().any(|(ours, ..)| *ours == a.activation);
     absent(&[
         (!whole, "positions but rotary ones of whole heads"),
         (a.norm != Norm::RmsNorm, "norms but RMS norms"),
         (!gate, "activations but swiglu, geglu and reglu"),
+        (qk == QkNorm::None && a.qk_norm != qk, "norms of queries and keys"),
+        (qk != QkNorm::None && a.qk_norm != qk, "other norms of queries and keys than its own"),
+        (a.norm_place != place, "norms in these places"),
         (a.parallel_residual, "parallel residual"),
         (a.hidden_dropout > 0.0, "dropout of hidden states"),
         (a.moe.is_some(), "experts"),
@@ -204,5 +212,5 @@ pub fn lacks_body(a: &Arch) -> Vec<&'static str> {
 
 fn lacks(a: &Arch) -> Vec<&'static str> {
     let own = [(a.attention_bias != a.out_bias, "attention with biases in some places only")];
-    [lacks_body(a), absent(&own)].concat()
+    [lacks_body(a, QkNorm::None, NormPlace::Before), absent(&own)].concat()
 }

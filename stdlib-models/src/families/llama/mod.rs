@@ -17,7 +17,7 @@ use neoxc_ir::{Builder, ValueId};
 
 use super::Family;
 use super::hugging_face::Format;
-use crate::arch::{Arch, LayerKind, Norm, Positions};
+use crate::arch::{Arch, LayerKind, Norm, Positions, QkNorm};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, Piece, normal};
 
@@ -46,6 +46,50 @@ fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Par
     p
 }
 
+/// The norms of a layer. The one after attention has the name that the one before the MLP has where there is none.
+fn norms(a: &Arch) -> Vec<Param> {
+    let (before, after) = (a.norm_place.before(), a.norm_place.after());
+    let mut p = vec![];
+    if before {
+        let names = ["input_layernorm.weight", "input_layernorm.bias"];
+        p.extend(norm(a, ["norm.weight", "norm.bias"], names));
+    }
+    let post = ["post_attention_layernorm.weight", "post_attention_layernorm.bias"];
+    if after {
+        p.extend(norm(a, ["out_norm.weight", "out_norm.bias"], post));
+    }
+    if before && !a.shared_norm {
+        let pre = ["pre_feedforward_layernorm.weight", "pre_feedforward_layernorm.bias"];
+        let names = if after { pre } else { post };
+        p.extend(norm(a, ["mlp_norm.weight", "mlp_norm.bias"], names));
+    }
+    if after {
+        let names = ["post_feedforward_layernorm.weight", "post_feedforward_layernorm.bias"];
+        p.extend(norm(a, ["mlp_out_norm.weight", "mlp_out_norm.bias"], names));
+    }
+    p
+}
+
+/// The norms of queries and keys.
+fn qk_norms(a: &Arch) -> Vec<Param> {
+    let (h, d) = (("heads", a.key_heads()), ("head_dim", a.head_dim));
+    let grouped = [h, ("queries", a.queries()), d];
+    let (of_q, of_k) = match a.qk_norm {
+        QkNorm::None => return vec![],
+        QkNorm::Head => (&[d][..], &[d][..]),
+        QkNorm::Width if a.queries() > 1 => (&grouped[..], &[h, d][..]),
+        QkNorm::Width => (&[h, d][..], &[h, d][..]),
+    };
+    let norm = |role, name, dims: &[_]| {
+        let p = Param::scale(role, name, dims);
+        if a.qk_norm == QkNorm::Width { p.divided("heads") } else { p }
+    };
+    vec![
+        norm("attention.q_norm.weight", "self_attn.q_norm.weight", of_q),
+        norm("attention.k_norm.weight", "self_attn.k_norm.weight", of_k),
+    ]
+}
+
 /// Queries, keys and values as ranges of dim 1 of the fused parameter.
 fn pieces(a: &Arch, names: [&'static str; 3]) -> Vec<Piece> {
     let queries = a.queries();
@@ -71,6 +115,7 @@ fn attention(a: &Arch) -> Vec<Param> {
         let published = ["self_attn.q_proj.bias", "self_attn.k_proj.bias", "self_attn.v_proj.bias"];
         p.push(bias.divided("heads").published_as(pieces(a, published)));
     }
+    p.extend(qk_norms(a));
     let grouped = [e, h, ("queries", a.queries()), d];
     let dims = if a.queries() > 1 { &grouped[..] } else { &[e, h, d] };
     let (name, std) = ("self_attn.o_proj.weight", normal(a.output_init_std));
@@ -133,12 +178,7 @@ impl Family for NamedAsLlama {
     }
 
     fn of_layer(&self, a: &Arch, kind: LayerKind) -> Vec<Param> {
-        let names = ["input_layernorm.weight", "input_layernorm.bias"];
-        let mut p = norm(a, ["norm.weight", "norm.bias"], names);
-        if !a.shared_norm {
-            let names = ["post_attention_layernorm.weight", "post_attention_layernorm.bias"];
-            p.extend(norm(a, ["mlp_norm.weight", "mlp_norm.bias"], names));
-        }
+        let mut p = norms(a);
         p.extend(attention(a));
         p.extend(match a.moe.filter(|_| kind.experts) {
             Some(m) => super::experts(a, m.experts),
