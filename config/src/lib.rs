@@ -6,6 +6,7 @@
 //!
 //! - [`Moe`], [`Router`], [`Capacity`]: layers with experts.
 //! - [`Norm`], [`NormPlace`], [`QkNorm`], [`Activation`], [`Attention`]: what layers are made of.
+//! - [`RopeScaling`]: how rotary positions are stretched.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
 //! - [`Precision`]: the dtype of matmuls and activations; [`LossScaling`]: what fp16 multiplies the loss by.
 //! - [`Run`], [`LearningRate`]: batches, steps, data, checkpoints; [`Settings`]: what a plan keeps of them.
@@ -72,6 +73,7 @@ mod layer;
 mod loss_scaling;
 mod pipeline;
 mod precision;
+mod rope;
 mod run;
 
 pub use experts::{Capacity, Moe, Router};
@@ -79,4 +81,5 @@ pub use layer::{Activation, Attention, FAMILIES, Norm, NormPlace, QkNorm};
 pub use loss_scaling::{DynamicScaling, Hysteresis, LossScaling};
 pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;
+pub use rope::RopeScaling;
 pub use run::{Cooldown, Decay, LEAST_FACTOR, LearningRate, MOST_SAMPLES, Run, Settings, shares};

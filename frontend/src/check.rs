@@ -54,6 +54,7 @@ impl Reader<'_> {
         let pos_emb = self.word("pos_emb");
         let pct = self.float("rotary_pct");
         let base = self.float("rotary_emb_base");
+        let rope_scaling = self.rope_scaling(&pos_emb, base);
         let (hidden_dropout, attention_dropout) =
             (self.float("hidden_dropout"), self.float("attention_dropout"));
         let std = self.float("init_method_std");
@@ -117,6 +118,7 @@ impl Reader<'_> {
             pos_emb,
             rotary_dims: rotary,
             rotary_emb_base: base,
+            rope_scaling,
             norm,
             layernorm_epsilon: eps,
             norm_place: self.norm_place(),

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use neoxc_config::{
     Activation, Attention, Capacity, Cooldown, Decay, LearningRate, Moe, Norm, NormPlace,
-    PipePartition, PipeSchedule, Precision, QkNorm, Router, Run,
+    PipePartition, PipeSchedule, Precision, QkNorm, RopeScaling, Router, Run,
 };
 
 /// A checked configuration.
@@ -127,6 +127,9 @@ pub struct Model {
     pub rotary_dims: usize,
     /// Frequency base.
     pub rotary_emb_base: f64,
+    /// How their frequencies are scaled, if they are.
+    #[serde(default)]
+    pub rope_scaling: Option<RopeScaling>,
     /// The kind of norms.
     #[serde(default)]
     pub norm: Norm,

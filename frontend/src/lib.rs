@@ -50,6 +50,7 @@ pub mod merge;
 mod moe;
 mod optimizer;
 mod parts;
+mod positions;
 mod precision;
 mod ranks;
 mod reader;

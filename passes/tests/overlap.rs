@@ -61,7 +61,8 @@ fn results_stay_the_same_to_the_bit() {
             ffn: [8, 16][pick(2)],
             layers: 4,
             checkpoint: [None, Some(1), Some(2)][pick(3)],
-            positions: [Positions::None, Positions::Rotary { dims: 2, base: 1e4 }][pick(2)],
+            positions: [Positions::None, Positions::Rotary { dims: 2, base: 1e4, scaling: None }]
+                [pick(2)],
             parallel_residual: pick(2) == 0,
             tied: pick(2) == 0,
             ..arch()

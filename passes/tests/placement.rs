@@ -135,7 +135,7 @@ fn random_arch(r: &mut Random) -> Arch {
         positions: [
             Positions::None,
             Positions::Learned { rows: 8 },
-            Positions::Rotary { dims: 2, base: 1e4 },
+            Positions::Rotary { dims: 2, base: 1e4, scaling: None },
         ][pick(3)],
         parallel_residual: pick(2) == 0,
         activation: if pick(2) == 0 { Activation::GeluTanh } else { Activation::Gelu },

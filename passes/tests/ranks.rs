@@ -90,7 +90,7 @@ fn every_mesh_computes_the_same() {
             positions: [
                 Positions::None,
                 Positions::Learned { rows: 8 },
-                Positions::Rotary { dims: 2, base: 1e4 },
+                Positions::Rotary { dims: 2, base: 1e4, scaling: None },
             ][pick(3)],
             parallel_residual: pick(2) == 0,
             shared_norm: pick(3) == 0,

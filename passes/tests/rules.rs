@@ -73,7 +73,7 @@ fn a_block_of_20b_stays_small_in_the_e_graph() {
         head_dim: 96,
         ffn: 24576,
         vocab: 50432,
-        positions: Positions::Rotary { dims: 24, base: 10_000.0 },
+        positions: Positions::Rotary { dims: 24, base: 10_000.0, scaling: None },
         ..common::arch()
     };
     let m = Arc::new(neoxc_models::build(&a).unwrap());

@@ -230,7 +230,7 @@ fn stages_compute_what_the_whole_does() {
             ffn: 12,
             vocab: [11, 12, 12][(r.next() % 3) as usize],
             positions: if seed % 2 == 0 {
-                Positions::Rotary { dims: 2, base: 10_000.0 }
+                Positions::Rotary { dims: 2, base: 10_000.0, scaling: None }
             } else {
                 Positions::Learned { rows: 16 }
             },

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-pub use neoxc_config::{Attention, Capacity, Moe, Norm, NormPlace, QkNorm, Router};
+pub use neoxc_config::{Attention, Capacity, Moe, Norm, NormPlace, QkNorm, RopeScaling, Router};
 use neoxc_ir::{DType, Loc, period};
 
 use crate::blocks::activations::Activation;
@@ -17,6 +17,8 @@ pub enum Positions {
         dims: usize,
         /// Frequency base.
         base: f64,
+        /// How frequencies are scaled, if they are.
+        scaling: Option<RopeScaling>,
     },
     /// A learned table of `rows` positions added to the token embedding.
     Learned {

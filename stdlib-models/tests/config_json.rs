@@ -80,13 +80,13 @@ fn every_key_is_honoured_or_refused_by_name() {
 }
 
 #[test]
-fn scaled_rotary_positions_are_refused_by_name() {
+fn rotary_positions_are_read_or_refused_by_name() {
     for family in formats() {
         for (key, value, want) in [
             (
                 "rope_scaling",
-                json!({"type": "linear", "factor": 4.0}),
-                "`rope_scaling.type` is \"linear\"",
+                json!({"type": "dynamic", "factor": 4.0}),
+                "`rope_scaling.rope_type` is \"dynamic\"",
             ),
             (
                 "rope_scaling",
@@ -95,8 +95,8 @@ fn scaled_rotary_positions_are_refused_by_name() {
             ),
             (
                 "rope_parameters",
-                json!({"rope_type": "yarn"}),
-                "`rope_parameters.rope_type` is \"yarn\"",
+                json!({"rope_type": "linear", "factor": "two"}),
+                "`rope_parameters.factor` is \"two\"",
             ),
             (
                 "rope_parameters",
@@ -107,6 +107,24 @@ fn scaled_rotary_positions_are_refused_by_name() {
             let told = sets(family, key, value).unwrap_err();
             assert!(told.iter().any(|t| t.contains(want)), "{told:?}");
         }
+        let scaling = |json: Value| {
+            let all = sets(family, "rope_parameters", json).unwrap();
+            all.into_iter().find(|(k, _)| k == "rope_scaling").unwrap().1
+        };
+        let linear = json!({"type": "linear", "factor": 4, "rope_theta": 1e4});
+        assert_eq!(scaling(linear), "{rope_type: linear, factor: 4}");
+        // Hugging Face takes the length of a sequence where the original one is left out.
+        assert_eq!(
+            scaling(json!({"rope_type": "yarn", "factor": 0.5, "truncate": false})),
+            "{rope_type: yarn, factor: 0.50000000000000000000, truncate: false, \
+             original_max_position_embeddings: 2048}"
+        );
+        let other = json!({
+            "model_type": family.name(),
+            "rope_scaling": {"type": "linear", "factor": 2},
+            "rope_parameters": {"type": "linear", "factor": 3},
+        });
+        assert!(read(&other).unwrap_err()[0].contains("scale differently"));
         let base = |key: &str, value| {
             let all = sets(family, key, value).unwrap();
             all.into_iter().find(|(k, _)| k == "rotary_emb_base").unwrap().1

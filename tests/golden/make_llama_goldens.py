@@ -27,6 +27,11 @@ BASE = dict(
     use_bias_in_mlp=False, train_micro_batch_size_per_gpu=2, gradient_accumulation_steps=1,
     hidden_dropout=0, attention_dropout=0)
 
+# Heads of eight pairs of dims, and sequences longer than the original ones: pairs that are kept, mixed and divided.
+SMALL = dict(
+    hidden_size=32, num_attention_heads=2, num_kv_heads=1, intermediate_size=3 * 20, num_layers=1, seq_length=21,
+    max_position_embeddings=64, padded_vocab_size=37, rotary_emb_base=100, train_micro_batch_size_per_gpu=1)
+
 # name: (what differs from BASE, how the mask looks)
 STEPS = {
     "llama_grouped": (dict(), "ones"),
@@ -37,6 +42,11 @@ STEPS = {
     "llama_all_heads_biases": (dict(
         num_attention_heads=3, num_kv_heads=3, activation="geglu", gradient_accumulation_steps=2,
         use_bias_in_attn_linear=True, use_bias_in_mlp=True), "random"),
+    "llama_rope_llama3": (dict(SMALL, rope_scaling=dict(
+        rope_type="llama3", factor=4.0, original_max_position_embeddings=16, low_freq_factor=1.0,
+        high_freq_factor=2.5)), "ones"),
+    "llama_rope_yarn": (dict(SMALL, rope_scaling=dict(
+        rope_type="yarn", factor=4.0, original_max_position_embeddings=16, beta_fast=2.0, beta_slow=0.5)), "ones"),
 }
 TRAINING = {"llama_train": dict(hidden_size=16, num_attention_heads=4, intermediate_size=3 * 24)}
 # 15 million parameters, with as many layers, heads and rows as the smallest published Llamas.
@@ -54,7 +64,8 @@ def hf_config(cfg):
         num_key_value_heads=cfg["num_kv_heads"], intermediate_size=cfg["intermediate_size"] // 3,
         hidden_act=GATES[cfg["activation"]], max_position_embeddings=cfg["max_position_embeddings"],
         rms_norm_eps=cfg["rms_norm_epsilon"],
-        rope_parameters=dict(rope_type="default", rope_theta=float(cfg["rotary_emb_base"])),
+        rope_parameters=dict(
+            cfg.get("rope_scaling", dict(rope_type="default")), rope_theta=float(cfg["rotary_emb_base"])),
         tie_word_embeddings=not cfg["no_weight_tying"], attention_bias=cfg["use_bias_in_attn_linear"],
         mlp_bias=cfg["use_bias_in_mlp"], attn_implementation="eager", use_cache=False)
 

@@ -26,13 +26,47 @@ def gelu(x, fused):
     return 0.5 * x * (1 + torch.erf(x / math.sqrt(2)))
 
 
-def rotate(x, dims, base):
+def frequencies(dims, base, scaling):
+    """The angle between neighbouring positions of each pair of dims, and what both tables are multiplied by."""
+    plain = [base ** (-2 * i / dims) for i in range(dims // 2)]
+    kind = scaling["rope_type"] if scaling else "default"
+    if kind == "default":
+        return plain, 1.0
+    factor, amplitude = scaling["factor"], 1.0
+
+    def mix(f, kept):
+        kept = min(max(kept, 0.0), 1.0)
+        return kept * f + (1 - kept) * f / factor
+
+    if kind == "linear":
+        return [f / factor for f in plain], 1.0
+    if kind == "ntk":
+        return [(base * factor ** (dims / (dims - 2))) ** (-2 * i / dims) for i in range(dims // 2)], 1.0
+    original = scaling["original_max_position_embeddings"]
+    if kind == "llama3":
+        low, high = scaling["low_freq_factor"], scaling["high_freq_factor"]
+        turns = [original * f / (2 * math.pi) for f in plain]
+        return [mix(f, (t - low) / (high - low)) for f, t in zip(plain, turns)], 1.0
+    fast, slow = scaling.get("beta_fast", 32), scaling.get("beta_slow", 1)
+
+    def pair(turns):  # the (fractional) pair that turns so often within the original length
+        return dims / 2 * math.log(original / (2 * math.pi * turns), base)
+
+    first, last = max(math.floor(pair(fast)), 0), min(math.ceil(pair(slow)), dims - 1)
+    width = (last - first) or 0.001
+    amplitude = scaling.get("attention_factor", 0.1 * math.log(factor) + 1)
+    return [mix(f, 1 - (i - first) / width) for i, f in enumerate(plain)], amplitude
+
+
+def rotate(x, dims, base, scaling=None):
     """Turns the first `dims` elements of x [batch, heads, seq, head_dim]: element i with i + dims/2."""
     half = dims // 2
     position = torch.arange(x.shape[2], dtype=x.dtype)[:, None]
-    angle = position * base ** (-torch.arange(half, dtype=x.dtype) * 2 / dims)
+    turn, amplitude = frequencies(dims, base, scaling)
+    angle = position * torch.tensor(turn, dtype=x.dtype)
+    cos, sin = amplitude * angle.cos(), amplitude * angle.sin()
     a, b, rest = x[..., :half], x[..., half:dims], x[..., dims:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin(), rest], -1)
+    return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], -1)
 
 
 def attention(x, p, prefix, cfg):

@@ -35,7 +35,8 @@ def attention(x, p, at, cfg):
         return linear(x, p, at + name).view(batch, seq, count, size).transpose(1, 2)
 
     base = cfg["rotary_emb_base"]
-    q, k = rotate(split("q_proj", heads), size, base), rotate(split("k_proj", kv), size, base)
+    q, k = (rotate(split(name, n), size, base, cfg.get("rope_scaling"))
+            for name, n in (("q_proj", heads), ("k_proj", kv)))
     v = split("v_proj", kv)
     of = [h // (heads // kv) for h in range(heads)]
     scores = q @ k[:, of].transpose(-1, -2) / math.sqrt(size)

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use neoxc_driver::hugging_face::{Weight, weights};
-use neoxc_driver::{Options, compile};
+use neoxc_driver::{Options, Phase, compile, phases};
 use neoxc_frontend::Config;
 use neoxc_ir::target::Target;
 use neoxc_plan::{Plan, Port, SegmentKind, Values};
@@ -276,6 +276,49 @@ fn families_of_models() {
         let plan = plan(&c);
         check_step_of(name, &c, &plan);
         check_training_of(name, &c, &plan, "train.");
+    }
+}
+
+/// Rotary positions that are scaled for longer sequences; the frequencies of more kinds and sizes are in `rope.json`.
+#[test]
+fn llama_models_with_scaled_positions() {
+    for name in ["llama_rope_llama3", "llama_rope_yarn"] {
+        check_step(name);
+    }
+}
+
+#[test]
+fn scaled_frequencies_are_those_of_hugging_face() {
+    let text = std::fs::read(folder().join("rope.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_slice(&text).unwrap();
+    assert!(cases.len() >= 7);
+    for case in &cases {
+        let dims = case["rotary_dims"].as_u64().unwrap();
+        let mut sets: Vec<String> = ["num_layers=1", "num_attention_heads=1", "seq_length=2"]
+            .into_iter()
+            .chain(["padded_vocab_size=8", "train_micro_batch_size_per_gpu=1", "train_iters=1"])
+            .chain(["pos_emb=rotary", "optimizer={params: {lr: 0.001}}"])
+            .map(String::from)
+            .collect();
+        sets.push(format!("hidden_size={dims}"));
+        for key in ["rotary_emb_base", "rope_scaling"] {
+            sets.push(format!("{key}={}", yaml(&case[key])));
+        }
+        let loaded = neoxc_frontend::load(&[], None, &sets);
+        let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+        let m = phases(&config, Target::X86V3, None, true, Phase::Model, &mut |_, _, _, _| {});
+        let m = m.unwrap();
+        let tables = neoxc_ir::eval::run(&m, "setup", &[]).unwrap();
+        let (cos, sin) = (&tables[0].data, &tables[1].data);
+        let amplitude = case["amplitude"].as_f64().unwrap();
+        for (i, want) in case["frequencies"].as_array().unwrap().iter().enumerate() {
+            // Position 1, which turns by less than half a circle.
+            let at = dims as usize / 2 + i;
+            let (angle, size) = (sin[at].atan2(cos[at]), sin[at].hypot(cos[at]));
+            let off = (angle / want.as_f64().unwrap() - 1.0).abs();
+            assert!(off < 2e-6, "{case}: pair {i} turns by {angle}, not {want}");
+            assert!((size - amplitude).abs() < 1e-9, "{case}: {size}");
+        }
     }
 }
 

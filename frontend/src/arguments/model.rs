@@ -1,6 +1,6 @@
 //! Arguments of the model: sizes, norms, positions, activations, biases, start values, precision.
 
-use super::{Argument, flag, float, int, text, word};
+use super::{Argument, dict, flag, float, int, text, word};
 
 const FUSED: &str = "the compiler decides what is fused; the mathematics is the same";
 const INIT: &[&str] =
@@ -69,6 +69,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("attention_softmax_in_fp32", false).idle("the softmax is always computed in f32").doc("Compute the softmax of attention in f32."),
     float("rotary_pct").number(1.0).between(0.0, 1.0).doc("The fraction of a head's dims that `pos_emb: rotary` rotates; what it gives is rounded down and must be even."),
     int("rotary_emb_base").number(10_000.0).between(1.0, 1e12).doc("Base of the frequencies of rotary positions."),
+    dict("rope_scaling").ours().doc("Scaling of the frequencies of rotary positions for sequences that are longer than those of a first training, by Hugging Face's names."),
     flag("rotary_save_freqs_buffer", false).idle("frequencies are computed, and no checkpoint holds them").doc("Keep the frequencies of rotary positions in checkpoints."),
     word("init_method", "normal", INIT, OTHER_INIT)
         .doc("Start values of embeddings and of matrices that read the residual stream: `small_init` has σ = √(2/(5·hidden_size)), `wang_init` σ = 2/(num_layers·√hidden_size)."),

@@ -5,13 +5,13 @@ use std::sync::LazyLock;
 
 use neoxc_optimizers::{ALL, Hyper, WEIGHT_DECAY, names};
 
-use super::{Argument, Kind, Preset, Range, argument, flag, float, int, text};
+use super::{Argument, Kind, Preset, Range, argument, flag, float, int, text, word};
 
 /// Loss scales that an f32 holds with room for what it multiplies.
 const LEAST_SCALE: f64 = 5.421_010_862_427_522e-20; // 2^-64
 const MOST_SCALE: f64 = 18_446_744_073_709_551_616.0; // 2^64
 
-/// Keys of `optimizer`, `zero_optimization`, `fp16`, `bf16` and `data_types`.
+/// Keys of `optimizer`, `zero_optimization`, `fp16`, `rope_scaling`, `bf16` and `data_types`.
 pub static NESTED: LazyLock<Vec<Argument>> = LazyLock::new(|| {
     let kind = text("optimizer.type").says("Adam");
     let doc = format!("The optimizer's name, in any case: {}.", names());
@@ -117,6 +117,18 @@ static REST: &[Argument] = &[
     int("fp16.hysteresis").number(2.0).between(1.0, 1e9).doc("With ZeRO 1 to 3: from this many overflows on each one divides the loss scale by 2. Without ZeRO the first one does, as in DeepSpeed."),
     flag("fp16.consecutive_hysteresis", false).doc("With ZeRO 1 to 3: whether only overflows of neighbouring steps count together."),
     float("fp16.min_loss_scale").number(1.0).below(LEAST_SCALE, MOST_SCALE).doc("The loss scale does not fall below this. An overflow there ends the run with ZeRO 1 to 3, and is skipped without, as in DeepSpeed."),
+    word("rope_scaling.rope_type", "", &["default", "linear", "ntk", "yarn", "llama3"], &["dynamic", "longrope", "mrope", "proportional", "su"]).unset()
+        .doc("`linear` divides all frequencies by `factor`; `ntk` raises the base so that the lowest frequency is divided; `yarn` and `llama3` divide low frequencies and keep high ones. Older files call it `type`."),
+    float("rope_scaling.factor").between(1.0, 1e6).doc("How much longer sequences become."),
+    int("rope_scaling.original_max_position_embeddings").between(1.0, 16_777_216.0).doc("Tokens of a sequence before (`yarn`, `llama3`)."),
+    float("rope_scaling.low_freq_factor").between(1e-6, 1e6).doc("`llama3`: turns within the original length below which a frequency is divided."),
+    float("rope_scaling.high_freq_factor").between(1e-6, 1e6).doc("`llama3`: turns above which it stays."),
+    float("rope_scaling.beta_fast").number(32.0).between(1e-6, 1e6).doc("`yarn`: turns within the original length from which on a frequency stays."),
+    float("rope_scaling.beta_slow").number(1.0).between(1e-6, 1e6).doc("`yarn`: turns up to which it is divided."),
+    float("rope_scaling.attention_factor").between(1e-6, 1e6).doc("`yarn`: a factor of what is rotated of queries and keys; without it 0.1·ln(factor) + 1, or what `mscale` and `mscale_all_dim` give."),
+    float("rope_scaling.mscale").between(0.0, 1e6).doc("`yarn`: with `mscale_all_dim` the factor is (0.1·mscale·ln(factor) + 1) / (0.1·mscale_all_dim·ln(factor) + 1)."),
+    float("rope_scaling.mscale_all_dim").between(0.0, 1e6).doc("`yarn`: see `mscale`."),
+    flag("rope_scaling.truncate", true).doc("`yarn`: the ramp between kept and divided frequencies begins and ends at whole pairs of dims."),
     flag("bf16.enabled", false).doc("Whether the dictionary counts."),
     text("data_types.grad_accum_dtype").says("fp32").doc("Dtype of sums of gradients: `fp32`."),
 ];

@@ -35,7 +35,7 @@ pub fn arch() -> Arch {
         qk_norm: QkNorm::None,
         ffn: 7,
         vocab: 11,
-        positions: Positions::Rotary { dims: 2, base: 10_000.0 },
+        positions: Positions::Rotary { dims: 2, base: 10_000.0, scaling: None },
         max_positions: 5,
         norm: Norm::LayerNorm,
         norm_place: NormPlace::Before,

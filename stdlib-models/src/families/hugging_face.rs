@@ -4,6 +4,8 @@
 //! (see [`Says`]); its `read` turns those of the model into GPT-NeoX's keys, and its `write` makes them of an
 //! architecture. A key that no list has is refused: it may say something of the model.
 
+pub mod rope;
+
 use std::fmt::Display;
 
 use serde_json::{Map, Value};
@@ -225,7 +227,7 @@ impl Reader<'_> {
 
     /// Rotary positions, in all the places where versions of Hugging Face have them: `old_base` and `old_part` are
     /// the keys beside the others, `rope_scaling` and `rope_parameters` the newer dictionaries. Gives the base, and
-    /// the part of a head's dims that rotate. Scaled positions are refused by name.
+    /// the part of a head's dims that rotate; sets `rope_scaling` where positions are scaled.
     pub fn rotary(
         &mut self,
         old_base: &[&str],
@@ -242,23 +244,30 @@ impl Reader<'_> {
         if let Some(key) = old_part.filter(|k| self.get(k).is_some()) {
             parts.push((key.to_string(), self.number(key, defaults.1)));
         }
+        let mut scalings = vec![];
         for key in ["rope_scaling", "rope_parameters"] {
             let Some(value) = self.get(key).cloned() else { continue };
             let Some(inner) = value.as_object() else {
                 self.refuse(key, "a dictionary is expected");
                 continue;
             };
+            let mut scaling = rope::Given { key, ..rope::Given::default() };
             for (name, value) in inner {
                 let path = format!("{key}.{name}");
-                match (name.as_str(), value, value.as_f64()) {
-                    (_, Value::Null, _) => {}
-                    ("rope_type" | "type", Value::String(s), _) if s == "default" => {}
-                    ("rope_theta", _, Some(x)) => bases.push((path, x)),
-                    ("partial_rotary_factor", _, Some(x)) => parts.push((path, x)),
-                    _ => self.problems.push(format!(
-                        "`{path}` is {value}: scaled rotary positions are not supported yet"
-                    )),
+                match (name.as_str(), value.as_f64()) {
+                    ("rope_theta", Some(x)) => bases.push((path, x)),
+                    ("partial_rotary_factor", Some(x)) => parts.push((path, x)),
+                    _ => scaling.take(name, value),
                 }
+            }
+            scalings.push(scaling);
+        }
+        match &scalings[..] {
+            [] => {}
+            [one] => self.scaling(one),
+            [one, other] if one.same(other) => self.scaling(one),
+            _ => {
+                self.problems.push("`rope_scaling` and `rope_parameters` scale differently".into())
             }
         }
         for values in [&bases, &parts] as [&Vec<(String, f64)>; 2] {

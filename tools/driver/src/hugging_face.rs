@@ -151,6 +151,35 @@ pub(crate) fn is_of_family(config: &Config, a: &Arch) -> Result<(), CompileError
 mod tests {
     use super::*;
 
+    /// What a `config.json` says of positions is read, is written, and is read again as the same model.
+    #[test]
+    fn scaled_positions_come_back() {
+        let llama3 = serde_json::json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192});
+        let yarn = serde_json::json!({"type": "yarn", "factor": 4, "truncate": false, "mscale": 1.0,
+            "mscale_all_dim": 0.707, "original_max_position_embeddings": 32768});
+        let linear = serde_json::json!({"type": "linear", "factor": 1.5});
+        for (family, scaling) in ["llama", "gpt_neox"]
+            .into_iter()
+            .flat_map(|f| [&llama3, &yarn, &linear].map(|s| (f, s)))
+        {
+            let mut json = serde_json::json!({ "model_type": family, "rope_scaling": scaling });
+            let model = |json: &Value| {
+                let sets = read(json).expect("the keys are known").sets;
+                let run = ["train_iters=1", "train_micro_batch_size_per_gpu=1"].map(String::from);
+                let optimizer = "optimizer={params: {lr: 0.001}}".to_string();
+                let sets = sets.iter().map(|(k, v)| format!("{k}={v}")).chain(run);
+                let sets: Vec<String> = sets.chain([optimizer]).collect();
+                let loaded = neoxc_frontend::load(&[], None, &sets);
+                loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics))
+            };
+            let first = model(&json);
+            assert!(first.model.rope_scaling.is_some(), "{family}: {scaling}");
+            json = Value::Object(config_json(&first).expect("Hugging Face has the model"));
+            assert_eq!(model(&json).model, first.model, "{json}");
+        }
+    }
+
     #[test]
     fn pieces_are_ranges_of_one_dim() {
         let piece = |start, size| Piece { name: String::new(), shape: vec![], dim: 1, start, size };

@@ -33,7 +33,11 @@ pub fn arch(c: &Config) -> Arch {
         ffn: m.intermediate_size,
         vocab: m.padded_vocab_size,
         positions: match m.pos_emb.as_str() {
-            "rotary" => Positions::Rotary { dims: m.rotary_dims, base: m.rotary_emb_base },
+            "rotary" => Positions::Rotary {
+                dims: m.rotary_dims,
+                base: m.rotary_emb_base,
+                scaling: m.rope_scaling,
+            },
             "learned" => Positions::Learned { rows: m.max_position_embeddings },
             _ => Positions::None,
         },

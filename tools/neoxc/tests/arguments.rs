@@ -72,6 +72,7 @@ const ROWS: &[Row] = &[
     Row("init_method_std", "0.05", &[]),
     Row("rotary_pct", "0.5", &[]),
     Row("rotary_emb_base", "500", &[]),
+    Row("rope_scaling", "{rope_type: linear, factor: 2.0}", &[]),
     Row("init_method", "small_init", &[]),
     Row("output_layer_init_method", "wang_init", &[]),
     Row("gpt_j_residual", "true", &[]),

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::arch::{Arch, Positions};
 use crate::blocks::activations::Activation;
-use crate::families::hugging_face::{Format, Reader, Says, absent, decimal, rotary_part};
+use crate::families::hugging_face::{Format, Reader, Says, absent, decimal, rope, rotary_part};
 
 /// How Hugging Face writes GPT-NeoX models.
 pub const FORMAT: Format = Format {
@@ -81,7 +81,7 @@ fn read(r: &mut Reader<'_>) {
 
 fn write(a: &Arch) -> Map<String, Value> {
     let (dims, base) = match a.positions {
-        Positions::Rotary { dims, base } => (dims, base),
+        Positions::Rotary { dims, base, .. } => (dims, base),
         _ => (0, 0.0),
     };
     let mut out = Map::new();
@@ -107,6 +107,7 @@ fn write(a: &Arch) -> Map<String, Value> {
     ] {
         out.insert(key.into(), value);
     }
+    rope::write(a, &mut out);
     out
 }
 
@@ -114,6 +115,7 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
     let gelu = [Activation::Gelu, Activation::GeluTanh].contains(&a.activation);
     absent(&[
         (!matches!(a.positions, Positions::Rotary { .. }), "positions but rotary ones"),
+        (!rope::has(a), "rotary positions of the type ntk"),
         (!gelu, "activations but gelu"),
         (!a.norm_bias, "norms without biases"),
         (a.attention_bias != a.out_bias, "attention with biases in some places only"),

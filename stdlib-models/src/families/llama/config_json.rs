@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use crate::arch::{Arch, Norm, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
-use crate::families::hugging_face::{Format, Key, Reader, Says, absent, decimal};
+use crate::families::hugging_face::{Format, Key, Reader, Says, absent, decimal, rope};
 
 /// How Hugging Face writes Llama models.
 pub const FORMAT: Format = Format {
@@ -182,6 +182,7 @@ pub fn write_body(a: &Arch) -> Map<String, Value> {
     ] {
         out.insert(key.into(), value);
     }
+    rope::write(a, &mut out);
     out
 }
 
@@ -199,6 +200,7 @@ pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
     let gate = a.gated && GATES.iter().any(|(ours, ..)| *ours == a.activation);
     absent(&[
         (!whole, "positions but rotary ones of whole heads"),
+        (!rope::has(a), "rotary positions of the type ntk"),
         (a.norm != Norm::RmsNorm, "norms but RMS norms"),
         (!gate, "activations but swiglu, geglu and reglu"),
         (qk == QkNorm::None && a.qk_norm != qk, "norms of queries and keys"),
