@@ -9,9 +9,7 @@ use neoxc_base::codes::{
 use neoxc_base::diag::Diagnostic;
 use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 
-use crate::config::{
-    Config, Cooldown, Decay, LearningRate, Model, Optimizer, Parallel, Precision, Run,
-};
+use crate::config::{Config, Model, Parallel, Precision, Run};
 use crate::lints;
 use crate::merge::Merged;
 use crate::reader::{Reader, number};
@@ -68,27 +66,8 @@ impl Reader<'_> {
             return None;
         }
         let head = self.head_dim(hidden, heads)?;
-        let rotary = (head as f64 * pct) as usize;
-        if pos_emb == "rotary" && (rotary == 0 || !rotary.is_multiple_of(2)) {
-            let message =
-                format!("{rotary} rotary dims per head: they must be even and at least 2");
-            self.both(
-                message,
-                "rotary_pct",
-                "num_attention_heads",
-                "head size × rotary_pct must be even",
-            );
-        }
-        // GPT-NeoX asks for it whatever `pos_emb` is.
-        if positions.is_some_and(|p| p < seq) {
-            let message = format!("{seq} tokens do not fit {} positions", positions.unwrap_or(0));
-            self.both(
-                message,
-                "seq_length",
-                "max_position_embeddings",
-                "raise max_position_embeddings",
-            );
-        }
+        let rotary = self.rotary_dims(&pos_emb, head, pct);
+        self.positions_of_tokens(positions, seq);
         let moe = self.moe(layers);
         let num_kv_heads = self.key_heads(heads);
         let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
@@ -146,6 +125,27 @@ impl Reader<'_> {
         Some(model)
     }
 
+    /// Dims of a head, of `head`, that are rotated.
+    fn rotary_dims(&mut self, pos_emb: &str, head: usize, pct: f64) -> usize {
+        let rotary = (head as f64 * pct) as usize;
+        if pos_emb == "rotary" && (rotary == 0 || !rotary.is_multiple_of(2)) {
+            let message =
+                format!("{rotary} rotary dims per head: they must be even and at least 2");
+            let hint = "head size × rotary_pct must be even";
+            self.both(message, "rotary_pct", "num_attention_heads", hint);
+        }
+        rotary
+    }
+
+    /// Every token of a sequence has a position; GPT-NeoX asks for it whatever `pos_emb` is.
+    fn positions_of_tokens(&mut self, positions: Option<usize>, seq: usize) {
+        if positions.is_some_and(|p| p < seq) {
+            let message = format!("{seq} tokens do not fit {} positions", positions.unwrap_or(0));
+            let hint = "raise max_position_embeddings";
+            self.both(message, "seq_length", "max_position_embeddings", hint);
+        }
+    }
+
     /// Layers recomputed together: groups have one size, so it must divide the number of layers, and be
     /// whole periods of layers of several kinds.
     fn checkpoint_group(&mut self, layers: usize, period: usize) -> usize {
@@ -160,76 +160,6 @@ impl Reader<'_> {
             self.adjusted(message, &labels, "choose a divisor of `num_layers`");
         }
         group
-    }
-
-    fn optimizer(&mut self) -> Option<Optimizer> {
-        let (settings, lr) = self.optimizer_settings();
-        let Some(lr) = lr else {
-            if ["lr", "optimizer.params.lr"].into_iter().any(|name| self.was_refused(name))
-                || self.is_absent("lr")
-            {
-                return None;
-            }
-            let hint = "`\"optimizer\": {\"type\": \"Adam\", \"params\": {\"lr\": 0.001}}`";
-            self.tell(missing_key::missing_key("the learning rate", hint));
-            return None;
-        };
-        self.cooldown();
-        let iters = self.int("train_iters").unwrap_or(0);
-        let fraction = self.given("lr_decay_fraction").unwrap_or(1.0);
-        let decay_iters =
-            self.int("lr_decay_iters").map_or((iters as f64 * fraction) as u64, |n| n as u64);
-        let clip = self.given("gradient_clipping").unwrap_or_else(|| self.float("clip_grad"));
-        let groups = self.parameter_groups();
-        Some(Optimizer {
-            groups,
-            rate: LearningRate {
-                lr,
-                min_lr: self.float("min_lr"),
-                style: Decay::parse(&self.word("lr_decay_style")).unwrap_or_default(),
-                iters: decay_iters.max(1),
-                warmup: self.float("warmup"),
-                cooldown: self.float("wsd_decay_ratio"),
-                cooldown_style: Cooldown::parse(&self.word("wsd_decay_style")).unwrap_or_default(),
-            },
-            kind: settings.optimizer.name().into(),
-            hypers: settings.values().map(|(name, x)| (name.to_string(), x)).collect(),
-            gradient_clipping: clip,
-        })
-    }
-
-    /// A cooldown is of the schedule that has one, and begins after the warm-up.
-    fn cooldown(&mut self) {
-        let style = "lr_decay_style";
-        if self.word(style) != Decay::Wsd.name() {
-            for key in ["wsd_decay_ratio", "wsd_decay_style"] {
-                if self.find(key).is_some() {
-                    let message = format!("`{key}` is of the schedule `wsd`");
-                    self.both(message, key, style, "`--set lr_decay_style=wsd`, or remove it");
-                }
-            }
-        } else if self.float("warmup") + self.float("wsd_decay_ratio") > 1.0 {
-            let message = "the warm-up and the cooldown are longer than the schedule".to_string();
-            self.both(message, "warmup", "wsd_decay_ratio", "together they are at most 1");
-        }
-    }
-
-    /// The two decay rates of Adam's moments.
-    pub(crate) fn betas(&mut self, node: &Node) -> Option<(f64, f64)> {
-        const NAME: &str = "optimizer.params.betas";
-        let Value::List(l) = &node.value else {
-            self.nested(NAME, node);
-            return None;
-        };
-        let numbers: Vec<f64> = l.iter().filter_map(|n| number(&n.value)).collect();
-        let [a, b] = numbers[..] else {
-            let want = "a list of two numbers";
-            let hint = "floats need a dot or no exponent: `[0.9, 0.95]`";
-            self.tell(wrong_type::wrong_type(NAME, "another list", want, &node.span, hint));
-            return None;
-        };
-        self.nested(NAME, node);
-        Some((a, b)).filter(|_| l.len() == 2)
     }
 
     fn run(&mut self, parallel: Parallel, precision: Precision) -> Option<Run> {

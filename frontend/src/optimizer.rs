@@ -1,16 +1,87 @@
 //! `optimizer` and `optimizer_type`: which optimizer, and its hyper-parameters, by the declarations of
 //! `neoxc_optimizers`.
 
-use neoxc_base::codes::{impossible_value, not_supported, unknown_key};
-use neoxc_optimizers::{Hyper, Optimizer, Settings, WEIGHT_DECAY, find, names};
+use neoxc_base::codes::{impossible_value, missing_key, not_supported, unknown_key, wrong_type};
+use neoxc_optimizers::{Hyper, Settings, WEIGHT_DECAY, find, names};
 
-use crate::config::Group;
-use crate::reader::Reader;
+use crate::config::{Cooldown, Decay, Group, LearningRate, Optimizer};
+use crate::reader::{Reader, number};
 use crate::yaml::{Key, Node, Value};
 
 impl Reader<'_> {
+    /// The optimizer with its rate, its hyper-parameters and its groups.
+    pub(crate) fn optimizer(&mut self) -> Option<Optimizer> {
+        let (settings, lr) = self.optimizer_settings();
+        let Some(lr) = lr else {
+            if ["lr", "optimizer.params.lr"].into_iter().any(|name| self.was_refused(name))
+                || self.is_absent("lr")
+            {
+                return None;
+            }
+            let hint = "`\"optimizer\": {\"type\": \"Adam\", \"params\": {\"lr\": 0.001}}`";
+            self.tell(missing_key::missing_key("the learning rate", hint));
+            return None;
+        };
+        self.cooldown();
+        let iters = self.int("train_iters").unwrap_or(0);
+        let fraction = self.given("lr_decay_fraction").unwrap_or(1.0);
+        let decay_iters =
+            self.int("lr_decay_iters").map_or((iters as f64 * fraction) as u64, |n| n as u64);
+        let clip = self.given("gradient_clipping").unwrap_or_else(|| self.float("clip_grad"));
+        let groups = self.parameter_groups();
+        Some(Optimizer {
+            groups,
+            rate: LearningRate {
+                lr,
+                min_lr: self.float("min_lr"),
+                style: Decay::parse(&self.word("lr_decay_style")).unwrap_or_default(),
+                iters: decay_iters.max(1),
+                warmup: self.float("warmup"),
+                cooldown: self.float("wsd_decay_ratio"),
+                cooldown_style: Cooldown::parse(&self.word("wsd_decay_style")).unwrap_or_default(),
+            },
+            kind: settings.optimizer.name().into(),
+            hypers: settings.values().map(|(name, x)| (name.to_string(), x)).collect(),
+            gradient_clipping: clip,
+        })
+    }
+
+    /// A cooldown is of the schedule that has one, and begins after the warm-up.
+    fn cooldown(&mut self) {
+        let style = "lr_decay_style";
+        if self.word(style) != Decay::Wsd.name() {
+            for key in ["wsd_decay_ratio", "wsd_decay_style"] {
+                if self.find(key).is_some() {
+                    let message = format!("`{key}` is of the schedule `wsd`");
+                    self.both(message, key, style, "`--set lr_decay_style=wsd`, or remove it");
+                }
+            }
+        } else if self.float("warmup") + self.float("wsd_decay_ratio") > 1.0 {
+            let message = "the warm-up and the cooldown are longer than the schedule".to_string();
+            self.both(message, "warmup", "wsd_decay_ratio", "together they are at most 1");
+        }
+    }
+
+    /// The two decay rates of Adam's moments.
+    fn betas(&mut self, node: &Node) -> Option<(f64, f64)> {
+        const NAME: &str = "optimizer.params.betas";
+        let Value::List(l) = &node.value else {
+            self.nested(NAME, node);
+            return None;
+        };
+        let numbers: Vec<f64> = l.iter().filter_map(|n| number(&n.value)).collect();
+        let [a, b] = numbers[..] else {
+            let want = "a list of two numbers";
+            let hint = "floats need a dot or no exponent: `[0.9, 0.95]`";
+            self.tell(wrong_type::wrong_type(NAME, "another list", want, &node.span, hint));
+            return None;
+        };
+        self.nested(NAME, node);
+        Some((a, b)).filter(|_| l.len() == 2)
+    }
+
     /// The optimizer that the configuration asks for, and the learning rate if it is given.
-    pub(crate) fn optimizer_settings(&mut self) -> (Settings, Option<f64>) {
+    fn optimizer_settings(&mut self) -> (Settings, Option<f64>) {
         let mut lr = self.given("lr");
         let pairs = match self.find("optimizer").map(|(_, n)| n.value.clone()) {
             Some(Value::Map(pairs)) => pairs,
@@ -48,7 +119,7 @@ impl Reader<'_> {
         (settings, lr)
     }
 
-    fn kind_of_optimizer(&mut self, kind: Option<&Node>) -> &'static Optimizer {
+    fn kind_of_optimizer(&mut self, kind: Option<&Node>) -> &'static neoxc_optimizers::Optimizer {
         let default = neoxc_optimizers::ALL[0];
         let Some(node) = kind else { return default };
         let (found, what) = match &node.value {
@@ -94,7 +165,7 @@ impl Reader<'_> {
     }
 
     /// `param_groups`: a list of dictionaries.
-    pub(crate) fn parameter_groups(&mut self) -> Vec<Group> {
+    fn parameter_groups(&mut self) -> Vec<Group> {
         let Some((_, node)) = self.find("param_groups").cloned() else { return vec![] };
         let Value::List(entries) = &node.value else { return vec![] };
         entries.iter().filter_map(|entry| self.parameter_group(entry)).collect()
