@@ -99,7 +99,7 @@ impl Draft {
     /// Gives a folder its name; what had that before, another folder, is removed. At no moment is there none of the name.
     ///
     /// # Errors
-    /// Nothing has changed, or only the durability of the name is in doubt. On a file system that cannot exchange two
+    /// Nothing has changed, or only the durability of the name is in doubt. On a file system that cannot swap two
     /// names an older folder has to be removed by hand.
     pub fn replace(mut self) -> Result<()> {
         self.file.sync_all()?;
@@ -109,7 +109,7 @@ impl Draft {
                 self.placed = true;
             }
             // From here on the temporary name is the older folder's, and goes when this is dropped.
-            _ => exchange(&self.at, &self.target)?,
+            _ => swap(&self.at, &self.target)?,
         }
         sync_folder(folder_of(&self.target))
     }
@@ -173,7 +173,7 @@ fn remove(path: &Path) {
 ///
 /// # Errors
 /// One of them does not exist, or the file system cannot do it.
-pub fn exchange(a: &Path, b: &Path) -> Result<()> {
+pub fn swap(a: &Path, b: &Path) -> Result<()> {
     let name = |p: &Path| std::ffi::CString::new(p.as_os_str().as_bytes());
     let (from, to) = (name(a)?, name(b)?);
     let here = libc::AT_FDCWD;

@@ -75,7 +75,7 @@ fn rounding_is_that_of_an_independent_implementation() {
 }
 
 #[test]
-fn products() {
+fn matmuls() {
     let mut cases = vec![];
     let sizes = [(1, 1, 1), (17, 33, 65), (64, 96, 90), (30, 49, 700)];
     for (i, (m, n, k)) in sizes.into_iter().enumerate() {
@@ -112,7 +112,7 @@ fn products() {
 
 /// Dot products and tile registers, where this machine has them: sums in f32, so close to the evaluator's.
 #[test]
-fn products_of_pairs() {
+fn dot_products_of_pairs() {
     let mut cases = vec![];
     let mut r = Random(5);
     // Ragged everywhere; whole tiles, which are read in place; several blocks; an odd contraction.

@@ -42,9 +42,9 @@ fn bias_function() -> Function {
     function("bias", "rowwise", &[&x, &b], |k, p| vec![k.add(p[0], p[1]).unwrap()])
 }
 
-fn product_function() -> Function {
+fn matmul_function() -> Function {
     let (x, w) = ([("seq", 6), ("embed", 24)], [("embed", 24), ("ffn", 16)]);
-    function("product", "matmul", &[&x, &w], |k, p| vec![k.matmul(p[0], p[1], &["embed"]).unwrap()])
+    function("matmul", "matmul", &[&x, &w], |k, p| vec![k.matmul(p[0], p[1], &["embed"]).unwrap()])
 }
 
 fn column_sum_function() -> Function {
@@ -56,8 +56,8 @@ fn bias() -> Kernel {
     build(&bias_function())
 }
 
-fn product() -> Kernel {
-    build(&product_function())
+fn matmul() -> Kernel {
+    build(&matmul_function())
 }
 
 fn column_sum() -> Kernel {
@@ -69,13 +69,13 @@ fn column_sum() -> Kernel {
 fn kernels_of_gpus() {
     for (f, target) in [
         (bias_function(), Target::Sm80),
-        (product_function(), Target::Sm80),
+        (matmul_function(), Target::Sm80),
         (column_sum_function(), Target::Sm90a),
-        (product_function(), Target::Sm90a),
+        (matmul_function(), Target::Sm90a),
         (bias_function(), Target::Gfx90a),
-        (product_function(), Target::Gfx90a),
+        (matmul_function(), Target::Gfx90a),
         (column_sum_function(), Target::Gfx942),
-        (product_function(), Target::Gfx942),
+        (matmul_function(), Target::Gfx942),
     ] {
         let k = kernels::build_gpu(&Module::new(), &f, target).unwrap();
         let name = format!("{target}_{}", k.symbol);
@@ -85,7 +85,7 @@ fn kernels_of_gpus() {
 
 #[test]
 fn kernels_of_avx2() {
-    for k in [bias(), product(), column_sum()] {
+    for k in [bias(), matmul(), column_sum()] {
         let text =
             format!("// {} tasks, {} bytes of scratch\n{}", k.tasks, k.scratch_bytes, k.mlir);
         insta::assert_snapshot!(format!("x86_64_v3_{}", k.symbol), text);
@@ -126,7 +126,7 @@ fn another_kernel_or_target_is_another_entry() {
     assert_eq!(cached(bias(), Target::X86V4), 0);
     assert_eq!(cached(column_sum(), Target::X86V3), 0);
     assert_eq!(cached(bias(), Target::X86V3), 1);
-    assert!(product().unrolled && !bias().unrolled);
+    assert!(matmul().unrolled && !bias().unrolled);
     let other_passes = Kernel { unrolled: true, ..bias() };
     assert_eq!(cached(other_passes, Target::X86V3), 0);
 }

@@ -17,7 +17,7 @@ fn build(f: &Function, choice: Choice<'_>) -> Kernel {
 }
 
 /// A bias and an accumulation behind the matmul, as in a layer.
-fn product(name: &str, m: usize, n: usize, k: usize, dtype: neoxc_ir::DType) -> Function {
+fn matmul(name: &str, m: usize, n: usize, k: usize, dtype: neoxc_ir::DType) -> Function {
     let (x, w) = ([("seq", m), ("embed", k)], [("ffn", n), ("embed", k)]);
     let (bias, y) = ([("ffn", n)], [("seq", m), ("ffn", n)]);
     kernel(name, "matmul", &[(&x, dtype), (&w, dtype), (&bias, F), (&y, F)], |b, p| {
@@ -33,7 +33,7 @@ fn every_cut_gives_the_same_bits() {
     for (i, (m, n, k)) in [(203, 301, 40), (64, 144, 1030), (130, 80, 600)].into_iter().enumerate()
     {
         for (suffix, dtype) in [("f32", F), ("bf16", H)] {
-            let f = product(&format!("p{i}_{suffix}"), m, n, k, dtype);
+            let f = matmul(&format!("p{i}_{suffix}"), m, n, k, dtype);
             let x = inputs(&f, 1, &mut r);
             let bits = |kernel: &Kernel| -> Vec<Vec<u32>> {
                 let so = library(std::slice::from_ref(kernel), HERE);
@@ -101,7 +101,7 @@ fn attention_has_the_same_bits_however_many_groups_share_a_chunk() {
 #[test]
 fn a_kept_cut_is_used_if_the_model_still_knows_it() {
     let folder = tempfile::tempdir().unwrap();
-    let f = product("p", 512, 512, 96, F);
+    let f = matmul("p", 512, 512, 96, F);
     let model = build(&f, Choice::Model);
     let ties = model.ties.clone().unwrap();
     assert!(ties.cuts.len() > 1, "{ties:?}");

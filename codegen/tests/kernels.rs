@@ -114,7 +114,7 @@ fn matmul_epilogues() {
             1,
         ));
     }
-    // A gate of which what it opens is made beside another product, and both gradients behind one.
+    // A gate of which what it opens is made beside another matmul, and both gradients behind one.
     let silu = |k: &mut Builder<'_>, x| {
         let share = k.unary(OpKind::Logistic, x).unwrap();
         (share, k.mul(x, share).unwrap())
@@ -395,7 +395,7 @@ fn dropout_in_every_family() {
             ids,
         ));
         let (a, b) = ([("batch", 2), ("seq", rows), ("ffn", 5)], [("embed", width), ("ffn", 5)]);
-        let product = [
+        let matmul = [
             (&a[..], F),
             (&b[..], F),
             (&w[..], F),
@@ -405,7 +405,7 @@ fn dropout_in_every_family() {
             (&x[..], F),
         ];
         cases.push((
-            kernel(&format!("drop_product{i}"), "matmul", &product, |k, p| {
+            kernel(&format!("drop_matmul{i}"), "matmul", &matmul, |k, p| {
                 let m = k.matmul(p[0], p[1], &["ffn"]).unwrap();
                 let m = k.add(m, p[2]).unwrap();
                 let y = k.one(OpKind::Dropout, &[m, p[3], p[4], p[5]], drop(0.1)).unwrap();
@@ -679,9 +679,9 @@ fn experts() {
             let p = f.add_param("bias", wide.ty.clone(), Attrs::new());
             f.ops = ops;
             values.push(wide.clone());
-            let product = f.results[0];
+            let matmul = f.results[0];
             let b = &mut Builder::new(&mut f);
-            let sum = b.add(product, p).unwrap();
+            let sum = b.add(matmul, p).unwrap();
             let form = Attrs::new().with("approximate", Attr::Str("none".into()));
             let active = b.one(OpKind::Gelu, &[sum], form).unwrap();
             f.results = vec![sum, active];

@@ -112,7 +112,7 @@ fn reference(name: &str, x: f64) -> Option<f64> {
     match name {
         "exp" if (-87.33..88.72).contains(&x) => Some(x.exp()),
         "exp2_negative" if (-126.0..=0.0).contains(&x) => Some(x.exp2()),
-        // A product with log₂ e that is rounded is off by 2⁻²⁴ of itself: more would be off by more.
+        // A rounded x · log₂ e is off by 2⁻²⁴ of itself: more would be off by more.
         "exp_negative" if (-4.0..=0.0).contains(&x) => Some(x.exp()),
         "log" if x >= tiny => Some(x.ln()),
         // As above where the result is small.

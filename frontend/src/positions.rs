@@ -168,7 +168,7 @@ impl Reader<'_> {
         if low >= high {
             let message =
                 format!("`{}` is {low}, and `{}` is {high}: it must be above", ends.0, ends.2);
-            self.both(message, "rope_scaling", "rope_scaling", "exchange them");
+            self.both(message, "rope_scaling", "rope_scaling", "swap them");
         }
         if base <= 1.0 {
             let message =

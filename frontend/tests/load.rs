@@ -650,13 +650,13 @@ fn precision_is_said_in_three_ways_that_must_agree() {
         let told = told(&l);
         (l.config.map(|c| c.model.precision), told)
     };
-    let half = (Some(Precision::Bf16), vec![]);
+    let bf16 = (Some(Precision::Bf16), vec![]);
     assert_eq!(of(&[]), (Some(Precision::F32), vec![]));
-    assert_eq!(of(&["precision=bfloat16"]), half);
-    assert_eq!(of(&["bf16.enabled=true"]), half);
-    assert_eq!(of(&["fp16.enabled=true", "fp16.type=bfloat16"]), half);
-    assert_eq!(of(&["bf16.enabled=true", "precision=bfloat16"]), half);
-    assert_eq!(of(&["bf16.enabled=true", "data_types.grad_accum_dtype=fp32"]), half);
+    assert_eq!(of(&["precision=bfloat16"]), bf16);
+    assert_eq!(of(&["bf16.enabled=true"]), bf16);
+    assert_eq!(of(&["fp16.enabled=true", "fp16.type=bfloat16"]), bf16);
+    assert_eq!(of(&["bf16.enabled=true", "precision=bfloat16"]), bf16);
+    assert_eq!(of(&["bf16.enabled=true", "data_types.grad_accum_dtype=fp32"]), bf16);
     assert_eq!(of(&["fp16.enabled=false", "precision=fp32"]), (Some(Precision::F32), vec![]));
     // As Pythia 1B says it; sums over ranks are f32 in any case.
     let pythia = ["fp16={enabled: true, type: bfloat16, loss_scale: 0}", "fp32_allreduce=true"];

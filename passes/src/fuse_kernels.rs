@@ -213,8 +213,8 @@ impl Fusing<'_> {
         let result = f.ty(f.ops[op].results[0]);
         let fits = match g.family {
             "matmul" => {
-                let product = g.ops.iter().find(|o| is_product(&f.ops[**o]));
-                product.is_some_and(|o| f.ty(f.ops[*o].results[0]).dims == result.dims)
+                let matmul = g.ops.iter().find(|o| is_matmul(&f.ops[**o]));
+                matmul.is_some_and(|o| f.ty(f.ops[*o].results[0]).dims == result.dims)
             }
             "rowwise" => g.ops.iter().any(|o| {
                 let r = &f.ops[*o];
@@ -264,8 +264,8 @@ impl Fusing<'_> {
         let fused = split.operands[0];
         let group = self.of[self.defs[fused.index()]?]?;
         let g = &self.groups[group];
-        let product = g.ops.iter().map(|o| &f.ops[*o]).find(|op| op.kind == OpKind::Matmul)?;
-        let (made, ty) = (f.ty(product.results[0]), f.ty(fused));
+        let matmul = g.ops.iter().map(|o| &f.ops[*o]).find(|op| op.kind == OpKind::Matmul)?;
+        let (made, ty) = (f.ty(matmul.results[0]), f.ty(fused));
         let rows: usize = ["batch", "seq"].iter().filter_map(|d| ty.size(d)).product();
         let turns = f
             .ops
@@ -284,7 +284,7 @@ impl Fusing<'_> {
     fn factors_stay(&self, group: usize, op: usize) -> bool {
         let g = &self.groups[group];
         g.family != "matmul"
-            || g.ops.iter().filter(|o| is_product(&self.f.ops[**o])).all(|o| {
+            || g.ops.iter().filter(|o| is_matmul(&self.f.ops[**o])).all(|o| {
                 let factors = &self.f.ops[*o].operands;
                 self.f.ops[op].operands.iter().all(|v| !factors.contains(&self.source(*v)))
             })
@@ -387,7 +387,7 @@ fn is_copied(f: &Function, op: &Op) -> bool {
 }
 
 /// Whether the op is what a kernel of matmuls is about.
-fn is_product(op: &Op) -> bool {
+fn is_matmul(op: &Op) -> bool {
     matches!(op.kind, OpKind::Matmul | OpKind::GroupedMatmul)
 }
 
@@ -576,7 +576,7 @@ fn emit(
 /// writes the result's, and nowhere else.
 fn in_place(k: &Function, family: &str) -> Vec<i64> {
     let factors: Vec<ValueId> =
-        k.ops.iter().filter(|op| is_product(op)).flat_map(|op| op.operands.clone()).collect();
+        k.ops.iter().filter(|op| is_matmul(op)).flat_map(|op| op.operands.clone()).collect();
     let mut pairs = vec![];
     for (i, r) in k.results.iter().enumerate() {
         for (j, p) in k.params.iter().enumerate() {

@@ -10,7 +10,7 @@
 //! | Grad | [`group_checkpoints`], [`differentiate_loss`], [`build_train_step`], [`merge_loss_gradient`] |
 //! | Sharded | [`select_entries`], [`cut_stages`] (with [`assign_stages`] and [`schedule_pipeline`]), [`assign_layouts`], [`partition_program`], [`divide_state`], [`lower_precision`], [`keep_weights`], [`peel_last_step`] |
 //! | Fused | [`split_cross_entropy`], [`split_sums`], [`specialise_calls`], [`drop_zero_sums`], [`fuse_kernels`] |
-//! | Scheduled | [`prefetch_gathers`], [`overlap_exchanges`], [`place_memory`] |
+//! | Scheduled | [`prefetch_gathers`], [`overlap_collectives`], [`place_memory`] |
 //!
 //! The [`tutorial`] builds a small function, rewrites it, differentiates it and divides it over two ranks.
 
@@ -32,7 +32,7 @@ pub mod keep_weights;
 mod links;
 pub mod lower_precision;
 pub mod merge_loss_gradient;
-pub mod overlap_exchanges;
+pub mod overlap_collectives;
 pub mod partition_program;
 pub mod pass;
 pub mod peel_last_step;

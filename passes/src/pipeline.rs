@@ -6,7 +6,7 @@ use crate::pass::{Pass, PassCx, PassError, PassReport};
 use crate::{
     assign_layouts, build_train_step, cut_stages, differentiate_loss, divide_state, drop_zero_sums,
     fuse_kernels, group_checkpoints, keep_weights, lower_precision, merge_loss_gradient,
-    overlap_exchanges, partition_program, peel_last_step, place_memory, prefetch_gathers,
+    overlap_collectives, partition_program, peel_last_step, place_memory, prefetch_gathers,
     rewrite_graph, select_entries, specialise_calls, split_cross_entropy, split_sums,
 };
 
@@ -81,7 +81,7 @@ pub static PASSES: &[(Phase, Pass)] = &[
     (Phase::Fused, drop_zero_sums::PASS),
     (Phase::Fused, fuse_kernels::PASS),
     (Phase::Scheduled, prefetch_gathers::PASS),
-    (Phase::Scheduled, overlap_exchanges::PASS),
+    (Phase::Scheduled, overlap_collectives::PASS),
     (Phase::Scheduled, place_memory::PASS),
 ];
 

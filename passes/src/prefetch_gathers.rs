@@ -19,7 +19,7 @@ use neoxc_ir::op::Class;
 use neoxc_ir::{Attr, Attrs, Builder, Function, Module, Op, OpKind, ValueId};
 
 use crate::facts::Fact;
-use crate::overlap_exchanges::{Times, budget, without_waits};
+use crate::overlap_collectives::{Times, budget, without_waits};
 use crate::pass::{Pass, PassCx, PassError, PassReport};
 
 /// The pass.

@@ -98,7 +98,7 @@ fn tokens_one_by_one_are_the_whole_text() {
 }
 
 #[test]
-fn halves_are_kept_and_weights_rounded_once() {
+fn narrow_keys_are_kept_and_weights_rounded_once() {
     for (name, tied) in [("bf16", false), ("bf16 tied", true)] {
         let mut m = common::build(&Arch { precision: DType::Bf16, tied, ..arch() }).unwrap();
         let x = inputs(&m, "logits", &mut Random(12));

@@ -16,7 +16,7 @@ use neoxc_ir::{Function, Module, OpKind, text, verify};
 use neoxc_models::arch::{Arch, Positions};
 use neoxc_passes::PassCx;
 use neoxc_passes::entries::entries;
-use neoxc_passes::overlap_exchanges::{self, Times};
+use neoxc_passes::overlap_collectives::{self, Times};
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_pass, run_phase};
 use neoxc_passes::prefetch_gathers;
@@ -95,7 +95,7 @@ fn results_stay_the_same_to_the_bit() {
             moved += reverse;
         }
         let mut after = before.clone();
-        run_pass(&mut after, &overlap_exchanges::PASS, &cx)
+        run_pass(&mut after, &overlap_collectives::PASS, &cx)
             .unwrap_or_else(|e| panic!("{e} {what}"));
         verify(&after).unwrap();
         assert!(text::parse(&text::print(&after)).unwrap() == after);
@@ -175,7 +175,7 @@ fn overlapped(cx: &PassCx) -> Module {
     };
     let mut m = fused(&sizes, cx, 0.5);
     run_pass(&mut m, &prefetch_gathers::PASS, cx).unwrap();
-    run_pass(&mut m, &overlap_exchanges::PASS, cx).unwrap();
+    run_pass(&mut m, &overlap_collectives::PASS, cx).unwrap();
     m
 }
 
@@ -253,12 +253,12 @@ fn shorter_by_the_rates_that_it_was_given() {
     );
     let blocking = Times::new(&cx).blocking(&m, "train_step");
     let mut same = m.clone();
-    let report = run_pass(&mut same, &overlap_exchanges::PASS, &cx).unwrap();
+    let report = run_pass(&mut same, &overlap_collectives::PASS, &cx).unwrap();
     assert!(report.notes[0].contains("shorter"), "{:?}", report.notes);
     assert!(blocking > 0.0);
     let one = PassCx { degrees: Degrees::ONE, ..cx };
     let mut alone = m.clone();
-    run_pass(&mut alone, &overlap_exchanges::PASS, &one).unwrap();
+    run_pass(&mut alone, &overlap_collectives::PASS, &one).unwrap();
     assert!(alone.functions == m.functions, "one rank has nothing to overlap");
 }
 
@@ -273,7 +273,7 @@ fn weights_are_gathered_beside_a_long_kernel() {
     let cx = PassCx { machine, degrees, zero_stage: 3, ..PassCx::new(Target::X86V4) };
     let sizes = Arch { seq: 8, embed: 32, heads: 4, head_dim: 8, ffn: 64, layers: 2, ..arch() };
     let mut m = fused(&Arch { grad_accum: 2, ..sizes }, &cx, 0.5);
-    run_pass(&mut m, &overlap_exchanges::PASS, &cx).unwrap();
+    run_pass(&mut m, &overlap_collectives::PASS, &cx).unwrap();
     let text = outline(m.function("train_step.block.fwd").unwrap());
     let line = |what: &str| text.lines().position(|l| l.trim_start().starts_with(what)).unwrap();
     assert!(line("start all_gather data [embed 32, ffn 64]") < line("matmul"), "{text}");

@@ -41,9 +41,9 @@ fn outline(f: &Function) -> String {
         let collective = op.kind.def().class() == Class::Collective;
         let rows = [OpKind::Gather, OpKind::ScatterAdd].contains(&op.kind);
         let loss = op.kind.name().contains("cross_entropy");
-        let product = [OpKind::Matmul, OpKind::Repeat, OpKind::Map].contains(&op.kind);
+        let matmul = [OpKind::Matmul, OpKind::Repeat, OpKind::Map].contains(&op.kind);
         let experts = ["grouped_matmul", "grouped_weight", "dispatch", "combine"];
-        if !collective && !rows && !loss && !product && !experts.contains(&op.kind.name()) {
+        if !collective && !rows && !loss && !matmul && !experts.contains(&op.kind.name()) {
             continue;
         }
         let mut words = vec![op.kind.name().to_string()];

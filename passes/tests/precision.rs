@@ -76,11 +76,11 @@ fn a_step_is_that_of_f32_but_for_roundings() {
     for (name, a) in variants() {
         let mut wide = common::build(&a).unwrap();
         through(&mut wide, &TO_SHARDED);
-        let mut half = lowered(&a);
+        let mut narrow = lowered(&a);
         for entry in ["eval_step", "logits", "train_step"] {
             let x = inputs(&wide, entry, &mut Random(21));
             let want = run(&wide, entry, &x).unwrap();
-            let mut got = run(&half, entry, &with_rounded(&half, entry, x)).unwrap();
+            let mut got = run(&narrow, entry, &with_rounded(&narrow, entry, x)).unwrap();
             // Last stand the rounded weights of a step.
             got.truncate(want.len());
             // Loss and norm of a step stand last. Adam makes a step of any gradient, so its results differ by
@@ -92,10 +92,10 @@ fn a_step_is_that_of_f32_but_for_roundings() {
                 assert!(error < 0.05, "{name} @{entry}: result {i} is {error} off");
             }
         }
-        let x = inputs(&half, "train_step", &mut Random(4));
-        let want = run(&half, "train_step", &x).unwrap();
-        through(&mut half, &[Phase::Fused]);
-        let got = run(&half, "train_step", &x).unwrap();
+        let x = inputs(&narrow, "train_step", &mut Random(4));
+        let want = run(&narrow, "train_step", &x).unwrap();
+        through(&mut narrow, &[Phase::Fused]);
+        let got = run(&narrow, "train_step", &x).unwrap();
         for (i, (a, b)) in want.iter().zip(&got).enumerate() {
             // Sums of chunks have another order, which may move a rounding.
             let error = far(a, b);
@@ -112,15 +112,15 @@ fn a_step_of_fp16_is_that_of_f32_whatever_the_scale() {
         let mut wide = common::build(&a).unwrap();
         through(&mut wide, &TO_SHARDED);
         let want = run(&wide, "train_step", &inputs(&wide, "train_step", &mut Random(21))).unwrap();
-        let mut half = common::build(&Arch { precision: DType::F16, ..a }).unwrap();
-        through(&mut half, &TO_SHARDED);
-        let f = half.function("train_step").unwrap();
+        let mut narrow = common::build(&Arch { precision: DType::F16, ..a }).unwrap();
+        through(&mut narrow, &TO_SHARDED);
+        let f = narrow.function("train_step").unwrap();
         let scale = f.param_attrs.iter().position(|a| a.str("neox.name") == Some("loss_scale"));
-        let mut x = inputs(&half, "train_step", &mut Random(21));
+        let mut x = inputs(&narrow, "train_step", &mut Random(21));
         let (results, scale) = (neoxc_ir::Output::all(f).unwrap(), scale.unwrap());
         for power in [0, 6, 12] {
             x[scale] = Tensor::fill(x[scale].ty.clone(), f64::from(1 << power));
-            let got = run(&half, "train_step", &x).unwrap();
+            let got = run(&narrow, "train_step", &x).unwrap();
             for (i, (a, b)) in want.iter().zip(&got).enumerate() {
                 // Adam makes a step of any gradient; its first moment is a mean of gradients.
                 if matches!(&results[i], neoxc_ir::Output::Parameter(_)) {
@@ -132,13 +132,13 @@ fn a_step_of_fp16_is_that_of_f32_whatever_the_scale() {
         }
         // Too large a scale is seen in the norm.
         x[scale] = Tensor::fill(x[scale].ty.clone(), 2f64.powi(40));
-        let got = run(&half, "train_step", &x).unwrap();
+        let got = run(&narrow, "train_step", &x).unwrap();
         assert!(!got[want.len() - 1].data[0].is_finite(), "{name}");
         assert!(got[want.len() - 2].data[0].is_finite(), "{name}");
         for entry in ["eval_step", "logits"] {
             let given = |a: &neoxc_ir::Attrs| a.str("neox.name") == Some("loss_scale");
             assert!(
-                !half.function(entry).unwrap().param_attrs.iter().any(given),
+                !narrow.function(entry).unwrap().param_attrs.iter().any(given),
                 "{name} @{entry}"
             );
         }
@@ -146,7 +146,7 @@ fn a_step_of_fp16_is_that_of_f32_whatever_the_scale() {
 }
 
 #[test]
-fn state_is_f32_and_what_products_read_is_half() {
+fn state_is_f32_and_what_matmuls_read_is_bf16() {
     for (name, a) in variants() {
         let m = lowered(&a);
         for entry in ["train_step", "eval_step", "logits"] {

@@ -17,7 +17,7 @@ class Goals(unittest.TestCase):
     def test_tables_without_their_heads(self):
         text = """2 cores
 
-| product | cores | of the peak: best, usual |
+| matmul | cores | of the peak: best, usual |
 |---|---|---|
 | m14 up forward | 1 | 93 %, 85 % |
 | m14 up dx | 2 |  |

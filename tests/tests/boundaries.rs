@@ -96,8 +96,8 @@ fn files_are_short_and_say_what_they_are_for() {
 fn attribute_keys_are_written_once() {
     let mut files = vec![];
     sources(&root(), &mut files);
-    let is_product = |p: &PathBuf| p.components().any(|c| c.as_os_str() == "src");
-    for path in files.iter().filter(|p| is_product(p) && !p.ends_with("ir/src/keys.rs")) {
+    let is_ours = |p: &PathBuf| p.components().any(|c| c.as_os_str() == "src");
+    for path in files.iter().filter(|p| is_ours(p) && !p.ends_with("ir/src/keys.rs")) {
         let text = std::fs::read_to_string(path).unwrap();
         for key in neoxc_ir::keys::ALL {
             let literal = format!("{:?}", key.name);
@@ -168,7 +168,7 @@ fn every_code_has_a_file_and_a_use() {
 }
 
 /// Files that somebody else wrote are read by `neoxc_base::read`, which looks at their kind and size first. What the
-/// product reads otherwise are files of the system, and lines of a stream.
+/// program reads otherwise are files of the system, and lines of a stream.
 #[test]
 fn files_are_read_in_one_way() {
     let mut files = vec![];

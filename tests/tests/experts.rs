@@ -46,13 +46,13 @@ fn training_learns_repeats_and_resumes() {
         assert!(whole[5].loss < whole[0].loss - 0.3, "{model:?}: {}", whole[5].loss);
         let threads = run(&plan, &at(format!("threads{i}")), 6, 3, false);
         assert_eq!(key(&whole), key(&threads), "{model:?}");
-        let mut halves = run(&plan, &at(format!("halves{i}")), 2, 1, false);
-        halves.extend(run(&plan, &at(format!("halves{i}")), 6, 2, true));
+        let mut halves = run(&plan, &at(format!("parts{i}")), 2, 1, false);
+        halves.extend(run(&plan, &at(format!("parts{i}")), 6, 2, true));
         assert_eq!(key(&whole), key(&halves), "{model:?}");
         for file in ["manifest.json", "rank-00000.safetensors"] {
             let read =
                 |name: String| std::fs::read(at(name).join("global_step6").join(file)).unwrap();
-            assert_eq!(read(format!("whole{i}")), read(format!("halves{i}")), "{model:?}: {file}");
+            assert_eq!(read(format!("whole{i}")), read(format!("parts{i}")), "{model:?}: {file}");
         }
     }
 }

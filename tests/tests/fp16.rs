@@ -49,8 +49,8 @@ fn overflows_are_skipped_until_the_scale_fits_and_training_goes_on() {
     data(folder.path(), 0);
     let at = |name: &str| folder.path().join(name);
     let saves = ["extra_save_iters=[0, 2]", "train_iters=36"];
-    let half = plan(folder.path(), &[&[FP16][..], &saves].concat());
-    let got = run(&half, &at("half"), STEPS, 2, false);
+    let narrow = plan(folder.path(), &[&[FP16][..], &saves].concat());
+    let got = run(&narrow, &at("narrow"), STEPS, 2, false);
     let skipped: Vec<bool> = got.iter().map(|r| r.skipped).collect();
     let first = skipped.iter().position(|s| !s).unwrap();
     assert!(first >= 3, "{skipped:?}");
@@ -63,7 +63,7 @@ fn overflows_are_skipped_until_the_scale_fits_and_training_goes_on() {
         assert_eq!(r.skipped_steps, skipped[..=n].iter().filter(|s| **s).count() as u64);
     }
     // Nothing changed in the first two steps: neither weights nor optimizer state.
-    assert_eq!(weights(&at("half"), 0), weights(&at("half"), 2));
+    assert_eq!(weights(&at("narrow"), 0), weights(&at("narrow"), 2));
     // Rates are those of a run that made only the steps that count.
     let wide = plan(folder.path(), &saves);
     let want = run(&wide, &at("wide"), STEPS, 2, false);
@@ -79,10 +79,10 @@ fn overflows_are_skipped_until_the_scale_fits_and_training_goes_on() {
     assert!((start.loss - want[0].loss).abs() < 0.05, "{} {}", start.loss, want[0].loss);
     assert!(last.loss < start.loss - 1.0, "{} {}", start.loss, last.loss);
     // As often as one likes, on any number of threads, and from a checkpoint amid overflows.
-    assert_eq!(key(&got), key(&run(&half, &at("threads"), STEPS, 3, false)));
-    let mut parts = run(&half, &at("parts"), 2, 1, false);
-    parts.extend(run(&half, &at("parts"), first as u64 + 5, 2, true));
-    parts.extend(run(&half, &at("parts"), STEPS, 2, true));
+    assert_eq!(key(&got), key(&run(&narrow, &at("threads"), STEPS, 3, false)));
+    let mut parts = run(&narrow, &at("parts"), 2, 1, false);
+    parts.extend(run(&narrow, &at("parts"), first as u64 + 5, 2, true));
+    parts.extend(run(&narrow, &at("parts"), STEPS, 2, true));
     assert_eq!(key(&got), key(&parts));
     let saved = checkpoint::manifest(&at("parts/global_step36")).unwrap().scaling.unwrap();
     assert_eq!(saved.skipped, got[35].skipped_steps);
@@ -132,9 +132,9 @@ fn all_ranks_skip_what_one_rank_does() {
         assert!((last(&want) - last(&got)).abs() < 0.1 * last(&want), "{name}");
     }
     // From one rank to four and back, each time with the scale that the run had.
-    let half = made(layouts[4].1);
+    let narrow = made(layouts[4].1);
     let mut parts = run(&one, &at("moved"), 6, 2, false);
-    for (plan, to) in [(&half, 12), (&one, 18)] {
+    for (plan, to) in [(&narrow, 12), (&one, 18)] {
         parts.extend(run(plan, &at("moved"), to, 2, true));
     }
     let skipped: Vec<bool> = parts.iter().map(|r| r.skipped).collect();

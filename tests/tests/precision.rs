@@ -19,29 +19,29 @@ fn training_follows_f32_and_repeats_to_the_bit() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
     let at = |name: &str| folder.path().join(name);
-    let (wide, half) = (plan(folder.path(), &[]), plan(folder.path(), &[BF16]));
+    let (wide, narrow) = (plan(folder.path(), &[]), plan(folder.path(), &[BF16]));
     let want = run(&wide, &at("wide"), 6, 2, false);
-    let got = run(&half, &at("half"), 6, 2, false);
+    let got = run(&narrow, &at("narrow"), 6, 2, false);
     for (a, b) in want.iter().zip(&got) {
         assert!((a.loss - b.loss).abs() < 0.01 * a.loss, "{} {}", a.loss, b.loss);
         assert!((a.grad_norm - b.grad_norm).abs() < 0.05 * a.grad_norm, "{a:?} {b:?}");
         assert_ne!(a.loss.to_bits(), b.loss.to_bits(), "nothing was rounded");
     }
     assert!(got[5].loss < got[0].loss - 0.3);
-    assert_eq!(key(&got), key(&run(&half, &at("threads"), 6, 3, false)));
-    let mut parts = run(&half, &at("parts"), 2, 1, false);
-    parts.extend(run(&half, &at("parts"), 6, 2, true));
+    assert_eq!(key(&got), key(&run(&narrow, &at("threads"), 6, 3, false)));
+    let mut parts = run(&narrow, &at("parts"), 2, 1, false);
+    parts.extend(run(&narrow, &at("parts"), 6, 2, true));
     assert_eq!(key(&got), key(&parts));
     // Checkpoints hold the f32 state: a run goes on in the other precision.
     let last = |name: &str| all_tensors(&at(name).join("global_step6"));
     let sizes =
         |name: &str| last(name).iter().map(|(n, b)| (n.clone(), b.len())).collect::<Vec<_>>();
-    assert_eq!(sizes("wide"), sizes("half"));
-    run(&half, &at("changed"), 2, 2, false);
+    assert_eq!(sizes("wide"), sizes("narrow"));
+    run(&narrow, &at("changed"), 2, 2, false);
     let changed = run(&wide, &at("changed"), 6, 2, true);
     assert!((changed[3].loss - want[5].loss).abs() < 0.02 * want[5].loss);
     let activations = |p: &neoxc_plan::Plan| p.tables.memory.activations;
-    assert!(activations(&half) < activations(&wide), "activations are no smaller");
+    assert!(activations(&narrow) < activations(&wide), "activations are no smaller");
 }
 
 #[test]
@@ -103,11 +103,11 @@ fn experts_train_with_bf16_on_one_and_several_ranks() {
     ];
     let made = |more: &[&str]| plan(folder.path(), &[&base[..], more].concat());
     let want = run(&made(&[]), &at("wide"), 3, 2, false);
-    let half = run(&made(&[BF16]), &at("half"), 3, 2, false);
+    let narrow = run(&made(&[BF16]), &at("narrow"), 3, 2, false);
     let ranks =
         ["world_size=2", "moe_expert_parallel_size=2", "train_micro_batch_size_per_gpu=1", BF16];
     let divided = run(&made(&ranks), &at("divided"), 3, 2, false);
-    for (got, name) in [(half, "one rank"), (divided, "expert ranks")] {
+    for (got, name) in [(narrow, "one rank"), (divided, "expert ranks")] {
         for (a, b) in want.iter().zip(&got) {
             assert!((a.loss - b.loss).abs() < 0.02 * a.loss, "{name}: {} {}", a.loss, b.loss);
         }
@@ -119,15 +119,15 @@ fn experts_train_with_bf16_on_one_and_several_ranks() {
 fn text_token_by_token_is_that_of_whole_sequences() {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
-    let half = plan(folder.path(), &[BF16]);
-    run(&half, &folder.path().join("half"), 6, 2, false);
-    let mut whole = half.clone();
+    let narrow = plan(folder.path(), &[BF16]);
+    run(&narrow, &folder.path().join("narrow"), 6, 2, false);
+    let mut whole = narrow.clone();
     whole.programs.retain(|p| !p.name.starts_with("decode"));
-    assert_eq!(half.programs.len(), whole.programs.len() + 1);
+    assert_eq!(narrow.programs.len(), whole.programs.len() + 1);
     let how = Sampling { temperature: 0.0, top_k: 0, top_p: 0.0, max_tokens: 1, seed: 1 };
     let likeliest = |plan: &neoxc_plan::Plan| -> Vec<u32> {
         let mut ranks = Ranks::new(plan, 2).unwrap();
-        ranks.load_model(&folder.path().join("half/global_step6")).unwrap();
+        ranks.load_model(&folder.path().join("narrow/global_step6")).unwrap();
         let text: Vec<u32> = (0..7).map(|i| (i * 3 + 1) % 8).collect();
         let prompts = (1..=7).map(|n| &text[..n]);
         let next = |prompt: &[u32], ranks: &mut Ranks| {
@@ -135,7 +135,7 @@ fn text_token_by_token_is_that_of_whole_sequences() {
         };
         prompts.flat_map(|prompt| next(prompt, &mut ranks)).collect()
     };
-    let (got, want) = (likeliest(&half), likeliest(&whole));
+    let (got, want) = (likeliest(&narrow), likeliest(&whole));
     // Two logits that round alike may change places.
     let same = got.iter().zip(&want).filter(|(a, b)| a == b).count();
     assert!(want.len() == 7 && same >= 6, "{got:?} {want:?}");

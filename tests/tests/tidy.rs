@@ -1,5 +1,5 @@
-//! The documents and the tree agree: links resolve, files that a document names exist, and words that the glossary
-//! avoids do not come back.
+//! The documents and the tree agree: links resolve, files that a document names exist, words that the glossary avoids do
+//! not come back, in documents or in sources, and functions stay short.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 use std::collections::BTreeSet;
@@ -138,43 +138,134 @@ fn a_file_that_a_document_names_exists() {
     assert!(count > 40, "the walk found {count} names of files");
 }
 
-/// Words that the glossary avoids and what to write instead. They are kept out of the documents, where a new reader meets
-/// a word first; their reasons are in `docs/glossary.md`.
+/// Words that the glossary avoids and what to write instead. Their reasons are in `docs/glossary.md`.
 const AVOIDED: &[(&str, &str)] = &[
     ("exchange", "`collective`, or `send` and `receive`: the words of MPI and NCCL"),
     ("gift", "`send`: the word of MPI and NCCL"),
-    ("halves", "`bf16`: half precision is IEEE f16"),
     ("look-up", "`embedding` or `gather`: the op is called gather_rows"),
     ("product", "`matmul`: the op and its kernels are called so"),
 ];
 
-/// Terms of the field that contain an avoided word.
-const TERMS: &[&str] = &["dot product", "element-wise product", "`exponential` halves"];
+/// A word for a dtype; in comments it is also the lower half of a register.
+const HALF: (&str, &str) = ("halves", "`bf16`: half precision is IEEE f16");
+
+/// Terms of the field that contain an avoided word, and halves that are fractions.
+const TERMS: &[&str] = &[
+    "dot product",
+    "outer product",
+    "element-wise product",
+    "`exponential` halves",
+    "half a cosine",
+    "half of a surrogate pair",
+];
+
+/// The avoided words in a line, each with what to write instead.
+fn avoided_in(line: &str, avoided: &[(&str, &str)]) -> Vec<String> {
+    let mut line = line.to_lowercase();
+    for term in TERMS {
+        line = line.replace(term, "");
+    }
+    // What stands in backticks is a name in the code.
+    let line: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
+    let mut out = vec![];
+    for word in line.split(|c: char| !c.is_alphanumeric() && !"-_".contains(c)) {
+        for (bad, instead) in avoided {
+            if word == *bad || word.strip_suffix('s') == Some(bad) {
+                out.push(format!("`{word}`; write {instead}"));
+            }
+        }
+    }
+    out
+}
 
 #[test]
 fn words_that_the_glossary_avoids_stay_out_of_the_documents() {
     let mut problems = vec![];
-    for (path, text) in documents(&tree()) {
-        if path.ends_with("docs/glossary.md") {
-            continue;
-        }
-        for (n, line) in prose(&text) {
-            let mut line = line.to_lowercase();
-            for term in TERMS {
-                line = line.replace(term, "");
-            }
-            // What stands in backticks is a name in the code.
-            let line: String = line.split('`').step_by(2).collect::<Vec<_>>().join(" ");
-            let words = line.split(|c: char| !c.is_alphanumeric() && c != '-');
-            for word in words {
-                for (avoided, instead) in AVOIDED {
-                    if word == *avoided || word.strip_suffix('s') == Some(avoided) {
-                        let place = format!("{}:{n}", path.display());
-                        problems.push(format!("{place}: `{word}`; write {instead}"));
-                    }
-                }
-            }
+    let avoided = [AVOIDED, &[HALF]].concat();
+    for (path, text) in documents(&tree()).iter().filter(|(p, _)| !p.ends_with("docs/glossary.md"))
+    {
+        for (n, line) in prose(text) {
+            let found = avoided_in(line, &avoided);
+            problems.extend(found.iter().map(|what| format!("{}:{n}: {what}", path.display())));
         }
     }
     none(&problems);
+}
+
+/// The Rust sources of the tree and their text, but for this file, which has the words.
+fn sources(tree: &BTreeSet<PathBuf>) -> Vec<(PathBuf, String)> {
+    let all = tree.iter().filter(|p| p.extension().is_some_and(|e| e == "rs"));
+    let all = all.filter(|p| !p.ends_with("tests/tests/tidy.rs"));
+    all.map(|p| (p.clone(), std::fs::read_to_string(root().join(p)).unwrap())).collect()
+}
+
+/// Where a comment or a string of a source begins (a byte), its text, and whether it is a string.
+fn comments_and_strings(source: &str) -> Vec<(usize, &str, bool)> {
+    let (mut out, mut at) = (vec![], 0);
+    let end_of = |from: usize, what: &str| {
+        source[from..].find(what).map_or(source.len(), |n| from + n + what.len())
+    };
+    while at < source.len() {
+        let rest = &source[at..];
+        let before = source[..at].chars().next_back();
+        let word = before.is_some_and(|c| c.is_alphanumeric() || c == '_');
+        let raw = rest.strip_prefix("br").or(rest.strip_prefix('r')).filter(|_| !word);
+        let hashes = raw.map_or(0, |r| r.len() - r.trim_start_matches('#').len());
+        let end = if rest.starts_with("//") {
+            end_of(at, "\n")
+        } else if rest.starts_with("/*") {
+            end_of(at, "*/")
+        } else if raw.is_some_and(|r| r[hashes..].starts_with('"')) {
+            let open = end_of(at, "\"");
+            end_of(open, &format!("\"{}", "#".repeat(hashes)))
+        } else if let Some(inner) = rest.strip_prefix('"') {
+            let mut escaped = false;
+            let close = inner.find(|c| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            });
+            at + close.map_or(rest.len(), |n| n + 2)
+        } else {
+            // A character, which may be a quotation mark, or the name of a lifetime.
+            let mut next = rest.chars();
+            at += match (next.next(), next.next(), next.next()) {
+                (Some('\''), Some('\\'), Some(c)) => 2 + c.len_utf8(),
+                (Some('\''), Some(c), Some('\'')) => 2 + c.len_utf8(),
+                (c, ..) => c.map_or(1, char::len_utf8),
+            };
+            continue;
+        };
+        out.push((at, &source[at..end], !rest.starts_with('/')));
+        at = end;
+    }
+    out
+}
+
+#[test]
+fn comments_and_strings_of_a_source_are_found() {
+    let source = r##"let a = "x\"y"; // it's "b"
+let (c, d) = ('"', b'\''); let e: &'static str = r#"p"q"#; /* f */ g"##;
+    let found: Vec<&str> = comments_and_strings(source).iter().map(|(_, text, _)| *text).collect();
+    assert_eq!(found, [r#""x\"y""#, "// it's \"b\"\n", "r#\"p\"q\"#", "/* f */"]);
+}
+
+#[test]
+fn words_that_the_glossary_avoids_stay_out_of_comments_and_strings() {
+    let (mut count, mut problems) = (0, vec![]);
+    for (path, source) in sources(&tree()) {
+        for (at, text, string) in comments_and_strings(&source) {
+            count += 1;
+            let name = &[("half", HALF.1), HALF][..];
+            let mut found = avoided_in(text, AVOIDED);
+            found.extend(if string { avoided_in(text, name) } else { vec![] });
+            if text.to_lowercase().replace('-', " ").contains("half precision") {
+                found.push(format!("`half precision`; write {}", HALF.1));
+            }
+            let line = source[..at].lines().count().max(1);
+            problems.extend(found.iter().map(|what| format!("{}:{line}: {what}", path.display())));
+        }
+    }
+    none(&problems);
+    assert!(count > 10_000, "the walk found {count} comments and strings");
 }

@@ -28,12 +28,12 @@ fn training_repeats_to_the_bit_and_resumes() {
     assert!((whole[0].loss - (64f32).ln()).abs() < 0.3, "{}", whole[0].loss);
     assert!(whole[5].loss < whole[0].loss - 0.3);
     assert_eq!(key(&whole), key(&run(&plan, &at("threads"), 6, 3, false)));
-    let mut halves = run(&plan, &at("halves"), 2, 1, false);
-    halves.extend(run(&plan, &at("halves"), 6, 2, true));
+    let mut halves = run(&plan, &at("parts"), 2, 1, false);
+    halves.extend(run(&plan, &at("parts"), 6, 2, true));
     assert_eq!(key(&whole), key(&halves));
     for file in ["manifest.json", "rank-00000.safetensors"] {
         let read = |run: &str| std::fs::read(at(run).join("global_step6").join(file)).unwrap();
-        assert_eq!(read("whole"), read("halves"), "{file}");
+        assert_eq!(read("whole"), read("parts"), "{file}");
     }
 }
 
@@ -96,8 +96,8 @@ fn dropout_repeats_to_the_bit() {
     let (one, none) = (made(&[]), plan(folder.path(), &["num_layers=4"]));
     let whole = run(&one, &at("whole"), 6, 2, false);
     assert_eq!(key(&whole), key(&run(&one, &at("threads"), 6, 3, false)));
-    let mut halves = run(&one, &at("halves"), 2, 1, false);
-    halves.extend(run(&one, &at("halves"), 6, 2, true));
+    let mut halves = run(&one, &at("parts"), 2, 1, false);
+    halves.extend(run(&one, &at("parts"), 6, 2, true));
     assert_eq!(key(&whole), key(&halves));
     let again = made(&["checkpoint_activations=true"]);
     assert_eq!(key(&whole), key(&run(&again, &at("again"), 6, 2, false)));

@@ -39,11 +39,11 @@ def measure(size, args, work):
             line += f" torch {peers[-1]:.0f} tokens/s,"
         out, _, _ = call([args.neoxc, "profile", "--plan", plan, "--tokens", args.tokens, "--json"])
         found = json.loads(out)
-        limits.append(found["limits"]["read_bytes"] / found["product_bytes"])
+        limits.append(found["limits"]["read_bytes"] / found["matmul_bytes"])
         ours.append(1e3 / found["step_ms"])
         shares.append(ours[-1] / limits[-1])
         print(f"{line} neoxc {ours[-1]:.0f} tokens/s, {100 * shares[-1]:.0f} % of {limits[-1]:.0f}", flush=True)
-    made = {"size": size, "dtype": args.dtype, "bytes": found["product_bytes"],
+    made = {"size": size, "dtype": args.dtype, "bytes": found["matmul_bytes"],
             "tokens_per_second": statistics.median(ours), "limit": statistics.median(limits),
             "share": statistics.median(shares)}
     if peers:

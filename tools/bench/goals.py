@@ -1,13 +1,13 @@
 """Measures what this project aims at, and prints one table: goal, measured, reached or not.
 
-usage: goals.py [--all] [--only steps,products,attention,text,large] [--dtypes f32,bf16] [--rounds 3]
+usage: goals.py [--all] [--only steps,matmuls,attention,text,large] [--dtypes f32,bf16] [--rounds 3]
                 [--configs FOLDER] [--peer PYTHON] [--neoxc BINARY]
 
 Without --all a small selection of each kind (minutes); with it all sizes, shapes and lengths (hours beside
 torch.compile). Each part prints what it measures as it goes, and of each step every kernel's place under the limits
 (`neoxc profile`). --dtypes is what this processor multiplies fast, unless it is said: where bfloat16 is made of other
 instructions, PyTorch takes minutes a step. What is measured against PyTorch is left out without --peer, and compiling
-20B without --configs, the folder of GPT-NeoX's configurations. --rounds is of steps and text; products take three times
+20B without --configs, the folder of GPT-NeoX's configurations. --rounds is of steps and text; matmuls take three times
 as many, attention its own.
 Exits with 1 when a command fails, not when a goal is missed.
 """
@@ -24,7 +24,7 @@ import generate
 from bench import ROOT, call, markdown
 
 STEP = {"f32": 2.4, "bf16": 1.8}
-PRODUCT = {"f32": 85, "bf16": 80}
+MATMUL = {"f32": 85, "bf16": 80}
 ATTENTION = 1.5
 MEMORY = 0.5
 TEXT = 0.7
@@ -89,17 +89,17 @@ def steps(args, work):
     return rows
 
 
-def products(args, _work):
+def matmuls(args, _work):
     rows = []
     for dtype in args.dtypes:
         words = dtype if args.all else f"m14 {dtype}"
         table = benchmark("neoxc-driver", "matmul_bench", [words], ROUNDS=str(3 * args.rounds))
         found = [f for f in (shares(row[5]) for row in cells(table)) if f]
         if not found:
-            print(f"goals: this processor has no products of pairs of {dtype} to measure a peak of")
+            print(f"goals: this processor has no dot products of pairs of {dtype} to measure a peak of")
             continue
         for i, how in enumerate(["at best", "usually"]):
-            rows.append(goal(f"{dtype} products {how}, %", "measured peak", PRODUCT[dtype], [f[i] for f in found]))
+            rows.append(goal(f"{dtype} matmuls {how}, %", "measured peak", MATMUL[dtype], [f[i] for f in found]))
     return rows
 
 
@@ -140,7 +140,7 @@ def large(args, work):
     return rows
 
 
-PARTS = {"steps": steps, "products": products, "attention": attention, "text": text, "large": large}
+PARTS = {"steps": steps, "matmuls": matmuls, "attention": attention, "text": text, "large": large}
 
 
 def fast_dtypes():

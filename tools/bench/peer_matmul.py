@@ -1,5 +1,5 @@
-"""Products of torch or numpy on request, for matmul_bench: reads lines, answers each "go" with the seconds of one
-product, the second of two: the first wakes the threads.
+"""Matmuls of torch or numpy on request, for matmul_bench: reads lines, answers each "go" with the seconds of one
+matmul, the second of two: the first wakes the threads.
 
 `peer_matmul.py torch|numpy`. A line `KIND M N K DTYPE THREADS` makes operands as a linear layer has them: forward
 x (m, k) times w (n, k) transposed, dx y (m, k) times w (k, n), dw y (k, m) transposed times x (k, n). Then every line
@@ -16,7 +16,7 @@ def shapes(kind, m, n, k):
     return a, b, kind == "dw", kind == "forward"
 
 
-def torch_product(kind, m, n, k, dtype, threads):
+def torch_matmul(kind, m, n, k, dtype, threads):
     import torch
 
     torch.set_num_threads(threads)
@@ -28,7 +28,7 @@ def torch_product(kind, m, n, k, dtype, threads):
     return lambda: torch.matmul(a, b, out=out)
 
 
-def numpy_product(kind, m, n, k, dtype, threads):
+def numpy_matmul(kind, m, n, k, dtype, threads):
     import numpy
     from threadpoolctl import threadpool_limits
 
@@ -42,18 +42,18 @@ def numpy_product(kind, m, n, k, dtype, threads):
     return lambda: numpy.dot(a, b, out=out)
 
 
-MAKERS = {"torch": torch_product, "numpy": numpy_product}
+MAKERS = {"torch": torch_matmul, "numpy": numpy_matmul}
 if len(sys.argv) != 2 or sys.argv[1] not in MAKERS:
     sys.exit(f"usage: peer_matmul.py {'|'.join(MAKERS)}")
 make = MAKERS[sys.argv[1]]
-product = None
+matmul = None
 for line in sys.stdin:
     words = line.split()
     if words == ["go"]:
-        product()
+        matmul()
         start = time.perf_counter()
-        product()
+        matmul()
         print(time.perf_counter() - start, flush=True)
         continue
-    product = make(words[0], *map(int, words[1:4]), words[4], int(words[5]))
-    product()
+    matmul = make(words[0], *map(int, words[1:4]), words[4], int(words[5]))
+    matmul()

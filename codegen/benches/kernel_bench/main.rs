@@ -68,7 +68,7 @@ fn linear(name: &str, t: usize, inputs: usize, outputs: usize) -> Result<Vec<Cas
     let flops = 2.0 * (t * inputs * outputs) as f64;
     let mut cases = vec![];
     for (dtype, end) in [(DType::F32, ""), (DType::Bf16, "_bf16")] {
-        let mut product = |suffix: &str, a: Dims<'_>, b: Dims<'_>, over: &str, to: DType| {
+        let mut matmul = |suffix: &str, a: Dims<'_>, b: Dims<'_>, over: &str, to: DType| {
             let name = format!("{name}_{suffix}{end}");
             cases.push(kernel(&name, "matmul", &[a, b], dtype, flops, |k, p| {
                 let y = k.matmul(p[0], p[1], &[over])?;
@@ -76,9 +76,9 @@ fn linear(name: &str, t: usize, inputs: usize, outputs: usize) -> Result<Vec<Cas
             })?);
             Ok::<_, Error>(())
         };
-        product("forward", &x, &w, "embed", dtype)?;
-        product("dx", &y, &w, "ffn", dtype)?;
-        product("dw", &y, &x, "seq", DType::F32)?;
+        matmul("forward", &x, &w, "embed", dtype)?;
+        matmul("dx", &y, &w, "ffn", dtype)?;
+        matmul("dw", &y, &x, "seq", DType::F32)?;
     }
     Ok(cases)
 }
@@ -132,16 +132,16 @@ fn attention(size: Size, dtype: DType) -> Result<Vec<Case>, Error> {
     let attrs = Attrs::new().with("scale", Attr::Float(1.0 / (width as f64).sqrt()));
     let grad = attrs.clone();
     // Half of the matmuls of the full square: the causal part.
-    let product = (batch * heads * seq * seq * width) as f64;
+    let matmul = (batch * heads * seq * seq * width) as f64;
     let end = if dtype == DType::Bf16 { "_bf16" } else { "" };
     let name = format!("attention_{heads}x{width}_{seq}");
     let three = vec![q.clone(), q.clone(), q];
     let six = [&three[..], &[out.clone(), lse, out]].concat();
     Ok(vec![
-        typed(&format!("{name}{end}"), "attention", three, 2.0 * product, |k, p| {
+        typed(&format!("{name}{end}"), "attention", three, 2.0 * matmul, |k, p| {
             Ok(k.op(OpKind::Attention, p, attrs)?)
         })?,
-        typed(&format!("{name}_grad{end}"), "attention_grad", six, 5.0 * product, |k, p| {
+        typed(&format!("{name}_grad{end}"), "attention_grad", six, 5.0 * matmul, |k, p| {
             Ok(k.op(OpKind::AttentionGrad, p, grad)?)
         })?,
     ])

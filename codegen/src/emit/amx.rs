@@ -1,4 +1,4 @@
-//! Products of pairs of bfloat16: the dot instruction of AVX-512, and AMX's tile registers.
+//! Dot products of pairs of bfloat16: the dot instruction of AVX-512, and AMX's tile registers.
 //!
 //! A pair is a 32-bit word, two neighbouring steps of a contraction, the first in the lower half. Words travel
 //! in f32 registers, which move them unchanged.
@@ -90,7 +90,7 @@ impl Emit {
         self.bitcast(both, Ty::Vec(lanes))
     }
 
-    /// `c + a·b` where a and b are words: both products of each pair are added.
+    /// `c + a·b` where a and b are words: the dot product of each pair is added.
     pub fn dot(&mut self, a: Val, b: Val, c: Val) -> Val {
         if !self.has.avx512_bf16 {
             return self.dot_in_two(a, b, c);

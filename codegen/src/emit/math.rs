@@ -89,7 +89,7 @@ pub fn exp2_negative(k: &mut Emit, x: Val) -> Val {
 }
 
 /// eˣ for x ≤ 0, and zero where that would be less than 2⁻¹²⁶: what a factor makes of such a number is denormal, and slow.
-/// NaN stays. For 0 the result is 1; the more negative x, the more its rounded product with log₂ e is off.
+/// NaN stays. For 0 the result is 1; the more negative x, the more x · log₂ e is off by its rounding.
 pub fn exp_negative(k: &mut Emit, x: Val) -> Val {
     let (log2e, low) = (k.float(LOG2_E, x.ty), k.float(LEAST, x.ty));
     let x = k.mul(x, log2e);

@@ -223,7 +223,7 @@ impl Emit {
         self.binary(if is_float(a.ty) { "subf" } else { "subi" }, a, b)
     }
 
-    /// Product.
+    /// `a · b`.
     pub fn mul(&mut self, a: Val, b: Val) -> Val {
         self.binary(if is_float(a.ty) { "mulf" } else { "muli" }, a, b)
     }

@@ -1,4 +1,4 @@
-//! Sums over the rows of each expert: products of two rows (gradients of matrices), or the rows
+//! Sums over the rows of each expert: outer products of two rows (gradients of matrices), or the rows
 //! themselves (gradients of biases), on top of an accumulator if the body adds one.
 //!
 //! A task owns a tile of one expert's result and walks the expert's rows, group by group, so sums have one
@@ -44,11 +44,11 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let ranges = op.operands.len() - 2;
     let local = b.f.ty(op.operands[ranges]).dims[2].size;
     let (starts, counts) = (pointer(op.operands[ranges])?, pointer(op.operands[ranges + 1])?);
-    let product = op.kind == OpKind::GroupedWeight;
-    let factor = if product { Some(pointer(op.operands[0])?) } else { None };
+    let outer = op.kind == OpKind::GroupedWeight;
+    let factor = if outer { Some(pointer(op.operands[0])?) } else { None };
     let row = pointer(op.operands[ranges - 1])?;
     let n = b.f.ty(op.operands[ranges - 1]).dims[3].size;
-    let m = if product { x[3] } else { 1 };
+    let m = if outer { x[3] } else { 1 };
     let s = Sizes { owners: x[0], groups: x[1], rows: x[2], local, m, n };
     let lanes = b.lanes;
     // Accumulators fill the register file, less what one step loads.

@@ -85,7 +85,7 @@ struct Plan {
     s: Schedule,
     m: usize,
     n: usize,
-    product: ValueId,
+    result: ValueId,
     /// What the result is stored as, if not as one matrix.
     parts: Option<Parts>,
     /// Whether tiles reach beyond the last column.
@@ -144,11 +144,11 @@ impl<'f> Gemm<'f> {
             return Err(b.fail("contracts dims that the operands hold in different orders"));
         }
         let (batch, m, n, depth) = (size(&r.batch), size(&r.m), size(&r.n), size(&r.k));
-        let halves = [ta, tb].map(|t| t.dtype.bytes() == 2);
+        let bf16 = [ta, tb].map(|t| t.dtype.bytes() == 2);
         let paired = [ta, tb].into_iter().all(|t| t.dtype == DType::Bf16);
         let parts = Parts::of(b)?;
         let together = parts.as_ref().map_or(1, Parts::width);
-        let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, halves, together };
+        let plain = Problem { unit: Unit::Fma, batch, m, n, depth, a: sa, b: sb, bf16, together };
         let one_row = !by_expert && parts.is_none() && vector::takes(plain);
         let mut problem = in_steps(plain, paired, b);
         let mut ranges = None;
@@ -250,8 +250,8 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     // Rows behind the last whole tile have a lower one, where it is known how many they are.
     let lower_tiles = gemm.ranges.is_none() && unit.has_lower_tiles();
     let ragged_rows = !lower_tiles && (gemm.ranges.is_some() || !m.is_multiple_of(s.tile_rows));
-    let (product, parts) = (gemm.op.results[0], gemm.parts.clone());
-    let plan = Plan { s, m, n, product, parts, ragged, ragged_rows, strides };
+    let (result, parts) = (gemm.op.results[0], gemm.parts.clone());
+    let plan = Plan { s, m, n, result, parts, ragged, ragged_rows, strides };
     if gemm.one_row {
         let [x, w] = gemm.factors;
         return vector::emit(b, &plan, gemm.plain, x, w);

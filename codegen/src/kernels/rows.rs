@@ -1,4 +1,4 @@
-//! Rows of a table by id: look-up, and its gradient; of a table that is a part of a larger one, too.
+//! Rows of a table by id: gather, and its gradient; of a table that is a part of a larger one, too.
 
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -21,7 +21,7 @@ pub(super) fn own_row(k: &mut Emit, id: Val, part: Option<Val>, rows: usize) -> 
     (id, ours)
 }
 
-/// Look-up: a task is one row.
+/// Gather: a task is one row.
 pub(super) fn gather(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let op = b.f.ops.first().ok_or_else(|| b.fail("is empty"))?;
     let table = b.f.ty(op.operands[0]);
@@ -88,10 +88,10 @@ fn copy_row(k: &mut Emit, from: Option<Val>, to: Val, width: usize, lanes: usize
     }
 }
 
-/// Tasks of a gradient of a look-up: each reads all ids.
+/// Tasks of a gradient of a gather: each reads all ids.
 const SCATTER_TASKS: usize = 64;
 
-/// Gradient of a look-up, on top of an accumulator if the body adds one. A task is a block of rows of the
+/// Gradient of a gather, on top of an accumulator if the body adds one. A task is a block of rows of the
 /// table and walks the ids in order, so sums have one order.
 pub(super) fn scatter(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let find = |kind| b.f.ops.iter().find(|op| op.kind == kind).cloned();

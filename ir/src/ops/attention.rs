@@ -92,7 +92,7 @@ pub fn sharding(cx: &RuleCx<'_>) -> ShardRule {
     })
 }
 
-/// Products over the causal half, `per_score` FLOPs for each pair of elements and `per_weight` for each
+/// Matmuls over the causal half, `per_score` FLOPs for each pair of elements and `per_weight` for each
 /// weight.
 pub fn cost(cx: &RuleCx<'_>, per_score: f64, per_weight: f64) -> Cost {
     let q = &cx.operands[0];

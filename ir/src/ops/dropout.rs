@@ -8,7 +8,7 @@
 //! The generator is a hash in counter mode, not Philox: rows (place, layer, head) walk a state of 64 bits
 //! through a 32-bit mixer of two multiplications, and each column is one more such mixer keyed by both halves.
 //! That is about ten integer instructions an element where Philox-4x32-10 takes four times as many, half of
-//! them 64-bit products that vectors lack; `ir/tests/dropout.rs` shows means, pairs of neighbours along every
+//! them 64-bit multiplications that vectors lack; `ir/tests/dropout.rs` shows means, pairs of neighbours along every
 //! operand, patterns of eight and sums of rows to be those of independent draws.
 
 use super::prelude::*;

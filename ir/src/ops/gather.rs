@@ -1,4 +1,4 @@
-//! `neox.gather`: rows of a table (embedding look-up).
+//! `neox.gather`: rows of a table (an embedding).
 
 use super::part::{self, PART, own};
 use super::prelude::*;

@@ -1,4 +1,4 @@
-//! `neox.grouped_weight`: products of the rows of each expert (gradient of `grouped_matmul`'s matrices).
+//! `neox.grouped_weight`: outer products of the rows of each expert (gradient of `grouped_matmul`'s matrices).
 
 use super::grouped_matmul::flops;
 use super::prelude::*;

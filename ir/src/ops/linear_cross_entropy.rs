@@ -23,7 +23,7 @@ pub fn weight_gradient(cx: &RuleCx<'_>) -> TensorType {
 }
 
 /// FLOPs of one matmul of x and w.
-pub fn product_flops(cx: &RuleCx<'_>) -> f64 {
+pub fn matmul_flops(cx: &RuleCx<'_>) -> f64 {
     2.0 * cx.operands[0].elements() as f64 * cx.operands[1].size("vocab").unwrap_or(1) as f64
 }
 
@@ -95,7 +95,7 @@ impl OpDef for LinearCrossEntropy {
         shard(cx).settled(&[0, 1])
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
-        Cost::streaming(cx, product_flops(cx))
+        Cost::streaming(cx, matmul_flops(cx))
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
         super::decomposed::evaluate(&LinearCrossEntropy, cx)

@@ -1,7 +1,7 @@
 //! `neox.linear_cross_entropy_grad`: gradients of the head's input and weight.
 
 use super::linear_cross_entropy::{
-    grad_over_vocab, product_flops, row_type, shard, weight_gradient,
+    grad_over_vocab, matmul_flops, row_type, shard, weight_gradient,
 };
 use super::part::{self, PART};
 use super::prelude::*;
@@ -54,7 +54,7 @@ impl OpDef for LinearCrossEntropyGrad {
         shard(cx)
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
-        Cost::streaming(cx, 3.0 * product_flops(cx))
+        Cost::streaming(cx, 3.0 * matmul_flops(cx))
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
         super::decomposed::evaluate(&LinearCrossEntropyGrad, cx)

@@ -1,7 +1,7 @@
 //! `neox.linear_cross_entropy_train`: loss and both gradients in one pass over the vocabulary.
 
 use super::linear_cross_entropy::{
-    grad_over_vocab, over_vocab, product_flops, row_type, shard, weight_gradient,
+    grad_over_vocab, matmul_flops, over_vocab, row_type, shard, weight_gradient,
 };
 use super::part::{self, AXIS, PART, RANKS};
 use super::prelude::*;
@@ -58,7 +58,7 @@ impl OpDef for LinearCrossEntropyTrain {
         shard(cx).settled(&[0, 1])
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
-        Cost::streaming(cx, 3.0 * product_flops(cx))
+        Cost::streaming(cx, 3.0 * matmul_flops(cx))
     }
     fn evaluate(&self, cx: &EvalCx<'_>) -> Result<Vec<Tensor>, OpError> {
         super::decomposed::evaluate(&LinearCrossEntropyTrain, cx)

@@ -75,7 +75,7 @@ impl OpDef for Matmul {
     fn signature(&self) -> Signature {
         Signature {
             operands: &[("a", Arity::One), ("b", Arity::One)],
-            results: &[("product", Arity::One)],
+            results: &[("result", Arity::One)],
             attrs: &[AttrSpec {
                 name: "contract",
                 kind: AttrKind::Str,

@@ -1,4 +1,4 @@
-//! `neox.route_dot`: products of tokens with what is at their places (gradient of routing weights).
+//! `neox.route_dot`: dot products of tokens with what is at their places (gradient of routing weights).
 
 use super::prelude::*;
 use super::routing::{place, rest, routed, row};

@@ -1,4 +1,4 @@
-//! `neox.scatter_add`: sums rows by id (gradient of a look-up).
+//! `neox.scatter_add`: sums rows by id (gradient of a gather).
 
 use super::part::{self, PART, own};
 use super::prelude::*;

@@ -9,7 +9,7 @@
 use neoxc_ir::op::Class;
 use neoxc_ir::{Op, ValueId};
 
-use super::{Fusing, is_copied, is_product, is_widening};
+use super::{Fusing, is_copied, is_matmul, is_widening};
 
 impl Fusing<'_> {
     /// Moves what is made of given values alone, as what backward makes again, into a matmul whose epilogue reads one of
@@ -94,8 +94,8 @@ impl Fusing<'_> {
 
     /// Whether a matmul of group `h` has what op `i` makes as a factor.
     fn makes_factor(&self, i: usize, h: usize) -> bool {
-        let products = self.groups[h].ops.iter().map(|op| &self.f.ops[*op]);
-        let mut factors = products.filter(|op| is_product(op)).flat_map(|op| &op.operands);
+        let matmuls = self.groups[h].ops.iter().map(|op| &self.f.ops[*op]);
+        let mut factors = matmuls.filter(|op| is_matmul(op)).flat_map(|op| &op.operands);
         factors.any(|v| self.def(*v) == Some(i))
     }
 

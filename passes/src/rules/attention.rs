@@ -139,7 +139,7 @@ pub static RULES: &[Rule] = &[
     },
     Rule {
         // A scale on the queries is one on the scores.
-        name: "scale-through-product",
+        name: "scale-through-matmul",
         numerics: Numerics::Reassociating,
         left: "(matmul (mul ?x (fill ?scale) ?e) ?y ?c)",
         right: "(mul (matmul ?x ?y ?c) (fill ?new) ?e)",

@@ -1,12 +1,12 @@
 //! Formulas of the numbers that a step is given: `1 - 0.9^step`, over the step's number and the schedule's learning rate.
 //!
 //! ```text
-//! sum     = product (("+" | "-") product)*
-//! product = power (("*" | "/") power)*
-//! power   = unary ("^" power)?
-//! unary   = "-" unary | number | "step" | "lr" | "loss_scale" | ("min" | "max") "(" sum "," sum ")" | "(" sum ")"
+//! sum    = factor (("+" | "-") factor)*
+//! factor = power (("*" | "/") power)*
+//! power  = unary ("^" power)?
+//! unary  = "-" unary | number | "step" | "lr" | "loss_scale" | ("min" | "max") "(" sum "," sum ")" | "(" sum ")"
 //! ```
-//! Values are f64. A power of a whole number is a product of factors, so that it is the same on every machine.
+//! Values are f64. A power of a whole number is repeated multiplication, so that it is the same on every machine.
 
 use std::fmt;
 
@@ -143,10 +143,10 @@ impl Reader<'_> {
     }
 
     fn sum(&mut self) -> Result<Term, String> {
-        self.chain([('+', Two::Add), ('-', Two::Sub)], Self::product)
+        self.chain([('+', Two::Add), ('-', Two::Sub)], Self::factor)
     }
 
-    fn product(&mut self) -> Result<Term, String> {
+    fn factor(&mut self) -> Result<Term, String> {
         self.chain([('*', Two::Mul), ('/', Two::Div)], Self::power)
     }
 

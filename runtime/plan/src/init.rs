@@ -56,7 +56,7 @@ pub enum Operator {
     Add,
     /// Difference.
     Sub,
-    /// Product.
+    /// `a · b`.
     Mul,
     /// Quotient.
     Div,

@@ -81,7 +81,7 @@ pub use values::{SegmentKind, State, Values};
 pub const ENDS: &str = "ends";
 
 /// Version of the format; a plan of another version is refused.
-pub const FORMAT: u32 = 8;
+pub const FORMAT: u32 = 9;
 
 /// Why a plan was refused.
 #[derive(Debug, thiserror::Error)]
@@ -234,7 +234,7 @@ pub struct Kernel {
     #[serde(default)]
     pub bytes: u64,
     /// Whether it is a matmul of bf16 operands, and so has the limit of those.
-    #[serde(default, rename = "halves")]
+    #[serde(default)]
     pub bf16: bool,
 }
 

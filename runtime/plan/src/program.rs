@@ -147,7 +147,7 @@ pub enum Instr {
         kind: Collective,
         /// Mesh axis.
         axis: String,
-        /// The undivided value: product of the dims before the one that is divided, its size, product
+        /// The undivided value: elements of the dims before the one that is divided, its size, elements
         /// of the dims after it; [`Collective::sizes`] numbers.
         shape: Vec<u64>,
         /// What this rank gives.

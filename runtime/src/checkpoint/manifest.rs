@@ -210,7 +210,7 @@ impl Entry {
             if !inside || size.contains(&0) {
                 return Err(format!("the slice at {start:?} of {size:?} leaves {:?}", self.dims));
             }
-            // Inside the tensor, so the product is bounded.
+            // Inside the tensor, so the number of elements is bounded.
             covered = covered.saturating_add(s.block.elements());
             if !m.files.contains_key(&s.file) {
                 return Err(format!("a slice is in the unknown file {:?}", s.file));

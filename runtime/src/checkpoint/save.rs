@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use neoxc_base::read;
-use neoxc_base::write::exchange;
+use neoxc_base::write::swap;
 use neoxc_plan::Plan;
 
 use super::Tensor;
@@ -214,7 +214,7 @@ impl Save<'_> {
         files::sync_folder(&temporary)?;
         if target.exists() {
             // At no moment is there none of this name.
-            exchange(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;
+            swap(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;
             let _ = fs::remove_dir_all(&temporary);
         } else {
             fs::rename(&temporary, &target).map_err(RuntimeError::io("rename", &target))?;

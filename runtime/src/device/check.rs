@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn halves_and_floats_are_told_from_integers() {
+    fn bf16_and_f32_are_told_from_integers() {
         let bytes = f32::NAN.to_le_bytes();
         assert!(!is_finite("f32", &bytes) && is_finite("i32", &bytes));
         assert!(!is_finite("bf16", &bytes[2..]) && is_finite("bf16", &[0xff, 0x7e, 0, 0xc0]));

@@ -15,7 +15,7 @@ use crate::device::Segment;
 pub struct Limits {
     /// f32 operations per second; a multiply-add is two.
     pub f32_flops: f64,
-    /// The same of products of bfloat16: in AMX tile registers or by dot products of pairs, or, where there is
+    /// The same of matmuls of bfloat16: in AMX tile registers or by dot products of pairs, or, where there is
     /// neither, in f32.
     pub bf16_flops: f64,
     /// Bytes per second, read and written alike, of a sweep that changes memory in place.
@@ -46,7 +46,7 @@ fn ask_for(line: Option<&[[u8; 8]; 8]>) {
     let _ = line;
 }
 
-/// Products that a machine can do in different ways.
+/// Matmuls that a machine can do in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Multiplier {
     /// f32 multiply-adds.
@@ -57,7 +57,7 @@ pub enum Multiplier {
     Tiles,
 }
 
-/// Products in registers of `threads` threads at once, about ten milliseconds: how many operations these were; none
+/// Multiply-adds in registers of `threads` threads at once, about ten milliseconds: how many operations these were; none
 /// where the machine lacks it.
 pub fn multiply(threads: usize, m: Multiplier) -> Option<f64> {
     let work = m.work()?;
@@ -65,7 +65,7 @@ pub fn multiply(threads: usize, m: Multiplier) -> Option<f64> {
 }
 
 impl Multiplier {
-    /// What does so many products, if this machine has it, and gives the number of operations.
+    /// What does so many of them, if this machine has it, and gives the number of operations.
     fn work(self) -> Option<fn(usize) -> f64> {
         match self {
             Multiplier::F32 => Some(multiply_adds),
@@ -181,7 +181,7 @@ fn multiply_adds(steps: usize) -> f64 {
     (2 * steps * sums.len()) as f64
 }
 
-/// Products of bfloat16 in tile registers, if this machine has them; what it returns gives the number of operations.
+/// Matmuls of bfloat16 in tile registers, if this machine has them; what it returns gives the number of operations.
 fn tiles() -> Option<fn(usize) -> f64> {
     #[cfg(target_arch = "x86_64")]
     if x86::has_tiles() && crate::device::tiles::request().is_ok() {
@@ -207,7 +207,7 @@ mod x86 {
     use std::arch::x86_64::*;
     use std::hint::black_box;
 
-    /// Whether there are AMX tiles and their products of bfloat16 (CPUID 7, EDX bits 24 and 22).
+    /// Whether there are AMX tiles and their matmuls of bfloat16 (CPUID 7, EDX bits 24 and 22).
     pub fn has_tiles() -> bool {
         let most = __cpuid(0).eax;
         most >= 7 && __cpuid_count(7, 0).edx & (1 << 24 | 1 << 22) == 1 << 24 | 1 << 22

@@ -39,7 +39,7 @@ pub struct Options {
 pub struct Row {
     /// The kernel's name, or the axis.
     pub name: String,
-    /// The kernel's family, or `exchange` for collectives.
+    /// The kernel's family, or `collective`.
     pub family: String,
     /// YAML places that the kernel came from.
     pub line: String,
@@ -62,8 +62,8 @@ pub struct Row {
 pub struct Profile {
     /// Milliseconds of a step: the median.
     pub step_ms: f64,
-    /// Bytes that products take and give in a step; of a token, nearly all of them are weights, read once.
-    pub product_bytes: f64,
+    /// Bytes that matmuls read and write in a step; of a token, nearly all of them are weights, read once.
+    pub matmul_bytes: f64,
     /// Milliseconds outside of kernels and collectives: reading data, and between launches.
     pub other_ms: f64,
     /// Part of the least time by the limits that the whole step takes.
@@ -155,11 +155,11 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
     }
     let ranks = logs.len() as f64;
     let each = limits.part(1.0 / ranks);
-    let (mut rows, mut least, mut product_bytes) = (vec![], 0.0, 0.0);
+    let (mut rows, mut least, mut matmul_bytes) = (vec![], 0.0, 0.0);
     for (what, (count, seconds)) in sums {
         let mut row = Row {
             name: String::new(),
-            family: "exchange".into(),
+            family: "collective".into(),
             line: String::new(),
             launches: count / steps,
             ms: 1e3 * seconds / steps / ranks,
@@ -181,7 +181,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
                 row.of_limit = at_least / seconds;
                 least += at_least / steps / ranks;
                 if k.family == "matmul" {
-                    product_bytes += count * bytes / steps;
+                    matmul_bytes += count * bytes / steps;
                 }
             }
         }
@@ -191,7 +191,7 @@ fn summary(plan: &Plan, logs: &[&[Event]], steps: f64, step: f64, limits: Limits
     let known: f64 = rows.iter().map(|r| r.ms).sum();
     Profile {
         step_ms: 1e3 * step,
-        product_bytes,
+        matmul_bytes,
         other_ms: (1e3 * step - known).max(0.0),
         of_limit: least / step,
         limits,

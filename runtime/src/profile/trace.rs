@@ -26,7 +26,7 @@ pub fn write(file: File, plan: &Plan, events: &[&[Event]]) -> Result<()> {
                 let k = &plan.tables.kernels[k as usize];
                 (k.name.as_str(), k.family.as_str(), json!({"line": k.loc, "tasks": k.tasks}))
             }
-            What::Collective(axis) => (super::axis_name(plan, axis), "exchange", json!({})),
+            What::Collective(axis) => (super::axis_name(plan, axis), "collective", json!({})),
         };
         let (ts, dur) = (e.start * 1e6, e.seconds * 1e6);
         let event = json!({"name": name, "cat": category, "ph": "X", "ts": ts, "dur": dur,

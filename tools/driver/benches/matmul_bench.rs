@@ -63,7 +63,7 @@ impl Case {
             Kind::Dx => ([("m", m), ("k", k)], [("k", k), ("n", n)]),
             Kind::Dw => ([("k", k), ("m", m)], [("k", k), ("n", n)]),
         };
-        let mut f = Function::new("product");
+        let mut f = Function::new("matmul");
         f.attrs.set("neox.kernel", Attr::Str("matmul".into()));
         let mut param = |name: &str, dims: [(&str, usize); 2]| {
             let dims = dims.iter().map(|(n, s)| Dim::new(n, *s)).collect();

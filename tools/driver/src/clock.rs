@@ -1,5 +1,5 @@
 //! How long a rank's instructions take by a machine's rates, and how much of its collectives that hides: the model
-//! that `overlap-exchanges` orders by, run over the plan itself.
+//! that `overlap-collectives` orders by, run over the plan itself.
 //!
 //! The clock is that of the compute stream. Every axis' stream does one collective after the other. Of a loop three
 //! iterations are followed; all others take what the third one takes.

@@ -20,7 +20,6 @@ pub struct Traffic {
     /// `within` a node, or `between` nodes.
     pub link: &'static str,
     /// Collectives of a step.
-    #[serde(rename = "exchanges")]
     pub collectives: u64,
     /// Bytes that the rank sends in a step; reductions and gathers go around a ring.
     pub bytes: u64,

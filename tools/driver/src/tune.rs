@@ -26,7 +26,7 @@ pub struct Tie {
 }
 
 /// The distinct matmuls of a scheduled module that can be cut in several ways.
-pub fn products(m: &Module) -> Result<Vec<(&neoxc_ir::Function, kernels::Ties)>, CodegenError> {
+pub fn matmuls(m: &Module) -> Result<Vec<(&neoxc_ir::Function, kernels::Ties)>, CodegenError> {
     let mut seen = HashSet::new();
     let mut out = vec![];
     for f in neoxc_codegen::emit_plan::kernel_functions(m) {

@@ -376,7 +376,7 @@ pub enum Precision {
     Fp32,
     /// bfloat16, rounded to nearest even.
     Bf16,
-    /// IEEE half, rounded to nearest even.
+    /// IEEE binary16, rounded to nearest even.
     Fp16,
 }
 

@@ -79,11 +79,11 @@ fn tune(f: &Path) {
     ok(f, &[&["compile", "model", "run", "-o", "wide"][..], &wide].concat());
     let tuned: serde_json::Value =
         serde_json::from_str(&ok(f, &["tune", "--plan", "wide", "--json"])).unwrap();
-    let products = tuned["products"].as_array().unwrap();
-    assert!(!products.is_empty(), "{tuned}");
+    let matmuls = tuned["matmuls"].as_array().unwrap();
+    assert!(!matmuls.is_empty(), "{tuned}");
     ok(f, &[&["compile", "model", "run", "-o", "tuned"][..], &wide].concat());
     assert_eq!(losses("tuned"), losses("wide"));
-    for p in products {
+    for p in matmuls {
         let kernel = format!("@{}", p["kernel"].as_str().unwrap());
         let told = ok(f, &["explain", "--plan", "tuned", &kernel]);
         let (rows, columns) = (&p["chosen"][0], &p["chosen"][1]);
@@ -282,9 +282,9 @@ fn from_text_to_a_sample() {
     let launches = |r: &serde_json::Value| r["launches"].as_f64().unwrap();
     assert!(rows.len() > 20, "{profile}");
     assert_eq!(rows.iter().map(launches).sum::<f64>(), trace.len() as f64);
-    let product = rows.iter().find(|r| r["name"].as_str().unwrap().starts_with("matmul")).unwrap();
-    assert!(product["line"].as_str().unwrap().starts_with("model.yml:"), "{product}");
-    assert!(product["gflops"].as_f64() > Some(0.0), "{product}");
+    let matmul = rows.iter().find(|r| r["name"].as_str().unwrap().starts_with("matmul")).unwrap();
+    assert!(matmul["line"].as_str().unwrap().starts_with("model.yml:"), "{matmul}");
+    assert!(matmul["gflops"].as_f64() > Some(0.0), "{matmul}");
     fails(f, 5, &["profile", "--plan", "plan", "--trace", "no/t.json"]);
     tune(f);
 

@@ -113,9 +113,9 @@ fn models_come_back_as_they_were() {
         // Shards are read as one file is, and a narrower dtype is what it says.
         ok(f, &["convert", "hf-to-neox", "back", "again"]);
         let told =
-            ok(f, &["convert", "neox-to-hf", "again/global_step0", "half", "--precision", "bf16"]);
+            ok(f, &["convert", "neox-to-hf", "again/global_step0", "bf16", "--precision", "bf16"]);
         assert!(told.contains("logits differ by 0e0"), "{told}");
-        let certificate = json_of(&f.join("half.certificate.json"));
+        let certificate = json_of(&f.join("bf16.certificate.json"));
         assert!(certificate["largest_difference_by_rounding_to_dtype"].as_f64() > Some(1e-4));
         let left = std::fs::read_dir(f).unwrap().map(|e| e.unwrap().file_name());
         assert!(left.into_iter().all(|n| !n.to_string_lossy().ends_with(".tmp")));

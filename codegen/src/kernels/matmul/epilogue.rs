@@ -61,7 +61,7 @@ impl Epilogue<'_> {
                 b.k.cmp("slt", ids, left)
             });
             let mut known = names.clone();
-            known.insert(self.plan.product, *sum);
+            known.insert(self.plan.result, *sum);
             let mut ready = vec![];
             for (i, r) in b.f.results.clone().into_iter().enumerate() {
                 if self.plan.parts.as_ref().is_some_and(|p| p.holds(b.result(i))) {

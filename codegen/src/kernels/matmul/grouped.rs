@@ -70,7 +70,7 @@ impl Ranges {
     }
 
     /// Number of independent matmuls at most.
-    pub fn products(&self, bins: usize) -> usize {
+    pub fn matmuls(&self, bins: usize) -> usize {
         bins * (self.local + 1)
     }
 

@@ -112,7 +112,7 @@ pub struct Problem {
     /// (column, step) strides of B.
     pub b: (usize, usize),
     /// Which of A and B hold 16-bit floats.
-    pub halves: [bool; 2],
+    pub bf16: [bool; 2],
     /// So many neighbouring columns are of one task.
     pub together: usize,
 }
@@ -121,7 +121,7 @@ impl Problem {
     /// Whether an operand, A or B, has to be widened for the unit: once, where it is packed. Widened at every use, an
     /// element of A would take the port of a multiply-add each time.
     fn widens(&self, operand: usize) -> bool {
-        self.unit == Unit::Fma && self.halves[operand]
+        self.unit == Unit::Fma && self.bf16[operand]
     }
 }
 
@@ -364,7 +364,7 @@ mod tests {
             for (m, n, depth) in [(1, 1, 1), (2048, 512, 2048), (512, 50304, 512), (7, 300, 5000)] {
                 let (a, b) = ((depth, 1), (depth, 1));
                 let p =
-                    Problem { unit, batch: 1, m, n, depth, a, b, halves: [false; 2], together: 1 };
+                    Problem { unit, batch: 1, m, n, depth, a, b, bf16: [false; 2], together: 1 };
                 let (s, _) = Schedule::choose(p, cpu(lanes));
                 assert!(s.task_rows.is_multiple_of(s.tile_rows), "{s:?}");
                 assert!(s.task_columns.is_multiple_of(s.tile_vectors * lanes), "{s:?}");
@@ -377,7 +377,7 @@ mod tests {
     }
 
     #[test]
-    fn large_products_have_work_for_several_threads() {
+    fn large_matmuls_have_work_for_several_threads() {
         let (unit, a, b) = (Unit::Fma, (512, 1), (512, 1));
         let p = Problem {
             unit,
@@ -387,7 +387,7 @@ mod tests {
             depth: 512,
             a,
             b,
-            halves: [false; 2],
+            bf16: [false; 2],
             together: 1,
         };
         let (s, near) = Schedule::choose(p, cpu(16));
@@ -407,8 +407,8 @@ mod tests {
         assert!(!strays(128, 1, 512, 32 << 10));
         let of = |n: usize| {
             let (unit, m, depth) = (Unit::Fma, 512, 50304);
-            let (a, b, halves) = ((depth, 1), (1, n), [false; 2]);
-            let p = Problem { unit, batch: 1, m, n, depth, a, b, halves, together: 1 };
+            let (a, b, bf16) = ((depth, 1), (1, n), [false; 2]);
+            let p = Problem { unit, batch: 1, m, n, depth, a, b, bf16, together: 1 };
             Schedule::choose(p, Cpu { l1: 32 << 10, ..cpu(8) }).0
         };
         assert_eq!((of(128).b, of(16).b), (Access::Packed, Access::Direct));

@@ -279,7 +279,7 @@ impl Tile<'_> {
             }
             Unit::Fma | Unit::Dot => self.sums(&mut b.k, lanes),
         };
-        if !self.plan.ragged_rows && !sums.is_empty() && b.f.results == [self.plan.product] {
+        if !self.plan.ragged_rows && !sums.is_empty() && b.f.results == [self.plan.result] {
             for (r, sums) in sums.chunks(s.tile_vectors).enumerate() {
                 let offset = b.k.int(r as i64);
                 let row = b.k.add(self.row, offset);

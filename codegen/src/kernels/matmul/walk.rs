@@ -146,7 +146,7 @@ pub(super) fn emit(
         b.k.tile_release();
     }
     let batch = gemm.plain.batch;
-    let matmuls = gemm.ranges.map_or(batch, |r| r.products(batch));
+    let matmuls = gemm.ranges.map_or(batch, |r| r.matmuls(batch));
     // Behind it all, a cache line that describes tile registers.
     let scratch_floats = floats + if tiles { TILE } else { 0 };
     Ok(Shape { tasks: matmuls * row_blocks * column_blocks, scratch_floats, tiles })

@@ -1,4 +1,4 @@
-// Four elements take the link less time than its latency: one exchange for all layers, behind the loop, is sooner done.
+// Four elements take the link less time than its latency: one collective for all layers, behind the loop, is sooner done.
 // RUN: peel-last-step data=2
 !x = tensor<4xf32, {dims = ["embed"]}>
 !w = tensor<2x4xf32, {dims = ["layer", "embed"]}>

@@ -46,13 +46,13 @@ fn print_step(plan: &Plan, p: &Profile) {
 
 /// A token reads every weight once, so that memory sets the limit.
 fn print_token(p: &Profile) {
-    let limit = p.limits.read_bytes / p.product_bytes;
+    let limit = p.limits.read_bytes / p.matmul_bytes;
     let tokens = 1e3 / p.step_ms;
     println!(
         "a token {:.3} ms, {tokens:.0} tokens/s, {:.0} % of the {limit:.0} that reading {:.1} MB of weights allows",
         p.step_ms,
         100.0 * tokens / limit,
-        1e-6 * p.product_bytes
+        1e-6 * p.matmul_bytes
     );
 }
 
@@ -72,7 +72,7 @@ fn print_rows(p: &Profile, top: usize) {
     for r in &p.rows[..shown] {
         let share = format!("{:.1} %", 100.0 * r.share);
         let (limit, at) = match r.family.as_str() {
-            "exchange" => (String::new(), format!("collectives and waiting: {}", r.name)),
+            "collective" => (String::new(), format!("collectives and waiting: {}", r.name)),
             _ => (format!("{:.0} %", 100.0 * r.of_limit), format!("{} at {}", r.name, r.line)),
         };
         println!(

@@ -37,9 +37,9 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
     let text = super::dump::text(&plan, Phase::Scheduled)?;
     let m = neoxc_ir::text::parse(&text).map_err(|e| Failure::new(3, format!("error: {e}")))?;
     let failed = |e: neoxc_driver::CodegenError| internal(&e.into());
-    let products = tune::products(&m).map_err(failed)?;
-    let (count, mut changed, mut rows) = (products.len(), 0, vec![]);
-    for (f, ties) in products {
+    let matmuls = tune::matmuls(&m).map_err(failed)?;
+    let (count, mut changed, mut rows) = (matmuls.len(), 0, vec![]);
+    for (f, ties) in matmuls {
         let tie = tune::compile(&m, f, ties).map_err(failed)?;
         let versions: Vec<Version> = tie
             .versions
@@ -61,7 +61,7 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
         let (model, chosen) = (tie.cuts[0], tie.cuts[best]);
         if a.json {
             rows.push(serde_json::json!({
-                "kernel": tie.kernel, "product": tie.key, "measured": ratios.len(), "time_of_model": ratios[best],
+                "kernel": tie.kernel, "matmul": tie.key, "measured": ratios.len(), "time_of_model": ratios[best],
                 "model": [model.rows, model.columns], "chosen": [chosen.rows, chosen.columns],
             }));
         } else {
@@ -76,7 +76,7 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
         }
     }
     if a.json {
-        println!("{}", serde_json::json!({ "products": rows, "changed": changed }));
+        println!("{}", serde_json::json!({ "matmuls": rows, "changed": changed }));
     } else {
         println!(
             "{count} matmuls measured, {changed} have other tasks from now on: compile the plan again"

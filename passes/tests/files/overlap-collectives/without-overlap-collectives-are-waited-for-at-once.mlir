@@ -1,5 +1,4 @@
-// The kernels need the sum, one behind the other: it is waited for at once.
-// RUN: overlap-exchanges tensor=2
+// RUN: overlap-collectives tensor=2 overlap=false
 !x = tensor<64x32xf32, {dims = ["seq", "embed"]}>
 module attributes {neox.mesh = ["tensor=2"]} {
   func.func @rowwise_0(%p0: !x) -> !x attributes {neox.inplace = [0, 0], neox.kernel = "rowwise"} {
@@ -13,7 +12,7 @@ module attributes {neox.mesh = ["tensor=2"]} {
   func.func @eval_step(%x: !x {neox.name = "x", neox.role = "batch"}, %y: !x {neox.name = "y", neox.role = "batch"}) -> !x {
     %0 = "neox.all_reduce"(%x) {axis = "tensor", ranks = 2} : (!x) -> !x
     %1 = "func.call"(%0) {callee = @rowwise_0} : (!x) -> !x
-    %2 = "func.call"(%1) {callee = @rowwise_0} : (!x) -> !x
+    %2 = "func.call"(%y) {callee = @rowwise_0} : (!x) -> !x
     %3 = "func.call"(%1, %2) {callee = @rowwise_1} : (!x, !x) -> !x
     return %3 : !x
   }
@@ -29,6 +28,6 @@ module attributes {neox.mesh = ["tensor=2"]} {
 //   @eval_step(%x [seq 64, embed 32] {name = "x", role = "batch"}, %y [seq 64, embed 32] {name = "y", role = "batch"})
 //     %0 = all_reduce(%x) {axis = "tensor", ranks = 2} [seq 64, embed 32]
 //     %1 = call(%0) {callee = @rowwise_0} [seq 64, embed 32]
-//     %2 = call(%1) {callee = @rowwise_0} [seq 64, embed 32]
+//     %2 = call(%y) {callee = @rowwise_0} [seq 64, embed 32]
 //     %3 = call(%1, %2) {callee = @rowwise_1} [seq 64, embed 32]
 //     return %3

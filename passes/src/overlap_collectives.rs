@@ -1,4 +1,4 @@
-//! `overlap-exchanges`: collectives go on beside what does not need them.
+//! `overlap-collectives`: collectives go on beside what does not need them.
 //!
 //! ```text
 //! %1 = all_reduce(%0)          %1 = all_reduce(%0)     what follows runs beside it
@@ -33,7 +33,7 @@ use crate::place_memory;
 
 /// The pass.
 pub const PASS: Pass = Pass {
-    name: "overlap-exchanges",
+    name: "overlap-collectives",
     doc: "start collectives early and wait for them late",
     requires: &[Fact::OneCallSite, Fact::InKernels],
     ensures: &[Fact::WaitedFor],

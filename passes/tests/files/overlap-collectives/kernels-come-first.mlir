@@ -1,4 +1,4 @@
-// RUN: overlap-exchanges tensor=2
+// RUN: overlap-collectives tensor=2
 // FAILS: requires that every computation is inside a kernel function: @eval_step has neox.exp
 !x = tensor<3xf32, {dims = ["embed"]}>
 module attributes {neox.mesh = ["tensor=2"]} {

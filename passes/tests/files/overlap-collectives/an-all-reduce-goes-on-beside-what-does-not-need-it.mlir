@@ -1,5 +1,5 @@
 // The second kernel does not need the sum: it runs while the all-reduce is under way, and the wait stands behind it.
-// RUN: overlap-exchanges tensor=2
+// RUN: overlap-collectives tensor=2
 !x = tensor<64x32xf32, {dims = ["seq", "embed"]}>
 module attributes {neox.mesh = ["tensor=2"]} {
   func.func @rowwise_0(%p0: !x) -> !x attributes {neox.inplace = [0, 0], neox.kernel = "rowwise"} {
