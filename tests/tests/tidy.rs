@@ -269,3 +269,56 @@ fn words_that_the_glossary_avoids_stay_out_of_comments_and_strings() {
     none(&problems);
     assert!(count > 10_000, "the walk found {count} comments and strings");
 }
+
+/// Lines that a function may have: what a reader can hold in mind.
+const LONGEST: usize = 100;
+
+/// The functions of a formatted source: line, name, and how many lines each has.
+fn functions(source: &str) -> Vec<(usize, &str, usize)> {
+    let lines: Vec<&str> = source.lines().collect();
+    let mut out = vec![];
+    for (n, line) in lines.iter().enumerate() {
+        let code = line.trim_start();
+        let Some((head, name)) = code.split_once("fn ") else { continue };
+        let plain = |w: &str| {
+            ["pub", "const", "unsafe", "async", "extern", "\"C\""].contains(&w)
+                || w.starts_with("pub(")
+        };
+        if !head.split_whitespace().all(plain) || !(head.is_empty() || head.ends_with(' ')) {
+            continue;
+        }
+        let indent = &line[..line.len() - code.len()];
+        // Formatting puts the last brace below the beginning; a declaration ends with a semicolon there.
+        let ends = |l: &&str| {
+            let inner = l.strip_prefix(indent).unwrap_or_default();
+            inner == "}"
+                || (!inner.starts_with(' ') && (inner.ends_with(';') || inner.ends_with('}')))
+        };
+        let length = lines[n..].iter().position(ends).map_or(1, |i| i + 1);
+        let name =
+            name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        out.push((n + 1, name, length));
+    }
+    out
+}
+
+#[test]
+fn no_function_is_longer_than_a_hundred_lines() {
+    let (mut count, mut problems) = (0, vec![]);
+    for (path, source) in sources(&tree()) {
+        if !path.components().any(|c| c.as_os_str() == "src") {
+            continue;
+        }
+        for (line, name, length) in functions(&source) {
+            count += 1;
+            if length > LONGEST {
+                let place = format!("{}:{line}", path.display());
+                problems.push(format!(
+                    "{place}: `{name}` has {length} lines; cut it along its comments"
+                ));
+            }
+        }
+    }
+    none(&problems);
+    assert!(count > 3_000, "the walk found {count} functions");
+}
