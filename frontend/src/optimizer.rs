@@ -147,6 +147,12 @@ impl Reader<'_> {
                 self.tell(unknown_key::unknown_key(&key.name, &what, &key.span, None));
                 return;
             }
+            [one] if matches!(one.range, neoxc_optimizers::Range::Words(_)) => {
+                let neoxc_optimizers::Range::Words(words) = one.range else { return };
+                self.nested(&name, node);
+                let at = words.iter().position(|w| node.value == Value::Str((*w).into()));
+                at.map(|n| vec![n as f64])
+            }
             [one] if one.at.is_none() => self.nested(&name, node).map(|x| vec![x]),
             _ => self.betas(node).map(|(a, b)| vec![a, b]),
         };

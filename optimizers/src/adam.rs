@@ -16,35 +16,44 @@ use neoxc_ir::op::OpError;
 
 use crate::{Hyper, LR, Optimizer, Range, Scalar, Slot, Update, WEIGHT_DECAY};
 
+/// What a step keeps of the mean gradient.
+pub const BETA1: Hyper = Hyper {
+    name: "beta1",
+    key: "betas",
+    at: Some(0),
+    default: 0.9,
+    range: Range::HalfOpen(0.0, 1.0),
+    doc: "what a step keeps of the mean gradient",
+};
+
+/// What a step keeps of the mean squared gradient.
+pub const BETA2: Hyper = Hyper {
+    name: "beta2",
+    key: "betas",
+    at: Some(1),
+    default: 0.999,
+    range: Range::HalfOpen(0.0, 1.0),
+    doc: "what a step keeps of the mean squared gradient",
+};
+
+/// What is added to the root of the mean squared gradient.
+pub const EPS: Hyper = Hyper {
+    name: "eps",
+    key: "eps",
+    at: None,
+    default: 1e-8,
+    range: Range::Closed(0.0, 1e9),
+    doc: "added to the root of the mean squared gradient",
+};
+
 /// The optimizer of this file.
 pub static ADAM: Optimizer = Optimizer {
     names: &["adam", "adamw", "cpu_adam", "cpu_torch_adam"],
     doc: "AdamW (arXiv:1711.05101), or Adam with L2 decay (arXiv:1412.6980)",
     hypers: &[
-        Hyper {
-            name: "beta1",
-            key: "betas",
-            at: Some(0),
-            default: 0.9,
-            range: Range::HalfOpen(0.0, 1.0),
-            doc: "what a step keeps of the mean gradient",
-        },
-        Hyper {
-            name: "beta2",
-            key: "betas",
-            at: Some(1),
-            default: 0.999,
-            range: Range::HalfOpen(0.0, 1.0),
-            doc: "what a step keeps of the mean squared gradient",
-        },
-        Hyper {
-            name: "eps",
-            key: "eps",
-            at: None,
-            default: 1e-8,
-            range: Range::Closed(0.0, 1e9),
-            doc: "added to the root of the mean squared gradient",
-        },
+        BETA1,
+        BETA2,
+        EPS,
         Hyper {
             name: "adam_w_mode",
             key: "adam_w_mode",
@@ -64,8 +73,8 @@ pub static ADAM: Optimizer = Optimizer {
         WEIGHT_DECAY,
     ],
     slots: &[
-        Slot { name: "exp_avg", only_with: None },
-        Slot { name: "exp_avg_sq", only_with: None },
+        Slot { name: "exp_avg", only_with: None, of: None },
+        Slot { name: "exp_avg_sq", only_with: None, of: None },
     ],
     scalars: &[
         LR,
@@ -73,12 +82,22 @@ pub static ADAM: Optimizer = Optimizer {
         Scalar { name: "bc2", formula: "1 - bias_correction * beta2^step" },
     ],
     update,
+    matrix: None,
 };
 
 fn update(u: &mut Update<'_, '_>) -> Result<(), OpError> {
+    let decoupled = u.hyper("adam_w_mode") != 0.0;
+    element(u, decoupled)
+}
+
+/// AdamW's update, for optimizers that leave some parameters to it: they have its hyper-parameters, slots and scalars.
+pub fn decoupled(u: &mut Update<'_, '_>) -> Result<(), OpError> {
+    element(u, true)
+}
+
+fn element(u: &mut Update<'_, '_>, decoupled: bool) -> Result<(), OpError> {
     let (w, mut g) = (u.weight(), u.gradient());
     let (b1, b2) = (u.hyper("beta1"), u.hyper("beta2"));
-    let decoupled = u.hyper("adam_w_mode") != 0.0;
     let decay = u.scale(w, u.hyper("weight_decay"))?;
     if !decoupled {
         g = u.add(g, decay)?;

@@ -10,16 +10,18 @@
 
 mod adam;
 mod lion;
+mod muon;
 mod settings;
 mod sgd;
 mod update;
 
 use neoxc_ir::op::OpError;
+use neoxc_ir::{Builder, ValueId};
 pub use settings::Settings;
-pub use update::{Update, build};
+pub use update::{Update, build, direction};
 
 /// Every optimizer. The one list of them.
-pub static ALL: &[&Optimizer] = &[&adam::ADAM, &lion::LION, &sgd::SGD];
+pub static ALL: &[&Optimizer] = &[&adam::ADAM, &lion::LION, &muon::MUON, &sgd::SGD];
 
 /// An optimizer.
 pub struct Optimizer {
@@ -35,6 +37,28 @@ pub struct Optimizer {
     pub scalars: &'static [Scalar],
     /// The update of one element. It reads weight, gradient and state once and gives new ones.
     pub update: fn(&mut Update<'_, '_>) -> Result<(), OpError>,
+    /// The update of a matrix of a layer, where it is not that of its elements.
+    pub matrix: Option<Matrix>,
+}
+
+/// An update that looks at a matrix as a whole, between two parts that look at an element.
+pub struct Matrix {
+    /// What an element adds to the matrix that is looked at: a function of gradient, state and scalars.
+    pub direction: fn(&mut Update<'_, '_>) -> Result<ValueId, OpError>,
+    /// What is made of the matrices of directions, which have dims `row` and `column` and in front of them those of
+    /// which each element has a matrix of its own; the result has the same dims.
+    pub whole: fn(&mut Builder<'_>, ValueId, &Settings) -> Result<ValueId, OpError>,
+    /// The update of an element, which also reads its element of what was made.
+    pub update: fn(&mut Update<'_, '_>) -> Result<(), OpError>,
+}
+
+/// How a parameter is updated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Element by element.
+    Elements,
+    /// As a matrix.
+    Matrix,
 }
 
 /// A number, or a choice as 0 and 1, that a configuration may set.
@@ -62,6 +86,8 @@ pub enum Range {
     HalfOpen(f64, f64),
     /// `true`, 1, or `false`, 0.
     Flag,
+    /// One of several words, the value being its number.
+    Words(&'static [&'static str]),
 }
 
 impl Range {
@@ -71,6 +97,7 @@ impl Range {
             Range::Closed(least, most) => (least..=most).contains(&x),
             Range::HalfOpen(least, end) => (least..end).contains(&x),
             Range::Flag => x == 0.0 || x == 1.0,
+            Range::Words(words) => x.fract() == 0.0 && (0.0..words.len() as f64).contains(&x),
         }
     }
 }
@@ -81,6 +108,7 @@ impl std::fmt::Display for Range {
             Range::Closed(least, most) => write!(f, "from {least} to {most}"),
             Range::HalfOpen(least, end) => write!(f, "from {least} up to but not {end}"),
             Range::Flag => f.write_str("true or false"),
+            Range::Words(words) => f.write_str(&words.join(" or ")),
         }
     }
 }
@@ -91,6 +119,8 @@ pub struct Slot {
     pub name: &'static str,
     /// A hyper-parameter at whose value 0 the state is neither kept nor read.
     pub only_with: Option<&'static str>,
+    /// The form of the updates that keep it, if not all do.
+    pub of: Option<Form>,
 }
 
 /// A number that the runtime works out before a step.
@@ -121,9 +151,12 @@ impl Optimizer {
         self.names[0]
     }
 
-    /// The state that it keeps with these settings.
-    pub fn slots(&self, settings: &Settings) -> Vec<&'static Slot> {
-        let kept = |s: &&'static Slot| s.only_with.is_none_or(|name| settings.get(name) != 0.0);
+    /// The state that it keeps with these settings of a parameter that it updates in this form.
+    pub fn slots(&self, settings: &Settings, form: Form) -> Vec<&'static Slot> {
+        let kept = |s: &&'static Slot| {
+            s.of.is_none_or(|of| of == form)
+                && s.only_with.is_none_or(|name| settings.get(name) != 0.0)
+        };
         self.slots.iter().filter(kept).collect()
     }
 }

@@ -32,9 +32,10 @@ pub static LION: Optimizer = Optimizer {
         },
         WEIGHT_DECAY,
     ],
-    slots: &[Slot { name: "exp_avg", only_with: None }],
+    slots: &[Slot { name: "exp_avg", only_with: None, of: None }],
     scalars: &[LR],
     update,
+    matrix: None,
 };
 
 fn update(u: &mut Update<'_, '_>) -> Result<(), OpError> {

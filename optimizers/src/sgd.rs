@@ -39,13 +39,14 @@ pub static SGD: Optimizer = Optimizer {
         },
         WEIGHT_DECAY,
     ],
-    slots: &[Slot { name: "momentum_buffer", only_with: Some("momentum") }],
+    slots: &[Slot { name: "momentum_buffer", only_with: Some("momentum"), of: None }],
     scalars: &[
         LR,
         // The first step takes the whole gradient.
         Scalar { name: "take", formula: "1 - dampening * min(1, step - 1)" },
     ],
     update,
+    matrix: None,
 };
 
 fn update(u: &mut Update<'_, '_>) -> Result<(), OpError> {

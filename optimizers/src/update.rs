@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attrs, Builder, DType, Function, OpKind, TensorType, ValueId};
 
-use crate::{LR, Settings};
+use crate::{Form, LR, Settings};
 
 /// An update under way: what it reads, and where its ops go.
 pub struct Update<'a, 'b> {
@@ -13,6 +13,7 @@ pub struct Update<'a, 'b> {
     settings: &'a Settings,
     weight: ValueId,
     gradient: ValueId,
+    whole: Option<ValueId>,
     named: HashMap<&'static str, ValueId>,
     new: HashMap<&'static str, ValueId>,
 }
@@ -26,6 +27,14 @@ impl Update<'_, '_> {
     /// Its gradient, clipped.
     pub fn gradient(&self) -> ValueId {
         self.gradient
+    }
+
+    /// Its element of what was made of the matrix.
+    ///
+    /// # Errors
+    /// If this is not the update of a matrix.
+    pub fn whole(&self) -> Result<ValueId, OpError> {
+        self.whole.ok_or_else(|| OpError::new("the update is not of a matrix"))
     }
 
     /// The value of a hyper-parameter.
@@ -113,32 +122,26 @@ impl Update<'_, '_> {
     }
 }
 
-/// The update of an optimizer as the function `name`, with the scale `clip` of the gradient as its last parameter. The
-/// learning rate is `rate` times the schedule's.
+/// The update of an optimizer as the function `name`: `(w, g, state…, scalar…, clip)`, `clip` being the scale of the
+/// gradient, and in the form of a matrix `(…, clip, whole)`. The learning rate is `rate` times the schedule's.
 ///
 /// # Errors
 /// If the optimizer's update asks for what it has not declared, or leaves a weight or a slot without a new value.
-pub fn build(name: &str, settings: &Settings, rate: f64) -> Result<Function, OpError> {
+pub fn build(name: &str, settings: &Settings, form: Form, rate: f64) -> Result<Function, OpError> {
     let optimizer = settings.optimizer;
     let mut f = Function::new(name);
-    let number = |f: &mut Function, name: &str| {
-        f.add_param(name, TensorType::scalar(DType::F32), Attrs::new())
-    };
-    let (weight, raw) = (number(&mut f, "w"), number(&mut f, "g"));
-    let slots = optimizer.slots(settings);
-    let mut named = HashMap::new();
-    for name in slots.iter().map(|s| s.name).chain(optimizer.scalars.iter().map(|s| s.name)) {
-        named.insert(name, number(&mut f, name));
+    let slots = optimizer.slots(settings, form);
+    let mut inputs = Inputs::new(&mut f, settings, form, true);
+    if form == Form::Matrix {
+        inputs.whole = Some(number(&mut f, "whole"));
     }
-    let clip = number(&mut f, "clip");
     let b = &mut Builder::new(&mut f);
-    let gradient = b.mul(raw, clip)?;
-    if let Some(lr) = named.get_mut(LR.name).filter(|_| rate != 1.0) {
-        let factor = b.scalar(rate)?;
-        *lr = b.mul(*lr, factor)?;
+    let mut update = inputs.update(b, settings, rate)?;
+    match (form, &optimizer.matrix) {
+        (Form::Elements, _) => (optimizer.update)(&mut update)?,
+        (Form::Matrix, Some(matrix)) => (matrix.update)(&mut update)?,
+        (Form::Matrix, None) => return Err(no_matrix(settings)),
     }
-    let mut update = Update { b, settings, weight, gradient, named, new: HashMap::new() };
-    (optimizer.update)(&mut update)?;
     let new = update.new;
     let get = |slot: &str| {
         let lost = || OpError::new(format!("{} gives no new `{slot}`", optimizer.name()));
@@ -147,6 +150,68 @@ pub fn build(name: &str, settings: &Settings, rate: f64) -> Result<Function, OpE
     f.results =
         [""].into_iter().chain(slots.iter().map(|s| s.name)).map(get).collect::<Result<_, _>>()?;
     Ok(f)
+}
+
+/// What an element adds to the matrix that the update of a matrix looks at, as the function `name`:
+/// `(g, state…, scalar…, clip)`.
+///
+/// # Errors
+/// If the optimizer has no update of matrices, or this asks for what it has not declared.
+pub fn direction(name: &str, settings: &Settings) -> Result<Function, OpError> {
+    let mut f = Function::new(name);
+    let inputs = Inputs::new(&mut f, settings, Form::Matrix, false);
+    let b = &mut Builder::new(&mut f);
+    let mut update = inputs.update(b, settings, 1.0)?;
+    let matrix = settings.optimizer.matrix.as_ref().ok_or_else(|| no_matrix(settings))?;
+    let direction = (matrix.direction)(&mut update)?;
+    f.results = vec![direction];
+    Ok(f)
+}
+
+fn no_matrix(settings: &Settings) -> OpError {
+    OpError::new(format!("{} has no update of matrices", settings.optimizer.name()))
+}
+
+/// A number that a function takes.
+fn number(f: &mut Function, name: &str) -> ValueId {
+    f.add_param(name, TensorType::scalar(DType::F32), Attrs::new())
+}
+
+/// The numbers that an update takes.
+struct Inputs {
+    weight: Option<ValueId>,
+    raw: ValueId,
+    named: HashMap<&'static str, ValueId>,
+    clip: ValueId,
+    whole: Option<ValueId>,
+}
+
+impl Inputs {
+    fn new(f: &mut Function, settings: &Settings, form: Form, weight: bool) -> Inputs {
+        let weight = weight.then(|| number(f, "w"));
+        let raw = number(f, "g");
+        let slots = settings.optimizer.slots(settings, form).into_iter().map(|s| s.name);
+        let names = slots.chain(settings.optimizer.scalars.iter().map(|s| s.name));
+        let named = names.map(|name| (name, number(f, name))).collect();
+        Inputs { weight, raw, named, clip: number(f, "clip"), whole: None }
+    }
+
+    fn update<'a, 'b>(
+        mut self,
+        b: &'a mut Builder<'b>,
+        settings: &'a Settings,
+        rate: f64,
+    ) -> Result<Update<'a, 'b>, OpError> {
+        let gradient = b.mul(self.raw, self.clip)?;
+        if let Some(lr) = self.named.get_mut(LR.name).filter(|_| rate != 1.0) {
+            let factor = b.scalar(rate)?;
+            *lr = b.mul(*lr, factor)?;
+        }
+        let Inputs { weight, named, whole, .. } = self;
+        // What has no weight does not ask for one: it gives no new one.
+        let weight = weight.unwrap_or(gradient);
+        Ok(Update { b, settings, weight, gradient, whole, named, new: HashMap::new() })
+    }
 }
 
 #[cfg(test)]
@@ -160,13 +225,22 @@ mod tests {
     fn every_update_is_a_function_of_numbers() {
         for o in ALL {
             let settings = Settings::new(o);
-            let mut m = Module::new();
-            let f = build("update", &settings, 0.5).unwrap();
-            let slots = o.slots(&settings).len();
-            assert_eq!(f.results.len(), 1 + slots, "{}", o.name());
-            assert_eq!(f.params.len(), 3 + slots + o.scalars.len(), "{}", o.name());
-            m.insert(f);
-            verify(&m).unwrap();
+            for form in [Form::Elements, Form::Matrix] {
+                let mut m = Module::new();
+                let Ok(f) = build("update", &settings, form, 0.5) else {
+                    assert!(form == Form::Matrix && o.matrix.is_none(), "{}", o.name());
+                    continue;
+                };
+                let (slots, whole) = (o.slots(&settings, form).len(), form == Form::Matrix);
+                assert_eq!(f.results.len(), 1 + slots, "{}", o.name());
+                let inputs = 3 + slots + o.scalars.len() + usize::from(whole);
+                assert_eq!(f.params.len(), inputs, "{}", o.name());
+                m.insert(f);
+                if whole {
+                    m.insert(direction("direction", &settings).unwrap());
+                }
+                verify(&m).unwrap();
+            }
         }
     }
 }

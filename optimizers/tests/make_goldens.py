@@ -91,6 +91,32 @@ def uncorrected(beta1, beta2, eps, decay):
     return run
 
 
+def muon(rows, columns, momentum, nesterov, scale, decay):
+    """https://kellerjordan.github.io/posts/muon/ in f64, with torch.optim.Muon's limit of the norm and its scales."""
+
+    def orthogonal(g):
+        a, b, c = 3.4445, -4.7750, 2.0315
+        x = g.T if g.shape[0] > g.shape[1] else g
+        x = x / x.norm().clamp(min=1e-7)
+        for _ in range(5):
+            s = x @ x.T
+            x = a * x + (b * s + c * s @ s) @ x
+        return x.T if g.shape[0] > g.shape[1] else x
+
+    def run(start, grads):
+        w = torch.tensor(start, dtype=torch.float64).reshape(rows, columns)
+        m, out = torch.zeros_like(w), []
+        for lr, g in zip(rates(), grads):
+            g = torch.tensor(g, dtype=torch.float64).reshape(rows, columns)
+            m = torch.lerp(m, g, 1 - momentum)
+            u = orthogonal(torch.lerp(g, m, momentum) if nesterov else m)
+            w = w * (1 - lr * decay) - lr * scale * u
+            out.append(w.flatten().tolist())
+        return out
+
+    return run
+
+
 CASES = {
     "sgd momentum=0 dampening=0 nesterov=0 weight_decay=0": sgd(),
     "sgd momentum=0 dampening=0 nesterov=0 weight_decay=0.1": sgd(weight_decay=0.1),
@@ -107,13 +133,31 @@ CASES = {
         adam_l2(betas=(0.8, 0.9), eps=1e-3, weight_decay=0),
     "adam beta1=0.9 beta2=0.95 eps=1e-6 bias_correction=0 weight_decay=0.1":
         uncorrected(0.9, 0.95, 1e-6, 0.1),
+    "muon beta1=0.9 beta2=0.95 eps=1e-8 weight_decay=0.1":
+        adamw(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
     "lion beta1=0.9 beta2=0.99 weight_decay=0.1": lion(0.9, 0.99, 0.1),
     "lion beta1=0.95 beta2=0.98 weight_decay=0": lion(0.95, 0.98, 0.0),
 }
 
+# Updates of matrices: rows and columns, and the optimizer.
+MATRICES = {
+    (2, 3, "muon momentum=0.95 nesterov=1 adjust_lr_fn=0 weight_decay=0.1"): muon(2, 3, 0.95, True, 1.0, 0.1),
+    (3, 2, "muon momentum=0.9 nesterov=0 adjust_lr_fn=0 weight_decay=0"): muon(3, 2, 0.9, False, math.sqrt(3 / 2), 0.0),
+    (3, 2, "muon momentum=0.95 nesterov=1 adjust_lr_fn=1 weight_decay=0.1"):
+        muon(3, 2, 0.95, True, 0.2 * math.sqrt(3), 0.1),
+}
+
 start, grads = [0.5, -0.25, 0.125, 1.0, -1.0], gradients(1)
 made = {optimizer: run(start, grads) for optimizer, run in CASES.items()}
-text = json.dumps({"start": start, "rates": rates(), "gradients": grads, "weights": made})
-for case in ["gradients", "weights", *CASES]:
+n = numbers(2)
+of_matrix = [[next(n) for _ in range(6)] for _ in range(STEPS)]
+of_matrix[0] = [0.0] * 6  # a matrix without gradient, at the start
+matrices = [
+    {"rows": rows, "columns": columns, "optimizer": optimizer, "weights": run([*start, 0.75], of_matrix)}
+    for (rows, columns, optimizer), run in MATRICES.items()
+]
+text = json.dumps({"start": start, "rates": rates(), "gradients": grads, "weights": made,
+                   "matrix_start": [*start, 0.75], "matrix_gradients": of_matrix, "matrices": matrices})
+for case in ["gradients", "weights", "matrix_gradients", "matrices", *CASES]:
     text = text.replace(f'"{case}":', f'\n"{case}":')
 pathlib.Path(__file__).with_name("goldens.json").write_text(text + "\n")

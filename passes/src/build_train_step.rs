@@ -10,13 +10,16 @@
 //! min(1, clip / (norm + 1e-6)) as torch.nn.utils.clip_grad_norm_ does; `neox.clip` of 0 means none. In fp16 the gradients are
 //! those of the scaled loss, and the same factor takes the scale out.
 
+mod updates;
+
 use neoxc_ir::role::{self, name_of, state_attrs};
 use neoxc_ir::{
     Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, Output, Role, TensorType, ValueId,
     keys,
 };
-use neoxc_optimizers::{Settings, WEIGHT_DECAY, build};
+use neoxc_optimizers::Settings;
 
+use self::updates::{Chosen, Updates};
 use crate::differentiate_loss::{LOSS_SCALE, scales_loss};
 use crate::entries::{EVAL_STEP, TRAIN_STEP};
 use crate::facts::Fact;
@@ -57,51 +60,6 @@ fn label(f: &Function, v: ValueId) -> String {
     f.values[v.index()].name.as_deref().unwrap_or("p").to_string()
 }
 
-/// The functions that update an element: parameters of one learning rate and one weight decay have one.
-struct Updates<'s> {
-    settings: &'s Settings,
-    /// Rate, decay, name, and how many parameters have it.
-    all: Vec<(f64, f64, String, usize)>,
-}
-
-impl Updates<'_> {
-    /// The one for a parameter with these attributes.
-    fn of(&mut self, m: &mut Module, attrs: &Attrs) -> Result<String, PassError> {
-        let rate = attrs.float(keys::RATE).unwrap_or(1.0);
-        let usual = self.settings.get(WEIGHT_DECAY.name);
-        let decay = match attrs.flag(keys::DECAY) {
-            true => attrs.float(keys::WEIGHT_DECAY).unwrap_or(usual),
-            false => 0.0,
-        };
-        let same = |(r, d, ..): &&mut (f64, f64, String, usize)| (*r, *d) == (rate, decay);
-        if let Some((.., name, count)) = self.all.iter_mut().find(same) {
-            *count += 1;
-            return Ok(name.clone());
-        }
-        let lost = || unsupported("the optimizer has no such weight decay");
-        let settings = self.settings.clone().with(WEIGHT_DECAY.name, decay).ok_or_else(lost)?;
-        let name = m.fresh_name(if decay == 0.0 { "update" } else { "update_decayed" });
-        m.insert(build(&name, &settings, rate)?);
-        self.all.push((rate, decay, name.clone(), 1));
-        Ok(name)
-    }
-
-    /// A sentence for each, where parameters differ by more than whether they decay.
-    fn notes(&self) -> Vec<String> {
-        let usual = self.settings.get(WEIGHT_DECAY.name);
-        let plain = |(rate, decay, ..): &(f64, f64, String, usize)| {
-            *rate == 1.0 && (*decay == 0.0 || *decay == usual)
-        };
-        if self.all.iter().all(plain) {
-            return vec![];
-        }
-        let one = |(rate, decay, name, count): &(f64, f64, String, usize)| {
-            format!("@{name}: {count} parameters, learning rate × {rate}, weight decay {decay}")
-        };
-        self.all.iter().map(one).collect()
-    }
-}
-
 fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let missing = |what: &str| unsupported(format!("there is no @{what}"));
     let step = m.function("micro_step").cloned().ok_or_else(|| missing("micro_step"))?;
@@ -112,8 +70,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         unsupported(format!("`{}` is `{text}`, which is no optimizer", keys::OPTIMIZER))
     })?;
     let clip = m.attrs.float(keys::CLIP).ok_or_else(|| missing(keys::CLIP))?;
-    let mut updates = Updates { settings: &settings, all: vec![] };
-    let slots = settings.optimizer.slots(&settings);
+    let mut updates = Updates::new(&settings);
 
     let mut f = Function::new(TRAIN_STEP);
     let params: Vec<(ValueId, Attrs)> = Role::Parameter
@@ -122,15 +79,20 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         .collect();
     let trained: Vec<(ValueId, Attrs)> =
         params.iter().filter(|(_, a)| !role::is_frozen(a)).cloned().collect();
-    let of_each: Vec<String> =
-        trained.iter().map(|(_, a)| updates.of(m, a)).collect::<Result<_, _>>()?;
-    let mut state: Vec<Vec<ValueId>> = vec![];
-    for slot in &slots {
-        let one = |(v, a): &(ValueId, Attrs)| {
+    let of_each: Vec<Chosen> =
+        trained.iter().map(|(v, a)| updates.of(m, f.ty(*v), a)).collect::<Result<_, _>>()?;
+    // The state of each parameter, by the number that its slot has among all.
+    let mut state: Vec<Vec<(usize, ValueId)>> = vec![vec![]; trained.len()];
+    for (n, slot) in settings.optimizer.slots.iter().enumerate() {
+        for (i, (v, a)) in trained.iter().enumerate() {
+            let kept = settings.optimizer.slots(&settings, of_each[i].form);
+            if !kept.iter().any(|s| s.name == slot.name) {
+                continue;
+            }
             let (name, ty) = (format!("{}_{}", slot.name, label(&f, *v)), f.ty(*v).clone());
-            f.add_param(&name, ty, state_attrs(slot.name, name_of(a)))
-        };
-        state.push(trained.iter().map(one).collect());
+            let attrs = state_attrs(slot.name, name_of(a));
+            state[i].push((n, f.add_param(&name, ty, attrs)));
+        }
     }
     let micro = Dim::new("micro", count);
     let batch = inputs(&mut f, &step, Role::Batch, |ty| ty.stacked(micro.clone()));
@@ -175,25 +137,27 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     let loss = b.mul(sum, inverse)?;
     let (norm, factor) = clipped(b, grads, clip, scale)?;
 
-    let mut results = vec![];
-    for (i, (p, _)) in trained.iter().enumerate() {
-        let state = state.iter().map(|of_slot| of_slot[i]);
-        let operands: Vec<ValueId> =
-            [*p, grads[i]].into_iter().chain(state).chain(scalars.iter().copied()).collect();
-        let attrs = Attrs::new()
-            .with("callee", Attr::Symbol(of_each[i].clone()))
-            .with("results", Attr::Int(1 + slots.len() as i64));
-        results.push(b.op(OpKind::Map, &[&operands[..], &[factor]].concat(), attrs)?);
+    let mut made = vec![];
+    for (i, (p, attrs)) in trained.iter().enumerate() {
+        let state = state[i].iter().map(|(_, v)| *v);
+        let rest: Vec<ValueId> = state.chain(scalars.iter().copied()).chain([factor]).collect();
+        made.push(updates.emit(b, &of_each[i], (*p, attrs), grads[i], &rest)?);
     }
-    let names: Vec<String> = trained.iter().map(|(_, a)| name_of(a).to_string()).collect();
-    let mut outputs: Vec<Output> = names.iter().cloned().map(Output::Parameter).collect();
-    let of_slot = |s: &&neoxc_optimizers::Slot| {
-        let slot = s.name.to_string();
-        names.iter().map(move |n| Output::State(slot.clone(), n.clone())).collect::<Vec<_>>()
-    };
-    outputs.extend(slots.iter().flat_map(of_slot));
+    let mut outputs: Vec<Output> = vec![];
+    let named = || made.iter().zip(&trained).map(|(new, (_, a))| (new, name_of(a).to_string()));
+    for (new, name) in named() {
+        f.results.push(new[0]);
+        outputs.push(Output::Parameter(name));
+    }
+    for (n, slot) in settings.optimizer.slots.iter().enumerate() {
+        for ((new, name), of) in named().zip(&state) {
+            if let Some(at) = of.iter().position(|(slot, _)| *slot == n) {
+                f.results.push(new[1 + at]);
+                outputs.push(Output::State(slot.name.into(), name));
+            }
+        }
+    }
     outputs.extend([Output::Port("loss".into()), Output::Port("grad_norm".into())]);
-    f.results = (0..=slots.len()).flat_map(|n| results.iter().map(move |new| new[n])).collect();
     f.results.extend([loss, norm]);
     Output::set(&mut f, &outputs);
     m.insert(f);

@@ -33,7 +33,7 @@ struct Row {
 const SGD: &str =
     "optimizer={type: SGD, params: {lr: 0.05, momentum: 0.9, dampening: 0.1, nesterov: false}}";
 
-const ROWS: [Row; 3] = [
+const ROWS: [Row; 4] = [
     Row { optimizer: SGD, slots: &["momentum_buffer"], layouts: &[1, 3, 4] },
     Row {
         optimizer: "optimizer={type: Lion, params: {lr: 0.001, betas: [0.9, 0.99]}}",
@@ -44,6 +44,11 @@ const ROWS: [Row; 3] = [
         optimizer: "optimizer={type: cpu_adam, params: {lr: 0.002, betas: [0.9, 0.95], eps: 1.0e-6, adam_w_mode: false}}",
         slots: &["exp_avg", "exp_avg_sq"],
         layouts: &[2],
+    },
+    Row {
+        optimizer: "optimizer={type: Muon, params: {lr: 0.01, momentum: 0.9, adjust_lr_fn: match_rms_adamw, betas: [0.9, 0.95]}}",
+        slots: &["momentum_buffer", "exp_avg", "exp_avg_sq"],
+        layouts: &[2, 5],
     },
 ];
 
@@ -118,7 +123,8 @@ fn same_on_every_layout(folder: &Path, row: &Row) {
 
 #[test]
 fn optimizers_train_the_same_on_every_layout() {
-    for row in &ROWS {
+    let only = std::env::var("NEOXC_OPTIMIZER").unwrap_or_default();
+    for row in ROWS.iter().filter(|r| r.optimizer.contains(&only)) {
         let folder = tempfile::tempdir().unwrap();
         data(folder.path(), 0);
         same_on_every_layout(folder.path(), row);

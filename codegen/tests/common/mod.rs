@@ -52,7 +52,8 @@ pub fn kernel(
 /// The update of an optimizer that `settings` describes, as the ops that a kernel has.
 pub fn update(b: &mut Builder<'_>, operands: &[ValueId], settings: &str) -> Vec<ValueId> {
     let settings = neoxc_optimizers::Settings::parse(settings).unwrap();
-    let body = neoxc_optimizers::build("update", &settings, 1.0).unwrap();
+    let body = neoxc_optimizers::build("update", &settings, neoxc_optimizers::Form::Elements, 1.0)
+        .unwrap();
     let attrs = Attrs::new()
         .with("callee", Attr::Symbol("update".into()))
         .with("results", Attr::Int(body.results.len() as i64));

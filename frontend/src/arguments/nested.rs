@@ -44,7 +44,16 @@ fn of_key(key: &'static str) -> Argument {
         x if flag => Preset::Bool(x != 0.0),
         x => Preset::Number(x),
     };
+    let words = match all[0].range {
+        neoxc_optimizers::Range::Words(words) => Some(words),
+        _ => None,
+    };
+    let default = match (words, all[0].default) {
+        (Some(words), n) => Preset::Text(words[n as usize]),
+        _ => default,
+    };
     let kind = match () {
+        () if words.is_some() => Kind::Str,
         () if several => Kind::List,
         () if flag => Kind::Bool,
         () => Kind::Float,
@@ -52,7 +61,11 @@ fn of_key(key: &'static str) -> Argument {
     // The box is made once in a process: a table's texts live as long as the program.
     let leak = |text: String| -> &'static str { Box::leak(text.into_boxed_str()) };
     let a = argument(leak(format!("optimizer.params.{key}")), kind, default);
-    let range = if flag { Range::Any } else { range(&all) };
+    let range = match words {
+        Some(supported) => Range::Words { supported, others: &[] },
+        None if flag => Range::Any,
+        None => range(&all),
+    };
     Argument { range, ..a }.doc(leak(doc(key, default)))
 }
 
@@ -63,7 +76,7 @@ fn range(all: &[&Hyper]) -> Range {
         let (least, most, excluded) = match h.range {
             neoxc_optimizers::Range::Closed(least, most) => (least, most, false),
             neoxc_optimizers::Range::HalfOpen(least, end) => (least, end, true),
-            neoxc_optimizers::Range::Flag => (0.0, 1.0, false),
+            neoxc_optimizers::Range::Flag | neoxc_optimizers::Range::Words(_) => (0.0, 1.0, false),
         };
         low = low.min(least);
         open = if most > high { excluded } else { open && (most < high || excluded) };

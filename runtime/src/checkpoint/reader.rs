@@ -95,7 +95,7 @@ impl Reader {
         Ok(reader)
     }
 
-    /// Whether manifest and files have the same parts, and every weight that is trained its state.
+    /// Whether manifest and files have the same parts, and every weight that is trained some state.
     fn check(&self) -> Result<(), RuntimeError> {
         let (slots, frozen) = (self.manifest.slots(), &self.manifest.frozen);
         let mut listed: BTreeSet<(&str, &str)> = BTreeSet::new();
@@ -114,8 +114,13 @@ impl Reader {
                 let what = format!("has {name}, though {weight} is not trained");
                 return Err(RuntimeError::checkpoint(&self.folder, what));
             }
+            // An optimizer may keep one thing of some weights and another of others, but something of each.
             let state = slots.iter().filter(|_| !none).map(|slot| format!("{slot}.{weight}"));
-            for other in std::iter::once(weight.to_string()).chain(state) {
+            let mut kept: Vec<String> = state.collect();
+            if kept.iter().any(|s| self.entry(s).is_some()) {
+                kept.retain(|s| self.entry(s).is_some());
+            }
+            for other in std::iter::once(weight.to_string()).chain(kept) {
                 if self.entry(&other).is_none_or(|o| o.shape != entry.shape) {
                     let what = format!("has {name}, but no {other} of its shape");
                     return Err(RuntimeError::checkpoint(&self.folder, what));

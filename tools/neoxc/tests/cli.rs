@@ -325,7 +325,10 @@ fn from_text_to_a_sample() {
             ),
         ),
         (&|m| remove(m, norm), &format!("has exp_avg.{norm}, but no {norm}")),
-        (&|m| remove(m, &format!("exp_avg_sq.{norm}")), &format!("but no exp_avg_sq.{norm}")),
+        (
+            &|m| remove(m, &format!("exp_avg_sq.{norm}")),
+            &format!("has a part of exp_avg_sq.{norm}, which the manifest does not list"),
+        ),
         (&|m| add(m, "extra.weight"), "its part of extra.weight is missing"),
         (&|m| m.config["model"]["num_layers"] = 3.into(), "has no gpt_neox.layers.2."),
         (&|m| m.config["model"]["num_layers"] = 1.into(), "has gpt_neox.layers.1."),
