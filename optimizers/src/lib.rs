@@ -10,6 +10,7 @@
 
 mod adam;
 mod lion;
+mod madgrad;
 mod muon;
 mod settings;
 mod sgd;
@@ -21,7 +22,8 @@ pub use settings::Settings;
 pub use update::{Update, build, direction};
 
 /// Every optimizer. The one list of them.
-pub static ALL: &[&Optimizer] = &[&adam::ADAM, &lion::LION, &muon::MUON, &sgd::SGD];
+pub static ALL: &[&Optimizer] =
+    &[&adam::ADAM, &lion::LION, &madgrad::MADGRAD, &muon::MUON, &sgd::SGD];
 
 /// An optimizer.
 pub struct Optimizer {

@@ -100,6 +100,15 @@ impl Update<'_, '_> {
         self.b.unary(OpKind::Sqrt, a)
     }
 
+    /// The cube root of `a`, which is not negative; of numbers below 1e-30 that of 1e-30.
+    pub fn cube_root(&mut self, a: ValueId) -> Result<ValueId, OpError> {
+        let least = self.number(1e-30)?;
+        let a = self.b.one(OpKind::Maximum, &[a, least], Attrs::new())?;
+        let log = self.b.unary(OpKind::Log, a)?;
+        let third = self.scale(log, 1.0 / 3.0)?;
+        self.b.unary(OpKind::Exp, third)
+    }
+
     /// 1 where `a` is positive, -1 where it is negative, 0 where it is 0.
     pub fn sign(&mut self, a: ValueId) -> Result<ValueId, OpError> {
         let minus = self.b.unary(OpKind::Neg, a)?;

@@ -91,6 +91,25 @@ def uncorrected(beta1, beta2, eps, decay):
     return run
 
 
+def madgrad(momentum, eps, decay):
+    """Algorithm 1 of arXiv:2101.11075 (x0 fixed, c = 1 - momentum); weights decay by 1 - (lr + eps) * decay before."""
+
+    def run(start, grads):
+        w, s, q, out = list(start), [0.0] * SIZE, [0.0] * SIZE, []
+        for k, (lr, g) in enumerate(zip(rates(), grads)):
+            rate = lr + eps
+            lamb = rate * math.sqrt(k + 1)
+            for i in range(SIZE):
+                s[i] += lamb * g[i]
+                q[i] += lamb * g[i] ** 2
+                z = start[i] - s[i] / (q[i] ** (1 / 3) + eps)
+                w[i] = momentum * w[i] * (1 - rate * decay) + (1 - momentum) * z
+            out.append(list(w))
+        return out
+
+    return run
+
+
 def muon(rows, columns, momentum, nesterov, scale, decay):
     """https://kellerjordan.github.io/posts/muon/ in f64, with torch.optim.Muon's limit of the norm and its scales."""
 
@@ -135,6 +154,8 @@ CASES = {
         uncorrected(0.9, 0.95, 1e-6, 0.1),
     "muon beta1=0.9 beta2=0.95 eps=1e-8 weight_decay=0.1":
         adamw(betas=(0.9, 0.95), eps=1e-8, weight_decay=0.1),
+    "madgrad_wd momentum=0.9 eps=1e-6 weight_decay=0.1": madgrad(0.9, 1e-6, 0.1),
+    "madgrad_wd momentum=0.5 eps=1e-3 weight_decay=0": madgrad(0.5, 1e-3, 0.0),
     "lion beta1=0.9 beta2=0.99 weight_decay=0.1": lion(0.9, 0.99, 0.1),
     "lion beta1=0.95 beta2=0.98 weight_decay=0": lion(0.95, 0.98, 0.0),
 }

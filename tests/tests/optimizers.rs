@@ -33,7 +33,7 @@ struct Row {
 const SGD: &str =
     "optimizer={type: SGD, params: {lr: 0.05, momentum: 0.9, dampening: 0.1, nesterov: false}}";
 
-const ROWS: [Row; 4] = [
+const ROWS: [Row; 5] = [
     Row { optimizer: SGD, slots: &["momentum_buffer"], layouts: &[1, 3, 4] },
     Row {
         optimizer: "optimizer={type: Lion, params: {lr: 0.001, betas: [0.9, 0.99]}}",
@@ -44,6 +44,11 @@ const ROWS: [Row; 4] = [
         optimizer: "optimizer={type: cpu_adam, params: {lr: 0.002, betas: [0.9, 0.95], eps: 1.0e-6, adam_w_mode: false}}",
         slots: &["exp_avg", "exp_avg_sq"],
         layouts: &[2],
+    },
+    Row {
+        optimizer: "optimizer={type: madgrad_wd, params: {lr: 0.002, eps: 1.0e-4}}",
+        slots: &["grad_sum", "grad_sum_sq", "first_weights"],
+        layouts: &[3],
     },
     Row {
         optimizer: "optimizer={type: Muon, params: {lr: 0.01, momentum: 0.9, adjust_lr_fn: match_rms_adamw, betas: [0.9, 0.95]}}",
