@@ -1,7 +1,7 @@
 # make train   install what is missing, build, train a small model and print what it writes
 # make test    install what is missing and run every check
 # make layouts train on every layout of up to eight ranks (make test runs a sample of them)
-# make faults  kill runs 50 times, and fail every call that writes a checkpoint (make test: a sample)
+# make faults  kill runs 50 times, and fail every call by which a command changes files (make test: a sample)
 # make fuzz    read a million damaged configurations, plans, checkpoints, data sets, cache entries and greetings each
 #              (make test: a thousand)
 # make strangers  have strangers call the ports of 50 jobs of each kind while these start (make test: one of each)
@@ -42,6 +42,7 @@ layouts: setup
 faults: setup
 	NEOXC_FAULTS=all cargo test --package neoxc-tests --test faults -- --nocapture
 	NEOXC_FAULTS=all cargo test --package neoxc --test processes death
+	NEOXC_FAULTS=all cargo test --package neoxc --test disks -- --nocapture
 
 fuzz: setup
 	NEOXC_FUZZ=1000000 cargo test --release --package neoxc-tests --test fuzz -- --nocapture

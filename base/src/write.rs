@@ -7,10 +7,10 @@
 //!
 //! Invariant: until [`Draft::place`] or [`Draft::replace`] succeeds, what had the name before is untouched.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Error, Result};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Random characters of a temporary name.
@@ -30,11 +30,29 @@ impl Draft {
     /// Begins a file that is to be called `target`.
     ///
     /// # Errors
-    /// The folder of `target` takes no new file.
+    /// The folder of `target` takes no new file, or something that is no file has the name.
     pub fn file(target: &Path) -> Result<Draft> {
+        Self::file_of_mode(target, 0o666)
+    }
+
+    /// Begins a file that only its user may use, whatever the umask is.
+    ///
+    /// # Errors
+    /// As [`Draft::file`].
+    pub fn own_file(target: &Path) -> Result<Draft> {
+        Self::file_of_mode(target, 0o600)
+    }
+
+    fn file_of_mode(target: &Path, mode: u32) -> Result<Draft> {
+        // The name of a device (`/dev/stdout`) or of a folder is not one to be given to a file.
+        if let Ok(there) = fs::metadata(target)
+            && !there.is_file()
+        {
+            return Err(Error::other("it is no file that another can take the place of"));
+        }
         Self::new(target, |at| {
             let mut options = OpenOptions::new();
-            options.read(true).write(true).create_new(true).mode(0o666).open(at)
+            options.read(true).write(true).create_new(true).mode(mode).open(at)
         })
     }
 
@@ -43,12 +61,45 @@ impl Draft {
     /// # Errors
     /// The folder of `target` takes no new folder.
     pub fn folder(target: &Path) -> Result<Draft> {
+        Self::folder_of_mode(target, 0o777)
+    }
+
+    /// Begins a folder that only its user may use. A draft that never takes its name is a folder for temporary files,
+    /// which the next one of the same name sweeps if a kill leaves it behind.
+    ///
+    /// # Errors
+    /// As [`Draft::folder`].
+    pub fn own_folder(target: &Path) -> Result<Draft> {
+        Self::folder_of_mode(target, 0o700)
+    }
+
+    fn folder_of_mode(target: &Path, mode: u32) -> Result<Draft> {
         Self::new(target, |at| {
-            fs::create_dir(at)?;
+            DirBuilder::new().mode(mode).create(at)?;
             open_link_free(at).inspect_err(|_| {
                 let _ = fs::remove_dir(at);
             })
         })
+    }
+
+    /// Gives the file at `target`, if there is one, a temporary name, until [`Draft::place_soon`] gives it its own back.
+    /// Dropped before that, it is removed.
+    ///
+    /// # Errors
+    /// It keeps its name.
+    pub fn aside(target: &Path) -> Result<Option<Draft>> {
+        let mut draft = Self::file(target)?;
+        let older = open_link_free(target);
+        match fs::rename(target, &draft.at) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(e) => return Err(e),
+        }
+        if let Ok(older) = older {
+            let _ = older.try_lock();
+            draft.file = older;
+        }
+        Ok(Some(draft))
     }
 
     fn new(target: &Path, mut make: impl FnMut(&Path) -> Result<File>) -> Result<Draft> {
@@ -89,11 +140,21 @@ impl Draft {
     ///
     /// # Errors
     /// Nothing has changed, or only the durability of the name is in doubt.
-    pub fn place(mut self) -> Result<()> {
+    pub fn place(self) -> Result<()> {
         self.file.sync_all()?;
+        let folder = folder_of(&self.target).to_path_buf();
+        self.place_soon()?;
+        sync_folder(&folder)
+    }
+
+    /// Gives a file its name without waiting for the disk: for what its readers can tell from a part of it.
+    ///
+    /// # Errors
+    /// Nothing has changed.
+    pub fn place_soon(mut self) -> Result<()> {
         fs::rename(&self.at, &self.target)?;
         self.placed = true;
-        sync_folder(folder_of(&self.target))
+        Ok(())
     }
 
     /// Gives a folder its name; what had that before, another folder, is removed. At no moment is there none of the name.
@@ -202,6 +263,7 @@ pub fn folder_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -229,6 +291,27 @@ mod tests {
         draft.place().unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "new");
         assert_eq!(names(folder.path()), ["a.json"]);
+        let mode = |d: &Draft| fs::metadata(d.path()).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&Draft::own_file(&target).unwrap()), 0o600);
+        assert_eq!(mode(&Draft::own_folder(&target).unwrap()), 0o700);
+        let device = Draft::file(Path::new("/dev/stdout")).unwrap_err().to_string();
+        assert!(device.contains("no file"), "{device}");
+        assert_eq!(names(folder.path()), ["a.json"]);
+    }
+
+    #[test]
+    fn a_file_that_is_set_aside_comes_back_or_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let target = folder.path().join("a");
+        assert!(Draft::aside(&target).unwrap().is_none());
+        fs::write(&target, "old").unwrap();
+        let aside = Draft::aside(&target).unwrap().unwrap();
+        sweep(&target);
+        assert!(!target.exists() && aside.path().exists(), "others see that it is in use");
+        aside.place_soon().unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "old");
+        drop(Draft::aside(&target).unwrap());
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub mod text;
 pub mod types;
 pub mod verifier;
 
-pub use neoxc_base::{cluster, diag, nearest, processor, read, target};
+pub use neoxc_base::{cluster, diag, nearest, processor, read, target, write};
 
 pub use attrs::{Attr, Attrs};
 pub use build::Builder;

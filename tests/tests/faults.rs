@@ -226,7 +226,7 @@ fn no_fault_of_a_disk_loses_a_checkpoint_or_makes_a_bad_one() {
         if call.contains(".probe.") || !all() && alike(&n) && n % 8 != 0 {
             continue;
         }
-        for kind in ["kill", "after", "enospc", "eio", "short", "flip"] {
+        for kind in ["kill", "after", "enospc", "eio", "edquot", "xfsz", "short", "flip"] {
             if write || !["short", "flip"].contains(&kind) {
                 faults.push((n, call, kind));
             }

@@ -107,7 +107,7 @@ pub fn compile(
     target: Target,
     cache: Option<&std::path::Path>,
 ) -> Result<Compiled, CodegenError> {
-    crate::x86::link::start_threads()?;
+    crate::x86::link::start()?;
     let cache = cache.map(|dir| Cache::new(dir, target.name()));
     let kind = match target.family() {
         Family::Nvidia => FileType::Assembly,

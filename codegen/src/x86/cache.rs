@@ -7,10 +7,12 @@
 //! is one that lies under the name of another.
 //! Writing goes through a temporary name and a rename; a cache that cannot be written is only slow.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use neoxc_ir::read;
 use neoxc_ir::target::Target;
+use neoxc_ir::write::{Draft, sweep_where};
 use sha2::{Digest, Sha256};
 
 /// What makes objects of kernels' texts and libraries of objects, here so that no change of it can be forgotten.
@@ -82,11 +84,13 @@ impl Cache {
         let path = self.path(key);
         let folder = path.parent().unwrap_or(&self.folder);
         std::fs::create_dir_all(folder)?;
-        let mut file = tempfile::NamedTempFile::new_in(folder)?;
-        std::io::Write::write_all(&mut file, payload)?;
-        std::io::Write::write_all(&mut file, &seal(key, payload))?;
-        file.persist(path)?;
-        Ok(())
+        // Drafts of other entries too: nobody may ever ask for those again.
+        sweep_where(folder, &|_| true);
+        let mut draft = Draft::own_file(&path)?;
+        draft.open().write_all(payload)?;
+        draft.open().write_all(&seal(key, payload))?;
+        // The seal tells an entry that a power cut has torn.
+        draft.place_soon()
     }
 }
 

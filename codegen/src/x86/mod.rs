@@ -141,7 +141,7 @@ pub fn compile(
     target: Target,
     cache: Option<&Path>,
 ) -> Result<Compiled, CodegenError> {
-    link::start_threads()?;
+    link::start()?;
     let cache = cache.map(|dir| Cache::of(dir, target));
     let objects: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()

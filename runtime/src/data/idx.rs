@@ -11,7 +11,7 @@
 //! of the program calls a document of a data set is a sequence of this file.
 
 use std::fs::File;
-use std::io::{BufReader, ErrorKind, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
@@ -347,27 +347,37 @@ impl IndexedWriter {
     }
 
     /// Puts both files in place. An older index goes first and the new one comes last, so that at no moment an index lies
-    /// beside tokens that it does not describe.
+    /// beside tokens that it does not describe. Where one of them cannot have its name after all, the older ones keep theirs.
     pub fn finish(mut self) -> Result<(), RuntimeError> {
         self.flush()?;
         let [bin, idx] = [".bin", ".idx"].map(|suffix| with_suffix(&self.prefix, suffix));
         let mut index = Draft::file(&idx).map_err(RuntimeError::io("make", &idx))?;
         index.open().write_all(&self.index()).map_err(RuntimeError::io("write", &idx))?;
-        // Where the tokens cannot take their name after all, the older index gets its own back.
-        let older = Draft::file(&idx).map_err(RuntimeError::io("make", &idx))?;
-        let has_older = match std::fs::rename(&idx, older.path()) {
-            Err(e) if e.kind() != ErrorKind::NotFound => {
-                return Err(RuntimeError::io("rename", &idx)(e));
+        index.open().sync_all().map_err(RuntimeError::io("write", &idx))?;
+        self.bin.open().sync_all().map_err(RuntimeError::io("write", &bin))?;
+        let folder = files::folder_of(&idx);
+        let aside = |path: &Path| Draft::aside(path).map_err(RuntimeError::io("rename", path));
+        let older_idx = aside(&idx)?;
+        let older_bin = match files::sync_folder(folder).and_then(|()| aside(&bin)) {
+            Ok(draft) => draft,
+            Err(e) => {
+                put_back(older_idx);
+                return Err(e);
             }
-            done => done.is_ok(),
         };
-        let replaced = files::sync_folder(files::folder_of(&idx))
-            .and_then(|()| self.bin.place().map_err(RuntimeError::io("write", &bin)));
-        if replaced.is_err() && has_older {
-            let _ = std::fs::rename(older.path(), &idx);
+        let placed =
+            self.bin.place_soon().map_err(RuntimeError::io("write", &bin)).and_then(|()| {
+                files::sync_folder(folder)?;
+                index.place_soon().map_err(RuntimeError::io("write", &idx))
+            });
+        if let Err(e) = placed {
+            // Tokens without an index are no data set.
+            let _ = std::fs::remove_file(&bin);
+            put_back(older_bin);
+            put_back(older_idx);
+            return Err(e);
         }
-        replaced?;
-        index.place().map_err(RuntimeError::io("write", &idx))
+        files::sync_folder(folder)
     }
 
     /// The bytes of the index.
@@ -386,6 +396,13 @@ impl IndexedWriter {
         }
         self.documents.iter().for_each(|d| index.extend_from_slice(&d.to_le_bytes()));
         index
+    }
+}
+
+/// Gives a file that was set aside its name back.
+fn put_back(aside: Option<Draft>) {
+    if let Some(draft) = aside {
+        let _ = draft.place_soon();
     }
 }
 

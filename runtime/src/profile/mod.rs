@@ -105,10 +105,10 @@ pub fn profile(plan: &Plan, o: &Options) -> Result<Profile, RuntimeError> {
         seconds.push(origin.elapsed().as_secs_f64() - last);
     }
     let logs = t.ranks.logged();
-    if let Some((path, file)) = trace {
+    if let Some((path, draft)) = trace {
         let of_last: Vec<&[Event]> =
             logs.iter().map(|log| &log[log.partition_point(|e| e.start < last)..]).collect();
-        trace::write(file, plan, &of_last).map_err(RuntimeError::io("write", path))?;
+        trace::write(draft, plan, &of_last).map_err(RuntimeError::io("write", path))?;
     }
     seconds.sort_by(f64::total_cmp);
     let step = seconds[seconds.len() / 2];

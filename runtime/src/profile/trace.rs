@@ -1,23 +1,23 @@
 //! A step as a Chrome trace, which chrome://tracing and Perfetto show: a row per rank.
 
-use std::fs::File;
 use std::io::{BufWriter, Result, Write};
 use std::path::Path;
 
+use neoxc_base::write::Draft;
 use neoxc_plan::Plan;
 use serde_json::json;
 
 use crate::RuntimeError;
 use crate::device::{Event, What};
 
-/// Makes the file.
-pub fn create(path: &Path) -> std::result::Result<File, RuntimeError> {
-    File::create(path).map_err(RuntimeError::io("make", path))
+/// Begins the file; an older one stays until [`write`] has written all of this one.
+pub fn create(path: &Path) -> std::result::Result<Draft, RuntimeError> {
+    Draft::file(path).map_err(RuntimeError::io("make", path))
 }
 
 /// Writes what each rank did; `events` is one list per rank.
-pub fn write(file: File, plan: &Plan, events: &[&[Event]]) -> Result<()> {
-    let mut out = BufWriter::new(file);
+pub fn write(mut draft: Draft, plan: &Plan, events: &[&[Event]]) -> Result<()> {
+    let mut out = BufWriter::new(draft.open());
     let all = events.iter().enumerate().flat_map(|(rank, all)| all.iter().map(move |e| (rank, e)));
     out.write_all(b"[")?;
     for (n, (rank, e)) in all.enumerate() {
@@ -35,5 +35,7 @@ pub fn write(file: File, plan: &Plan, events: &[&[Event]]) -> Result<()> {
         serde_json::to_writer(&mut out, &event)?;
     }
     out.write_all(b"\n]\n")?;
-    out.flush()
+    out.flush()?;
+    drop(out);
+    draft.place()
 }

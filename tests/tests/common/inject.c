@@ -1,11 +1,13 @@
 // Faults for a program that writes files, by LD_PRELOAD: the calls that change anything below FAULT_FOLDER are
 // numbered from 0; at number FAULT_AT happens FAULT_KIND:
 //   kill    SIGKILL before the call, a write's first half done     after   SIGKILL after it
-//   enospc, eio    the call fails, a write's first half done       flip    a bit of what is written is another
+//   enospc, eio, edquot    the call fails, a write's first half done       flip    a bit of what is written is another
+//   xfsz    as those, with EFBIG after a SIGXFSZ
 //   short   half is written, and the call says so        slow    every call takes 60 ms more
 // Of writes past the page cache (CALL is "direct", that of others at a position "pwrite"), whatever the number is:
 //   plain   files cannot be opened for them     refuse   they are refused     picky   those not from a page's begin are
-// FAULT_LOG names a file that gets a line "CALL PATH" per call, "refused PATH" for one that was.
+// FAULT_LOG names a file that gets a line "CALL PATH" per call, "refused PATH" for one that was. FAULT_COUNT names a
+// file of 8 zero bytes where a process and its children count together; of them dies who makes the call.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -17,15 +19,32 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define REAL(type, name, args) \
     static type(*real) args;   \
     if (!real) real = (type(*) args)dlsym(RTLD_NEXT, #name)
 
-static atomic_long calls;
+static atomic_long own_calls;
+
+// The number of this call.
+static long count(void) {
+    static atomic_long *_Atomic shared;
+    const char *file = getenv("FAULT_COUNT");
+    if (!file) return atomic_fetch_add(&own_calls, 1);
+    if (!shared) {
+        int fd = syscall(SYS_openat, AT_FDCWD, file, O_RDWR);
+        void *at = mmap(0, 8, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        syscall(SYS_close, fd);
+        if (at == MAP_FAILED) abort();
+        shared = at;
+    }
+    return atomic_fetch_add(shared, 1);
+}
 
 static void die(void) {
     kill(getpid(), SIGKILL);
@@ -41,11 +60,18 @@ static int is(const char *kind) {
 static int hit(const char *call, const char *path) {
     const char *folder = getenv("FAULT_FOLDER"), *at = getenv("FAULT_AT"), *log = getenv("FAULT_LOG");
     size_t size = folder ? strlen(folder) : 0;
+    char from_root[8192];
+    if (*path != '/') {
+        if (!getcwd(from_root, 4096)) return 0;
+        size_t cwd = strlen(from_root);
+        snprintf(from_root + cwd, 4096, "/%s", path);
+        path = from_root;
+    }
     if (!folder || strncmp(path, folder, size) || (path[size] && path[size] != '/')) return 0;
     if (is("slow")) usleep(60000);
-    long n = atomic_fetch_add(&calls, 1);
+    long n = count();
     if (log) {
-        char line[4200];
+        char line[8400];
         int length = snprintf(line, sizeof line, "%s %s\n", call, path);
         int fd = syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND, 0644);
         syscall(SYS_write, fd, line, length);
@@ -65,6 +91,11 @@ static int hit_fd(const char *call, int fd) {
 
 static int fails(void) {
     if (is("enospc")) return ENOSPC;
+    if (is("edquot")) return EDQUOT;
+    if (is("xfsz")) {
+        raise(SIGXFSZ);
+        return EFBIG;
+    }
     return is("eio") ? EIO : 0;
 }
 
@@ -102,8 +133,9 @@ static ssize_t faulty(int fd, const void *bytes, size_t n, off64_t at) {
     size_t half = direct ? n / 2 / BLOCK * BLOCK : n / 2;
     ssize_t done = half ? put(fd, bytes, half, at) : 0;
     if (is("kill")) die();
-    if (fails()) {
-        errno = fails();
+    int error = fails();
+    if (error) {
+        errno = error;
         return -1;
     }
     return done ? done : put(fd, bytes, n, at);
@@ -111,6 +143,17 @@ static ssize_t faulty(int fd, const void *bytes, size_t n, off64_t at) {
 
 ssize_t write(int fd, const void *bytes, size_t n) {
     return faulty(fd, bytes, n, -1);
+}
+
+ssize_t writev(int fd, const struct iovec *parts, int n) {
+    // Part by part: the first may be short, and says so.
+    for (int i = 0; i < n; i++)
+        if (parts[i].iov_len) return faulty(fd, parts[i].iov_base, parts[i].iov_len, -1);
+    return 0;
+}
+
+ssize_t pwrite(int fd, const void *bytes, size_t n, off_t at) {
+    return faulty(fd, bytes, n, at);
 }
 
 ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at) {
@@ -122,8 +165,9 @@ ssize_t pwrite64(int fd, const void *bytes, size_t n, off64_t at) {
     do {                              \
         if (!(hit_)) return call;     \
         if (is("kill")) die();        \
-        if (fails()) {                \
-            errno = fails();          \
+        int error = fails();          \
+        if (error) {                  \
+            errno = error;            \
             return -1;                \
         }                             \
         int done = call;              \
@@ -142,6 +186,70 @@ int open64(const char *path, int flags, ...) {
         return -1;
     }
     CALL(flags & O_CREAT && hit("open", path), real(path, flags, mode));
+}
+
+int open(const char *path, int flags, ...) {
+    REAL(int, open, (const char *, int, ...));
+    va_list list;
+    va_start(list, flags);
+    mode_t mode = flags & O_CREAT ? va_arg(list, mode_t) : 0;
+    va_end(list);
+    CALL(flags & O_CREAT && hit("open", path), real(path, flags, mode));
+}
+
+int ftruncate64(int fd, off64_t size) {
+    REAL(int, ftruncate64, (int, off64_t));
+    CALL(hit_fd("ftruncate", fd), real(fd, size));
+}
+
+int ftruncate(int fd, off_t size) {
+    REAL(int, ftruncate, (int, off_t));
+    CALL(hit_fd("ftruncate", fd), real(fd, size));
+}
+
+// Of these two the value is the error.
+#define RESERVE(name)                             \
+    int name(int fd, off64_t at, off64_t size) {  \
+        REAL(int, name, (int, off64_t, off64_t)); \
+        if (!hit_fd("fallocate", fd)) return real(fd, at, size); \
+        if (is("kill")) die();                    \
+        int error = fails();                      \
+        if (error) return error;                  \
+        int done = real(fd, at, size);            \
+        if (is("after")) die();                   \
+        return done;                              \
+    }
+RESERVE(posix_fallocate64)
+RESERVE(posix_fallocate)
+
+int fdatasync(int fd) {
+    REAL(int, fdatasync, (int));
+    CALL(hit_fd("fsync", fd), real(fd));
+}
+
+int fchmod(int fd, mode_t mode) {
+    REAL(int, fchmod, (int, mode_t));
+    CALL(hit_fd("chmod", fd), real(fd, mode));
+}
+
+int chmod(const char *path, mode_t mode) {
+    REAL(int, chmod, (const char *, mode_t));
+    CALL(hit("chmod", path), real(path, mode));
+}
+
+int rmdir(const char *path) {
+    REAL(int, rmdir, (const char *));
+    CALL(hit("rmdir", path), real(path));
+}
+
+int link(const char *from, const char *to) {
+    REAL(int, link, (const char *, const char *));
+    CALL(hit("link", to), real(from, to));
+}
+
+int symlink(const char *from, const char *to) {
+    REAL(int, symlink, (const char *, const char *));
+    CALL(hit("link", to), real(from, to));
 }
 
 int fsync(int fd) {

@@ -53,8 +53,8 @@ impl CompileError {
                 }
             },
             CompileError::Codegen(CodegenError::Machine(why)) => {
-                let hint =
-                    "what it takes: lld or a C compiler, room in TMPDIR, and threads (`ulimit -u`)";
+                let hint = "what it takes: lld or a C compiler, memory, room in TMPDIR, threads (`ulimit -u`) and \
+                            open files (`ulimit -n`)";
                 codes::io::io("compile", &"kernels", why, hint)
             }
             CompileError::Codegen(CodegenError::Io { path, source }) => {

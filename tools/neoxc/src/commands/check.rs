@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use neoxc_frontend::fix::fixed;
 use neoxc_ir::target::Target;
+use neoxc_runtime::files::write_bytes;
 
 use super::{internal, load, options};
 use crate::cli::{Check, ConfigArgs, TargetArgs};
@@ -43,8 +44,7 @@ fn written(a: &ConfigArgs) -> Result<Option<ConfigArgs>, Failure> {
         a.configs.iter().map(|c| neoxc_frontend::merge::resolve(c, Some(dir))).collect();
     for f in fixes {
         let new = Path::new(&f.file).with_extension("fixed.yml");
-        std::fs::write(&new, &f.text)
-            .map_err(|e| Failure::new(5, format!("error: cannot write {}: {e}", new.display())))?;
+        write_bytes(&new, f.text.as_bytes())?;
         println!("wrote {}, for {}", new.display(), f.file);
         for change in &f.changes {
             println!("  {change}");

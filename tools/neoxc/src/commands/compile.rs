@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use neoxc_base::codes::io::io;
 use neoxc_driver::report::RankClass;
 use neoxc_driver::{Compiled, Options};
 use neoxc_frontend::Config;
 use neoxc_ir::Module;
 use neoxc_ir::diag::Sources;
 use neoxc_ir::target::Target;
+use neoxc_runtime::files::write_bytes;
 
 use super::opt::{read_module, settings};
-use super::{cluster, internal, load_with_sources, options, told};
+use super::{cluster, internal, load_with_sources, options};
 use crate::Failure;
 use crate::cli::Compile;
 
@@ -143,12 +143,8 @@ fn summary(output: &Path, compiled: &Compiled, on_cluster: OnCluster<'_>) {
 }
 
 fn write_all(plan: &neoxc_plan::Plan, folder: &Path) -> Result<(), Failure> {
-    let io = |e: std::io::Error| {
-        told(&io("write", &folder.display(), &e, "give another folder: `--dump all=FOLDER`"))
-    };
-    std::fs::create_dir_all(folder).map_err(io)?;
     for (name, bytes) in plan.files.iter().filter(|(n, _)| n.starts_with("ir/")) {
-        std::fs::write(folder.join(name.trim_start_matches("ir/")), bytes).map_err(io)?;
+        write_bytes(&folder.join(name.trim_start_matches("ir/")), bytes)?;
     }
     Ok(())
 }

@@ -1,11 +1,12 @@
 //! `neoxc tune`.
 
+use neoxc_base::codes::io::io;
 use neoxc_driver::{Phase, tune};
 use neoxc_ir::target::Target;
 use neoxc_plan::Plan;
 use neoxc_runtime::profile::{Version, in_turn};
 
-use super::{internal, kernel_cache, threads};
+use super::{internal, kernel_cache, threads, told};
 use crate::Failure;
 use crate::cli::Tune;
 
@@ -55,7 +56,8 @@ pub fn run(a: &Tune) -> Result<(), Failure> {
         let fastest = (0..ratios.len()).min_by(|x, y| ratios[*x].total_cmp(&ratios[*y]));
         let best = fastest.filter(|i| ratios[*i] < MARGIN).unwrap_or(0);
         tune::keep(&cache, &tie.key, tie.cuts[best]).map_err(|e| {
-            Failure::new(5, format!("error: cannot write {}: {e}", cache.display()))
+            let hint = "what is measured is kept there: give another folder (`--cache`)";
+            told(&io("write", &cache.display(), &e, hint))
         })?;
         changed += usize::from(best != 0);
         let (model, chosen) = (tie.cuts[0], tie.cuts[best]);

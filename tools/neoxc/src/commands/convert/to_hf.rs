@@ -1,9 +1,12 @@
 //! `neoxc convert neox-to-hf`: a checkpoint as a Hugging Face folder that has been shown to compute the same.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
+use neoxc_base::read;
 use neoxc_driver::hugging_face::{self, Piece, Weight};
 use safetensors::tensor::Dtype;
+use serde_json::Value;
 
 use super::{bad, draft, finish, proof, refuse_existing, refused, shards, tokenizer};
 use crate::Failure;
@@ -76,6 +79,20 @@ pub fn rounded(bytes: &[u8], precision: Precision) -> Vec<u8> {
     }
 }
 
+/// Refuses to replace a certificate, unless it is `ours`: left behind by a conversion that was killed before its folder
+/// had its name.
+fn refuse_certificate_of_another(
+    path: &Path,
+    ours: impl Fn(&Value) -> bool,
+) -> Result<(), Failure> {
+    let left = read::bytes(path, read::SETTINGS).ok();
+    let left = left.and_then(|text| serde_json::from_slice(&text).ok());
+    match left.is_some_and(|json| ours(&json)) {
+        true => Ok(()),
+        false => refuse_existing(path),
+    }
+}
+
 /// Runs the conversion.
 pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
     let (folder, out, precision) = (&a.checkpoint, &a.out, a.precision);
@@ -84,7 +101,9 @@ pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
         "{}.certificate.json",
         out.file_name().unwrap_or_default().to_string_lossy()
     ));
-    refuse_existing(&certificate)?;
+    refuse_certificate_of_another(&certificate, |json| {
+        json["checkpoint"] == folder.display().to_string().as_str()
+    })?;
     let (reader, config) = crate::commands::checkpoint::open(folder)?;
     let mut json = hugging_face::config_json(&config).map_err(|e| refused(folder, e, NO_CLASS))?;
     let weights = hugging_face::weights(&config);
@@ -123,8 +142,16 @@ pub fn run(a: &NeoxToHf) -> Result<(), Failure> {
     let proof = proof::prove(&reader, &config, draft.path(), precision)?;
     let text =
         serde_json::to_vec_pretty(&proof.certificate(folder, &json)).map_err(|e| bad(out, e))?;
-    finish(draft, out)?;
-    neoxc_runtime::files::write_bytes(&certificate, &text)?;
+    // A folder comes after its certificate: none appears without.
+    let certified: Value = serde_json::from_slice(&text).map_err(|e| bad(out, e))?;
+    refuse_certificate_of_another(&certificate, |json| *json == certified)?;
+    let written = neoxc_runtime::files::write_bytes(&certificate, &text);
+    if let Err(e) = written.map_err(Failure::from).and_then(|()| finish(draft, out)) {
+        if !out.exists() {
+            let _ = std::fs::remove_file(&certificate);
+        }
+        return Err(e);
+    }
     println!("{}: {count} tensors, {}", out.display(), proof.told());
     Ok(())
 }
