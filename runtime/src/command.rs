@@ -1,6 +1,8 @@
 //! What `neoxc run` and `neoxc-run` do with a plan: train it, and tell how it went.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,6 +51,34 @@ pub struct RunArgs {
     /// Under mpirun: seconds that all ranks may take until they watch each other, and for leaving MPI.
     #[arg(long, value_name = "SECONDS", default_value_t = job::TIMEOUT, value_parser = clap::value_parser!(u64).range(1..))]
     pub start_timeout: u64,
+}
+
+/// Reads the command line. What is to be printed instead of a command (help, the version, what is wrong) goes where all
+/// that is printed goes, so that a full disk behind it is no success.
+///
+/// # Errors
+/// There is no command to run: the exit code.
+pub fn parse<C: clap::Parser>() -> Result<C, ExitCode> {
+    C::try_parse().map_err(|e| {
+        let text = e.render();
+        let is_error = e.use_stderr();
+        let terminal = match is_error {
+            true => std::io::stderr().is_terminal(),
+            false => std::io::stdout().is_terminal(),
+        };
+        let text = match terminal && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) {
+            true => text.ansi().to_string(),
+            false => text.to_string(),
+        };
+        match is_error {
+            true => say::err(format_args!("{text}")),
+            false => say::out(format_args!("{text}")),
+        }
+        match say::failed() {
+            true => ExitCode::from(5),
+            false => ExitCode::from(u8::from(is_error) * 2),
+        }
+    })
 }
 
 /// Threads per core that are accepted: threads of a step wait for each other, and with very many a step never ends.

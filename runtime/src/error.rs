@@ -259,7 +259,7 @@ fn plan(e: &PlanError) -> Diagnostic {
         }
         PlanError::Untrusted(..) => codes::plan::plan(
             &e.to_string(),
-            "take the right to write from others (`chmod -R go-w`, `chown -R`), or give --trust-plan",
+            "take the right to write from others (`chmod -R go-w`, `chown -R`, `setfacl -R -b`), or give --trust-plan",
         ),
         PlanError::NotAPlan(..) => codes::plan::plan(&e.to_string(), "name another folder"),
         _ => codes::plan::plan(&e.to_string(), "compile the plan again"),

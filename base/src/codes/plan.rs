@@ -13,7 +13,8 @@ kernel cache that takes well under a second.
 
 A plan is code that runs as you. So one whose folder or files others may write is not run either, unless
 --trust-plan says that they are trusted: it belongs to another user than you or root, everybody may write
-to it, or a group may that is not your own.",
+to it, a group may that is not your own, or an access control list names somebody. The same holds for the
+folders on the way to it, unless they are sticky.",
     example: Example::Session(
         "\
 $ neoxc run --plan plan

@@ -25,8 +25,11 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
     signals::report_large_files();
+    let cli: Cli = match command::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let opened = Plan::open_to_run(&cli.plan, cli.trust_plan).map_err(Into::into);
     match opened.and_then(|plan| command::run(&plan, &cli.run)) {
         Ok(0) if say::failed() => ExitCode::from(5),

@@ -10,7 +10,6 @@ mod render;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use cli::{Cli, Command};
 
 /// What a command failed with, and the exit code that goes with it.
@@ -43,8 +42,11 @@ fn main() -> ExitCode {
     let level = std::env::var("NEOXC_LOG").unwrap_or_else(|_| "warn".into());
     let filter = tracing_subscriber::EnvFilter::new(format!("egg=warn,{level}"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    let cli = Cli::parse();
     neoxc_runtime::signals::report_large_files();
+    let cli: Cli = match neoxc_runtime::command::parse() {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     if !matches!(cli.command, Command::Run(_)) {
         neoxc_runtime::signals::end_with_the_reader();
     }

@@ -128,10 +128,13 @@ fn load_is_honoured_and_nothing_is_replaced() {
     let out = command(f, &args(&["save=null"], &["--steps", "1"])).stdout(full).output().unwrap();
     assert_eq!(out.status.code(), Some(5), "{}", told(&out));
     assert!(told(&out).contains("cannot write to standard output"), "{}", told(&out));
-    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
-    let out = command(f, &["dialect"]).stdout(full).output().unwrap();
-    assert_eq!(out.status.code(), Some(5), "{}", told(&out));
-    assert_eq!(told(&out).matches("cannot write to standard output").count(), 1, "{}", told(&out));
+    for args in [&["dialect"][..], &["--help"], &["--version"], &["help", "run"], &["run", "-h"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let out = command(f, args).stdout(full).output().unwrap();
+        let told = told(&out);
+        assert_eq!(out.status.code(), Some(5), "{args:?}: {told}");
+        assert_eq!(told.matches("cannot write to standard output").count(), 1, "{args:?}: {told}");
+    }
 }
 
 #[test]
