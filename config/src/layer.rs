@@ -67,9 +67,11 @@ pub enum Attention {
     /// All tokens before, and the token itself.
     #[default]
     Global,
+    /// The token itself and a window of tokens before it.
+    Sliding,
 }
 
-crate::words!(Attention: Global = "global");
+crate::words!(Attention: Global = "global", Sliding = "sliding");
 
 /// The activation of an MLP, by GPT-NeoX's names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

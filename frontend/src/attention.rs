@@ -12,7 +12,25 @@ use crate::yaml::{Node, Value};
 impl Reader<'_> {
     /// The kind of each layer, as GPT-NeoX reads the key: `[[[kinds…], n], …]` repeats the inner list n times, or
     /// with `all` to the last layer; a flat list names every layer. `flash` is `global` here.
-    pub(crate) fn attention(&mut self, layers: usize) -> Vec<Attention> {
+    ///
+    /// Then how many tokens a sliding window has. It is that of the layers of the kind `sliding`, which GPT-NeoX does not
+    /// have, or without them of all layers.
+    pub(crate) fn attention(&mut self, layers: usize) -> (Vec<Attention>, Option<usize>) {
+        let mut kinds = self.attention_kinds(layers);
+        let window = self.int("sliding_window_width");
+        let sliding = kinds.contains(&Attention::Sliding);
+        if window.is_some() && !sliding {
+            kinds.fill(Attention::Sliding);
+        }
+        if let (None, true, Some((_, node))) = (window, sliding, self.find("attention_config")) {
+            let (span, hint) = (node.span.clone(), "`--set sliding_window_width=4095`");
+            let message = "layers of the kind `sliding` have no width of their window";
+            self.impossible(message, &span, "names them", hint);
+        }
+        (kinds, window)
+    }
+
+    fn attention_kinds(&mut self, layers: usize) -> Vec<Attention> {
         let all = vec![Attention::Global; layers];
         let Some((_, node)) = self.find("attention_config").cloned() else { return all };
         let Value::List(entries) = &node.value else { return all };
@@ -89,6 +107,7 @@ impl Reader<'_> {
     fn attention_kind(&mut self, name: &Node) -> Option<Attention> {
         match &name.value {
             Value::Str(s) if ["global", "flash"].contains(&s.as_str()) => Some(Attention::Global),
+            Value::Str(s) if s == Attention::Sliding.name() => Some(Attention::Sliding),
             Value::Str(s) => {
                 let kind = match s.as_str() {
                     "mamba" => &mamba_layers::KIND,
@@ -102,9 +121,9 @@ impl Reader<'_> {
                 let d = not_supported::waits(
                     kind,
                     &format!("attention of the kind `{s}`"),
-                    "layers have causal attention over all tokens before",
+                    "layers have causal attention over all tokens before, or a window of them",
                     &name.span,
-                    "use `global` or `flash`, which are one thing here",
+                    "use `global` or `flash`, which are one thing here, or `sliding` with `sliding_window_width`",
                 );
                 self.tell(d);
                 None

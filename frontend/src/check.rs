@@ -59,7 +59,7 @@ impl Reader<'_> {
         let (vocab, padded) = self.vocabulary();
         let (init, output) = (self.word("init_method"), self.word("output_layer_init_method"));
         let (layers, hidden, heads, seq) = (layers?, hidden?, heads?, seq?);
-        let attention = self.attention(layers);
+        let (attention, sliding_window) = self.attention(layers);
         // Layers of another kind, which was told, need not divide their width among heads.
         let others = [mamba_layers::KIND.code, rwkv_layers::KIND.code];
         if self.diagnostics.iter().any(|d| others.contains(&d.kind.code)) {
@@ -111,6 +111,7 @@ impl Reader<'_> {
             use_bias_in_mlp: self.bool("use_bias_in_mlp"),
             moe,
             attention,
+            sliding_window,
             precision,
             tied: !self.bool("no_weight_tying"),
             init_std: sigma(&init),

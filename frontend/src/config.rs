@@ -162,6 +162,9 @@ pub struct Model {
     /// What each layer attends to; those that the list does not reach are global.
     #[serde(default)]
     pub attention: Vec<Attention>,
+    /// How many tokens before its own a token sees in layers with a sliding window.
+    #[serde(default)]
+    pub sliding_window: Option<usize>,
     /// The head is the embedding.
     pub tied: bool,
     /// Standard deviation of initial weights.

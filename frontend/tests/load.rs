@@ -578,6 +578,34 @@ fn experts_have_their_rules() {
     }
 }
 
+/// A width is that of every layer, or of those that are called `sliding`; these need one.
+#[test]
+fn windows_are_of_every_layer_or_of_those_that_are_named() {
+    let load = |sets: &[&str]| {
+        let l = from_text(&[GOOD], &[&["num_layers=4"], sets].concat());
+        let told = told(&l);
+        let model = l.config.map(|c| c.model);
+        (model.map(|m| (m.attention.iter().map(|a| a.name()).collect(), m.sliding_window)), told)
+    };
+    let some = r#"attention_config=[[["sliding", "global"], "all"]]"#;
+    let rows: [(&[&str], &[&str], Option<usize>); 4] = [
+        (&[], &["global"; 4], None),
+        (&["sliding_window_width=0"], &["sliding"; 4], Some(0)),
+        (
+            &["sliding_window_width=7", r#"attention_config=[[["flash"], "all"]]"#],
+            &["sliding"; 4],
+            Some(7),
+        ),
+        (&["sliding_window_width=7", some], &["sliding", "global", "sliding", "global"], Some(7)),
+    ];
+    for (sets, kinds, window) in rows {
+        assert_eq!(load(sets), (Some((kinds.to_vec(), window)), vec![]), "{sets:?}");
+    }
+    let (model, told) = load(&[some]);
+    assert!(model.is_none() && told.len() == 1, "{told:?}");
+    assert!(told[0].contains("layers of the kind `sliding` have no width"), "{told:?}");
+}
+
 /// The forms that GPT-NeoX takes, and what it would build something else from.
 #[test]
 fn kinds_of_attention_are_named_for_every_layer() {

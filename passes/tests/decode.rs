@@ -8,7 +8,7 @@ use common::{Random, arch, inputs, llama};
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{DType, Module, TensorType};
-use neoxc_models::arch::{Arch, NormPlace, Positions, QkNorm};
+use neoxc_models::arch::{Arch, Attention, NormPlace, Positions, QkNorm};
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
 use neoxc_passes::pipeline::{Phase, run_phase};
@@ -23,6 +23,11 @@ fn types(m: &Module, entry: &str) -> Vec<(String, TensorType)> {
     f.params.iter().zip(&f.param_attrs).map(|(p, a)| (name(a), f.ty(*p).clone())).collect()
 }
 
+/// Whether an input is what is kept of the tokens before, of all layers or of one of each period.
+fn is_cache(name: &str) -> bool {
+    name.starts_with("keys") || name.starts_with("values")
+}
+
 /// Every row of the text's logits from `@decode`, against `@logits`, to within so much of their size.
 fn compare(m: &Module, x: &[Tensor], what: &str, tolerance: f64) {
     let whole = types(m, "logits");
@@ -31,7 +36,7 @@ fn compare(m: &Module, x: &[Tensor], what: &str, tolerance: f64) {
     let decode = types(m, "decode");
     let mut kept: Vec<(String, Tensor)> = decode
         .iter()
-        .filter(|(n, _)| n == "keys" || n == "values")
+        .filter(|(n, _)| is_cache(n))
         // What is not there yet is never read.
         .map(|(n, ty)| (n.clone(), Tensor::fill(ty.clone(), f64::NAN)))
         .collect();
@@ -51,7 +56,7 @@ fn compare(m: &Module, x: &[Tensor], what: &str, tolerance: f64) {
             .map(|(name, ty)| match name.as_str() {
                 "tokens" => Tensor::new(ty.clone(), vec![*token]),
                 "count" => Tensor::new(ty.clone(), vec![place as f64]),
-                "keys" | "values" => kept.iter().find(|(n, _)| n == name).unwrap().1.clone(),
+                name if is_cache(name) => kept.iter().find(|(n, _)| n == name).unwrap().1.clone(),
                 "" => rounded.next().unwrap(),
                 name => x[at(name)].clone(),
             })
@@ -83,6 +88,11 @@ fn tokens_one_by_one_are_the_whole_text() {
         (
             "norms after branches",
             Arch { qk_norm: QkNorm::Width, norm_place: NormPlace::After, ..llama() },
+        ),
+        ("windows", Arch { attention: vec![Attention::Sliding; 2], window: Some(3), ..arch() }),
+        (
+            "windows in every second layer",
+            Arch { attention: vec![Attention::Sliding], window: Some(2), ..arch() },
         ),
         ("dropout", Arch { hidden_dropout: 0.5, attention_dropout: 0.5, ..arch() }),
     ];

@@ -1,7 +1,7 @@
 //! Sampling: by the plan's `decode` program, which keeps keys and values, while a text fits into the model's context, and
 //! by its `logits` program where it does not, or where the plan has no other.
 
-use neoxc_plan::Plan;
+use neoxc_plan::{Plan, Port};
 
 use crate::RuntimeError;
 use crate::ranks::Ranks;
@@ -95,12 +95,17 @@ fn numbers(bytes: &[u8]) -> Vec<f32> {
 pub(crate) struct Decoder {
     /// Tokens whose keys and values are kept.
     kept: usize,
+    /// What the program puts out of a token's keys and values, and where they are kept.
+    caches: Vec<(String, String)>,
 }
 
 impl Decoder {
     /// For a new text.
     pub(crate) fn of(plan: &Plan) -> Option<Decoder> {
-        plan.program_of("decode", 0).map(|_| Decoder { kept: 0 })
+        let program = plan.program_of("decode", 0)?;
+        let kept =
+            |new: &Port| Some((new.name.clone(), new.name.strip_prefix("new_")?.to_string()));
+        Some(Decoder { kept: 0, caches: program.outputs.iter().filter_map(kept).collect() })
     }
 
     /// Forgets the text.
@@ -119,8 +124,9 @@ impl Decoder {
             ranks.put("decode", "tokens", &(*token as i32).to_le_bytes())?;
             ranks.put("decode", "count", &(self.kept as i32).to_le_bytes())?;
             ranks.run("decode")?;
-            ranks.keep("decode", "new_keys", "keys", self.kept)?;
-            ranks.keep("decode", "new_values", "values", self.kept)?;
+            for (new, all) in &self.caches {
+                ranks.keep("decode", new, all, self.kept)?;
+            }
             self.kept += 1;
         }
         ranks.get("decode", "logits", logits)

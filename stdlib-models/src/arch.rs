@@ -56,6 +56,8 @@ pub struct Arch {
     pub layers: usize,
     /// What each layer attends to; those that the list does not reach are global.
     pub attention: Vec<Attention>,
+    /// How many tokens before its own a token sees in layers with a sliding window.
+    pub window: Option<usize>,
     /// Model width.
     pub embed: usize,
     /// Attention heads.
@@ -127,6 +129,16 @@ impl Arch {
     /// Query heads that share a key-value head.
     pub fn queries(&self) -> usize {
         self.heads / self.key_heads().max(1)
+    }
+
+    /// How many tokens before its own a token sees in a layer of the kind `kind`, if they are limited.
+    pub fn window_of(&self, kind: LayerKind) -> Option<usize> {
+        self.window.filter(|_| kind.attention == Attention::Sliding)
+    }
+
+    /// Whether layers have a sliding window.
+    pub fn has_windows(&self) -> bool {
+        self.kinds().iter().any(|kind| self.window_of(*kind).is_some())
     }
 
     /// The kind of each layer.

@@ -40,6 +40,15 @@ fn short_at(p: &Param, position: usize, period: usize) -> String {
     }
 }
 
+/// What the keys and the values that are kept of each layer of a period are called.
+fn cache_names(period: usize) -> impl Iterator<Item = [String; 2]> {
+    let name = move |what: &str, position| match period {
+        1 => what.to_string(),
+        _ => format!("{what}_{position}"),
+    };
+    (0..period).map(move |position| ["keys", "values"].map(|what| name(what, position)))
+}
+
 /// The layers of one period for sequences of shape [`batch`, seq].
 fn block(a: &Arch, family: &dyn Family, name: &str, what: Use) -> Result<Function> {
     let single = matches!(what, Use::Generate | Use::Decode);
@@ -62,11 +71,17 @@ fn block(a: &Arch, family: &dyn Family, name: &str, what: Use) -> Result<Functio
         .collect();
     let drops = what == Use::Train && dropout::drops(a);
     let names = drops.then(|| Names::declare(a, &mut f, None));
-    let past = (what == Use::Decode).then(|| {
-        let [keys, values] = ["keys", "values"].map(|n| f.add_param(n, kept(a), Attrs::new()));
-        let count = TensorType::new(DType::I32, vec![Dim::new("seq", 1)]);
-        Past { keys, values, count: f.add_param("count", count, Attrs::new()) }
-    });
+    let past: Vec<Past> = match what {
+        Use::Decode => {
+            let mut keep = |name: String| f.add_param(&name, kept(a), Attrs::new());
+            let kept: Vec<_> =
+                cache_names(period.len()).map(|of_layer| of_layer.map(&mut keep)).collect();
+            let count = TensorType::new(DType::I32, vec![Dim::new("seq", 1)]);
+            let count = f.add_param("count", count, Attrs::new());
+            kept.into_iter().map(|[keys, values]| Past { keys, values, count }).collect()
+        }
+        _ => vec![],
+    };
     let tables = positions::table_types(a, seq);
     let tables: Vec<ValueId> =
         tables.into_iter().map(|(n, ty)| f.add_param(n, ty, Attrs::new())).collect();
@@ -74,14 +89,14 @@ fn block(a: &Arch, family: &dyn Family, name: &str, what: Use) -> Result<Functio
     let mut own = vec![];
     for (position, (kind, parameters)) in period.iter().zip(&parameters).enumerate() {
         let names = names.as_ref().map(|n| n.at(position));
-        let (tables, past) = (&tables[..], past.as_ref());
+        let (tables, past) = (&tables[..], past.get(position));
         let l = Layer { kind: *kind, parameters, tables, names: names.as_ref(), past, what };
         let made = family.layer(a, b, &l, x)?;
         x = made.0;
-        own = made.1.to_vec();
+        own.extend(past.map(|_| made.1).into_iter().flatten());
     }
     f.results = vec![x];
-    f.results.extend(past.map(|_| own).into_iter().flatten());
+    f.results.extend(own);
     Ok(f)
 }
 
@@ -264,10 +279,11 @@ fn logits(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
 }
 
 /// `@decode`: the logits behind one token at place `count` of a sequence, and its keys and values, from the keys and
-/// values of the `count` tokens before it. A model with experts has none: which token goes where is decided
+/// values of the `count` tokens before it, which are kept by the layers of a period. A model with experts has none: which token goes where is decided
 /// over a sequence.
 fn decode(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
     let mut f = Function::new("decode");
+    let period = a.period().len();
     let (p, stacked) = declare(a, family, &mut f);
     let ids = |dims: Vec<Dim>| TensorType::new(DType::I32, dims);
     let place = vec![Dim::new("seq", 1)];
@@ -277,9 +293,10 @@ fn decode(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
         let attrs = Attrs::new()
             .with(keys::ROLE, Attr::Str("cache".into()))
             .with(keys::NAME, Attr::Str(name.into()));
-        f.add_param(name, kept(a).stacked(Dim::new("layer", a.layers)), attrs)
+        f.add_param(name, kept(a).stacked(Dim::new("layer", a.layers / period)), attrs)
     };
-    let (keys, values) = (cache("keys", &mut f), cache("values", &mut f));
+    let names: Vec<String> = cache_names(period).flatten().collect();
+    let caches: Vec<ValueId> = names.iter().map(|name| cache(name, &mut f)).collect();
     let tables = declare_tables(a, &mut f);
     let b = &mut Builder::with_module(&mut f, module);
     b.at(&a.loc("hidden_size"));
@@ -291,20 +308,21 @@ fn decode(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
         rows.push(b.one(OpKind::Gather, &[table, count], Attrs::new())?);
     }
     b.at(&a.loc("num_layers"));
-    let operands = [&[x], &stacked[..], &[keys, values, count], &rows].concat();
+    let operands = [&[x], &stacked[..], &caches, &[count], &rows].concat();
     let attrs = Attrs::new()
         .with("callee", Attr::Symbol("decode.block".into()))
-        .with("count", Attr::Int(a.layers as i64))
+        .with("count", Attr::Int((a.layers / period) as i64))
         .with("carried", Attr::Int(1))
-        .with("sliced", Attr::Int(stacked.len() as i64 + 2))
+        .with("sliced", Attr::Int((stacked.len() + caches.len()) as i64))
         .with("dim", Attr::Str("layer".into()));
     let made = b.op(OpKind::Repeat, &operands, attrs)?;
     let row = b.reshape(made[0], &[Dim::new("pick", 1), Dim::new("embed", a.embed)])?;
     let row = norms::norm(a, b, &p, row, "final_norm")?;
     let out = head(a, b, &p, row)?;
-    f.results = vec![out, made[1], made[2]];
-    let [keys, values] = ["keys", "values"].map(|name| Output::Cache(name.into()));
-    Output::set(&mut f, &[Output::Port("logits".into()), keys, values]);
+    f.results = [&[out], &made[1..]].concat();
+    let kept = names.into_iter().map(Output::Cache);
+    let outputs: Vec<Output> = [Output::Port("logits".into())].into_iter().chain(kept).collect();
+    Output::set(&mut f, &outputs);
     Ok(f)
 }
 

@@ -42,7 +42,7 @@ def named_as_llama(cfg):
 
 
 def mistral(cfg):
-    return transformers.MistralConfig(**named_as_llama(cfg), sliding_window=None)
+    return transformers.MistralConfig(**named_as_llama(cfg), sliding_window=cfg["sliding_window_width"] + 1)
 
 
 def qwen2(cfg):
@@ -60,7 +60,7 @@ def olmo2(cfg):
 CONFIGS = dict(mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2)
 # name: what differs from BASE; the family is `model_family`
 CASES = {
-    "mistral": dict(model_family="mistral", num_attention_heads=4, num_kv_heads=2, hidden_size=24),
+    "mistral": dict(model_family="mistral", sliding_window_width=3, num_attention_heads=4, num_kv_heads=2, hidden_size=24),
     "qwen2": dict(model_family="qwen2", use_bias_in_attn_linear=True, use_bias_in_attn_dense=False,
                   no_weight_tying=False, rotary_emb_base=1000000, hidden_size=30),
     "qwen3": dict(model_family="qwen3", qk_norm="head", head_dim=6, num_attention_heads=4, num_kv_heads=2),

@@ -22,6 +22,7 @@ const KEYS: &[(&str, &[&str])] = &[
     ("norm_place", &["before", "after", "around"]),
     ("num_kv_heads", &["null", "1", "2"]),
     ("seq_length", &["16", "1", "13", "64"]),
+    ("sliding_window_width", &["null", "5", "0", "64"]),
     ("max_position_embeddings", &["64", "16"]),
     ("padded_vocab_size", &["64", "1", "50", "67108864"]),
     ("intermediate_size", &["null", "1", "30", "96"]),

@@ -41,8 +41,9 @@ const MODELS: [&[&str]; 6] = [
         "hidden_dropout=0.1",
         "attention_dropout=0.1",
     ],
-    // Llama: as many key-value heads as ranks, each with two query heads.
+    // Llama with a window of a few tokens: as many key-value heads as ranks, each with two query heads.
     &[
+        "sliding_window_width=4",
         "norm=rmsnorm",
         "rms_norm_epsilon=1.0e-5",
         "activation=swiglu",

@@ -28,7 +28,7 @@ struct Case {
 
 /// Models of families, by the keys that differ from a Llama whose heads are `heads`.
 const FAMILIES: [&[&str]; 4] = [
-    &["model_family=mistral"],
+    &["model_family=mistral", "sliding_window_width=5"],
     &["model_family=qwen2", "use_bias_in_attn_linear=true", "use_bias_in_attn_dense=false"],
     &["model_family=qwen3", "qk_norm=head", "head_dim=12"],
     &["model_family=olmo2", "qk_norm=width", "norm_place=after"],

@@ -157,7 +157,7 @@ impl Task {
     /// Packs the block's queries; nothing is summed yet.
     fn begin(&self, k: &mut Emit) {
         let s = self.s;
-        let low = k.float(f64::NEG_INFINITY, Ty::Vec(s.lanes));
+        let low = k.float(s.lowest(), Ty::Vec(s.lanes));
         let none = k.float(0.0, Ty::Vec(s.lanes));
         k.loop_(self.q0, self.q1, QUERIES, |k, first| {
             let Group { packed, sums, state, .. } = self.group(k, first);
@@ -178,14 +178,16 @@ impl Task {
         let (s, room) = (self.s, self.room);
         let [_, key, value] = self.rows;
         let zero = k.int(0);
-        k.loop_(zero, self.q1, KEYS, |k, n| {
+        let first = s.ahead(k, self.q0, zero, QUERIES).unwrap_or(zero);
+        k.loop_(first, self.q1, KEYS, |k, n| {
             let step = k.int(KEYS as i64);
             let end = k.add(n, step);
             let end = k.min(end, self.q1);
             let keys = key.widened(k, s, n, end, room.keys);
             let values = value.widened(k, s, n, end, room.values);
             let from = k.max(self.q0, n);
-            k.loop_(from, self.q1, QUERIES, |k, query| {
+            let to = s.seeing(k, end, self.q1);
+            k.loop_(from, to, QUERIES, |k, query| {
                 self.add_chunk(k, query, (n, end), [keys, values], drop);
             });
         });
@@ -197,10 +199,15 @@ impl Task {
         k: &mut Emit,
         query: Val,
         (n, end): (Val, Val),
-        [keys, values]: [Rows; 2],
+        [mut keys, mut values]: [Rows; 2],
         drop: Option<Weights>,
     ) {
         let s = self.s;
+        let mut n = n;
+        if let Some(ahead) = s.ahead(k, query, n, QUERIES) {
+            (keys, values) = (keys.from(k, ahead), values.from(k, ahead));
+            n = k.add(n, ahead);
+        }
         let p = Rows { base: self.room.p, stride: QUERIES };
         let Group { packed, sums, state, queries } = self.group(k, query);
         let after = k.add(query, queries);

@@ -199,6 +199,10 @@ impl Task {
             let block = self.pack_block(k, shared, (q0, q1));
             head.each_run(k, s, |k, first, end| {
                 let seen = k.min(end, q1);
+                let first = match s.ahead(k, q0, first, KEYS) {
+                    None => first,
+                    Some(ahead) => k.add(first, ahead),
+                };
                 k.loop_(first, seen, KEYS, |k, n| {
                     let step = k.int(KEYS as i64);
                     let end = k.add(n, step);
@@ -244,7 +248,8 @@ impl Task {
         let from = group(k, ahead);
         let from = k.scale(from, QUERIES);
         let from = k.add(q0, from);
-        k.loop_(from, q1, QUERIES, |k, query| {
+        let to = s.seeing(k, end, q1);
+        k.loop_(from, to, QUERIES, |k, query| {
             self.add_to_group(k, shared, block, query, (n, end), chunk, [dk, dv]);
         });
         // dv += pᵀ dout, dk += dsᵀ q: contraction over the block's queries.
@@ -264,7 +269,7 @@ impl Task {
         block: Block,
         query: Val,
         (n, end): (Val, Val),
-        [keys, values]: [Rows; 2],
+        [mut keys, mut values]: [Rows; 2],
         [dk, dv]: [Rows; 2],
     ) {
         let (s, room) = (self.s, self.room);
@@ -275,8 +280,18 @@ impl Task {
         let (number, size) = (group(k, local), k.int(keys_of_group as i64));
         let after = k.add(query, size);
         let last = k.min(end, after);
+        let mut n = n;
+        let ahead = s.ahead(k, query, n, QUERIES);
+        if let Some(ahead) = ahead {
+            (keys, values) = (keys.from(k, ahead), values.from(k, ahead));
+            n = k.add(n, ahead);
+        }
         let (count, first) = (k.sub(last, n), k.sub(n, query));
-        let [p, ds] = [room.p, room.ds].map(|p| Rows { base: k.element(p.base, local), ..p });
+        let [mut p, mut ds] =
+            [room.p, room.ds].map(|p| Rows { base: k.element(p.base, local), ..p });
+        if let Some(ahead) = ahead {
+            (p, ds) = (p.from(k, ahead), ds.from(k, ahead));
+        }
         let packed_q = of_group(k, number, room.packed_q, s.packed());
         let packed_d = of_group(k, number, room.packed_d, s.packed());
         let sums = of_group(k, number, room.sums, s.sums());

@@ -1,6 +1,8 @@
 //! Attention of one token to those before it: a task is one head of queries. Scores live in scratch; keys and values are
 //! read once by each of the heads that share them, which are neighbours.
 
+use neoxc_ir::ops::attention::Form;
+
 use super::attention::block::{Sizes, load_wide, store_wide};
 use super::{Body, Shape};
 use crate::CodegenError;
@@ -10,6 +12,7 @@ use crate::emit::{Emit, Ty, Val, math};
 pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
     let op = b.f.ops.first().ok_or_else(|| b.fail("is empty"))?;
     let s = Sizes::of(b.f, op, b.lanes)?;
+    let form = Form::of(&op.attrs).map_err(|e| b.fail(e.0))?;
     let past = b.f.ty(op.operands[3]).size("past").ok_or_else(|| b.fail("no `past`"))?;
     let pointer = |i: usize| b.param(op.operands[i]).ok_or_else(|| b.fail("lost an operand"));
     let (q, key, value) = (pointer(0)?, pointer(1)?, pointer(2)?);
@@ -28,11 +31,19 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let count = k.load(Ty::I32, count);
         let count = k.widen(count);
         let (zero, one) = (k.int(0), k.int(1));
+        let from = match form.window {
+            None => zero,
+            Some(window) => {
+                let window = k.int(window.min(past) as i64);
+                let from = k.sub(count, window);
+                k.max(from, zero)
+            }
+        };
         let query: Vec<Val> = (0..vectors).map(|j| load_wide(k, s, q, j)).collect();
 
-        // Scores of all that is kept, then of the token itself, and their maximum.
+        // Scores of all that is kept and seen, then of the token itself, and their maximum.
         let low = k.float(f64::NEG_INFINITY, Ty::F32);
-        let max = k.for_(zero, count, one, &[low], |k, j, max| {
+        let max = k.for_(from, count, one, &[low], |k, j, max| {
             let at = k.scale(j, s.width);
             let row = k.element(keys, at);
             let x = score(k, s, &query, row);
@@ -46,7 +57,7 @@ pub(super) fn emit(b: &mut Body<'_>) -> Result<Shape, CodegenError> {
         let first: Vec<Val> = (0..vectors).map(|_| k.float(0.0, Ty::Vec(s.lanes))).collect();
         let none = k.float(0.0, Ty::F32);
         let start = [&first[..], &[none]].concat();
-        let mut sums = k.for_(zero, count, one, &start, |k, j, acc| {
+        let mut sums = k.for_(from, count, one, &start, |k, j, acc| {
             let at = k.element(scratch, j);
             let x = k.load(Ty::F32, at);
             let at = k.scale(j, s.width);

@@ -16,7 +16,7 @@ const ATTENTION: &str = "use attention layers: leave it out, and `attention_conf
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
-    list("attention_config").doc("Kinds of layers with their counts, such as `[[[\"flash\"], \"all\"]]`, or the kind of each layer. `global` and `flash` are one thing here: causal attention over all tokens before."),
+    list("attention_config").doc("Kinds of layers with their counts, such as `[[[\"flash\"], \"all\"]]`, or the kind of each layer. `global` and `flash` are one thing here: causal attention over all tokens before. `sliding`, which GPT-NeoX does not have, sees the window of `sliding_window_width`."),
     dict("sparsity_config").waits(&sparse_attention::KIND, "there are no sparse kinds of attention", "use `attention_config: [[[\"flash\"], \"all\"]]`").doc("Blocks of sparse attention."),
     int("gmlp_attn_dim").number(64.0).waits(&gmlp_layers::KIND, "there are no gMLP layers", ATTENTION).doc("Width of the small attention in aMLP layers."),
     flag("mamba_selective_scan_fusion", false).waits(&mamba_layers::KIND, NO_MAMBA, ATTENTION).doc("Use a fused kernel for the selective scan."),

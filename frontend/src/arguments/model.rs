@@ -23,8 +23,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("num_kv_heads").between(1.0, 65_536.0)
         .doc("Heads of keys and values, each shared by a group of query heads (grouped-query attention); a divisor of `num_attention_heads`, which it is without this key."),
     int("seq_length").between(1.0, 16_777_216.0).doc("Tokens of a sequence. Required."),
-    int("sliding_window_width").not_yet("every token sees all tokens before it", "")
-        .doc("A token sees only so many tokens before it."),
+    int("sliding_window_width").between(0.0, 16_777_216.0)
+        .doc("A token sees itself and so many tokens before it, in every layer or, where `attention_config` has layers of the kind `sliding`, in those. Hugging Face's `sliding_window` counts the token itself, and is one more."),
     int("max_position_embeddings").between(1.0, 16_777_216.0).doc("Rows of the table of learned positions; at least `seq_length`, which it is without this key."),
     word("norm", "layernorm", &["layernorm", "rmsnorm"], &["non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"])
         .doc("Normalisation before attention, before the MLP and before the head."),

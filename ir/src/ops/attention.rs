@@ -1,11 +1,38 @@
 //! `neox.attention`: causal attention without a stored score matrix (Dao et al. 2022,
 //! arXiv:2205.14135, for the streaming form that kernels use).
 
+use super::causal_mask::{WINDOW, window};
 use super::prelude::*;
 use super::qkv_split::{FORMS, QUERIES, attends, sharing};
 
 /// What later keys' scores become in the decomposition.
 pub const MASKED: f64 = -1e30;
+
+/// The attributes that say what becomes of scores before the softmax.
+pub const FORM: [AttrSpec; 2] =
+    [required("scale", AttrKind::Float, "factor of the scores"), WINDOW];
+
+/// What becomes of scores before the softmax.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Form {
+    /// Their factor.
+    pub scale: f64,
+    /// How many keys before its own a query sees, if they are limited.
+    pub window: Option<usize>,
+}
+
+impl Form {
+    /// What `attrs` say.
+    pub fn of(attrs: &Attrs) -> Result<Form, OpError> {
+        let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+        Ok(Form { scale, window: window(attrs)? })
+    }
+
+    /// The keys that the query at position `query` sees.
+    pub fn seen(&self, query: usize) -> std::ops::RangeInclusive<usize> {
+        self.window.map_or(0, |w| query.saturating_sub(w))..=query
+    }
+}
 
 /// Checks q, k and v; gives the types of the output and the log-sum-exp.
 pub fn result_types(qkv: &[TensorType]) -> Result<Vec<TensorType>, OpError> {
@@ -37,13 +64,13 @@ impl OpDef for Attention {
         "attention"
     }
     fn doc(&self) -> &'static str {
-        "Causal `softmax(q kᵀ·scale) v`; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least. With q [batch, heads, queries, seq, head_dim] so many query heads share each head of k and v: the results have `queries` behind `heads`."
+        "Causal `softmax(q kᵀ·scale) v`, of the `window` keys before a query's own and that one, if it is given; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least. With q [batch, heads, queries, seq, head_dim] so many query heads share each head of k and v: the results have `queries` behind `heads`."
     }
     fn signature(&self) -> Signature {
         Signature {
             operands: &[("q", Arity::One), ("k", Arity::One), ("v", Arity::One)],
             results: &[("out", Arity::One), ("lse", Arity::One)],
-            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores")] },
+            attrs: &FORM,
         }
     }
     fn class(&self) -> Class {
@@ -53,6 +80,7 @@ impl OpDef for Attention {
         Precision { operands: &[Rounding::Low], results: &[Rounding::Low, Rounding::Exact] }
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
+        Form::of(cx.attrs)?;
         result_types(cx.operands)
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
@@ -92,11 +120,14 @@ pub fn sharding(cx: &RuleCx<'_>) -> ShardRule {
     })
 }
 
-/// Matmuls over the causal half, `per_score` FLOPs for each pair of elements and `per_weight` for each
+/// Matmuls over the keys that queries see, `per_score` FLOPs for each pair of elements and `per_weight` for each
 /// weight.
 pub fn cost(cx: &RuleCx<'_>, per_score: f64, per_weight: f64) -> Cost {
     let q = &cx.operands[0];
-    let scores = q.elements() as f64 * q.size("seq").unwrap_or(1) as f64 / 2.0;
+    let seq = q.size("seq").unwrap_or(1) as f64;
+    let window = window(cx.attrs).ok().flatten().map_or(seq, |w| (w as f64 + 1.0).min(seq));
+    // Of the average query: the first ones see fewer.
+    let scores = q.elements() as f64 * window * (1.0 - window / seq / 2.0);
     let weights = scores / q.size("head_dim").unwrap_or(1) as f64;
     Cost::streaming(cx, per_score * scores + per_weight * weights)
 }
@@ -112,7 +143,7 @@ pub(super) fn place(q: &TensorType, [b, h, i, j]: [usize; 4]) -> Vec<usize> {
 /// Attention whose weight at an index [batch, heads, (queries,) seq, kv_seq] is multiplied by `factor`.
 pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec<Tensor>, OpError> {
     let [q, k, v, ..] = cx.operands[..] else { return Err(OpError::new("takes q, k and v")) };
-    let scale = cx.rule.float("scale")?;
+    let form = Form::of(cx.rule.attrs)?;
     let size = |n| q.ty.size(n).unwrap_or(1);
     let queries = sharing(&q.ty);
     let (batch, seq, width) = (size("batch"), size("seq"), size("head_dim"));
@@ -126,9 +157,10 @@ pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec<Te
                 let shared = (b * heads + h) / queries * seq;
                 let score = |j: usize| -> f64 {
                     let (q, k) = (&q.data[(own + i) * width..], &k.data[(shared + j) * width..]);
-                    scale * q.iter().zip(k).take(width).map(|(q, k)| q * k).sum::<f64>()
+                    form.scale * q.iter().zip(k).take(width).map(|(q, k)| q * k).sum::<f64>()
                 };
-                let scores: Vec<f64> = (0..=i).map(score).collect();
+                let first = *form.seen(i).start();
+                let scores: Vec<f64> = form.seen(i).map(score).collect();
                 let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
                 let sum: f64 = scores.iter().map(|s| (s - max).exp()).sum();
                 lse.data[own + i] = max + sum.ln();
@@ -136,7 +168,8 @@ pub fn weigh(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec<Te
                     let mixed: f64 = scores
                         .iter()
                         .enumerate()
-                        .map(|(j, s)| {
+                        .map(|(n, s)| {
+                            let j = first + n;
                             let weight = (s - max).exp() * factor(&place(&q.ty, [b, h, i, j]));
                             weight * v.data[(shared + j) * width + d]
                         })
@@ -156,11 +189,11 @@ pub fn decompose(
     attrs: &Attrs,
     change: impl Fn(&mut Builder<'_>, ValueId) -> Result<ValueId, OpError>,
 ) -> Result<Decomposition, OpError> {
-    let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+    let form = Form::of(attrs)?;
     let dtype = b.ty(operands[0]).dtype;
     let order = names(&output(b.ty(operands[0])));
     let order: Vec<&str> = order.iter().map(String::as_str).collect();
-    let (scores, v) = scores(b, operands, scale)?;
+    let (scores, v) = scores(b, operands, form)?;
     let max =
         b.one(OpKind::ReduceMax, &[scores], Attrs::new().with("dims", Attr::strs(&["kv_seq"])))?;
     let centred = b.sub(scores, max)?;
@@ -180,7 +213,7 @@ pub fn decompose(
 pub fn scores(
     b: &mut Builder<'_>,
     qkv: &[ValueId],
-    scale: f64,
+    form: Form,
 ) -> Result<(ValueId, ValueId), OpError> {
     let to_kv =
         Attrs::new().with("from", Attr::Str("seq".into())).with("to", Attr::Str("kv_seq".into()));
@@ -188,11 +221,14 @@ pub fn scores(
     let k = b.one(OpKind::Rename, &[k], to_kv.clone())?;
     let v = b.one(OpKind::Rename, &[v], to_kv)?;
     let s = b.matmul(q, k, &["head_dim"])?;
-    let scale = b.scalar(scale)?;
+    let scale = b.scalar(form.scale)?;
     let s = b.mul(s, scale)?;
-    let mask = Attrs::new()
+    let mut mask = Attrs::new()
         .with("query", Attr::Str("seq".into()))
         .with("key", Attr::Str("kv_seq".into()))
         .with("value", Attr::Float(MASKED));
+    if let Some(window) = form.window {
+        mask.set(WINDOW.name, Attr::Int(window as i64));
+    }
     Ok((b.one(OpKind::CausalMask, &[s], mask)?, v))
 }

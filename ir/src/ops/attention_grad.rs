@@ -1,6 +1,6 @@
 //! `neox.attention_grad`: gradient of attention, recomputing the weights from the log-sum-exp.
 
-use super::attention::{self, names, place, scores};
+use super::attention::{self, FORM, Form, names, place, scores};
 use super::prelude::*;
 use super::qkv_split::{QUERIES, sharing};
 
@@ -76,7 +76,7 @@ impl OpDef for AttentionGrad {
         "attention_grad"
     }
     fn doc(&self) -> &'static str {
-        "With p = exp(q kᵀ·scale - lse), δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`; dk and dv are sums over the query heads that share a head of k and v."
+        "With p = exp(q kᵀ·scale - lse) where a query sees a key and 0 elsewhere, δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`; dk and dv are sums over the query heads that share a head of k and v."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -89,7 +89,7 @@ impl OpDef for AttentionGrad {
                 ("dout", Arity::One),
             ],
             results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores"), KEYS, MEMBERS] },
+            attrs: const { &[FORM[0], FORM[1], KEYS, MEMBERS] },
         }
     }
     fn class(&self) -> Class {
@@ -137,6 +137,7 @@ impl OpDef for AttentionGrad {
 /// least.
 pub fn result_types(operands: &[TensorType], attrs: &Attrs) -> Result<Vec<TensorType>, OpError> {
     let (q, k) = (&operands[0], &operands[1]);
+    Form::of(attrs)?;
     let want = attention::result_types(&operands[..3])?;
     let have = &operands[3..];
     if have[0] != want[0] || have[1] != want[1] || have[2] != want[0] {
@@ -161,7 +162,8 @@ pub fn evaluate(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec
     let [q, k, v, out, lse, dout, ..] = cx.operands[..] else {
         return Err(OpError::new("takes six operands"));
     };
-    let scale = cx.rule.float("scale")?;
+    let form = Form::of(cx.rule.attrs)?;
+    let scale = form.scale;
     let size = |n| q.ty.size(n).unwrap_or(1);
     let queries = sharing(&q.ty);
     let (batch, seq, width) = (size("batch"), size("seq"), size("head_dim"));
@@ -179,7 +181,7 @@ pub fn evaluate(cx: &EvalCx<'_>, factor: &dyn Fn(&[usize]) -> f64) -> Result<Vec
             for i in 0..seq {
                 let delta: f64 =
                     (0..width).map(|d| out.data[at_out(i) + d] * dout.data[at_out(i) + d]).sum();
-                for j in 0..=i {
+                for j in form.seen(i) {
                     let dot =
                         |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(a, b)| a * b).sum() };
                     let (qi, vj) = (&q.data[at(i)..at(i) + width], &v.data[shared(j)..]);
@@ -210,7 +212,7 @@ pub fn decompose(
     attrs: &Attrs,
     change: impl Fn(&mut Builder<'_>, ValueId) -> Result<ValueId, OpError>,
 ) -> Result<Decomposition, OpError> {
-    let scale = attrs.float("scale").ok_or_else(|| OpError::new("needs `scale`"))?;
+    let form = Form::of(attrs)?;
     let [q, _, _, out, lse, dout, ..] = operands[..] else {
         return Err(OpError::new("takes six operands"));
     };
@@ -218,7 +220,7 @@ pub fn decompose(
     let order: Vec<&str> = order.iter().map(String::as_str).collect();
     let dtype = b.ty(q).dtype;
     let (out, dout) = (b.widened(out)?, b.widened(dout)?);
-    let (s, v) = scores(b, operands, scale)?;
+    let (s, v) = scores(b, operands, form)?;
     let centred = b.sub(s, lse)?;
     let p = b.unary(OpKind::Exp, centred)?;
     let (out, dout) = (b.transpose_to(out, &order)?, b.transpose_to(dout, &order)?);
@@ -230,7 +232,7 @@ pub fn decompose(
     let dp = change(b, dp)?;
     let centred = b.sub(dp, delta)?;
     let ds = b.mul(p, centred)?;
-    let factor = b.scalar(scale)?;
+    let factor = b.scalar(form.scale)?;
     let ds = b.mul(ds, factor)?;
     let rename = |b: &mut Builder<'_>, x, from: &str, to: &str| {
         let attrs =

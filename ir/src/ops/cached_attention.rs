@@ -1,6 +1,6 @@
 //! `neox.cached_attention`: attention of one token to those before it, whose keys and values are kept.
 
-use super::attention::output;
+use super::attention::{FORM, Form, output};
 use super::prelude::*;
 use super::qkv_split::{FORMS, attends, sharing};
 
@@ -12,7 +12,7 @@ impl OpDef for CachedAttention {
         "cached_attention"
     }
     fn doc(&self) -> &'static str {
-        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]. As in `neox.attention`, q may have `queries`."
+        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, or the last `window` of those, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]. As in `neox.attention`, q may have `queries`."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -25,7 +25,7 @@ impl OpDef for CachedAttention {
                 ("count", Arity::One),
             ],
             results: &[("out", Arity::One)],
-            attrs: const { &[required("scale", AttrKind::Float, "factor of the scores")] },
+            attrs: &FORM,
         }
     }
     fn class(&self) -> Class {
@@ -41,6 +41,7 @@ impl OpDef for CachedAttention {
         if !attends(q, k) || v != k || q.size("seq") != Some(1) {
             return Err(OpError::new(format!("{FORMS}, and seq 1")));
         }
+        Form::of(cx.attrs)?;
         let kept = |ty: &TensorType| {
             let mut dims = k.dims.clone();
             dims[2] = Dim::new("past", ty.size("past").unwrap_or(0));
@@ -74,7 +75,7 @@ impl OpDef for CachedAttention {
         let [q, k, v, keys, values, count] = cx.operands[..] else {
             return Err(OpError::new("takes q, k, v, keys, values and count"));
         };
-        let scale = cx.rule.float("scale")?;
+        let form = Form::of(cx.rule.attrs)?;
         let past = keys.ty.size("past").unwrap_or(0);
         let width = q.ty.size("head_dim").unwrap_or(1);
         let queries = sharing(&q.ty);
@@ -92,15 +93,16 @@ impl OpDef for CachedAttention {
                 false => own.data[shared * width + d],
             };
             let score = |j: usize| -> f64 {
-                scale
+                form.scale
                     * (0..width).map(|d| q.data[head * width + d] * row(keys, k, j, d)).sum::<f64>()
             };
-            let scores: Vec<f64> = (0..=count).map(score).collect();
+            let scores: Vec<f64> = form.seen(count).map(score).collect();
             let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
             let sum: f64 = weights.iter().sum();
             for d in 0..width {
-                let mixed = weights.iter().enumerate().map(|(j, w)| w * row(values, v, j, d));
+                let mixed =
+                    weights.iter().zip(form.seen(count)).map(|(w, j)| w * row(values, v, j, d));
                 out.data[head * width + d] = mixed.sum::<f64>() / sum;
             }
         }

@@ -2,6 +2,26 @@
 
 use super::prelude::*;
 
+/// The attribute that limits how far back a query sees.
+pub const WINDOW: AttrSpec = AttrSpec {
+    name: "window",
+    kind: AttrKind::Int,
+    required: false,
+    doc: "keys that a query sees before its own; all of them without it",
+};
+
+/// How many keys before its own a query sees, if they are limited.
+pub fn window(attrs: &Attrs) -> Result<Option<usize>, OpError> {
+    let Some(n) = attrs.int(WINDOW.name) else { return Ok(None) };
+    let n = usize::try_from(n).map_err(|_| OpError::new("`window` must be at least 0"))?;
+    Ok(Some(n))
+}
+
+/// Whether the query at position `query` sees the key at position `key`.
+pub fn sees(window: Option<usize>, query: usize, key: usize) -> bool {
+    key <= query && window.is_none_or(|w| query - key <= w)
+}
+
 /// The op of this file.
 pub struct CausalMask;
 
@@ -10,7 +30,7 @@ impl OpDef for CausalMask {
         "causal_mask"
     }
     fn doc(&self) -> &'static str {
-        "`x` where the position along `key` is at most the position along `query`, else `value`."
+        "`x` where the position along `key` is at most the position along `query`, and with `window` at most so many before it; else `value`."
     }
     fn signature(&self) -> Signature {
         Signature {
@@ -20,7 +40,8 @@ impl OpDef for CausalMask {
                 &[
                     required("query", AttrKind::Str, "dim of the queries"),
                     required("key", AttrKind::Str, "dim of the keys"),
-                    required("value", AttrKind::Float, "what later keys get"),
+                    required("value", AttrKind::Float, "what other keys get"),
+                    WINDOW,
                 ]
             },
         }
@@ -38,6 +59,7 @@ impl OpDef for CausalMask {
                 return Err(OpError::new(format!("{} has no dim `{dim}`", cx.operands[0])));
             }
         }
+        window(cx.attrs)?;
         Ok(vec![cx.operands[0].clone()])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
@@ -64,7 +86,9 @@ impl OpDef for CausalMask {
         let (q, k) = (find(cx.rule.str("query")?)?, find(cx.rule.str("key")?)?);
         let value = cx.rule.float("value")?;
         let x = cx.operands[0];
-        Ok(vec![Tensor::from_fn(ty, |i| if i[k] <= i[q] { x.at(i) } else { value })])
+        let window = window(cx.rule.attrs)?;
+        let one = |i: &[usize]| if sees(window, i[q], i[k]) { x.at(i) } else { value };
+        Ok(vec![Tensor::from_fn(ty, one)])
     }
     primitive!();
 }

@@ -1,14 +1,12 @@
 //! `neox.dropout_attention`: causal attention whose weights are dropped after the softmax.
 
-use super::attention::{self, weigh};
-use super::attention_grad;
+use super::attention::{self, FORM, Form, weigh};
 use super::dropout::{ATTRS as DROP, Mask, check_ids};
 use super::prelude::*;
 use super::qkv_split::QUERIES;
 
 /// The shared attribute list of the op and its gradient.
-pub const ATTRS: [AttrSpec; 4] =
-    [DROP[0], DROP[1], DROP[2], required("scale", AttrKind::Float, "factor of the scores")];
+pub const ATTRS: [AttrSpec; 5] = [DROP[0], DROP[1], DROP[2], FORM[0], FORM[1]];
 
 /// The scores' type, for checking what names their elements.
 fn square(q: &TensorType) -> TensorType {
@@ -86,6 +84,7 @@ impl OpDef for DropoutAttention {
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[3..], &cx.operands[0], cx.attrs)?;
+        Form::of(cx.attrs)?;
         attention::result_types(&cx.operands[..3])
     }
     fn gradient(&self, cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
@@ -130,8 +129,6 @@ pub fn drop(
     attrs: &Attrs,
 ) -> Result<ValueId, OpError> {
     let mut attrs = attrs.clone();
-    attrs.0.remove("scale");
-    attrs.0.remove(attention_grad::KEYS.name);
-    attrs.0.remove(attention_grad::MEMBERS.name);
+    attrs.0.retain(|name, _| DROP.iter().any(|a| a.name == name));
     b.one(OpKind::Dropout, &[&[p], ids].concat(), attrs)
 }

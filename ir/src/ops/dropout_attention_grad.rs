@@ -36,6 +36,7 @@ impl OpDef for DropoutAttentionGrad {
                     ATTRS[1],
                     ATTRS[2],
                     ATTRS[3],
+                    ATTRS[4],
                     attention_grad::KEYS,
                     attention_grad::MEMBERS,
                 ]

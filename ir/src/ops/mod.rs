@@ -24,7 +24,7 @@ mod aux_loss;
 mod cached_attention;
 pub mod call;
 pub mod cast;
-mod causal_mask;
+pub mod causal_mask;
 mod combine;
 mod cross_entropy;
 mod cross_entropy_grad;

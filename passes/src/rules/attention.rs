@@ -1,6 +1,7 @@
 //! Causal attention, found in two matmuls around a softmax, with dropout or without; and what leads there.
 
 use neoxc_ir::op::OpError;
+use neoxc_ir::ops::causal_mask::WINDOW;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, OpKind, TensorType, ValueId};
 
 use super::{Instance, Match, Numerics, Rule, scalar};
@@ -32,7 +33,11 @@ fn attrs(m: &dyn Match) -> Option<Attrs> {
         && is("?mix", "contract", "kv_seq")
         && is_output(&m.attrs("?order")?.strs("dims")?);
     fits.then_some(())?;
-    Some(Attrs::new().with("scale", Attr::Float(scalar(&m.attrs("?scale")?)?)))
+    let mut all = Attrs::new().with("scale", Attr::Float(scalar(&m.attrs("?scale")?)?));
+    if let Some(window) = m.attrs("?mask")?.get(WINDOW.name) {
+        all.set(WINDOW.name, window.clone());
+    }
+    Some(all)
 }
 
 /// Plain attention; `drop` sees the weights and their type.
@@ -47,6 +52,7 @@ fn plain(
         of_q.insert(2, Dim::new("queries", 2 + (i.random)(3)));
         order.insert(3, "queries");
     }
+    let window = ((i.random)(2) == 1).then(|| (i.random)(6));
     let q = i.param("q", &of_q);
     let [k, v] = ["k", "v"].map(|n| i.param(n, &dims));
     let text = |s: &str| Attr::Str(s.into());
@@ -57,10 +63,13 @@ fn plain(
     let scores = b.matmul(q, k, &["head_dim"])?;
     let scale = b.scalar(0.37)?;
     let scaled = b.mul(scores, scale)?;
-    let mask = Attrs::new()
+    let mut mask = Attrs::new()
         .with("query", text("seq"))
         .with("key", text("kv_seq"))
         .with("value", Attr::Float(-1e30));
+    if let Some(window) = window {
+        mask.set(WINDOW.name, Attr::Int(window as i64));
+    }
     let masked = b.one(OpKind::CausalMask, &[scaled], mask)?;
     let weights = b.one(OpKind::Softmax, &[masked], Attrs::new().with("dim", text("kv_seq")))?;
     let weights = drop(i, weights)?;

@@ -28,6 +28,7 @@ pub fn arch() -> Arch {
         seq: 5,
         layers: 2,
         attention: vec![],
+        window: None,
         embed: 6,
         heads: 2,
         kv_heads: None,

@@ -1,12 +1,12 @@
 //! Attention of a layer: one projection to queries, keys and values, rotary positions, causal attention written
 //! out, and the projection back.
 
+use neoxc_ir::ops::causal_mask::WINDOW;
 use neoxc_ir::{Attr, Attrs, Builder, OpKind, TensorType, ValueId};
 
-use super::dropout::Names;
+use super::transformer::Layer;
 use super::{Result, linear, norms};
 use crate::arch::Arch;
-use crate::param::Values;
 
 /// Keys and values of the tokens before the one in the stream, and how many there are.
 #[derive(Debug, Clone, Copy)]
@@ -25,7 +25,8 @@ pub fn kept(a: &Arch) -> TensorType {
     TensorType::f32(&dims)
 }
 
-/// Causal attention, written out: `drop(softmax(mask(q kᵀ · scale))) v`.
+/// Causal attention, written out: `drop(softmax(mask(q kᵀ · scale))) v`, where a token sees itself and those before it, or
+/// the last `window` of them.
 ///
 /// `k`, `v`: `[batch, heads, seq, head_dim]`; `q` likewise, and the result `[batch, seq, heads, head_dim]`; where
 /// several queries share a key, both have a dim `queries` behind `heads`.
@@ -34,7 +35,7 @@ pub fn attention(
     q: ValueId,
     k: ValueId,
     v: ValueId,
-    scale: f64,
+    (scale, window): (f64, Option<usize>),
     drop: impl FnOnce(&mut Builder<'_>, ValueId) -> Result<ValueId>,
 ) -> Result<ValueId> {
     let to_kv =
@@ -44,10 +45,13 @@ pub fn attention(
     let scores = b.matmul(q, k, &["head_dim"])?;
     let scale = b.scalar(scale)?;
     let scaled = b.mul(scores, scale)?;
-    let mask = Attrs::new()
+    let mut mask = Attrs::new()
         .with("query", Attr::Str("seq".into()))
         .with("key", Attr::Str("kv_seq".into()))
         .with("value", Attr::Float(-1e30));
+    if let Some(window) = window {
+        mask.set(WINDOW.name, Attr::Int(window as i64));
+    }
     let masked = b.one(OpKind::CausalMask, &[scaled], mask)?;
     let dim = Attrs::new().with("dim", Attr::Str("kv_seq".into()));
     let weights = b.one(OpKind::Softmax, &[masked], dim)?;
@@ -78,17 +82,15 @@ fn normal(a: &Arch, b: &mut Builder<'_>, x: ValueId, weight: Option<ValueId>) ->
     b.transpose_to(y, &order.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
-/// The attention branch on normalised `x` [batch, seq, embed], with the parameters whose roles begin with
-/// `attention.`: its output, its keys and its values. `tables` are cos and sin where positions are rotary.
+/// The attention branch of layer `l` on normalised `x` [batch, seq, embed], with the parameters whose roles begin with
+/// `attention.`: its output, its keys and its values.
 pub fn branch(
     a: &Arch,
     b: &mut Builder<'_>,
-    p: &Values,
+    l: &Layer<'_>,
     x: ValueId,
-    tables: &[ValueId],
-    names: Option<&Names>,
-    past: Option<&Past>,
 ) -> Result<(ValueId, [ValueId; 2])> {
+    let p = l.parameters;
     b.at(&a.loc("num_attention_heads"));
     let weight = p.need("attention.qkv.weight")?;
     let qkv = linear(b, x, weight, p.get("attention.qkv.bias"), &["embed"])?;
@@ -96,19 +98,23 @@ pub fn branch(
     let (mut q, mut k, v) = (split[0], split[1], split[2]);
     q = normal(a, b, q, p.get("attention.q_norm.weight"))?;
     k = normal(a, b, k, p.get("attention.k_norm.weight"))?;
-    if let [cos, sin] = *tables {
+    if let [cos, sin] = *l.tables {
         b.at(&a.loc("rotary_pct"));
         q = b.one(OpKind::Rotary, &[q, cos, sin], Attrs::new())?;
         k = b.one(OpKind::Rotary, &[k, cos, sin], Attrs::new())?;
     }
     b.at(&a.loc("num_attention_heads"));
     let scale = 1.0 / (a.head_dim as f64).sqrt();
-    let mixed = match past {
+    let window = a.window_of(l.kind);
+    let mixed = match l.past {
         Some(Past { keys, values, count }) => {
-            let attrs = Attrs::new().with("scale", Attr::Float(scale));
+            let mut attrs = Attrs::new().with("scale", Attr::Float(scale));
+            if let Some(window) = window {
+                attrs.set(WINDOW.name, Attr::Int(window as i64));
+            }
             b.one(OpKind::CachedAttention, &[q, k, v, *keys, *values, *count], attrs)?
         }
-        None => attention(b, q, k, v, scale, |b, weights| match names {
+        None => attention(b, q, k, v, (scale, window), |b, weights| match l.names {
             Some(names) => {
                 let dropped = names.weights(a, b, weights);
                 b.at(&a.loc("num_attention_heads"));

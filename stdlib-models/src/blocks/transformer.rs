@@ -43,7 +43,7 @@ pub fn layer(
     };
     let (before, after) = (a.norm_place.before(), a.norm_place.after());
     let normal = if before { norm(a, b, p, x, "norm")? } else { x };
-    let (attended, own) = attention::branch(a, b, p, normal, l.tables, l.names, l.past)?;
+    let (attended, own) = attention::branch(a, b, l, normal)?;
     let attended = if after { norm(a, b, p, attended, "out_norm")? } else { attended };
     let attended = drop(b, attended, Site::Attention)?;
 

@@ -1,11 +1,12 @@
-//! Mistral (Jiang et al. 2023, arXiv:2310.06825): Llama without any biases.
+//! Mistral (Jiang et al. 2023, arXiv:2310.06825): Llama without any biases, whose tokens may see a window of those before
+//! them.
 
 use serde_json::{Map, Value};
 
 use super::hugging_face::{Format, Reader, Says, absent};
 use super::llama::NamedAsLlama;
 use super::llama::config_json::{
-    BODY, Defaults, lacks_body, read_body, read_gate, set_all, write_body,
+    BODY, Defaults, WINDOWS, lacks_body, read_body, read_gate, set_all, write_body,
 };
 use crate::arch::{Arch, NormPlace, QkNorm};
 
@@ -15,7 +16,7 @@ pub const MISTRAL: NamedAsLlama = NamedAsLlama { name: "mistral", format: &FORMA
 /// How Hugging Face writes Mistral models.
 const FORMAT: Format = Format {
     architecture: "MistralForCausalLM",
-    keys: &[BODY, &[("hidden_act", Says::Model), ("sliding_window", Says::Only(&[]))]],
+    keys: &[BODY, &[("hidden_act", Says::Model), ("sliding_window", Says::Model)]],
     read,
     write,
     lacks,
@@ -35,25 +36,34 @@ const DEFAULTS: Defaults = Defaults {
     eps: 1e-6,
 };
 
+/// Keys that a token sees where a file says nothing.
+const WINDOW: u64 = 4096;
+
 fn read(r: &mut Reader<'_>) {
     read_body(r, &DEFAULTS);
     read_gate(r);
     set_all(r, &["use_bias_in_attn_linear", "use_bias_in_mlp"], false);
-    if !r.gives("sliding_window") {
-        r.refuse(
-            "sliding_window",
-            "the class takes a window of 4096 keys then, which is not supported yet; null is",
-        );
+    if !r.gives("sliding_window") || r.get("sliding_window").is_some() {
+        // Hugging Face counts the token itself.
+        let keys = r.whole("sliding_window", WINDOW);
+        r.set("sliding_window_width", keys - 1);
     }
 }
 
 fn write(a: &Arch) -> Map<String, Value> {
     let mut out = write_body(a);
-    out.insert("sliding_window".into(), Value::Null);
+    let keys = a.window.map_or(Value::Null, |w| (w + 1).into());
+    out.insert("sliding_window".into(), keys);
     out
 }
 
 fn lacks(a: &Arch) -> Vec<&'static str> {
-    let own = [(a.attention_bias || a.out_bias || a.mlp_bias, "biases")];
-    [lacks_body(a, QkNorm::None, NormPlace::Before), absent(&own)].concat()
+    let windowed = a.kinds().iter().filter(|kind| a.window_of(**kind).is_some()).count();
+    let own = [
+        (a.attention_bias || a.out_bias || a.mlp_bias, "biases"),
+        (![0, a.layers].contains(&windowed), "sliding windows in some layers only"),
+    ];
+    let mut all = lacks_body(a, QkNorm::None, NormPlace::Before);
+    all.retain(|what| *what != WINDOWS);
+    [all, absent(&own)].concat()
 }

@@ -25,6 +25,7 @@ pub fn arch(c: &Config) -> Arch {
         seq: m.seq_length,
         layers: m.num_layers,
         attention: m.attention.clone(),
+        window: m.sliding_window,
         embed: m.hidden_size,
         heads: m.num_attention_heads,
         kv_heads: m.num_kv_heads,

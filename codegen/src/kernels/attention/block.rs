@@ -5,6 +5,7 @@
 //! vector operations, and nothing is ever reduced across lanes. What is summed for queries stands transposed too, until
 //! it is stored.
 
+use neoxc_ir::ops::attention::Form;
 use neoxc_ir::ops::attention_grad::{Runs, members};
 use neoxc_ir::ops::qkv_split::sharing;
 use neoxc_ir::{Function, Op};
@@ -30,6 +31,8 @@ pub struct Sizes {
     pub width: usize,
     pub lanes: usize,
     pub scale: f64,
+    /// How many keys before its own a query sees, if that is not all of them.
+    pub window: Option<usize>,
     /// How the gradient's tasks share a head's keys.
     pub runs: Runs,
     /// How many of the heads of queries that share one of keys a task of the gradient takes.
@@ -40,7 +43,7 @@ impl Sizes {
     pub fn of(f: &Function, op: &Op, lanes: usize) -> Result<Sizes, CodegenError> {
         let q = f.ty(op.operands[0]);
         let size = |n| q.size(n).ok_or_else(|| CodegenError::kernel(&f.name, format!("no `{n}`")));
-        let scale = op.attrs.float("scale");
+        let form = Form::of(&op.attrs).map_err(|e| CodegenError::kernel(&f.name, e.to_string()))?;
         let seq = size("seq")?;
         let runs = Runs::of(&op.attrs, seq);
         let members = members(&op.attrs, sharing(q));
@@ -53,7 +56,8 @@ impl Sizes {
             runs: runs.map_err(|e| CodegenError::kernel(&f.name, e.to_string()))?,
             width: size("head_dim")?,
             lanes,
-            scale: scale.ok_or_else(|| CodegenError::kernel(&f.name, "has no `scale`"))?,
+            scale: form.scale,
+            window: form.window.filter(|w| w + 1 < seq),
         })
     }
 
@@ -84,6 +88,32 @@ impl Sizes {
     /// Whether keys, and queries from a run's first key on, come in wholes of so many.
     pub fn whole(&self, tile: usize) -> bool {
         self.seq.is_multiple_of(tile) && self.runs.begin_at(tile)
+    }
+
+    /// Of queries from `query` on, the key from which on they may see any, less `first`: a multiple of `step`, and
+    /// none where they see the first of all.
+    pub fn ahead(&self, k: &mut Emit, query: Val, first: Val, step: usize) -> Option<Val> {
+        let window = k.int(self.window? as i64);
+        let (zero, ahead) = (k.int(0), k.sub(query, first));
+        let ahead = k.sub(ahead, window);
+        let ahead = k.max(ahead, zero);
+        let size = k.int(step as i64);
+        let steps = k.div(ahead, size);
+        Some(k.scale(steps, step))
+    }
+
+    /// The query behind those before `last` that see keys before `end`.
+    pub fn seeing(&self, k: &mut Emit, end: Val, last: Val) -> Val {
+        let Some(window) = self.window else { return last };
+        let window = k.int(window as i64);
+        let end = k.add(end, window);
+        k.min(end, last)
+    }
+
+    /// What the largest score of a query is before it has seen any key. With a window that may be after whole chunks,
+    /// and two such less each other must be 0.
+    pub fn lowest(&self) -> f64 {
+        if self.window.is_some() { f32::MIN.into() } else { f64::NEG_INFINITY }
     }
 
     /// The scale of scores whose exponential is to the base 2.
@@ -234,9 +264,9 @@ pub fn pack_queries(k: &mut Emit, s: Sizes, rows: Rows, q0: Val, dst: Val) {
     });
 }
 
-/// Walks the rows of a chunk twice: `rows` of them before the block's first query, which all queries see, then
-/// those to `count`, where a vector of queries sees a key if it is not later. `body` gets the row, and that mask of
-/// each vector of queries; what it returns goes on to the next row.
+/// Walks the rows of a chunk: those before the group's first query, which all queries see, then those to `count`, where
+/// a vector of queries sees a key if it is not later. With a window come others first, which some queries do not see any
+/// more. `body` gets the row, and what each vector of queries sees; what it returns goes on to the next row.
 pub fn each_key(
     k: &mut Emit,
     s: Sizes,
@@ -249,22 +279,59 @@ pub fn each_key(
     let before = k.sub(zero, first);
     let before = k.max(before, zero);
     let before = k.min(before, count);
+    let (mut from, mut carried) = (zero, init.to_vec());
+    if let Some(window) = s.window {
+        let near = k.int(QUERIES as i64 - 1 - window as i64);
+        let near = k.sub(near, first);
+        let near = k.max(near, zero);
+        let near = k.min(near, before);
+        carried = k.for_(zero, near, one, &carried, |k, r, acc| {
+            let masks = masks(k, s, (first, r), false, Some(window));
+            body(k, r, &masks, acc)
+        });
+        from = near;
+    }
     let plain = vec![None; s.query_vectors()];
-    let carried = k.for_(zero, before, one, init, |k, r, acc| body(k, r, &plain, acc));
-    let ids = k.lane_ids(s.lanes);
+    let carried = k.for_(from, before, one, &carried, |k, r, acc| body(k, r, &plain, acc));
+    // Queries of the group may be too far from its own keys already.
+    let window = s.window.filter(|w| *w + 1 < QUERIES);
     k.for_(before, count, one, &carried, |k, r, acc| {
-        let key = k.add(first, r);
-        let masks: Vec<Option<Val>> = (0..s.query_vectors())
-            .map(|j| {
-                let start = k.int((j * s.lanes) as i64);
-                let key = k.sub(key, start);
-                let key = k.narrow(key);
-                let key = k.splat(key, s.lanes);
-                Some(k.cmp("sge", ids, key))
-            })
-            .collect();
+        let masks = masks(k, s, (first, r), true, window);
         body(k, r, &masks, acc)
     })
+}
+
+/// Which of a group's queries see row `r` of a chunk whose first key is `first` after them: by `causal`, those that are
+/// not before it, and by `window`, those that are not so far behind it.
+fn masks(
+    k: &mut Emit,
+    s: Sizes,
+    (first, r): (Val, Val),
+    causal: bool,
+    window: Option<usize>,
+) -> Vec<Option<Val>> {
+    let ids = k.lane_ids(s.lanes);
+    let key = k.add(first, r);
+    let lanes = |k: &mut Emit, key: Val, j: usize| {
+        let start = k.int((j * s.lanes) as i64);
+        let key = k.sub(key, start);
+        let key = k.narrow(key);
+        k.splat(key, s.lanes)
+    };
+    (0..s.query_vectors())
+        .map(|j| {
+            let seen = causal.then(|| {
+                let key = lanes(k, key, j);
+                k.cmp("sge", ids, key)
+            });
+            let Some(window) = window else { return seen };
+            let window = k.int(window as i64);
+            let last = k.add(key, window);
+            let last = lanes(k, last, j);
+            let near = k.cmp("sle", ids, last);
+            Some(seen.map_or(near, |seen| k.arith("andi", seen, near)))
+        })
+        .collect()
 }
 
 /// Where a row of vectors along head_dim is loaded or stored: whole vectors, then a masked one.

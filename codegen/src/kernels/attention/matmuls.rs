@@ -192,7 +192,7 @@ pub fn add_to_queries(
 }
 
 /// `target[key] += Σ_query weights[key][query]·source[query]` for a chunk's `count` keys, over those of `queries`
-/// queries that see a tile's first key; `first` is the chunk's first key less the first query.
+/// queries that see any of a tile's; `first` is the chunk's first key less the first query.
 pub fn add_to_keys(
     k: &mut Emit,
     s: Sizes,
@@ -209,6 +209,18 @@ pub fn add_to_keys(
             let from = k.max(from, zero);
             let from = k.min(from, queries);
             let row = weights.at(k, r);
+            let to = match s.window {
+                None => queries,
+                Some(window) => {
+                    let height = k.int(tile as i64);
+                    let end = k.add(r, height);
+                    let end = k.min(end, count);
+                    let end = k.add(first, end);
+                    let window = k.int(window as i64);
+                    let end = k.add(end, window);
+                    k.min(end, queries)
+                }
+            };
             // Rows beyond the last repeat it, and are not stored.
             let last = k.sub(count, one);
             let ragged = !s.whole(tile);
@@ -230,7 +242,7 @@ pub fn add_to_keys(
             let acc = matmul(
                 k,
                 (tile, part.len(), s.lanes),
-                (from, queries, 1),
+                (from, to, 1),
                 &init,
                 |_, _| (),
                 |k, i, p| {

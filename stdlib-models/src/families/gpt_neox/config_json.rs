@@ -122,5 +122,6 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
         (!a.mlp_bias, "MLP without biases"),
         (a.shared_norm, "norm that both branches share"),
         (a.moe.is_some(), "experts"),
+        (a.has_windows(), "sliding windows"),
     ])
 }

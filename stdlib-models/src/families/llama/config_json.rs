@@ -209,8 +209,12 @@ pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
         (a.parallel_residual, "parallel residual"),
         (a.hidden_dropout > 0.0, "dropout of hidden states"),
         (a.moe.is_some(), "experts"),
+        (a.has_windows(), WINDOWS),
     ])
 }
+
+/// What [`lacks_body`] calls windows, which some classes have.
+pub const WINDOWS: &str = "sliding windows";
 
 fn lacks(a: &Arch) -> Vec<&'static str> {
     let own = [(a.attention_bias != a.out_bias, "attention with biases in some places only")];

@@ -3,7 +3,7 @@
 //! Values are packed along the sequence. They wait in scratch for the other heads of queries that share them, and for the
 //! next block, which packs only its own; the first task of a call packs all that it sees.
 
-use super::{Left, Lines, Pairs, QUERIES, SIDE, VECTORS, each_key, named, sees};
+use super::{Left, Lines, Pairs, QUERIES, SIDE, STEP, VECTORS, each_key, named};
 use crate::CodegenError;
 use crate::emit::{Emit, TILE, Ty, Val, math};
 use crate::kernels::attention::block::Rows;
@@ -161,13 +161,14 @@ impl Task {
     /// The first key that is not packed yet; `first` is whether this is the first task of the call.
     fn new_keys(&self, k: &mut Emit, first: Val) -> Val {
         let zero = k.int(0);
+        let seen = self.at.s.ahead(k, self.q0, zero, QUERIES).unwrap_or(zero);
         match self.member {
-            None => k.select(first, zero, self.q0),
+            None => k.select(first, seen, self.q0),
             // The first of those that share the keys has packed this block's.
             Some(member) => {
                 let here = k.cmp("eq", member, zero);
                 let new = k.select(here, self.q0, self.q1);
-                k.select(first, zero, new)
+                k.select(first, seen, new)
             }
         }
     }
@@ -201,7 +202,7 @@ impl Task {
 
     /// Begins sums and statistics.
     fn clear(&self, k: &mut Emit) {
-        let (none, low) = (k.float(0.0, V), k.float(f64::NEG_INFINITY, V));
+        let (none, low) = (k.float(0.0, V), k.float(self.at.s.lowest(), V));
         for j in 0..QUERIES / TILE {
             for (p, x) in [(self.room.max, low), (self.room.sum, none)] {
                 let p = k.element_at(p, j * TILE);
@@ -233,10 +234,18 @@ impl Task {
         packed: Lines,
         drop: Option<Weights>,
     ) {
-        let zero = k.int(0);
-        k.loop_(zero, self.q1, KEYS, |k, n| {
+        let (zero, size) = (k.int(0), k.int(KEYS as i64));
+        let first = self.at.s.ahead(k, self.q0, zero, QUERIES).unwrap_or(zero);
+        k.loop_(first, self.q1, KEYS, |k, n| {
             let (keys, values) = (keys.from(k, n), values.steps_from(k, n));
-            k.loop_(self.q0, self.q1, SIDE, |k, query| {
+            let to = match self.at.s.window {
+                None => self.q1,
+                Some(_) => {
+                    let end = k.add(n, size);
+                    self.at.s.seeing(k, end, self.q1)
+                }
+            };
+            k.loop_(self.q0, to, SIDE, |k, query| {
                 self.add_chunk(k, query, n, (keys, values, packed), drop);
             });
         });
@@ -248,13 +257,18 @@ impl Task {
         k: &mut Emit,
         query: Val,
         n: Val,
-        (keys, values, packed): (Left, Left, Lines),
+        (mut keys, mut values, packed): (Left, Left, Lines),
         drop: Option<Weights>,
     ) {
         let (at, s) = (self.at, self.at.s);
         let Group { offset, sums, max, sum } = self.group(k, query);
+        let (zero, side, mut most) = (k.int(0), k.int(SIDE as i64), k.int(KEYS as i64));
+        let mut n = n;
+        if let Some(ahead) = s.ahead(k, query, n, SIDE) {
+            (keys, values) = (keys.from(k, ahead), values.steps_from(k, ahead));
+            (n, most) = (k.add(n, ahead), k.sub(most, ahead));
+        }
         let diagonal = k.sub(query, n);
-        let (zero, side, most) = (k.int(0), k.int(SIDE as i64), k.int(KEYS as i64));
         let end = k.add(diagonal, side);
         let end = k.min(end, most);
         let lines = packed.columns(k, offset);
@@ -337,20 +351,16 @@ fn softmax(
         k.element_at(line, i * SIDE + j * TILE)
     };
     // Four keys at a time, so that maxima do not wait for each other.
-    let top = each_key(k, range, 4, &[low; VECTORS], |k, r, masked, acc| {
+    let top = each_key(k, s, range, STEP, &[low; VECTORS], |k, r, mask, acc| {
         let mut out = vec![];
         for (j, top) in acc.iter().enumerate() {
             let mut four = vec![];
-            for i in 0..4 {
+            for i in 0..STEP {
                 let p = place(k, r, i, j);
-                let mut x = k.load(V, p);
-                if masked {
-                    let i = k.int(i as i64);
-                    let r = k.add(r, i);
-                    let keep = sees(k, diagonal, r, j);
-                    x = k.select(keep, x, low);
-                }
-                four.push(x);
+                let x = k.load(V, p);
+                let i = k.int(i as i64);
+                let r = if mask.is_none() { r } else { k.add(r, i) };
+                four.push(mask.choose(k, r, j, x, low));
             }
             let (a, b) = (larger(k, four[0], four[1]), larger(k, four[2], four[3]));
             let most = larger(k, a, b);
@@ -370,7 +380,7 @@ fn softmax(
         factors.push(math::exp2_negative(k, change));
         minus.push(k.neg(new));
     }
-    let total = each_key(k, range, 2, &[none; VECTORS], |k, r, masked, acc| {
+    let total = each_key(k, s, range, 2, &[none; VECTORS], |k, r, mask, acc| {
         let mut out = vec![];
         for (j, total) in acc.iter().enumerate() {
             let mut pair = vec![];
@@ -382,10 +392,7 @@ fn softmax(
                 let mut e = math::exp2_negative(k, x);
                 let i = k.int(i as i64);
                 let r = k.add(r, i);
-                if masked {
-                    let keep = sees(k, diagonal, r, j);
-                    e = k.select(keep, e, none);
-                }
+                e = mask.choose(k, r, j, e, none);
                 both = k.add(both, e);
                 if let Some(d) = &drop {
                     let key = k.add(d.keys, r);

@@ -187,6 +187,19 @@ struct Chunk {
     dv: Val,
 }
 
+impl Chunk {
+    /// The keys from `ahead` on, a multiple of [`SIDE`]; gradients stay those of all.
+    fn from(self, k: &mut Emit, ahead: Val) -> Chunk {
+        Chunk {
+            n: k.add(self.n, ahead),
+            keys: self.keys.from(k, ahead),
+            values: self.values.from(k, ahead),
+            across_keys: self.across_keys.steps_from(k, ahead),
+            ..self
+        }
+    }
+}
+
 /// A block of queries `q0 .. q1`, packed, and gradients of its outputs.
 #[derive(Clone, Copy)]
 struct Block {
@@ -279,7 +292,8 @@ impl Task {
             clear(k, dv, self.panel * at.wide());
         });
         // From the block of the panel's first key on: panels are whole blocks.
-        k.loop_(n0, all, QUERIES, |k, q0| {
+        let last = s.seeing(k, n1, all);
+        k.loop_(n0, last, QUERIES, |k, q0| {
             let step = k.int(QUERIES as i64);
             let q1 = k.add(q0, step);
             let q1 = k.min(q1, all);
@@ -288,12 +302,24 @@ impl Task {
             let [q_width, q_tokens, d_width, d_tokens] =
                 [q_width, q_tokens, d_width, d_tokens].map(|p| Places::block(k, at, p, q0));
             let block = Block { q0, q1, q_width, q_tokens, d_width, d_tokens };
-            k.loop_(n0, seen, KEYS, |k, n| {
+            let first = match s.ahead(k, q0, n0, KEYS) {
+                None => n0,
+                Some(ahead) => k.add(n0, ahead),
+            };
+            k.loop_(first, seen, KEYS, |k, n| {
                 let (keys, values) = (keys.from(k, n), values.from(k, n));
                 let local = k.sub(n, n0);
                 let across_keys = across_keys.steps_from(k, local);
                 let chunk = Chunk { n, keys, values, across_keys, dk, dv };
-                k.loop_(q0, q1, SIDE, |k, query| {
+                let to = match s.window {
+                    None => q1,
+                    Some(_) => {
+                        let size = k.int(KEYS as i64);
+                        let end = k.add(n, size);
+                        s.seeing(k, end, q1)
+                    }
+                };
+                k.loop_(q0, to, SIDE, |k, query| {
                     self.add_to_queries(k, shared, chunk, block, query)
                 });
                 self.add_to_keys(k, chunk, block, local);
@@ -312,9 +338,15 @@ impl Task {
         block: Block,
         query: Val,
     ) {
-        let (at, s, room) = (self.at, self.at.s, self.places.room);
+        let (at, s, mut room) = (self.at, self.at.s, self.places.room);
+        let (zero, side, mut most) = (k.int(0), k.int(SIDE as i64), k.int(KEYS as i64));
+        let mut chunk = chunk;
+        if let Some(ahead) = s.ahead(k, query, chunk.n, SIDE) {
+            chunk = chunk.from(k, ahead);
+            room = room.from(k, ahead);
+            most = k.sub(most, ahead);
+        }
         let diagonal = k.sub(query, chunk.n);
-        let (zero, side, most) = (k.int(0), k.int(SIDE as i64), k.int(KEYS as i64));
         let end = k.add(diagonal, side);
         let end = k.min(end, most);
         let offset = k.sub(query, block.q0);
@@ -360,7 +392,15 @@ impl Task {
         let steps = |k: &mut Emit, r: Val| {
             let first = k.add(ahead, r);
             let first = k.max(first, zero);
-            (k.div(first, side), groups)
+            let from = k.div(first, side);
+            let Some(window) = at.s.window else { return (from, groups) };
+            // To the last group that sees any of its keys.
+            let behind = k.int((at.height() + window + SIDE - 1) as i64);
+            let end = k.add(ahead, r);
+            let end = k.add(end, behind);
+            let end = k.max(end, zero);
+            let end = k.div(end, side);
+            (from, k.min(end, groups))
         };
         let wide = at.wide();
         let local = k.scale(local, wide);

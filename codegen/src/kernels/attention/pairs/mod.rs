@@ -92,6 +92,11 @@ impl Pairs {
         self.wide() == self.s.width && self.rows() == self.s.seq
     }
 
+    /// Rows of a matmul's tile.
+    fn height(self) -> usize {
+        if self.unit == Bf16::Tiles { SIDE } else { DOT_ROWS }
+    }
+
     /// `c = a·b`, or `c += a·b`, for `m` rows and `n` columns. `steps` are those of the contraction for the rows from
     /// a given one on, 16 pairs each.
     #[allow(clippy::too_many_arguments)] // a matmul has that many parts
@@ -107,8 +112,7 @@ impl Pairs {
     ) {
         let zero = k.int(0);
         let columns = k.int(n as i64);
-        let height = if self.unit == Bf16::Tiles { SIDE } else { DOT_ROWS };
-        k.loop_(zero, m, height, |k, r| {
+        k.loop_(zero, m, self.height(), |k, r| {
             let range = steps(k, r);
             let a = a.from(k, r);
             let c = c.at(k, r);
@@ -208,30 +212,84 @@ fn dots(k: &mut Emit, (from, to): (Val, Val), a: Left, b: Lines, c: Lines, fresh
     }
 }
 
-/// Walks the keys of a chunk that a group of queries sees, `step` at a time: those before `diagonal` see all of it,
-/// from there to `end` `body` is told to mask.
+/// Which of a group's queries see a key.
+#[derive(Clone, Copy)]
+struct Mask {
+    /// The key of the group's first query.
+    diagonal: Val,
+    /// Whether some may be before the key.
+    causal: bool,
+    /// If some may be so far behind it that they do not see it any more: how far they see.
+    window: Option<usize>,
+}
+
+/// Keys that [`each_key`] passes at once, at most.
+const STEP: usize = 4;
+
+/// Walks the keys of a chunk that a group of queries sees, `step` at a time: all queries see those before `diagonal`, and
+/// some of them those from there to `end`. With a window come others first, which some do not see any more.
 fn each_key(
     k: &mut Emit,
+    s: Sizes,
     (diagonal, end): (Val, Val),
     step: usize,
     init: &[Val],
-    mut body: impl FnMut(&mut Emit, Val, bool, &[Val]) -> Vec<Val>,
+    mut body: impl FnMut(&mut Emit, Val, Mask, &[Val]) -> Vec<Val>,
 ) -> Vec<Val> {
     let (zero, step) = (k.int(0), k.int(step as i64));
     let before = k.min(diagonal, end);
-    let carried = k.for_(zero, before, step, init, |k, r, acc| body(k, r, false, acc));
-    k.for_(before, end, step, &carried, |k, r, acc| body(k, r, true, acc))
+    let all = Mask { diagonal, causal: false, window: None };
+    let (mut from, mut carried) = (zero, init.to_vec());
+    if let Some(window) = s.window {
+        // The first key that the last query sees, and from there to whole steps.
+        let last = (SIDE as i64 - 1 - window as i64).div_euclid(STEP as i64) + 1;
+        let near = k.int(last * STEP as i64);
+        let near = k.add(diagonal, near);
+        let near = k.max(near, zero);
+        let near = k.min(near, before);
+        let mask = Mask { window: s.window, ..all };
+        carried = k.for_(zero, near, step, &carried, |k, r, acc| body(k, r, mask, acc));
+        from = near;
+    }
+    let carried = k.for_(from, before, step, &carried, |k, r, acc| body(k, r, all, acc));
+    let mask = Mask { causal: true, window: s.window.filter(|w| *w + 1 < SIDE), ..all };
+    k.for_(before, end, step, &carried, |k, r, acc| body(k, r, mask, acc))
 }
 
-/// Lanes of a group's vector `j` that see key `r`.
-fn sees(k: &mut Emit, diagonal: Val, r: Val, j: usize) -> Val {
-    let first = k.int((j * TILE) as i64);
-    let key = k.sub(r, diagonal);
-    let key = k.sub(key, first);
-    let key = k.narrow(key);
-    let key = k.splat(key, TILE);
-    let ids = k.lane_ids(TILE);
-    k.cmp("sge", ids, key)
+impl Mask {
+    /// Whether all see it.
+    fn is_none(self) -> bool {
+        !self.causal && self.window.is_none()
+    }
+
+    /// `x` in the lanes of a group's vector `j` that see key `r`, and `other` elsewhere.
+    fn choose(self, k: &mut Emit, r: Val, j: usize, x: Val, other: Val) -> Val {
+        self.sees(k, r, j).map_or(x, |keep| k.select(keep, x, other))
+    }
+
+    /// Lanes of a group's vector `j` that see key `r`, where that are not all.
+    fn sees(self, k: &mut Emit, r: Val, j: usize) -> Option<Val> {
+        let mut compare = |how: &str, more: usize| {
+            let first = k.int((j * TILE) as i64);
+            let key = k.sub(r, self.diagonal);
+            let key = k.sub(key, first);
+            let key = match more {
+                0 => key,
+                _ => {
+                    let more = k.int(more as i64);
+                    k.add(key, more)
+                }
+            };
+            let key = k.narrow(key);
+            let key = k.splat(key, TILE);
+            let ids = k.lane_ids(TILE);
+            k.cmp(how, ids, key)
+        };
+        let seen = self.causal.then(|| compare("sge", 0));
+        let Some(window) = self.window else { return seen };
+        let near = compare("sle", window);
+        Some(seen.map_or(near, |seen| k.arith("andi", seen, near)))
+    }
 }
 
 /// The key that names a dropped weight: of those behind the last, whose weights count nowhere, the last.

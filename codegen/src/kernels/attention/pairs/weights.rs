@@ -1,7 +1,7 @@
 //! Backward, what becomes of a chunk's scores: weights and gradients of scores as pairs, in the layouts of the next
 //! matmuls.
 
-use super::{QUERIES, SIDE, VECTORS, each_key, named, sees};
+use super::{QUERIES, SIDE, VECTORS, each_key, named};
 use crate::emit::{Emit, TILE, Ty, Val, math};
 use crate::kernels::attention::block::Sizes;
 use crate::kernels::dropout::{Row, Weights};
@@ -22,6 +22,15 @@ pub struct Room {
     pub ds_lines: Val,
 }
 
+impl Room {
+    /// The room of a chunk's keys from `ahead` on. What is of one group only stays where it is.
+    pub fn from(self, k: &mut Emit, ahead: Val) -> Room {
+        let at = k.scale(ahead, QUERIES / 2);
+        let [weights, ds] = [self.weights, self.ds].map(|p| k.element(p, at));
+        Room { weights, ds, ..self }
+    }
+}
+
 /// Makes weights and gradients of scores, less the scale, of a group of queries `offset` after the block's first, in
 /// the layouts that the next matmuls take; zero where a query does not see a key.
 pub fn weigh(
@@ -36,7 +45,7 @@ pub fn weigh(
     let (scale2, none) = (k.float(s.scale2(), V), k.float(0.0, V));
     let two = k.int(2);
     let pairs = k.div(offset, two);
-    each_key(k, (diagonal, end), 2, &[], |k, r, masked, _| {
+    each_key(k, s, (diagonal, end), 2, &[], |k, r, mask, _| {
         let mut ds: Vec<[Val; VECTORS]> = vec![];
         for i in 0..2 {
             let i = k.int(i as i64);
@@ -60,8 +69,7 @@ pub fn weigh(
                 }
                 let g = k.sub(dp, delta[j]);
                 let mut g = k.mul(g, w);
-                if masked {
-                    let keep = sees(k, diagonal, r, j);
+                if let Some(keep) = mask.sees(k, r, j) {
                     left = k.select(keep, left, none);
                     g = k.select(keep, g, none);
                 }
