@@ -3,12 +3,14 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test uses its part; helper functions of tests
 
 pub mod cuda;
+pub mod sim;
 
 use neoxc_codegen::kernels;
 use neoxc_codegen::x86::{Bf16, Cpu};
 use neoxc_ir::eval::{Tensor, run_function};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Attrs, Builder, DType, Dim, Function, Module, OpKind, TensorType, ValueId};
+use neoxc_sim::Order;
 
 pub struct Random(pub u64);
 
@@ -200,33 +202,58 @@ fn given(functions: &[(Function, usize)]) -> Vec<(Function, Vec<Tensor>)> {
     functions.iter().map(|(f, ids)| (f.clone(), inputs(f, *ids, &mut r))).collect()
 }
 
-/// On the first GPU, each of its targets. Says what differs of all cases, for such a machine is rare.
+/// On the first GPU, each of its targets, and on the simulated one. Says what differs of all cases, for such a machine
+/// is rare.
 pub fn check_gpu(cases: &[(Function, Vec<Tensor>)], tolerance: f64) {
-    let Some(gpu) = cuda::Gpu::first() else {
-        eprintln!("skipped on a GPU: this machine has none");
-        return;
-    };
     let module = Module::new();
+    let of = |target| -> Vec<kernels::Kernel> {
+        cases.iter().map(|(f, _)| kernels::build_gpu(&module, f, target).unwrap()).collect()
+    };
+    let wants: Vec<Vec<Tensor>> =
+        cases.iter().map(|(f, x)| run_function(&module, f, x).unwrap()).collect();
+    // Poison: NaN in every element.
+    let operands: Vec<Vec<Vec<u8>>> = cases
+        .iter()
+        .map(|(f, x)| {
+            let results = f.results.iter().map(|r| vec![0xff; f.ty(*r).bytes()]);
+            x.iter().map(bytes).chain(results).collect()
+        })
+        .collect();
     let mut wrong = vec![];
-    for target in &gpu.targets {
-        let built: Vec<kernels::Kernel> =
-            cases.iter().map(|(f, _)| kernels::build_gpu(&module, f, *target).unwrap()).collect();
-        let loaded = gpu.load(&built, *target);
-        for (k, (f, x)) in built.iter().zip(cases) {
-            let mut memory: Vec<cuda::Memory<'_>> =
-                x.iter().map(|x| gpu.memory(&bytes(x))).collect();
-            // Poison: NaN in every element.
-            memory.extend(f.results.iter().map(|r| gpu.memory(&vec![0xff; f.ty(*r).bytes()])));
-            loaded.run(k, &memory.iter().collect::<Vec<_>>());
-            let want = run_function(&module, f, x).unwrap();
-            for (i, w) in want.iter().enumerate() {
-                let got = numbers(&memory[x.len() + i].read(), w.ty.dtype);
-                if let Err(e) = close(w, &got, tolerance) {
-                    wrong.push(format!("{target}: {} result {i}{e}", f.name));
-                }
+    let mut compare = |target: &str, case: usize, got: &[Vec<u8>]| {
+        let (f, x) = &cases[case];
+        for (i, w) in wants[case].iter().enumerate() {
+            if let Err(e) = close(w, &numbers(&got[x.len() + i], w.ty.dtype), tolerance) {
+                wrong.push(format!("{target}: {} result {i}{e}", f.name));
             }
         }
-        eprintln!("{target}: {} kernels ran", built.len());
+    };
+
+    let (some, left) = sim::sample(of(Target::Sm80).into_iter().enumerate());
+    if left > 0 {
+        eprintln!("sim:sm_80: {left} long kernels are left out; NEOXC_SIM=all runs them");
+    }
+    let loaded = sim::Loaded::of(some.iter().map(|(_, k)| k), Target::Sm80);
+    for (i, k) in &some {
+        let order = [Order::Forward, Order::Backward, Order::Seeded(*i as u64)][i % 3];
+        compare("sim:sm_80", *i, &loaded.run(k, &operands[*i], order));
+    }
+
+    if let Some(gpu) = cuda::Gpu::first() {
+        for target in &gpu.targets {
+            let built = of(*target);
+            let loaded = gpu.load(&built, *target);
+            for (i, k) in built.iter().enumerate() {
+                let memory: Vec<cuda::Memory<'_>> =
+                    operands[i].iter().map(|o| gpu.memory(o)).collect();
+                loaded.run(k, &memory.iter().collect::<Vec<_>>());
+                let got: Vec<Vec<u8>> = memory.iter().map(cuda::Memory::read).collect();
+                compare(target.name(), i, &got);
+            }
+            eprintln!("{target}: {} kernels ran", built.len());
+        }
+    } else {
+        eprintln!("skipped on a GPU: this machine has none");
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
