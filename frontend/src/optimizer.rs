@@ -8,6 +8,22 @@ use crate::config::{Cooldown, Decay, Group, LearningRate, Optimizer};
 use crate::reader::{Reader, number};
 use crate::yaml::{Key, Node, Value};
 
+/// Why an optimizer that DeepSpeed or GPT-NeoX knows is not to be had, and what to use instead, if that is one.
+fn without(name: &str) -> (&'static str, Option<&'static str>) {
+    match name {
+        "onebitadam" | "zerooneadam" | "onebitlamb" => (
+            "ranks sum gradients in f32 before an update sees them, and what it compresses is that sum",
+            Some("use `Adam`: `bias_correction: false` is the warm-up of 1-bit Adam"),
+        ),
+        "sm3" | "adafactor" => (
+            "it keeps a number for each row and each column, and state is shaped like its parameter here",
+            Some("use `Lion`, which keeps one number for each weight"),
+        ),
+        "adam8bit" | "adamw8bit" => ("optimizer state is f32 here", Some("use `Adam`")),
+        _ => ("", None),
+    }
+}
+
 impl Reader<'_> {
     /// The optimizer with its rate, its hyper-parameters and its groups.
     pub(crate) fn optimizer(&mut self) -> Option<Optimizer> {
@@ -127,8 +143,13 @@ impl Reader<'_> {
             v => (None, format!("an optimizer whose type is {}", v.describe())),
         };
         found.unwrap_or_else(|| {
-            let instead = format!("use one of {}; adam is AdamW", names());
-            self.tell(not_supported::not_supported(&what, "", &node.span, &instead));
+            let (why, instead) = match &node.value {
+                Value::Str(s) => without(&s.to_lowercase()),
+                _ => ("", None),
+            };
+            let all = || format!("use one of {}; adam is AdamW", names());
+            let instead = instead.map_or_else(all, str::to_string);
+            self.tell(not_supported::not_supported(&what, why, &node.span, &instead));
             default
         })
     }

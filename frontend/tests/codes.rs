@@ -121,3 +121,30 @@ fn messages_are_sentences() {
         assert_eq!((d.message.as_str(), d.hint.as_deref().unwrap_or("")), (message, hint));
     }
 }
+
+/// A group of parameters that is none, and optimizers that are known but not to be had, each with its reason.
+#[test]
+fn groups_and_optimizers_are_refused_with_their_reason() {
+    for (line, why) in [
+        ("param_groups: [{params: a, lr_scale: -1}]", "`param_groups.lr_scale` is -1"),
+        ("param_groups: [{params: a, weight_decay: x}]", "`param_groups.weight_decay` is the text"),
+        ("param_groups: [{params: 3}]", "`param_groups.params` is the whole number 3"),
+        ("param_groups: [{lr_scale: 3}]", "does not say which parameters it has"),
+        ("param_groups: [{params: a, lr: 3}]", "`lr`"),
+        ("param_groups: [a]", "a group of `param_groups` is a dictionary"),
+        ("optimizer: {type: OneBitAdam, params: {lr: 0.1}}", "supported yet: ranks sum gradients"),
+        (
+            "optimizer: {type: SM3, params: {lr: 0.1}}",
+            "supported yet: it keeps a number for each row",
+        ),
+        ("optimizer: {type: adafactor, params: {lr: 0.1}}", "supported yet: it keeps a number for"),
+        ("optimizer: {type: adam8bit, params: {lr: 0.1}}", "supported yet: optimizer state is f32"),
+        ("optimizer: {type: Muon, params: {lr: 0.1, adjust_lr_fn: x}}", "it must be `original` or"),
+    ] {
+        let l = with(line);
+        let [d] = &l.diagnostics[..] else { panic!("{line}: {:?}", l.diagnostics) };
+        assert!(d.message.contains(why) && l.config.is_none(), "{line}: {}", d.message);
+    }
+    let l = with("optimizer: {type: Muon, params: {lr: 0.1, adjust_lr_fn: match_rms_adamw}}");
+    assert_eq!(l.config.unwrap().optimizer.hypers["adjust_lr_fn"], 1.0);
+}
