@@ -9,6 +9,7 @@
 //! - [`RopeScaling`]: how rotary positions are stretched.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
 //! - [`Precision`]: the dtype of matmuls and activations; [`LossScaling`]: what fp16 multiplies the loss by.
+//! - [`Source`], [`Packing`]: data sets, and how documents fill sequences.
 //! - [`Run`], [`LearningRate`]: batches, steps, data, checkpoints; [`Settings`]: what a plan keeps of them.
 //!
 //! ```
@@ -68,6 +69,7 @@ macro_rules! words {
 }
 use words;
 
+mod data;
 mod experts;
 mod layer;
 mod loss_scaling;
@@ -76,6 +78,7 @@ mod precision;
 mod rope;
 mod run;
 
+pub use data::{Packing, Source};
 pub use experts::{Capacity, Moe, Router};
 pub use layer::{Activation, Attention, FAMILIES, Norm, NormPlace, QkNorm};
 pub use loss_scaling::{DynamicScaling, Hysteresis, LossScaling};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::LossScaling;
+use crate::data::{Packing, Source, sources};
 
 /// How the learning rate falls after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -119,10 +120,21 @@ pub struct Run {
     pub keep_last: Option<usize>,
     /// One data set, divided by `split`.
     pub data_path: Option<String>,
-    /// Training data.
-    pub train_data: Option<String>,
-    /// Validation data.
-    pub valid_data: Option<String>,
+    /// Sources of training data, where they are not parts of `data_path`.
+    #[serde(default, deserialize_with = "sources")]
+    pub train_data: Vec<Source>,
+    /// Sources of validation data.
+    #[serde(default, deserialize_with = "sources")]
+    pub valid_data: Vec<Source>,
+    /// The exponent of sources' shares of all documents in `weight_by_num_documents`, if they say the weights.
+    #[serde(default)]
+    pub document_exponent: Option<f64>,
+    /// How documents fill sequences.
+    #[serde(default)]
+    pub packing: Packing,
+    /// Whether a document that is longer than a sequence is cut, rather than left out, where it is not [`Packing::Packed`].
+    #[serde(default = "yes")]
+    pub allow_chopped: bool,
     /// Parts of `data_path`.
     pub split: String,
     /// Kind of tokenizer.
@@ -179,6 +191,10 @@ pub struct Settings {
 
 fn one() -> usize {
     1
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Settings {

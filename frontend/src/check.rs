@@ -3,9 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use neoxc_base::codes::{
-    impossible_value, mamba_layers, missing_key, not_supported, rwkv_layers, wrong_type,
-};
+use neoxc_base::codes::{impossible_value, mamba_layers, missing_key, rwkv_layers, wrong_type};
 use neoxc_base::diag::Diagnostic;
 use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 
@@ -13,7 +11,7 @@ use crate::config::{Config, Model, Parallel, Precision, Run};
 use crate::lints;
 use crate::merge::Merged;
 use crate::reader::{Reader, number};
-use crate::yaml::{Node, Value};
+use crate::yaml::Value;
 
 /// Parameters that a model may have: some trillions, whose numbers of bytes still can be counted.
 const MOST_PARAMETERS: u128 = 1 << 42;
@@ -164,17 +162,17 @@ impl Reader<'_> {
     }
 
     fn run(&mut self, parallel: Parallel, precision: Precision) -> Option<Run> {
-        let data = parallel.copies();
+        let copies = parallel.copies();
         let train_iters = self.required("train_iters");
         let micro = self.int("train_micro_batch_size_per_gpu");
         let micro = micro.or_else(|| self.int("batch_size"));
         let accum = self.int("gradient_accumulation_steps");
         let global = self.int("train_batch_size");
         let accum = match (global, micro, accum) {
-            (Some(g), Some(m), None) => (g / m / data).max(1),
+            (Some(g), Some(m), None) => (g / m / copies).max(1),
             (_, _, a) => a.unwrap_or(1),
         };
-        let micro = micro.or(global.map(|g| (g / accum / data).max(1)));
+        let micro = micro.or(global.map(|g| (g / accum / copies).max(1)));
         let Some(micro) = micro else {
             if self.is_absent("train_micro_batch_size_per_gpu") {
                 return None;
@@ -183,10 +181,9 @@ impl Reader<'_> {
             self.tell(missing_key::missing_key("the micro-batch size", hint));
             return None;
         };
-        self.counted_samples(train_iters, micro as u128 * accum as u128 * data as u128);
+        self.counted_samples(train_iters, micro as u128 * accum as u128 * copies as u128);
         let saves = self.extra_saves();
-        let train = self.single_path("train_data_paths");
-        let valid = self.single_path("valid_data_paths");
+        let data = self.data();
         let log = self.word("checkpoint_scale") == "log";
         let factor = self.checkpoint_factor(log);
         let (iteration, finetune) = self.start();
@@ -208,8 +205,11 @@ impl Reader<'_> {
             extra_save_iters: saves,
             keep_last: self.int("keep_last_n_checkpoints"),
             data_path: self.text("data_path"),
-            train_data: train,
-            valid_data: valid,
+            train_data: data.train,
+            valid_data: data.valid,
+            document_exponent: data.document_exponent,
+            packing: data.packing,
+            allow_chopped: data.allow_chopped,
             split: self.split(),
             tokenizer_type: self.word("tokenizer_type"),
             vocab_file: self.beside("vocab_file"),
@@ -324,24 +324,5 @@ impl Reader<'_> {
             }
         }
         (iteration, finetune)
-    }
-
-    fn single_path(&mut self, name: &str) -> Option<String> {
-        let (_, node) = self.find(name)?;
-        let Value::List(l) = &node.value else { return None };
-        match &l[..] {
-            [Node { value: Value::Str(s), .. }] => Some(s.clone()),
-            [] => None,
-            _ => {
-                let d = not_supported::not_supported(
-                    &format!("`{name}` with several data sets"),
-                    "a run reads one set",
-                    &node.span,
-                    "give one path: join the data sets first",
-                );
-                self.tell(d);
-                None
-            }
-        }
     }
 }

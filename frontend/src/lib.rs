@@ -43,6 +43,7 @@ mod attention;
 pub mod check;
 pub mod cluster;
 pub mod config;
+mod data;
 pub mod fix;
 mod layer;
 pub mod lints;

@@ -73,11 +73,14 @@ pub fn merge(
 }
 
 /// Keys that say where something lies on a machine: a later file may give them again.
-const PLACES: [&str; 12] = [
+const PLACES: [&str; 15] = [
     "data_path",
     "train_data_paths",
     "valid_data_paths",
     "test_data_paths",
+    "train_label_data_paths",
+    "valid_label_data_paths",
+    "test_label_data_paths",
     "vocab_file",
     "merge_file",
     "save",

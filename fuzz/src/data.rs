@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use arbitrary::{Result, Unstructured};
-use neoxc_runtime::data::dataset::{Draw, TokenDataset};
+use neoxc_runtime::data::dataset::{Draw, Files, Packing, Sample, TokenDataset};
 use neoxc_runtime::data::idx::{IndexedFile, IndexedWriter, TokenType};
 
 use crate::{Target, wreck};
@@ -54,17 +54,21 @@ impl DataTarget {
             .and_then(|()| std::fs::write(prefix.with_extension("bin"), &bin));
         written.expect("the folder can be written");
         let Ok(file) = IndexedFile::open(&prefix) else { return Ok(false) };
-        let file = Arc::new(file);
+        let tokens = Arc::new(file);
         let seq = u.int_in_range(1..=30)?;
-        let all = 0..file.documents();
-        let draw = Draw { seq, seed: 1, vocab: 50, copies: 1 };
-        let Ok(set) = TokenDataset::new(file, all, u.int_in_range(0..=40)?, draw) else {
+        let all = 0..tokens.documents();
+        let (_, packing) = *u.choose(&Packing::ALL)?;
+        let allow_chopped = u.arbitrary()?;
+        let draw = Draw { seq, seed: 1, vocab: 50, copies: 1, packing, allow_chopped };
+        let labels = u.arbitrary::<bool>()?.then(|| tokens.clone());
+        let files = Files { tokens, labels };
+        let Ok(set) = TokenDataset::new(files, all, u.int_in_range(0..=40)?, draw) else {
             return Ok(false);
         };
-        let mut tokens = vec![0; seq + 1];
+        let mut sample = Sample::new(seq);
         for position in 0..set.len().min(50) {
-            if set.sample(position, &mut tokens).is_ok() {
-                assert!(tokens.iter().all(|t| (0..50).contains(t)), "{tokens:?}");
+            if set.sample(position, &mut sample).is_ok() {
+                assert!(sample.tokens.iter().all(|t| (0..50).contains(t)), "{sample:?}");
             }
         }
         Ok(true)

@@ -2,30 +2,28 @@
 
 use super::{Argument, dict, flag, float, int, list, text, word};
 
-const ONE_SET: &str = "a run reads one training set and one validation set";
-const LABELS: &str = "every token is learned, but for `eod_mask_loss`";
-const PACKED: &str = "documents are joined and cut into sequences";
+const NO_TEST: &str = "no test data are evaluated";
 const ORDER: &str = "samples come in GPT-NeoX's order, at the full length";
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
     text("data_path").doc("One data set (the path without `.bin`), which `split` divides into training, validation and test."),
-    list("train_data_paths").doc("Training data: one path without `.bin`."),
-    list("valid_data_paths").doc("Validation data: one path without `.bin`."),
-    list("test_data_paths").idle("no test data are evaluated").doc("Test data: one path without `.bin`."),
+    list("train_data_paths").doc("Training data: paths without `.bin`, whose samples are blended."),
+    list("valid_data_paths").doc("Validation data, in the same way."),
+    list("test_data_paths").idle(NO_TEST).doc("Test data: paths without `.bin`."),
     text("split").says("969, 30, 1").doc("Parts of `data_path` for training, validation and test, in any unit; boundaries are at documents."),
-    list("train_data_weights").not_yet(ONE_SET, "join the data sets first").doc("Weights of several training sets."),
-    list("valid_data_weights").not_yet(ONE_SET, "join the data sets first").doc("Weights of several validation sets."),
-    list("test_data_weights").not_yet(ONE_SET, "join the data sets first").doc("Weights of several test sets."),
-    flag("weight_by_num_documents", false).not_yet(ONE_SET, "").doc("Weigh several data sets by their numbers of documents."),
-    float("weighted_sampler_alpha").number(1.0).not_yet(ONE_SET, "").doc("How strongly `weight_by_num_documents` favours large data sets."),
-    list("train_label_data_paths").not_yet(LABELS, "").doc("Labels of the training data; -100 marks tokens that are not learned."),
-    list("valid_label_data_paths").not_yet(LABELS, "").doc("Labels of the validation data."),
-    list("test_label_data_paths").not_yet(LABELS, "").doc("Labels of the test data."),
+    list("train_data_weights").doc("Shares of the samples that each of `train_data_paths` has, in any unit; equal ones without it."),
+    list("valid_data_weights").doc("The same for `valid_data_paths`."),
+    list("test_data_weights").idle(NO_TEST).doc("The same for `test_data_paths`."),
+    flag("weight_by_num_documents", false).doc("The weights follow from numbers of documents: with q the shares of all documents and p = q^α / Σ q^α, they are proportional to p·(1 − q), whatever the lists of weights say."),
+    float("weighted_sampler_alpha").number(1.0).between(0.0, 100.0).doc("The exponent α of `weight_by_num_documents`."),
+    list("train_label_data_paths").doc("Labels for each of `train_data_paths`, data sets of the same shape: what is learned at each token, which is predicted from those before it; -100 (any negative number) marks one that is not learned."),
+    list("valid_label_data_paths").doc("The same for `valid_data_paths`."),
+    list("test_label_data_paths").idle(NO_TEST).doc("The same for `test_data_paths`."),
     word("data_impl", "infer", &["infer", "mmap"], &["cached"]).doc("Format of data sets. Both words mean .bin and .idx files that are mapped into memory; `cached` is the older format."),
-    word("pack_impl", "packed", &["packed"], &["pack_until_overflow", "unpacked"]).not_yet(PACKED, "use `pack_impl: packed`")
-        .doc("How documents fill sequences: joined and cut, whole ones until one does not fit, or one each."),
-    flag("allow_chopped", true).idle("with `pack_impl: packed` nothing reads it in GPT-NeoX either").doc("Whether a document that is longer than a sequence may be cut; only where `pack_impl` is not `packed`."),
+    word("pack_impl", "packed", &["packed", "pack_until_overflow", "unpacked"], &[])
+        .doc("How documents fill sequences: joined and cut, whole ones until one does not fit, or one each. Padding is not learned. [Data sets](howto/data.md) has the orders, and what of GPT-NeoX's is mended."),
+    flag("allow_chopped", true).doc("Whether a document that is longer than a sequence is cut, or left out; only where `pack_impl` is not `packed`."),
     word("dataset_impl", "gpt2", &["gpt2"], &["pairwise", "online"]).not_yet("a sample is a sequence of one data set", "use `dataset_impl: gpt2`")
         .doc("What a sample is: a sequence, a pair of them, or what a server gives."),
     flag("eod_mask_loss", false).doc("The prediction after an end-of-document token is not learned; the tokenizer must have one."),

@@ -55,10 +55,13 @@ lints![
     dropout_without_biases,
     equal_micro_batches,
     gated_width,
+    labels_of_one_set,
+    learned_padding,
     linear_towards_zero,
     lion_betas,
     unbiased_norms,
     weight_decay_in_params,
+    weights_by_documents,
 ];
 
 /// The lint called `name`, with `-` or `_`.

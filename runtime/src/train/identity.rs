@@ -6,12 +6,14 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use neoxc_config::Packing;
 use neoxc_plan::Plan;
+use sha2::{Digest, Sha256};
 
 use super::settings::Settings;
 use crate::RuntimeError;
 use crate::checkpoint::Manifest;
-use crate::data::TokenDataset;
+use crate::data::{Mixture, TokenDataset};
 
 /// The identity of a run besides its seed: for each key of the configuration that belongs to it, its value or the hash
 /// of the data that it names.
@@ -21,7 +23,7 @@ use crate::data::TokenDataset;
 pub fn identity(
     plan: &Plan,
     s: &Settings,
-    data: Option<&TokenDataset>,
+    data: Option<&Mixture>,
 ) -> Result<BTreeMap<String, String>, RuntimeError> {
     let model = &plan.tables.config["model"];
     let mut out = BTreeMap::from([
@@ -30,13 +32,38 @@ pub fn identity(
         ("attention_dropout".to_string(), model["attention_dropout"].to_string()),
     ]);
     if let Some(data) = data {
-        out.insert("training data".into(), data.digest()?);
-        out.insert("split".into(), data.documents());
+        out.insert("training data".into(), hash(data)?);
+        let each = |of: &dyn Fn(&TokenDataset) -> String| {
+            data.sources().iter().map(of).collect::<Vec<_>>().join(", ")
+        };
+        let documents =
+            |d: &TokenDataset| format!("documents {}..{}", d.documents().start, d.documents().end);
+        out.insert("split".into(), each(&documents));
         // All epochs are shuffled together.
-        out.insert("train_iters".into(), format!("{} epochs", data.epochs()));
+        out.insert("train_iters".into(), each(&TokenDataset::extent));
+        // What runs had before there were several of these, they have without a word of them.
+        if s.run.packing != Packing::Packed {
+            out.insert("pack_impl".into(), s.run.packing.to_string());
+            out.insert("allow_chopped".into(), s.run.allow_chopped.to_string());
+        }
+        if data.sources().len() > 1 {
+            out.insert("train_data_weights".into(), format!("{:?}", data.weights()));
+        }
     }
     Ok(out)
 }
+
+/// A hash of all files of `data`; of a single file it is the file's.
+fn hash(data: &Mixture) -> Result<String, RuntimeError> {
+    let hashes = data.digest()?;
+    Ok(match hashes.len() {
+        HASH => hashes,
+        _ => Sha256::digest(&hashes).iter().map(|b| format!("{b:02x}")).collect(),
+    })
+}
+
+/// Characters of a hash.
+const HASH: usize = 64;
 
 /// Compares the identity of this run (`seed` and `draws`) with that of the checkpoint `m`. Where they differ the result is a
 /// warning if that is `allowed`.
@@ -57,7 +84,7 @@ pub fn compare(
     let differs = |(key, is): (&String, &String)| {
         let was = m.draws.get(key).filter(|was| *was != is)?;
         // Hashes tell people nothing.
-        let is_hash = is.len() == 64;
+        let is_hash = is.len() == HASH;
         Some(if is_hash { format!("other {key}") } else { format!("{key}: {is}, it was {was}") })
     };
     let other = (m.seed != seed).then(|| format!("seed: {seed}, it was {}", m.seed));

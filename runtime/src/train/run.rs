@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use neoxc_config::Source;
 use neoxc_plan::{Given, Plan, Values};
 use serde::Serialize;
 
@@ -22,8 +23,9 @@ use super::start::{Start, start};
 use crate::RuntimeError;
 use crate::activity::Activity;
 use crate::checkpoint::{self, Lock};
-use crate::data::dataset::{Demand, Draw, Splits, open_separate, open_split};
-use crate::data::{Entropy, TokenDataset, unigram_entropy};
+use crate::data::dataset::Draw;
+use crate::data::mixture::{Demand, Drawn, Splits, open_sources, open_split};
+use crate::data::{Entropy, Mixture, Sample, unigram_entropy};
 use crate::job::Job;
 use crate::ranks::Ranks;
 use crate::text::{END_OF_TEXT, TextTokenizer};
@@ -83,6 +85,9 @@ pub struct StepReport {
     pub checkpoint_seconds: f64,
     /// Ids of the step's samples.
     pub samples: Vec<u32>,
+    /// The data set of each, from 0, where there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<u32>,
     /// What else the plan's step puts out, by name: one number each.
     #[serde(flatten)]
     pub metrics: BTreeMap<String, f32>,
@@ -138,7 +143,7 @@ pub(crate) struct Trainer<'a> {
     tokens: Vec<i32>,
     labels: Vec<i32>,
     mask: Vec<f32>,
-    sample: Vec<i32>,
+    sample: Sample,
     end_of_text: Option<i32>,
     /// Samples consumed.
     cursor: u64,
@@ -178,7 +183,7 @@ impl<'a> Trainer<'a> {
             tokens: vec![0; n],
             labels: vec![0; n],
             mask: vec![1.0; n],
-            sample: vec![0; settings.seq_length + 1],
+            sample: Sample::new(settings.seq_length),
             end_of_text: None,
             cursor: 0,
             scaler: Scaler::new(settings.run.loss_scaling),
@@ -230,38 +235,44 @@ impl<'a> Trainer<'a> {
         Ok(manifest.step)
     }
 
-    /// Reads `count` sequences from `position` on into the batch buffers; gives their ids.
+    /// Reads `count` sequences from `position` on into the batch buffers; gives where they are from.
     fn read(
         &mut self,
-        data: Option<&TokenDataset>,
+        data: Option<&Mixture>,
         position: u64,
         count: usize,
-    ) -> Result<Vec<u32>, RuntimeError> {
+    ) -> Result<Vec<Drawn>, RuntimeError> {
         let seq = self.settings.seq_length;
-        let mut ids = vec![];
-        let doing = data.map(|d| Activity::begin(format!("reading {}", d.path().display())));
+        let mut drawn = vec![];
+        let doing =
+            data.map(|d| Activity::begin(format!("reading {}", d.path(position).display())));
         for i in 0..count {
             doing.iter().for_each(Activity::moved);
+            let position = position + i as u64;
             match data {
-                Some(d) => ids.push(d.sample(position + i as u64, &mut self.sample)?),
+                Some(d) => drawn.push(d.sample(position, &mut self.sample)?),
                 None => {
-                    let mut x = position + i as u64 + 1;
-                    for t in &mut self.sample {
+                    let mut x = position + 1;
+                    for t in &mut self.sample.tokens {
                         x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
                         *t = ((x >> 33) % self.settings.padded_vocab_size as u64) as i32;
                     }
-                    ids.push((position + i as u64) as u32);
+                    self.sample.labels.copy_from_slice(&self.sample.tokens);
+                    drawn.push(Drawn { source: 0, id: position as u32 });
                 }
             }
             let row = i * seq..(i + 1) * seq;
-            self.tokens[row.clone()].copy_from_slice(&self.sample[..seq]);
-            self.labels[row.clone()].copy_from_slice(&self.sample[1..]);
-            for (m, t) in self.mask[row].iter_mut().zip(&self.sample[..seq]) {
-                let ends = self.end_of_text.is_some_and(|e| e == *t);
-                *m = if ends { 0.0 } else { 1.0 };
+            self.tokens[row.clone()].copy_from_slice(&self.sample.tokens[..seq]);
+            let labels = self.labels[row.clone()].iter_mut().zip(&mut self.mask[row]);
+            let each = self.sample.tokens.iter().zip(&self.sample.labels[1..]);
+            for ((label, mask), (token, wanted)) in labels.zip(each) {
+                let ends = self.end_of_text.is_some_and(|e| e == *token);
+                // A label that is not learned is one of the vocabulary all the same: the loss looks it up.
+                *label = (*wanted).max(0);
+                *mask = if ends || *wanted < 0 { 0.0 } else { 1.0 };
             }
         }
-        Ok(ids)
+        Ok(drawn)
     }
 
     fn feed(&mut self, program: &str, count: usize) -> Result<(), RuntimeError> {
@@ -289,12 +300,12 @@ impl<'a> Trainer<'a> {
     /// One optimizer step, on `data` or on made-up tokens.
     pub(crate) fn step(
         &mut self,
-        data: Option<&TokenDataset>,
+        data: Option<&Mixture>,
         step: u64,
     ) -> Result<StepReport, RuntimeError> {
         let start = Instant::now();
         let batch = self.settings.global_batch();
-        let ids = self.read(data, self.cursor, batch as usize)?;
+        let drawn = self.read(data, self.cursor, batch as usize)?;
         self.feed("train_step", batch as usize)?;
         self.name(self.cursor, batch)?;
         self.cursor += batch;
@@ -319,6 +330,7 @@ impl<'a> Trainer<'a> {
                 metrics.insert(name, value);
             }
         }
+        let several = data.is_some_and(|d| d.sources().len() > 1);
         let seconds = start.elapsed().as_secs_f64();
         let tokens = batch * self.settings.seq_length as u64;
         Ok(StepReport {
@@ -333,7 +345,8 @@ impl<'a> Trainer<'a> {
             skipped,
             skipped_steps: self.scaler.skipped(),
             checkpoint_seconds: 0.0,
-            samples: ids,
+            samples: drawn.iter().map(|d| d.id).collect(),
+            sources: drawn.iter().map(|d| d.source).filter(|_| several).collect(),
             metrics,
         })
     }
@@ -363,7 +376,7 @@ impl<'a> Trainer<'a> {
 
     /// The mean loss of evaluation number `round`, from 0. As in GPT-NeoX it has `eval_iters` times the sequences of a
     /// step, whatever their division into micro-batches and ranks, from where the evaluation before ended.
-    fn evaluate(&mut self, data: &TokenDataset, round: u64) -> Result<f64, RuntimeError> {
+    fn evaluate(&mut self, data: &Mixture, round: u64) -> Result<f64, RuntimeError> {
         let batch = self.settings.run.micro_batch;
         let count = self.settings.run.eval_iters * self.settings.run.grad_accum as u64;
         let mut sum = 0.0;
@@ -394,10 +407,18 @@ fn open_data(s: &Settings, copies: u64) -> Result<Splits, RuntimeError> {
         valid: rounds.saturating_mul(s.run.eval_iters).saturating_mul(s.global_batch()),
     };
     let vocab = s.vocab_size.unwrap_or(s.padded_vocab_size);
-    let draw = Draw { seq: s.seq_length, seed: s.run.seed, vocab, copies };
-    if let Some(path) = &s.run.train_data {
-        let valid = s.run.valid_data.as_ref().map(PathBuf::from);
-        return open_separate(path.as_ref(), valid.as_deref(), demand, draw);
+    let (seq, seed) = (s.seq_length, s.run.seed);
+    let (packing, allow_chopped) = (s.run.packing, s.run.allow_chopped);
+    let draw = Draw { seq, seed, vocab, copies, packing, allow_chopped };
+    if !s.run.train_data.is_empty() {
+        let open =
+            |of: &[Source], samples| open_sources(of, s.run.document_exponent, samples, draw);
+        let train = open(&s.run.train_data, demand.train)?;
+        let valid = match &s.run.valid_data[..] {
+            [] => None,
+            all => Some(open(all, demand.valid)?),
+        };
+        return Ok(Splits { train, valid });
     }
     let Some(path) = &s.run.data_path else {
         let what = "the configuration names no training data (data_path)";
