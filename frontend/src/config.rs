@@ -224,6 +224,9 @@ pub struct Optimizer {
     /// Parameters with a learning rate or a weight decay of their own; the first group that has a parameter counts.
     #[serde(default)]
     pub groups: Vec<Group>,
+    /// Parameters that are not trained: patterns for logical names, in which `*` stands for any characters.
+    #[serde(default)]
+    pub freeze: Vec<String>,
     /// Global gradient-norm limit; 0 means none.
     pub gradient_clipping: f64,
 }
@@ -242,15 +245,19 @@ pub struct Group {
 impl Group {
     /// Whether it has the parameter called `name`.
     pub fn has(&self, name: &str) -> bool {
-        let parts: Vec<&str> = self.params.split('*').collect();
-        let [first, middle @ .., last] = &parts[..] else { return self.params == name };
-        let Some(rest) = name.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else {
-            return false;
-        };
-        let find =
-            |rest: &str, part: &&str| Some(rest[rest.find(*part)? + part.len()..].to_string());
-        middle.iter().try_fold(rest.to_string(), |rest, part| find(&rest, part)).is_some()
+        fits(&self.params, name)
     }
+}
+
+/// Whether a parameter's name fits a pattern, in which `*` stands for any characters.
+pub fn fits(pattern: &str, name: &str) -> bool {
+    let parts: Vec<&str> = pattern.split('*').collect();
+    let [first, middle @ .., last] = &parts[..] else { return pattern == name };
+    let Some(rest) = name.strip_prefix(first).and_then(|rest| rest.strip_suffix(last)) else {
+        return false;
+    };
+    let find = |rest: &str, part: &&str| Some(rest[rest.find(*part)? + part.len()..].to_string());
+    middle.iter().try_fold(rest.to_string(), |rest, part| find(&rest, part)).is_some()
 }
 
 /// The name of the optimizer in configurations that were written when there was one.

@@ -47,6 +47,7 @@ impl Reader<'_> {
         let groups = self.parameter_groups();
         Some(Optimizer {
             groups,
+            freeze: self.frozen_parameters(),
             rate: LearningRate {
                 lr,
                 min_lr: self.float("min_lr"),
@@ -196,6 +197,30 @@ impl Reader<'_> {
         let Some((_, node)) = self.find("param_groups").cloned() else { return vec![] };
         let Value::List(entries) = &node.value else { return vec![] };
         entries.iter().filter_map(|entry| self.parameter_group(entry)).collect()
+    }
+
+    /// `freeze`: a list of patterns.
+    fn frozen_parameters(&mut self) -> Vec<String> {
+        let Some((_, node)) = self.find("freeze").cloned() else { return vec![] };
+        let Value::List(entries) = &node.value else { return vec![] };
+        let mut patterns = vec![];
+        for entry in entries {
+            match &entry.value {
+                Value::Str(pattern) => patterns.push(pattern.clone()),
+                other => {
+                    let message = format!("a pattern of `freeze` is {}", other.describe());
+                    let hint = "`freeze: [\"gpt_neox.embed_in.weight\", \"*.attention.*\"]`";
+                    let d = impossible_value::impossible_value(
+                        &message,
+                        &entry.span,
+                        "no name of a parameter",
+                        hint,
+                    );
+                    self.tell(d);
+                }
+            }
+        }
+        patterns
     }
 
     fn parameter_group(&mut self, entry: &Node) -> Option<Group> {

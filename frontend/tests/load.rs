@@ -225,6 +225,7 @@ fn numbers_out_of_range_are_refused_with_their_place() {
         ("weight_decay=.nan", "`weight_decay` is NaN"),
         ("min_lr=.nan", "`min_lr` is NaN"),
         ("warmup=1.5", "`warmup` is 1.5"),
+        ("freeze=[a, 3]", "a pattern of `freeze` is the whole number 3"),
         ("hidden_dropout=.nan", "`hidden_dropout` is NaN"),
         ("train_iters=-1", "`train_iters` is -1"),
         (

@@ -7,7 +7,8 @@ mod common;
 use std::path::Path;
 
 use common::{MODEL, all_tensors, data, far, kernels, run};
-use neoxc_driver::{Options, Phase, compile_from, phases};
+use neoxc_driver::{Options, Phase, compile, compile_from, phases};
+use neoxc_frontend::Config;
 use neoxc_ir::role::name_of;
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attr, Role, keys};
@@ -26,8 +27,8 @@ const LAYOUTS: [&[&str]; 5] = [
     &["precision=bfloat16"],
 ];
 
-/// The plan with every other parameter frozen, as an edited dump of the model says, and their names.
-fn half(folder: &Path, layout: &[&str]) -> (Plan, Vec<String>) {
+/// The configuration of a layout.
+fn config(folder: &Path, layout: &[&str]) -> Config {
     let file = folder.join("model.yml");
     std::fs::write(&file, MODEL).unwrap();
     let mut sets = vec![format!("data_path={}", folder.join("d").display())];
@@ -37,7 +38,17 @@ fn half(folder: &Path, layout: &[&str]) -> (Plan, Vec<String>) {
     );
     sets.extend(layout.iter().map(|s| s.to_string()));
     let loaded = neoxc_frontend::load(&[file], None, &sets);
-    let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+    loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics))
+}
+
+fn options() -> Options {
+    let (targets, cache) = (vec![Target::X86Native], Some(kernels()));
+    Options { targets, cache, threads: 2, machine: None, overlap: true }
+}
+
+/// The plan with every other parameter frozen, as an edited dump of the model says, and their names.
+fn half(folder: &Path, layout: &[&str]) -> (Plan, Vec<String>) {
+    let config = config(folder, layout);
     let seen = &mut |_: Phase, _: &_, _: f64, _: Vec<(String, String)>| {};
     let mut m = phases(&config, Target::X86Native, None, true, Phase::Model, seen).unwrap();
     let names = Role::Parameter.all(m.function("loss").unwrap()).map(|(_, a)| name_of(a));
@@ -47,10 +58,23 @@ fn half(folder: &Path, layout: &[&str]) -> (Plan, Vec<String>) {
             attrs.set(keys::FROZEN, Attr::Bool(true));
         }
     }
-    let targets = vec![Target::X86Native];
-    let cache = Some(kernels());
-    let options = Options { targets, cache, threads: 2, machine: None, overlap: true };
-    (compile_from(m, &options).unwrap().plan, frozen)
+    (compile_from(m, &options()).unwrap().plan, frozen)
+}
+
+#[test]
+fn the_key_freezes_what_its_patterns_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = ["world_size=2", "pipe_parallel_size=2"];
+    let (want, frozen) = half(folder.path(), &layout);
+    let key = format!("freeze={frozen:?}");
+    let config = config(folder.path(), &[&layout[..], &[&key]].concat());
+    let got = compile(&config, &options()).unwrap().plan;
+    assert_eq!(got.tables.parameters, want.tables.parameters);
+    assert_eq!(got.tables.class_memory, want.tables.class_memory);
+    assert_eq!(got.programs.len(), want.programs.len());
+    for (a, b) in got.programs.iter().zip(&want.programs) {
+        assert_eq!((&a.name, &a.body), (&b.name, &b.body));
+    }
 }
 
 #[test]

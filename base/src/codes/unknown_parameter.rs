@@ -9,8 +9,8 @@ pub static KIND: Kind = Kind {
     title: "a pattern fits no parameter",
     explanation: "\
 A group of `param_groups` says which parameters it has by a pattern for their logical names, in which `*`
-stands for any characters. The model has no parameter whose name fits this one, so the group would change
-nothing.
+stands for any characters, and `freeze` has a list of such patterns. The model has no parameter whose name
+fits this one, so it would change nothing.
 
 The names are those of checkpoints, with `{layer}` for the number of the layer. `neoxc dump --plan PLAN
 --phase model` prints them, as `neox.param`.",
@@ -26,7 +26,7 @@ error[NX0210]: no parameter's name fits `*.attn.*`
 /// None of the parameters called `names` fits `pattern`.
 pub fn unknown_parameter(pattern: &str, names: &[String], place: Option<&Span>) -> Diagnostic {
     let d = Diagnostic::error(&KIND, format!("no parameter's name fits `{pattern}`"));
-    let d = place.iter().fold(d, |d, span| d.label(span, "a group without parameters"));
+    let d = place.iter().fold(d, |d, span| d.label(span, "a pattern without parameters"));
     // What is left of the pattern without its stars may be a misspelt name.
     let near = nearest(&pattern.replace('*', ""), names.iter().map(String::as_str));
     let one = near.or(names.first().map(String::as_str)).unwrap_or_default();

@@ -9,6 +9,7 @@ const IN_ZERO: &str = "set `zero_optimization.stage`";
 pub(super) static ARGUMENTS: &[Argument] = &[
     dict("optimizer").doc("The optimizer's `type` and `params`; a type that is not known is refused with the names of those that are. `Adam` is AdamW, as in GPT-NeoX: decay is decoupled from the gradient; `params: {adam_w_mode: false}` makes it part of it. `cpu_adam` is the same: on a CPU the state lies in the memory of the host."),
     list("param_groups").ours().doc("Groups of parameters with a learning rate or a weight decay of their own; the first group that has a parameter counts. Norms and biases decay in no group. A pattern that no parameter's name fits is refused."),
+    list("freeze").ours().doc("Parameters that are not trained, by patterns for their logical names, in which `*` stands for any characters: `[\"gpt_neox.embed_in.weight\", \"*.attention.*\"]`. They keep their start values, or those of the checkpoint that is loaded, and have neither gradient nor optimizer state. A pattern that no parameter's name fits is refused, and so are patterns that leave nothing to train."),
     text("optimizer_type").says("adam").doc("The optimizer's name, in any case; `optimizer.type` says it too, and is what one writes."),
     flag("use_bnb_optimizer", false).not_yet("optimizer state is f32", "").doc("Keep Adam's moments in 8 bits."),
     any("zero_stage").not_yet("the stage is read where DeepSpeed reads it", IN_ZERO).doc("Stage of ZeRO."),

@@ -32,6 +32,7 @@
 pub mod clock;
 mod error;
 pub mod flops;
+mod freeze;
 pub mod hugging_face;
 pub mod lower_config;
 pub mod report;
@@ -153,6 +154,7 @@ pub fn phases(
     hugging_face::is_of_family(config, &arch)?;
     let mut m = neoxc_models::build(&arch).map_err(|e| CompileError::Model(e.to_string()))?;
     lower_config::set_optimizer(config, &mut m)?;
+    freeze::set_frozen(config, &mut m)?;
     resume::note(config, &mut m);
     let cx = settings(config, target, machine, overlap);
     cx.note(&mut m);

@@ -100,6 +100,7 @@ const ROWS: &[Row] = &[
     // The optimizer.
     Row("optimizer", "{type: Adam, params: {lr: 0.01, eps: 0.001}}", &[]),
     Row("param_groups", "[{params: '*.mlp.*', lr_scale: 0.5}]", &[]),
+    Row("freeze", "['*.mlp.*']", &[]),
     Row("optimizer_type", "lion", &["optimizer={params: {lr: 0.01}}"]),
     Row("lr", "0.5", &["optimizer={type: Adam, params: {}}", "lr=0.25"]),
     Row("weight_decay", "0.3", &[]),
@@ -198,6 +199,7 @@ fn changes(row: &Row) -> Result<bool, Vec<String>> {
     let step = [
         "optimizer",
         "param_groups",
+        "freeze",
         "optimizer_type",
         "weight_decay",
         "gradient_clipping",

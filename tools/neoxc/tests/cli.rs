@@ -143,6 +143,42 @@ fn fp16_is_told_of_from_the_check_to_the_log() {
     assert!(told.contains("NX0107") && told.contains("`precision` is fp16"), "{told}");
 }
 
+/// What `freeze` names is the same to the bit after training, and everything else is not.
+#[test]
+fn frozen_parameters_are_those_of_the_first_checkpoint() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    let with = |command: &[&'static str], patterns: &str| {
+        let mut sets = vec!["padded_vocab_size=64".to_string(), format!("freeze={patterns}")];
+        sets.extend(["num_layers=1", "train_iters=3", "extra_save_iters=[0]"].map(String::from));
+        let sets = sets.into_iter().flat_map(|s| ["--set".to_string(), s]);
+        let words = [command, &["model", "run"]].concat();
+        words.iter().map(|w| w.to_string()).chain(sets).collect::<Vec<_>>()
+    };
+    let refused = |patterns: &str, words: [&str; 3]| {
+        let args = with(&["check"], patterns);
+        let told = fails(f, 3, &args.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(words.iter().all(|w| told.contains(w)) && told.contains("--set freeze="), "{told}");
+    };
+    let near = "`gpt_neox.embed_in.weight`; `*` stands";
+    refused("[gpt_neox.embedin.weight]", ["error[NX0210]", "`gpt_neox.embedin.weight`", near]);
+    refused("['*']", ["error[NX0106]", "`freeze` has all of the", "  = hint: leave out a pattern"]);
+    let args = with(&["compile", "-o", "plan"], "[gpt_neox.embed_in.weight, '*.attention.*']");
+    ok(f, &args.iter().map(String::as_str).collect::<Vec<_>>());
+    ok(f, &["run", "--plan", "plan", "--synthetic"]);
+    let first = Manifest::read(&f.join("ck/global_step0")).unwrap();
+    let still = |name: &str| name.contains(".attention.") || name.contains("embed_in");
+    let weights: Vec<&String> = first.tensors.keys().filter(|n| still(n)).collect();
+    assert!(
+        weights.len() == 5 && weights.iter().all(|n| n.starts_with("gpt_neox.")),
+        "{weights:?}"
+    );
+    let told = ok(f, &["inspect", "checkpoint", "ck/global_step0", "--diff", "ck/global_step3"]);
+    assert!(!told.lines().any(|l| l.contains(": differs") && still(l)), "{told}");
+    assert!(told.contains("\n5 tensors are equal to the bit"), "{told}");
+}
+
 /// A model with experts: trained, sampled from, gone on with; no other format knows it.
 #[test]
 fn experts_from_text_to_a_sample() {
