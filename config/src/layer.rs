@@ -14,9 +14,18 @@ pub enum Norm {
     LayerNorm,
     /// Divided by the root of the mean square (Zhang and Sennrich 2019, arXiv:1910.07467).
     RmsNorm,
+    /// Divided by the Euclidean length, times one number (Nguyen and Salazar 2019, arXiv:1910.05895).
+    ScaleNorm,
+    /// A layer norm without weights (OLMo, arXiv:2402.00838).
+    NonParametric,
 }
 
-crate::words!(Norm: LayerNorm = "layernorm", RmsNorm = "rmsnorm");
+crate::words!(
+    Norm: LayerNorm = "layernorm",
+    RmsNorm = "rmsnorm",
+    ScaleNorm = "scalenorm",
+    NonParametric = "non_parametric_layernorm",
+);
 
 /// Where a layer has norms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

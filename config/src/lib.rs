@@ -6,6 +6,7 @@
 //!
 //! - [`Moe`], [`Router`], [`Capacity`]: layers with experts.
 //! - [`Norm`], [`NormPlace`], [`QkNorm`], [`Activation`], [`Attention`]: what layers are made of.
+//! - [`Start`]: what weights start as.
 //! - [`RopeScaling`]: how rotary positions are stretched.
 //! - [`PipeSchedule`], [`PipePartition`]: a pipeline's order of micro-batches, and what its stages divide.
 //! - [`Precision`]: the dtype of matmuls and activations; [`LossScaling`]: what fp16 multiplies the loss by.
@@ -77,6 +78,7 @@ mod pipeline;
 mod precision;
 mod rope;
 mod run;
+mod start;
 
 pub use data::{Packing, Source};
 pub use experts::{Capacity, Moe, Router};
@@ -86,3 +88,4 @@ pub use pipeline::{PipePartition, PipeSchedule};
 pub use precision::Precision;
 pub use rope::RopeScaling;
 pub use run::{Cooldown, Decay, LEAST_FACTOR, LearningRate, MOST_SAMPLES, Run, Settings, shares};
+pub use start::Start;

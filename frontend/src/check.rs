@@ -8,6 +8,7 @@ use neoxc_base::diag::Diagnostic;
 use neoxc_config::{LEAST_FACTOR, MOST_SAMPLES, shares};
 
 use crate::config::{Config, Model, Parallel, Precision, Run};
+use crate::layer::start_of;
 use crate::lints;
 use crate::merge::Merged;
 use crate::reader::{Reader, number};
@@ -51,6 +52,7 @@ impl Reader<'_> {
         let pct = self.float("rotary_pct");
         let base = self.float("rotary_emb_base");
         let rope_scaling = self.rope_scaling(&pos_emb, base);
+        let offset = self.added_positions(&pos_emb);
         let (hidden_dropout, attention_dropout) =
             (self.float("hidden_dropout"), self.float("attention_dropout"));
         let std = self.float("init_method_std");
@@ -71,13 +73,6 @@ impl Reader<'_> {
         let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
         let experts = moe.as_ref().map_or(1, |m| m.experts);
         self.counted_parameters(layers, hidden, intermediate_size, experts);
-        let sigma = |method: &str| match method {
-            "small_init" => (2.0 / (5.0 * hidden as f64)).sqrt(),
-            "single_residual_scaled_normal" => std / (layers as f64).sqrt(),
-            "wang_init" => 2.0 / layers as f64 / (hidden as f64).sqrt(),
-            "scaled_normal" => std / (2.0 * layers as f64).sqrt(),
-            _ => std,
-        };
         let padded = padded?;
         let mut model = Model {
             model_family: self.text("model_family"),
@@ -89,15 +84,18 @@ impl Reader<'_> {
             qk_norm: self.qk_norm(norm),
             intermediate_size,
             seq_length: seq,
-            max_position_embeddings: positions.unwrap_or(seq),
+            max_position_embeddings: positions.unwrap_or(seq + offset),
             vocab_size: vocab,
             padded_vocab_size: padded,
             pos_emb,
             rotary_dims: rotary,
             rotary_emb_base: base,
             rope_scaling,
+            opt_pos_emb_offset: offset,
+            embedding_scale: self.float("embedding_scale"),
             norm,
             layernorm_epsilon: eps,
+            zero_centred_norms: self.zero_centred(norm),
             norm_place: self.norm_place(),
             gpt_j_residual: self.bool("gpt_j_residual"),
             gpt_j_tied: self.bool("gpt_j_residual") && self.bool("gpt_j_tied"),
@@ -112,8 +110,8 @@ impl Reader<'_> {
             sliding_window,
             precision,
             tied: !self.bool("no_weight_tying"),
-            init_std: sigma(&init),
-            output_init_std: sigma(&output),
+            init_std: start_of(&init, std, layers, hidden),
+            output_init_std: start_of(&output, std, layers, hidden),
             hidden_dropout,
             attention_dropout,
             checkpoint: None,

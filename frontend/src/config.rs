@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 pub use neoxc_config::{
     Activation, Attention, Capacity, Cooldown, Decay, LearningRate, Moe, Norm, NormPlace,
-    PipePartition, PipeSchedule, Precision, QkNorm, RopeScaling, Router, Run,
+    PipePartition, PipeSchedule, Precision, QkNorm, RopeScaling, Router, Run, Start,
 };
 
 /// A checked configuration.
@@ -121,7 +121,7 @@ pub struct Model {
     pub vocab_size: Option<usize>,
     /// Rows of the embedding.
     pub padded_vocab_size: usize,
-    /// `rotary`, `learned` or `none`.
+    /// `rotary`, `learned`, `sinusoidal` or `none`.
     pub pos_emb: String,
     /// Rotary dims per head.
     pub rotary_dims: usize,
@@ -130,9 +130,18 @@ pub struct Model {
     /// How their frequencies are scaled, if they are.
     #[serde(default)]
     pub rope_scaling: Option<RopeScaling>,
+    /// Added to positions before a learned table is read.
+    #[serde(default)]
+    pub opt_pos_emb_offset: usize,
+    /// What the token embedding is multiplied by.
+    #[serde(default = "unscaled")]
+    pub embedding_scale: f64,
     /// The kind of norms.
     #[serde(default)]
     pub norm: Norm,
+    /// Norms multiply by 1 plus their weights.
+    #[serde(default)]
+    pub zero_centred_norms: bool,
     /// Where layers have norms.
     #[serde(default)]
     pub norm_place: NormPlace,
@@ -167,10 +176,10 @@ pub struct Model {
     pub sliding_window: Option<usize>,
     /// The head is the embedding.
     pub tied: bool,
-    /// Standard deviation of initial weights.
-    pub init_std: f64,
-    /// The same for weights that write into the residual stream.
-    pub output_init_std: f64,
+    /// What weights start as.
+    pub init_std: Start,
+    /// The same of weights that write into the residual stream.
+    pub output_init_std: Start,
     /// The part of the embedding and of both branches' outputs that training drops.
     #[serde(default)]
     pub hidden_dropout: f64,
@@ -182,6 +191,10 @@ pub struct Model {
     /// What is multiplied and kept for the backward pass.
     #[serde(default)]
     pub precision: Precision,
+}
+
+fn unscaled() -> f64 {
+    1.0
 }
 
 impl Model {

@@ -2,7 +2,7 @@
 
 use neoxc_base::codes::{conflict, not_supported};
 
-use crate::config::{Activation, Norm, NormPlace, QkNorm};
+use crate::config::{Activation, Norm, NormPlace, QkNorm, Start};
 use crate::reader::Reader;
 
 /// The width of an MLP as GPT-NeoX makes it: of its first projection, or of each half of it where there is a gate,
@@ -20,13 +20,40 @@ fn widths(size: usize, multiple: usize, gated: bool) -> (usize, usize) {
     }
 }
 
+/// The start value by the name of a method; `std` is `init_method_std`.
+pub(crate) fn start_of(method: &str, std: f64, layers: usize, hidden: usize) -> Start {
+    let (layers, hidden) = (layers as f64, hidden as f64);
+    Start::Normal(match method {
+        "xavier_normal" => return Start::XavierNormal,
+        "xavier_uniform" => return Start::XavierUniform,
+        "small_init" => (2.0 / (5.0 * hidden)).sqrt(),
+        "single_residual_scaled_normal" => std / layers.sqrt(),
+        "wang_init" => 2.0 / layers / hidden.sqrt(),
+        "scaled_normal" => std / (2.0 * layers).sqrt(),
+        _ => std,
+    })
+}
+
 impl Reader<'_> {
     /// The kind of norms, and their epsilon.
     pub(crate) fn norms(&mut self) -> (Norm, f64) {
         match self.word("norm").as_str() {
-            "rmsnorm" => (Norm::RmsNorm, self.float("rms_norm_epsilon")),
+            // Transformer Engine's are the same norms.
+            "rmsnorm" | "te_rmsnorm" => (Norm::RmsNorm, self.float("rms_norm_epsilon")),
+            "scalenorm" => (Norm::ScaleNorm, self.float("scalenorm_epsilon")),
+            "non_parametric_layernorm" => (Norm::NonParametric, self.float("layernorm_epsilon")),
             _ => (Norm::LayerNorm, self.float("layernorm_epsilon")),
         }
+    }
+
+    /// Whether norms multiply by 1 plus their weights, which they must have.
+    pub(crate) fn zero_centred(&mut self, norm: Norm) -> bool {
+        let centred = self.bool("zero_centred_norms");
+        if centred && !matches!(norm, Norm::LayerNorm | Norm::RmsNorm) {
+            let message = format!("a norm `{norm}` has no weights to which 1 could be added");
+            self.both(message, "zero_centred_norms", "norm", "`--set norm=rmsnorm`, or remove it");
+        }
+        centred
     }
 
     /// Where layers have norms; a norm that both branches share is one before them.

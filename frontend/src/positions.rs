@@ -37,6 +37,34 @@ impl Numbers {
 }
 
 impl Reader<'_> {
+    /// What is added to positions before a learned table is read. A learned table has a row for every position, and
+    /// sines and cosines are as many.
+    pub(crate) fn added_positions(&mut self, pos_emb: &str) -> usize {
+        let offset = self.whole("opt_pos_emb_offset");
+        if offset > 0 && pos_emb != "learned" {
+            let message =
+                "`opt_pos_emb_offset` is about a learned table, and there is none".to_string();
+            let hint = "`--set pos_emb=learned`, or remove it";
+            self.both(message, "opt_pos_emb_offset", "pos_emb", hint);
+        }
+        let [rows, seq] = ["max_position_embeddings", "seq_length"].map(|name| self.int(name));
+        if let (Some(rows), Some(seq)) = (rows, seq)
+            && (seq <= rows && seq + offset > rows)
+        {
+            let last = seq + offset;
+            let message = format!("positions reach to {last}, and the table has {rows} rows");
+            let hint = format!("`--set max_position_embeddings={last}`");
+            self.both(message, "opt_pos_emb_offset", "max_position_embeddings", &hint);
+        }
+        if let Some(hidden) = self.int("hidden_size").filter(|h| h % 2 != 0)
+            && pos_emb == "sinusoidal"
+        {
+            let message = format!("{hidden} dims cannot be as many sines as cosines");
+            self.both(message, "hidden_size", "pos_emb", "an even `hidden_size`");
+        }
+        offset
+    }
+
     /// How frequencies of rotary positions are scaled, if they are.
     pub(crate) fn rope_scaling(&mut self, pos_emb: &str, base: f64) -> Option<RopeScaling> {
         let Value::Map(pairs) = self.find("rope_scaling")?.1.value.clone() else { return None };

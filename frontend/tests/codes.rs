@@ -89,11 +89,17 @@ fn messages_are_sentences() {
     let known = format!("use one of {}; adam is AdamW", neoxc_optimizers::names());
     for (lines, message, hint) in [
         (
-            "norm: scalenorm",
-            "`norm: scalenorm` is not supported yet",
-            "use `layernorm` or `rmsnorm`",
+            "init_method: orthogonal",
+            "`init_method: orthogonal` is not supported yet",
+            "use `normal`, `scaled_normal`, `single_residual_scaled_normal`, `small_init`, `wang_init`, \
+             `xavier_normal` or `xavier_uniform`",
         ),
-        ("norm: batchnorm", "`norm` is \"batchnorm\"; it must be `layernorm` or `rmsnorm`", ""),
+        (
+            "norm: batchnorm",
+            "`norm` is \"batchnorm\"; it must be `layernorm`, `rmsnorm`, `scalenorm`, \
+             `non_parametric_layernorm`, `te_layernorm` or `te_rmsnorm`",
+            "",
+        ),
         (
             "optimizer: {type: Lamb, params: {lr: 0.1}}",
             "the optimizer `Lamb` is not supported yet",

@@ -83,6 +83,11 @@ fn tokens_one_by_one_are_the_whole_text() {
         ("plain", arch()),
         ("tied", Arch { tied: true, parallel_residual: false, ..arch() }),
         ("learned", Arch { positions: Positions::Learned { rows: 9 }, ..arch() }),
+        (
+            "learned with an offset",
+            Arch { positions: Positions::Learned { rows: 11 }, position_offset: 2, ..arch() },
+        ),
+        ("sines", Arch { positions: Positions::Sinusoidal, embedding_scale: 0.5, ..arch() }),
         ("none", Arch { positions: Positions::None, attention_bias: false, ..arch() }),
         ("norms of heads", Arch { qk_norm: QkNorm::Head, head_dim: 4, ..llama() }),
         (

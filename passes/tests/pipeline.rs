@@ -77,6 +77,24 @@ fn variants() -> Vec<(&'static str, Arch)> {
             Arch { qk_norm: QkNorm::Width, norm_place: NormPlace::After, layers: 1, ..llama() },
         ),
         ("norms around", Arch { norm_place: NormPlace::Around, shared_norm: true, ..a.clone() }),
+        (
+            "scale norms and sines",
+            Arch { norm: Norm::ScaleNorm, positions: Positions::Sinusoidal, ..a.clone() },
+        ),
+        (
+            "norms without weights",
+            Arch { norm: Norm::NonParametric, embedding_scale: 3.0, tied: true, ..a.clone() },
+        ),
+        ("zero-centred", Arch { zero_centred: true, qk_norm: QkNorm::Head, ..llama() }),
+        (
+            "zero-centred layer norms",
+            Arch {
+                zero_centred: true,
+                positions: Positions::Learned { rows: 11 },
+                position_offset: 3,
+                ..a.clone()
+            },
+        ),
         ("softsign", Arch { activation: Activation::Softsign, ..a.clone() }),
         ("relu", Arch { activation: Activation::Relu, ..a.clone() }),
         ("shared_norm", Arch { shared_norm: true, ..a.clone() }),
@@ -140,7 +158,14 @@ fn fused_forms_are_found() {
         let count = |f: &str, op: &str| {
             m.function(f).unwrap().ops.iter().filter(|o| o.kind.name() == op).count()
         };
-        let norms = if a.shared_norm { 1 } else { 2 };
+        // Two norms of one stream without weights are one.
+        let one = a.shared_norm || (a.norm == Norm::NonParametric && a.parallel_residual);
+        let before = if one { 1 } else { 2 };
+        let sites = [(a.norm_place.before(), before), (a.norm_place.after(), 2)];
+        // Those of queries and keys too, if they are over one dim; none of scale norms.
+        let sites = [sites[0], sites[1], (a.qk_norm == QkNorm::Head, 2)];
+        let norms: usize = sites.iter().filter(|s| s.0).map(|s| s.1).sum();
+        let norms = if a.norm == Norm::ScaleNorm { 0 } else { norms };
         let attention = if a.attention_dropout > 0.0 { "dropout_attention" } else { "attention" };
         // A router's probabilities stay.
         let routers = a.moe.map_or(0, |m| usize::from(m.router == Router::TopK || m.top_k > 1));

@@ -3,7 +3,9 @@
 
 use std::collections::BTreeMap;
 
-pub use neoxc_config::{Attention, Capacity, Moe, Norm, NormPlace, QkNorm, RopeScaling, Router};
+pub use neoxc_config::{
+    Attention, Capacity, Moe, Norm, NormPlace, QkNorm, RopeScaling, Router, Start,
+};
 use neoxc_ir::{DType, Loc, period};
 
 use crate::blocks::activations::Activation;
@@ -25,6 +27,8 @@ pub enum Positions {
         /// Rows of the table (`max_position_embeddings`).
         rows: usize,
     },
+    /// Sines and cosines added to the token embedding.
+    Sinusoidal,
     /// None.
     None,
 }
@@ -74,6 +78,10 @@ pub struct Arch {
     pub vocab: usize,
     /// Positions.
     pub positions: Positions,
+    /// Added to positions before a learned table is read.
+    pub position_offset: usize,
+    /// What the token embedding is multiplied by.
+    pub embedding_scale: f64,
     /// The longest sequence that the model is said to be for.
     pub max_positions: usize,
     /// The kind of norms.
@@ -82,6 +90,8 @@ pub struct Arch {
     pub norm_place: NormPlace,
     /// Epsilon of norms.
     pub eps: f64,
+    /// A norm multiplies by 1 plus its weight, which starts at 0.
+    pub zero_centred: bool,
     /// `x + attn(ln1(x)) + mlp(ln2(x))` instead of the sequential form.
     pub parallel_residual: bool,
     /// One norm for both branches of the parallel form.
@@ -102,10 +112,10 @@ pub struct Arch {
     pub moe: Option<Moe>,
     /// The head is the embedding.
     pub tied: bool,
-    /// Standard deviation of initial weights.
-    pub init_std: f64,
-    /// Standard deviation of the initial weights that write into the residual stream.
-    pub output_init_std: f64,
+    /// What weights start as.
+    pub init_std: Start,
+    /// What weights that write into the residual stream start as.
+    pub output_init_std: Start,
     /// Layers per activation-checkpointing group; `None` keeps all activations.
     pub checkpoint: Option<usize>,
     /// The dtype of matmul operands and saved activations: f32, bf16 or f16.

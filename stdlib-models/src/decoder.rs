@@ -108,6 +108,16 @@ struct Inputs {
     names: Option<Names>,
 }
 
+/// The rows of the embedding, scaled where the model says so (Vaswani et al. 2017, section 3.4; Gemma).
+fn embedded(a: &Arch, b: &mut Builder<'_>, x: ValueId) -> Result<ValueId> {
+    if a.embedding_scale == 1.0 {
+        return Ok(x);
+    }
+    b.at(&a.loc("embedding_scale"));
+    let scale = b.scalar(a.embedding_scale)?;
+    b.mul(x, scale)
+}
+
 /// Everything up to the last layer's output: [`batch`, seq, embed].
 fn trunk(
     a: &Arch,
@@ -119,7 +129,8 @@ fn trunk(
 ) -> Result<ValueId> {
     b.at(&a.loc("hidden_size"));
     let x = b.one(OpKind::Gather, &[p.need("embed.weight")?, tokens], Attrs::new())?;
-    let mut x = positions::add_learned(a, b, p, x, None)?;
+    let x = embedded(a, b, x)?;
+    let mut x = positions::add(a, b, p, &inputs.tables, x, None)?;
     let (mut slices, mut shared) = (inputs.stacked.clone(), vec![]);
     if let Some(names) = &inputs.names {
         x = names.hidden(a, b, x, Site::Embedding)?;
@@ -128,7 +139,7 @@ fn trunk(
     }
     b.at(&a.loc("num_layers"));
     let period = a.period().len();
-    let operands = [&[x], &slices[..], &shared, &inputs.tables].concat();
+    let operands = [&[x], &slices[..], &shared, positions::of_layers(a, &inputs.tables)].concat();
     let mut attrs = Attrs::new()
         .with("callee", Attr::Symbol(callee.into()))
         .with("count", Attr::Int((a.layers / period) as i64))
@@ -189,7 +200,7 @@ fn batch_param(f: &mut Function, name: &str, ty: TensorType) -> ValueId {
 }
 
 fn declare_tables(a: &Arch, f: &mut Function) -> Vec<ValueId> {
-    positions::table_types(a, a.seq)
+    positions::entry_types(a)
         .into_iter()
         .map(|(name, ty)| {
             let attrs = Attrs::new()
@@ -301,11 +312,12 @@ fn decode(a: &Arch, family: &dyn Family, module: &Module) -> Result<Function> {
     let b = &mut Builder::with_module(&mut f, module);
     b.at(&a.loc("hidden_size"));
     let x = b.one(OpKind::Gather, &[p.need("embed.weight")?, tokens], Attrs::new())?;
-    let x = positions::add_learned(a, b, &p, x, Some(count))?;
+    let x = embedded(a, b, x)?;
+    let x = positions::add(a, b, &p, &tables, x, Some(count))?;
     b.at(&a.loc("rotary_pct"));
     let mut rows = vec![];
-    for table in tables {
-        rows.push(b.one(OpKind::Gather, &[table, count], Attrs::new())?);
+    for table in positions::of_layers(a, &tables) {
+        rows.push(b.one(OpKind::Gather, &[*table, count], Attrs::new())?);
     }
     b.at(&a.loc("num_layers"));
     let operands = [&[x], &stacked[..], &caches, &[count], &rows].concat();

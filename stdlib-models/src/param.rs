@@ -5,6 +5,7 @@
 //! `neox.decay`, `neox.shape`, and where they say something `neox.tensor`, `neox.tensor_if_even`, `neox.experts`,
 //! `neox.frozen` and `neox.before_layers` (`docs/design/contracts.md`).
 
+use neoxc_config::Start;
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Attr, Attrs, DType, Dim, TensorType, ValueId, keys};
 
@@ -33,7 +34,8 @@ pub struct Param {
     /// How many of the dims are rows in published checkpoints, the others being columns; none where published
     /// shapes are `dims` themselves. Of all dims: a vector.
     pub rows: Option<usize>,
-    /// Start value of an element: an expression (`neoxc_plan::Init`), such as `0.02 * normal`.
+    /// Start value of an element: an expression (`neoxc_plan::Init`), such as `0.02 * normal`; in it, `rows` and
+    /// `columns` are those of the published matrix.
     pub init: String,
     /// Whether weight decay applies.
     pub decay: bool,
@@ -52,9 +54,14 @@ pub struct Param {
     pub pieces: Vec<Piece>,
 }
 
-/// The start value of weights: a normal distribution around 0.
-pub fn normal(std: f64) -> String {
-    format!("{std:?} * normal")
+/// The start value of weights. `rows` and `columns` stand for those of the parameter's published matrix, or of one
+/// expert's.
+pub fn normal(start: Start) -> String {
+    match start {
+        Start::Normal(std) => format!("{std:?} * normal"),
+        Start::XavierNormal => "sqrt(2.0 / (rows + columns)) * normal".into(),
+        Start::XavierUniform => "sqrt(6.0 / (rows + columns)) * (2.0 * uniform - 1.0)".into(),
+    }
 }
 
 impl Param {
@@ -88,6 +95,11 @@ impl Param {
     fn vector(role: &'static str, name: &'static str, dims: &[(&str, usize)], init: &str) -> Self {
         let p = Self::weight(role, name, dims, dims.len(), init.into());
         Self { decay: false, ..p }
+    }
+
+    /// With `centred`, a norm's weight to which 1 is added: starts at 0.
+    pub fn zero_centred(self, centred: bool) -> Self {
+        if centred { Self { init: "0".into(), ..self } } else { self }
     }
 
     /// A norm's weight: starts at 1.
@@ -147,6 +159,19 @@ impl Param {
         }
     }
 
+    /// The expression of the start value, with the sizes that it speaks of.
+    fn start(&self) -> String {
+        let sizes: Vec<usize> = self.dims.iter().map(|d| d.size).collect();
+        // A matrix of experts is one of each.
+        let (rows, columns) = match (self.rows, self.experts) {
+            (Some(rows), _) => sizes.split_at(rows.min(sizes.len())),
+            (None, Some(_)) if sizes.len() > 2 => (&sizes[1..2], &sizes[2..]),
+            _ => sizes.split_at(1.min(sizes.len())),
+        };
+        let count = |sizes: &[usize]| format!("{}.0", sizes.iter().product::<usize>());
+        self.init.replace("rows", &count(rows)).replace("columns", &count(columns))
+    }
+
     /// The name of the function parameter: `attention.dense.weight` → `attention_dense_weight`.
     pub fn short(&self) -> String {
         self.name.replace('.', "_")
@@ -157,7 +182,7 @@ impl Param {
         let shape: Vec<i64> = self.shape_of(None).into_iter().map(|n| n as i64).collect();
         let mut attrs = Attrs::new()
             .with(keys::PARAM, Attr::Str(full_name.to_string()))
-            .with(keys::INIT, Attr::Str(self.init.clone()))
+            .with(keys::INIT, Attr::Str(self.start()))
             .with(keys::DECAY, Attr::Bool(self.decay))
             .with(keys::SHAPE, Attr::ints(&shape));
         for (key, dims) in
@@ -197,5 +222,23 @@ impl Values {
     /// If the family declares none.
     pub fn need(&self, role: &str) -> Result<ValueId, OpError> {
         self.get(role).ok_or_else(|| OpError::new(format!("the model has no `{role}`")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of the whole matrix as it is published; of experts, of each one's.
+    #[test]
+    fn xavier_values_know_their_matrix() {
+        let init = |p: Param| p.attrs("w").str(keys::INIT).map(str::to_string);
+        let dims = [("heads", 2), ("qkv", 3), ("head_dim", 4), ("embed", 8)];
+        let p = Param::weight("w", "w", &dims, 3, normal(Start::XavierNormal));
+        assert_eq!(init(p).as_deref(), Some("sqrt(2.0 / (24.0 + 8.0)) * normal"));
+        let dims = [("experts", 7), ("ffn", 5), ("embed", 3)];
+        let p = Param::weight("w", "w", &dims, 2, normal(Start::XavierUniform));
+        let want = "sqrt(6.0 / (5.0 + 3.0)) * (2.0 * uniform - 1.0)";
+        assert_eq!(init(p.of_experts("experts")).as_deref(), Some(want));
     }
 }

@@ -31,6 +31,9 @@ ADAM = dict(
     min_lr=5e-4, lr_decay_style="cosine", lr_decay_iters=20, train_iters=20, warmup=0.26,
     gradient_clipping=1.0, weight_decay=0.1)
 
+TINY = dict(hidden_size=16, num_attention_heads=2, num_layers=2, padded_vocab_size=29, seq_length=11,
+            train_micro_batch_size_per_gpu=1)
+
 # name: (what differs from BASE, how the mask looks)
 STEPS = {
     "parallel_erf": (dict(), "ones"),
@@ -54,6 +57,13 @@ STEPS = {
     "no_positions": (dict(pos_emb="none", bias_gelu_fusion=True), "ones"),
     "norms_without_bias": (dict(
         pos_emb="none", gpt_j_residual=False, use_bias_in_norms=False), "random"),
+    "scalenorm_sinusoidal": (dict(
+        TINY, norm="scalenorm", scalenorm_epsilon=0.3, pos_emb="sinusoidal", gpt_j_residual=False), "ones"),
+    "zero_centred_offset": (dict(
+        TINY, zero_centred_norms=True, pos_emb="learned", opt_pos_emb_offset=3, embedding_scale=2.5,
+        no_weight_tying=False), "random"),
+    "norms_without_weights": (dict(
+        TINY, norm="non_parametric_layernorm", pos_emb="none", embedding_scale=4.0, gpt_j_residual=False), "ones"),
 }
 TRAINING = {
     "train": dict(bias_gelu_fusion=True),
@@ -109,6 +119,15 @@ class Plain:
         return reference.logits(self.params, tokens, self.cfg)
 
 
+def norm_shapes(cfg, name):
+    kind, e = cfg.get("norm", "layernorm"), cfg["hidden_size"]
+    out = {"layernorm": {name + ".weight": (e,), name + ".bias": (e,)},
+           "scalenorm": {name + ".weight": (1,)}, "non_parametric_layernorm": {}}[kind]
+    if not cfg.get("use_bias_in_norms", True):
+        out.pop(name + ".bias", None)
+    return out
+
+
 def shapes(cfg):
     e, v, f = cfg["hidden_size"], cfg["padded_vocab_size"], 4 * cfg["hidden_size"]
     out = {"gpt_neox.embed_in.weight": (v, e)}
@@ -116,17 +135,12 @@ def shapes(cfg):
         out["gpt_neox.embed_pos.weight"] = (cfg["max_position_embeddings"], e)
     for i in range(cfg["num_layers"]):
         at = f"gpt_neox.layers.{i}."
-        for norm in ("input_layernorm", "post_attention_layernorm"):
-            out |= {at + norm + ".weight": (e,), at + norm + ".bias": (e,)}
-            if not cfg.get("use_bias_in_norms", True):
-                del out[at + norm + ".bias"]
+        out |= norm_shapes(cfg, at + "input_layernorm") | norm_shapes(cfg, at + "post_attention_layernorm")
         for linear, rows, cols in (
                 ("attention.query_key_value", 3 * e, e), ("attention.dense", e, e),
                 ("mlp.dense_h_to_4h", f, e), ("mlp.dense_4h_to_h", e, f)):
             out |= {at + linear + ".weight": (rows, cols), at + linear + ".bias": (rows,)}
-    out |= {"gpt_neox.final_layer_norm.weight": (e,), "gpt_neox.final_layer_norm.bias": (e,)}
-    if not cfg.get("use_bias_in_norms", True):
-        del out["gpt_neox.final_layer_norm.bias"]
+    out |= norm_shapes(cfg, "gpt_neox.final_layer_norm")
     if cfg["no_weight_tying"]:
         out["embed_out.weight"] = (v, e)
     return out
@@ -137,7 +151,8 @@ def random_params(cfg, gen):
     params = {}
     for name, shape in shapes(cfg).items():
         p = torch.randn(shape, generator=gen) * 0.12
-        params[name] = p + 1 if "norm.weight" in name else p
+        centred = "norm.weight" in name and not cfg.get("zero_centred_norms")
+        params[name] = p + 1 if centred else p
     return params
 
 

@@ -19,6 +19,24 @@ def layer_norm(x, weight, bias, eps):
     return (x - mean) / torch.sqrt(var + eps) * weight + bias
 
 
+def normalise(x, p, name, cfg):
+    """A norm of one of the kinds of `norm`; `use_bias_in_norms: false` leaves the biases out."""
+    kind, eps = cfg.get("norm", "layernorm"), cfg["layernorm_epsilon"]
+    if kind == "scalenorm":
+        length = (x**2).sum(-1, keepdim=True).sqrt().clamp(min=cfg["scalenorm_epsilon"])
+        return x / length * p[name + ".weight"]
+    if kind == "non_parametric_layernorm":
+        return layer_norm(x, 1.0, 0.0, eps)
+    weight = p[name + ".weight"] + (1 if cfg.get("zero_centred_norms") else 0)
+    return layer_norm(x, weight, p.get(name + ".bias", 0.0), eps)
+
+
+def sinusoids(seq, width, dtype):
+    """[seq, width]: sines of width / 2 angles, then cosines of the same."""
+    angles = torch.arange(seq, dtype=dtype)[:, None] / 10000 ** (torch.arange(0, width, 2, dtype=dtype) / width)
+    return torch.cat([angles.sin(), angles.cos()], -1)
+
+
 def gelu(x, fused):
     """`bias_gelu_fusion` selects the tanh form; without it gelu is the exact erf form."""
     if fused:
@@ -94,15 +112,16 @@ def mlp(x, p, prefix, cfg):
 
 def logits(p, tokens, cfg):
     """tokens [batch, seq] -> logits [batch, seq, vocab]."""
-    eps = cfg["layernorm_epsilon"]
-
     def norm(x, name):
-        # `use_bias_in_norms: false` leaves the biases out.
-        return layer_norm(x, p[name + ".weight"], p.get(name + ".bias", 0.0), eps)
+        return normalise(x, p, name, cfg)
 
-    x = p["gpt_neox.embed_in.weight"][tokens]
+    seq = tokens.shape[1]
+    x = p["gpt_neox.embed_in.weight"][tokens] * cfg.get("embedding_scale", 1.0)
     if cfg["pos_emb"] == "learned":
-        x = x + p["gpt_neox.embed_pos.weight"][: tokens.shape[1]]
+        first = cfg.get("opt_pos_emb_offset", 0)
+        x = x + p["gpt_neox.embed_pos.weight"][first : first + seq]
+    if cfg["pos_emb"] == "sinusoidal":
+        x = x + sinusoids(seq, x.shape[-1], x.dtype)
     for i in range(cfg["num_layers"]):
         at = f"gpt_neox.layers.{i}."
         attended = attention(norm(x, at + "input_layernorm"), p, at + "attention.", cfg)

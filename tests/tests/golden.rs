@@ -255,6 +255,9 @@ fn logits_losses_and_every_gradient() {
         "learned_positions",
         "no_positions",
         "norms_without_bias",
+        "scalenorm_sinusoidal",
+        "zero_centred_offset",
+        "norms_without_weights",
     ] {
         check_step(name);
     }

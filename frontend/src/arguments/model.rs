@@ -3,9 +3,16 @@
 use super::{Argument, dict, flag, float, int, text, word};
 
 const FUSED: &str = "the compiler decides what is fused; the mathematics is the same";
-const INIT: &[&str] =
-    &["normal", "scaled_normal", "single_residual_scaled_normal", "small_init", "wang_init"];
-const OTHER_INIT: &[&str] = &["orthogonal", "scaled_orthogonal", "xavier_uniform", "xavier_normal"];
+const INIT: &[&str] = &[
+    "normal",
+    "scaled_normal",
+    "single_residual_scaled_normal",
+    "small_init",
+    "wang_init",
+    "xavier_normal",
+    "xavier_uniform",
+];
+const OTHER_INIT: &[&str] = &["orthogonal", "scaled_orthogonal"];
 
 #[rustfmt::skip] // a table: an argument begins a line
 pub(super) static ARGUMENTS: &[Argument] = &[
@@ -26,8 +33,9 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("sliding_window_width").between(0.0, 16_777_216.0)
         .doc("A token sees itself and so many tokens before it, in every layer or, where `attention_config` has layers of the kind `sliding`, in those. Hugging Face's `sliding_window` counts the token itself, and is one more."),
     int("max_position_embeddings").between(1.0, 16_777_216.0).doc("Rows of the table of learned positions; at least `seq_length`, which it is without this key."),
-    word("norm", "layernorm", &["layernorm", "rmsnorm"], &["non_parametric_layernorm", "scalenorm", "te_rmsnorm", "te_layernorm"])
-        .doc("Normalisation before attention, before the MLP and before the head."),
+    word("norm", "layernorm", &["layernorm", "rmsnorm", "scalenorm", "non_parametric_layernorm", "te_layernorm", "te_rmsnorm"], &[])
+        .doc("Normalisation before attention, before the MLP and before the head. `scalenorm` divides by the Euclidean length and multiplies by one number; `non_parametric_layernorm` is a layer norm without weights. `te_layernorm` and `te_rmsnorm` are other names of the first two."),
+    flag("zero_centred_norms", false).ours().doc("Norms multiply by 1 plus their weights, which start at 0 (Gemma's form)."),
     flag("layernorm_fusion", false).idle(FUSED).doc("Use a fused kernel for layer norms."),
     flag("rmsnorm_fusion", false).idle(FUSED).doc("Use a fused kernel for RMS norms."),
     word("norm_place", "before", &["before", "after", "around"], &[]).ours()
@@ -38,16 +46,15 @@ pub(super) static ARGUMENTS: &[Argument] = &[
         .doc("Normalise queries and keys of each head before attention."),
     float("layernorm_epsilon").number(1e-5).between(0.0, 1.0).doc("Added to the variance in layer norms."),
     float("rms_norm_epsilon").number(1e-8).between(0.0, 1.0).doc("Added to the mean square in RMS norms."),
-    float("scalenorm_epsilon").number(1e-8).not_yet("there are no scale norms", "`norm: layernorm` reads `layernorm_epsilon`")
-        .doc("Least length that a scale norm divides by."),
-    word("pos_emb", "learned", &["learned", "rotary", "none"], &["sinusoidal", "rpe", "alibi"])
-        .doc("How tokens know their position: a learned table added to the embedding, rotation of queries and keys, or not at all."),
+    float("scalenorm_epsilon").number(1e-8).between(1e-15, 1.0).doc("Least length that a scale norm divides by."),
+    word("pos_emb", "learned", &["learned", "rotary", "sinusoidal", "none"], &["rpe", "alibi"])
+        .doc("How tokens know their position: a learned table or sines and cosines added to the embedding, rotation of queries and keys, or not at all."),
     int("rpe_num_buckets").number(32.0).not_yet("there are no relative position biases", "use `pos_emb: rotary`")
         .doc("Buckets of distances in relative position biases (`pos_emb: rpe`)."),
     int("rpe_max_distance").number(128.0).not_yet("there are no relative position biases", "use `pos_emb: rotary`")
         .doc("Distance from which all share a bucket (`pos_emb: rpe`)."),
-    int("opt_pos_emb_offset").number(0.0).not_yet("positions count from 0", "")
-        .doc("Added to positions before the learned table is read, as OPT models want it."),
+    int("opt_pos_emb_offset").number(0.0).between(0.0, 1_048_576.0).doc("Added to positions before the learned table is read, as OPT models want it (2); the table has so many rows more than a sequence has tokens."),
+    float("embedding_scale").number(1.0).between(1e-6, 1e6).ours().doc("What the rows of the embedding are multiplied by before the first layer; the head is not scaled. Gemma's is √hidden_size."),
     flag("no_weight_tying", false).doc("Give the head weights of its own instead of the embedding's."),
     int("num_unique_layers").unread().doc("Layers with weights of their own; the others share them."),
     text("param_sharing_style").says("grouped").unread().doc("Which layers share weights where `num_unique_layers` is given."),
@@ -61,7 +68,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("bias_dropout_fusion", false).idle(FUSED).doc("Use a fused kernel for bias, dropout and residual."),
     flag("rope_fusion", false).idle(FUSED).doc("Use a fused kernel for rotary positions."),
     text("fused_kernels_build_path").idle("no kernel is built when a run starts").doc("Folder in which GPT-NeoX builds its CUDA kernels."),
-    flag("fp16_lm_cross_entropy", false).not_yet("the loss is computed in f32", "").doc("Compute the loss in 16 bits."),
+    flag("fp16_lm_cross_entropy", false).idle("the loss is computed in f32, of which nothing is rounded to 16 bits").doc("Compute the loss in 16 bits."),
     float("init_method_std").number(0.02).between(0.0, 100.0).doc("Standard deviation of start values in `normal` and `scaled_normal`."),
     flag("apply_query_key_layer_scaling", false).idle("with these positions the two factors cancel")
         .doc("Divide attention scores by the layer's number, and multiply them again in the softmax."),
@@ -72,7 +79,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     dict("rope_scaling").ours().doc("Scaling of the frequencies of rotary positions for sequences that are longer than those of a first training, by Hugging Face's names."),
     flag("rotary_save_freqs_buffer", false).idle("frequencies are computed, and no checkpoint holds them").doc("Keep the frequencies of rotary positions in checkpoints."),
     word("init_method", "normal", INIT, OTHER_INIT)
-        .doc("Start values of embeddings and of matrices that read the residual stream: `small_init` has σ = √(2/(5·hidden_size)), `wang_init` σ = 2/(num_layers·√hidden_size)."),
+        .doc("Start values of embeddings and of matrices that read the residual stream: `small_init` has σ = √(2/(5·hidden_size)), `wang_init` σ = 2/(num_layers·√hidden_size); `xavier_normal` and `xavier_uniform` have σ² = 2/(rows + columns) of the whole matrix, where GPT-NeoX takes those of a rank's part. Orthogonal matrices are made as a whole, and a start value here depends on seed, name and index alone, so that it is the same under every layout."),
     word("output_layer_init_method", "scaled_normal", INIT, OTHER_INIT)
         .doc("Start values of matrices that write into the residual stream: `scaled_normal` has σ = init_method_std/√(2·num_layers), `single_residual_scaled_normal`, for layers with one branch, σ = init_method_std/√num_layers."),
     flag("gpt_j_residual", false).doc("Attention and MLP both read the layer's input, and both are added to it (parallel residual)."),

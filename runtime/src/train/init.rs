@@ -115,6 +115,23 @@ mod tests {
         assert_eq!(start(&mut bytes, "10 * index(0) + index(1)"), values);
     }
 
+    /// Both forms of Xavier's values have the variance 2 / (rows + columns), here of 150 × 50.
+    #[test]
+    fn xavier_values_have_their_variance() {
+        for (init, most) in [
+            ("sqrt(2.0 / (150.0 + 50.0)) * normal", f64::INFINITY),
+            ("sqrt(6.0 / (150.0 + 50.0)) * (2.0 * uniform - 1.0)", 0.03f64.sqrt()),
+        ] {
+            let mut bytes = vec![0; 4 * 7500];
+            fill(&mut bytes, "w", &init.parse().unwrap(), &[150, 50], 1);
+            let floats = bytes.chunks_exact(4).map(|c| f32::from_le_bytes(c.try_into().unwrap()));
+            let x: Vec<f64> = floats.map(f64::from).collect();
+            let variance = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
+            assert!((variance / 0.01 - 1.0).abs() < 0.06, "{init}: {variance}");
+            assert!(x.iter().all(|x| x.abs() <= most + 1e-9), "{init}");
+        }
+    }
+
     #[test]
     fn uniform_values_are_between_0_and_1_and_not_those_of_normal_ones() {
         let mut bytes = vec![0; 4 * 40_000];

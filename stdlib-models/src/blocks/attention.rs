@@ -68,6 +68,7 @@ pub fn attention(
 fn normal(a: &Arch, b: &mut Builder<'_>, x: ValueId, weight: Option<ValueId>) -> Result<ValueId> {
     let Some(weight) = weight else { return Ok(x) };
     b.at(&a.loc("qk_norm"));
+    let weight = norms::weight_of(a, b, weight)?;
     let names = |b: &Builder<'_>, v| -> Vec<String> {
         b.ty(v).dims.iter().map(|d| d.name.to_string()).collect()
     };

@@ -1,4 +1,4 @@
-//! How positions enter a model: rotary tables for the layers, or rows added to the embedding.
+//! How positions enter a model: rotary tables for the layers, or rows, learned or of sines, added to the embedding.
 
 use neoxc_ir::{Attr, Attrs, Builder, OpKind, TensorType, ValueId};
 
@@ -17,8 +17,11 @@ pub fn table_types(a: &Arch, seq: usize) -> Vec<(&'static str, TensorType)> {
     }
 }
 
-/// The values of the rotary tables, made by `@setup`; none where positions are not rotary.
+/// The values of [`entry_types`], made by `@setup`.
 pub fn tables(a: &Arch, b: &mut Builder<'_>) -> Result<Vec<ValueId>> {
+    if a.positions == Positions::Sinusoidal {
+        return Ok(vec![sinusoids(a, b)?]);
+    }
     let Positions::Rotary { dims, base, scaling } = a.positions else { return Ok(vec![]) };
     b.at(&a.loc(if scaling.is_some() { "rope_scaling" } else { "rotary_pct" }));
     let mut attrs = Attrs::new()
@@ -61,33 +64,79 @@ fn scale(attrs: &mut Attrs, scaling: RopeScaling) {
     }
 }
 
-/// `x` [batch, seq, embed] with the learned rows of its positions added: those of the whole sequence, or the one
-/// of `place` [seq = 1].
-pub fn add_learned(
+/// The tables of an entry: those of its layers, or the one that is added to the embedding.
+pub fn entry_types(a: &Arch) -> Vec<(&'static str, TensorType)> {
+    match a.positions {
+        Positions::Sinusoidal => {
+            vec![("sinusoids", TensorType::f32(&[("seq", a.seq), ("embed", a.embed)]))]
+        }
+        _ => table_types(a, a.seq),
+    }
+}
+
+/// Those of an entry's tables that its layers take.
+pub fn of_layers<'t>(a: &Arch, tables: &'t [ValueId]) -> &'t [ValueId] {
+    if a.positions == Positions::Sinusoidal { &[] } else { tables }
+}
+
+/// Sines of half of the dims, and behind them the cosines of the same angles: [seq, embed], in the order of GPT-NeoX.
+fn sinusoids(a: &Arch, b: &mut Builder<'_>) -> Result<ValueId> {
+    b.at(&a.loc("pos_emb"));
+    let attrs = Attrs::new()
+        .with("seq_size", Attr::Int(a.seq as i64))
+        .with("rot", Attr::Int(a.embed as i64))
+        .with("base", Attr::Float(10_000.0));
+    let made = b.op(OpKind::RotaryTable, &[], attrs)?;
+    let half = a.embed as i64 / 2;
+    let mut place = |x: ValueId, before: i64| {
+        let name = Attrs::new()
+            .with("from", Attr::Str("rot".into()))
+            .with("to", Attr::Str("embed".into()));
+        let x = b.one(OpKind::Rename, &[x], name)?;
+        let zeros = Attrs::new()
+            .with("dim", Attr::Str("embed".into()))
+            .with("before", Attr::Int(before))
+            .with("after", Attr::Int(half - before));
+        b.one(OpKind::Pad, &[x], zeros)
+    };
+    let (cos, sin) = (place(made[0], half)?, place(made[1], 0)?);
+    b.add(sin, cos)
+}
+
+/// `x` [batch, seq, embed] with what the model adds for its positions: for those of the whole sequence, or for the one
+/// of `place` [seq = 1]. `tables` are those of [`entry_types`].
+pub fn add(
     a: &Arch,
     b: &mut Builder<'_>,
     p: &Values,
+    tables: &[ValueId],
     x: ValueId,
     place: Option<ValueId>,
 ) -> Result<ValueId> {
-    if !matches!(a.positions, Positions::Learned { .. }) {
-        return Ok(x);
-    }
     b.at(&a.loc("pos_emb"));
-    let table = p.need("positions.weight")?;
+    let rows = match (a.positions, tables) {
+        (Positions::Learned { .. }, _) => learned(a, b, p)?,
+        (Positions::Sinusoidal, [table]) => *table,
+        _ => return Ok(x),
+    };
     let rows = match place {
-        Some(place) => b.one(OpKind::Gather, &[table, place], Attrs::new())?,
+        Some(place) => b.one(OpKind::Gather, &[rows, place], Attrs::new())?,
+        None if b.ty(rows).has("seq") => rows,
         None => {
-            let slice = Attrs::new()
-                .with("dim", Attr::Str("position".into()))
-                .with("start", Attr::Int(0))
-                .with("size", Attr::Int(a.seq as i64));
-            let rows = b.one(OpKind::Slice, &[table], slice)?;
-            let rename = Attrs::new()
+            let name = Attrs::new()
                 .with("from", Attr::Str("position".into()))
                 .with("to", Attr::Str("seq".into()));
-            b.one(OpKind::Rename, &[rows], rename)?
+            b.one(OpKind::Rename, &[rows], name)?
         }
     };
     b.add(x, rows)
+}
+
+/// The learned rows of a sequence's positions: [position = seq, embed].
+fn learned(a: &Arch, b: &mut Builder<'_>, p: &Values) -> Result<ValueId> {
+    let slice = Attrs::new()
+        .with("dim", Attr::Str("position".into()))
+        .with("start", Attr::Int(a.position_offset as i64))
+        .with("size", Attr::Int(a.seq as i64));
+    b.one(OpKind::Slice, &[p.need("positions.weight")?], slice)
 }

@@ -14,7 +14,7 @@ pub mod qwen3;
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
-use crate::arch::{Arch, LayerKind};
+use crate::arch::{Arch, LayerKind, Norm};
 use crate::blocks::transformer::Layer;
 use crate::param::{Param, normal};
 
@@ -51,6 +51,18 @@ pub trait Family: std::fmt::Debug + Sync {
 
     /// How Hugging Face writes its models, if it has them.
     fn hugging_face(&self) -> Option<&'static hugging_face::Format>;
+}
+
+/// The parameters of a norm: a weight, and a layer norm's bias if norms have biases; one number of a scale norm.
+fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Param> {
+    let e = [("embed", a.embed)];
+    let weight = || Param::scale(roles[0], names[0], &e).zero_centred(a.zero_centred);
+    match a.norm {
+        Norm::NonParametric => vec![],
+        Norm::ScaleNorm => vec![Param::scale(roles[0], names[0], &[("gain", 1)])],
+        Norm::LayerNorm if a.norm_bias => vec![weight(), Param::bias(roles[1], names[1], &e)],
+        Norm::LayerNorm | Norm::RmsNorm => vec![weight()],
+    }
 }
 
 /// A router and experts in the place of the MLP, by GPT-NeoX's names; none of Hugging Face's classes has them so.

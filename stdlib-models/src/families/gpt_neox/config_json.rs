@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::arch::{Arch, Positions};
+use crate::arch::{Arch, Norm, Positions};
 use crate::blocks::activations::Activation;
 use crate::families::hugging_face::{Format, Reader, Says, absent, decimal, rope, rotary_part};
 
@@ -117,6 +117,9 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
         (!matches!(a.positions, Positions::Rotary { .. }), "positions but rotary ones"),
         (!rope::has(a), "rotary positions of the type ntk"),
         (!gelu, "activations but gelu"),
+        (a.norm != Norm::LayerNorm, "norms but layer norms"),
+        (a.zero_centred, "norms with 1 + weight"),
+        (a.embedding_scale != 1.0, "scale of the embedding"),
         (!a.norm_bias, "norms without biases"),
         (a.attention_bias != a.out_bias, "attention with biases in some places only"),
         (!a.mlp_bias, "MLP without biases"),

@@ -6,7 +6,7 @@ mod config_json;
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
-use super::{Family, hugging_face};
+use super::{Family, hugging_face, norm};
 use crate::arch::{Arch, LayerKind, Norm, Positions, QkNorm};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, normal};
@@ -14,16 +14,6 @@ use crate::param::{Param, normal};
 /// The family.
 #[derive(Debug)]
 pub struct GptNeox;
-
-/// A norm's weight and its bias, if norms have biases.
-fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Param> {
-    let e = [("embed", a.embed)];
-    let mut p = vec![Param::scale(roles[0], names[0], &e)];
-    if a.norm_bias {
-        p.push(Param::bias(roles[1], names[1], &e));
-    }
-    p
-}
 
 fn attention(a: &Arch) -> Vec<Param> {
     let (e, h, d) = (("embed", a.embed), ("heads", a.heads), ("head_dim", a.head_dim));

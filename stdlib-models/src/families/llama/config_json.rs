@@ -202,6 +202,8 @@ pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
         (!whole, "positions but rotary ones of whole heads"),
         (!rope::has(a), "rotary positions of the type ntk"),
         (a.norm != Norm::RmsNorm, "norms but RMS norms"),
+        (a.zero_centred, "norms with 1 + weight"),
+        (a.embedding_scale != 1.0, "scale of the embedding"),
         (!gate, "activations but swiglu, geglu and reglu"),
         (qk == QkNorm::None && a.qk_norm != qk, "norms of queries and keys"),
         (qk != QkNorm::None && a.qk_norm != qk, "other norms of queries and keys than its own"),

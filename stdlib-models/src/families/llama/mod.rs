@@ -15,9 +15,9 @@ pub mod config_json;
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
-use super::Family;
 use super::hugging_face::Format;
-use crate::arch::{Arch, LayerKind, Norm, Positions, QkNorm};
+use super::{Family, norm};
+use crate::arch::{Arch, LayerKind, Positions, QkNorm};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, Piece, normal};
 
@@ -35,16 +35,6 @@ pub struct NamedAsLlama {
 /// The family, in which a model may have more than Hugging Face's class.
 pub const LLAMA: NamedAsLlama =
     NamedAsLlama { name: "llama", format: &config_json::FORMAT, lacks: |_| vec![] };
-
-/// A norm's weight, and a layer norm's bias if norms have biases.
-fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Param> {
-    let e = [("embed", a.embed)];
-    let mut p = vec![Param::scale(roles[0], names[0], &e)];
-    if a.norm == Norm::LayerNorm && a.norm_bias {
-        p.push(Param::bias(roles[1], names[1], &e));
-    }
-    p
-}
 
 /// The norms of a layer. The one after attention has the name that the one before the MLP has where there is none.
 fn norms(a: &Arch) -> Vec<Param> {
@@ -81,7 +71,7 @@ fn qk_norms(a: &Arch) -> Vec<Param> {
         QkNorm::Width => (&[h, d][..], &[h, d][..]),
     };
     let norm = |role, name, dims: &[_]| {
-        let p = Param::scale(role, name, dims);
+        let p = Param::scale(role, name, dims).zero_centred(a.zero_centred);
         if a.qk_norm == QkNorm::Width { p.divided("heads") } else { p }
     };
     vec![
