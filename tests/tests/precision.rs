@@ -114,12 +114,19 @@ fn experts_train_with_bf16_on_one_and_several_ranks() {
     }
 }
 
-/// Tokens generated from weights rounded once, and keys and values kept in bf16, are those of whole sequences.
+/// Tokens generated from weights rounded once, and keys and values kept in bf16, are those of whole sequences; where every
+/// second layer has a window, too.
 #[test]
 fn text_token_by_token_is_that_of_whole_sequences() {
+    token_by_token(&[BF16]);
+    let windows = r#"attention_config=[[["sliding", "global"], "all"]]"#;
+    token_by_token(&[BF16, "sliding_window_width=2", windows]);
+}
+
+fn token_by_token(sets: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     data(folder.path(), 0);
-    let narrow = plan(folder.path(), &[BF16]);
+    let narrow = plan(folder.path(), sets);
     run(&narrow, &folder.path().join("narrow"), 6, 2, false);
     let mut whole = narrow.clone();
     whole.programs.retain(|p| !p.name.starts_with("decode"));
