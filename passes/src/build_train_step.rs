@@ -81,19 +81,7 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
         params.iter().filter(|(_, a)| !role::is_frozen(a)).cloned().collect();
     let of_each: Vec<Chosen> =
         trained.iter().map(|(v, a)| updates.of(m, f.ty(*v), a)).collect::<Result<_, _>>()?;
-    // The state of each parameter, by the number that its slot has among all.
-    let mut state: Vec<Vec<(usize, ValueId)>> = vec![vec![]; trained.len()];
-    for (n, slot) in settings.optimizer.slots.iter().enumerate() {
-        for (i, (v, a)) in trained.iter().enumerate() {
-            let kept = settings.optimizer.slots(&settings, of_each[i].form);
-            if !kept.iter().any(|s| s.name == slot.name) {
-                continue;
-            }
-            let (name, ty) = (format!("{}_{}", slot.name, label(&f, *v)), f.ty(*v).clone());
-            let attrs = state_attrs(slot.name, name_of(a));
-            state[i].push((n, f.add_param(&name, ty, attrs)));
-        }
-    }
+    let state = add_state(&mut f, &settings, &trained, &of_each);
     let micro = Dim::new("micro", count);
     let batch = inputs(&mut f, &step, Role::Batch, |ty| ty.stacked(micro.clone()));
     let mut scalars = vec![];
@@ -162,6 +150,28 @@ fn run(m: &mut Module, _cx: &PassCx) -> Result<PassReport, PassError> {
     Output::set(&mut f, &outputs);
     m.insert(f);
     Ok(PassReport { notes: updates.notes() })
+}
+
+/// Adds the state of each trained parameter; of each value, the number that its slot has among all.
+fn add_state(
+    f: &mut Function,
+    settings: &Settings,
+    trained: &[(ValueId, Attrs)],
+    of_each: &[Chosen],
+) -> Vec<Vec<(usize, ValueId)>> {
+    let mut state = vec![vec![]; trained.len()];
+    for (n, slot) in settings.optimizer.slots.iter().enumerate() {
+        for (i, (v, a)) in trained.iter().enumerate() {
+            let kept = settings.optimizer.slots(settings, of_each[i].form);
+            if !kept.iter().any(|s| s.name == slot.name) {
+                continue;
+            }
+            let (name, ty) = (format!("{}_{}", slot.name, label(f, *v)), f.ty(*v).clone());
+            let attrs = state_attrs(slot.name, name_of(a));
+            state[i].push((n, f.add_param(&name, ty, attrs)));
+        }
+    }
+    state
 }
 
 /// The norm of all gradients together, and the factor that brings it down to `clip`. Gradients of a scaled loss are `scale`
