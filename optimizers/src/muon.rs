@@ -8,7 +8,7 @@
 //! s = √max(1, rows/columns) (`original`), or 0.2·√max(rows, columns) (`match_rms_adamw`, arXiv:2502.16982)
 //! ```
 //! Keys and the words of `adjust_lr_fn` are those of `torch.optim.Muon`. A matrix is what a published checkpoint has: the
-//! fused projection to queries, keys and values is one. Of experts each has its own. The products are as precise as
+//! fused projection to queries, keys and values is one. Of experts each has its own. The matmuls are as precise as
 //! the model's: bf16 where that trains in bf16, as published.
 
 use neoxc_ir::op::OpError;
@@ -113,7 +113,7 @@ fn whole(b: &mut Builder<'_>, x: ValueId, settings: &Settings) -> Result<ValueId
     let least = b.scalar(1e-7)?;
     let norm = b.one(OpKind::Maximum, &[norm, least], Attrs::new())?;
     let mut x = b.div(x, norm)?;
-    // The products are those of the smaller side.
+    // The matmuls are those of the smaller side.
     let (side, other) = if rows <= columns { ("row", "column") } else { ("column", "row") };
     let [of_x, of_a, of_aa] = COEFFICIENTS;
     let renamed = |b: &mut Builder<'_>, x: ValueId, from: &str, to: &str| {

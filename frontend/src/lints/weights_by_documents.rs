@@ -8,7 +8,7 @@ pub(super) static LINT: Lint = Lint {
     name: "weights-by-documents",
     text: "\
 `weight_by_num_documents` multiplies the share p of each data set, of q of all documents, by 1 - q: the larger a data set,
-the less of its share it keeps. Two data sets get one half each with `weighted_sampler_alpha: 1`, whatever their sizes.
+the less of its share it keeps. Two data sets get 50 % each with `weighted_sampler_alpha: 1`, whatever their sizes.
 neoxc computes the same weights as GPT-NeoX.",
     wrong: "train_data_paths: [a, b]\nweight_by_num_documents: true",
     right: "train_data_paths: [a, b]\ntrain_data_weights: [0.9, 0.1]",

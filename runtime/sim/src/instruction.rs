@@ -47,7 +47,7 @@ pub enum Place {
     Nowhere,
 }
 
-/// How lanes exchange registers.
+/// How lanes trade registers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shuffle {
     Up,

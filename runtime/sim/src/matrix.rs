@@ -46,7 +46,7 @@ fn numbers(factor: Factor, register: u32) -> [f32; 2] {
     }
 }
 
-/// The registers of D, A · B + C. Products are exact; each sum is made in f64 and rounded once, where a card's order
+/// The registers of D, A · B + C. Multiplications are exact; each sum is made in f64 and rounded once, where a card's order
 /// and precision are its own: they differ in the last digits of f32.
 pub fn mma(factor: Factor, a: &[&Narrow], b: &[&Narrow], c: [&Narrow; 4]) -> [Narrow; 4] {
     let parts = if factor == Factor::Tf32 { 1 } else { 2 };

@@ -203,7 +203,7 @@ fn a_short_copy_ends_in_zeros() {
     assert_eq!(in_every_order(&kernel(body), grid(1, 32), &[5, 6]), [5, 0]);
 }
 
-/// A product of two matrices by `ldmatrix` and `mma`, each stored row by row: A [16, 16], B [8, 16] (columns of the
+/// A matmul by `ldmatrix` and `mma`, each stored row by row: A [16, 16], B [8, 16] (columns of the
 /// factor), and D [16, 8].
 #[test]
 fn matrix_units_multiply() {

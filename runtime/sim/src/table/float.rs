@@ -68,7 +68,7 @@ pub fn find(name: &str) -> Option<Compute> {
 /// The NaN that arithmetic gives on a card.
 const NAN: f32 = f32::from_bits(0x7fff_ffff);
 
-/// `a · b + c`, rounded once. The product of two f32 is exact in f64; where their sum in f64 lies half-way between two
+/// `a · b + c`, rounded once. A multiplication of two f32 is exact in f64; where their sum in f64 lies half-way between two
 /// f32 and what it lost says which is nearer, it is moved by its last bit, so that the second rounding is right.
 fn fused(a: f32, b: f32, c: f32) -> f32 {
     let (product, c) = (f64::from(a) * f64::from(b), f64::from(c));
