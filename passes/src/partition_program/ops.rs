@@ -206,6 +206,13 @@ fn partial_sums(b: &mut Body<'_>, op: &Op, sums: Sums) -> Result<Partial, PassEr
     let count = op.operands.iter().filter(|o| !of(b, o).is_empty()).count();
     // A matmul is cheaper, and its result more useful, once the sum is made.
     let each = sums == Sums::Each && count == 1 && op.kind != OpKind::Matmul;
+    // What is divided over the same ranks in another operand cannot meet a part of a sum: it is scattered there.
+    let divided = |o: &ValueId| {
+        b.layout(*o).is_some_and(|l| l.dims.iter().flatten().any(|a| axes.contains(a)))
+    };
+    if each && op.operands.iter().any(divided) {
+        return Ok(Partial { axes: BTreeSet::new(), on });
+    }
     if each {
         for (slot, o) in on.iter_mut().zip(&op.operands) {
             *slot = !of(b, o).is_empty();

@@ -48,6 +48,7 @@ const ROWS: &[Row] = &[
     Row("use_bias_in_attn_dense", "false", &[]),
     Row("head_dim", "12", &[]),
     Row("norm_place", "after", &[]),
+    Row("sliding_window_width", "3", &[]),
     Row("qk_norm", "head", &["norm=rmsnorm"]),
     Row("precision", "bfloat16", &[]),
     Row("fp16", "{enabled: true, type: bfloat16}", &[]),
