@@ -44,10 +44,9 @@ impl Draft {
     }
 
     fn file_of_mode(target: &Path, mode: u32) -> Result<Draft> {
-        // The name of a device (`/dev/stdout`) or of a folder is not one to be given to a file.
-        if let Ok(there) = fs::metadata(target)
-            && !there.is_file()
-        {
+        // The name of a device or of a folder is not one to be given to a file, and neither is that of an open file
+        // (`/dev/stdout`, `/proc/self/fd/1`), also where it leads to a file on disk.
+        if fs::metadata(target).is_ok_and(|there| !there.is_file()) || is_of_the_kernel(target) {
             return Err(Error::other("it is no file that another can take the place of"));
         }
         Self::new(target, |at| {
@@ -225,6 +224,14 @@ fn is_same(file: &File, path: &Path) -> bool {
 }
 
 /// Removes a file, or a folder with what is in it. Where that fails, the next sweep tries again.
+/// Whether a name is one that the kernel gives to devices and open files, rather than a user to a file.
+fn is_of_the_kernel(path: &Path) -> bool {
+    fs::canonicalize(folder_of(path)).is_ok_and(|folder| {
+        folder.starts_with("/proc")
+            || (folder.starts_with("/dev") && !folder.starts_with("/dev/shm"))
+    })
+}
+
 fn remove(path: &Path) {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let _ = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -294,8 +301,10 @@ mod tests {
         let mode = |d: &Draft| fs::metadata(d.path()).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&Draft::own_file(&target).unwrap()), 0o600);
         assert_eq!(mode(&Draft::own_folder(&target).unwrap()), 0o700);
-        let device = Draft::file(Path::new("/dev/stdout")).unwrap_err().to_string();
-        assert!(device.contains("no file"), "{device}");
+        for device in ["/dev/null", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"] {
+            let told = Draft::file(Path::new(device)).unwrap_err().to_string();
+            assert!(told.contains("no file"), "{device}: {told}");
+        }
         assert_eq!(names(folder.path()), ["a.json"]);
     }
 

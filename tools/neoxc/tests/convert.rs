@@ -160,8 +160,8 @@ fn folders_that_are_not_whole_are_refused_by_name() {
         c[key] = value;
         std::fs::write(dir.join("config.json"), c.to_string()).unwrap();
     };
-    set("rope_parameters", json!({"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}));
-    refuse(&["`rope_parameters.rope_type` is \"linear\"", "`rope_parameters.factor` is 4.0"]);
+    set("rope_parameters", json!({"rope_type": "longrope", "factor": 4.0, "rope_theta": 10000.0}));
+    refuse(&["`rope_parameters.rope_type` is \"longrope\": of scaled rotary positions there are "]);
     set("use_sliding_window", json!(true));
     refuse(&["`use_sliding_window` is not known"]);
     set("hidden_act", json!("quick_gelu"));
@@ -230,9 +230,15 @@ fn cases_of_users() {
     let f = at.path();
     let convert =
         |dir: PathBuf, out: &str| neoxc(f, &["convert", "hf-to-neox", dir.to_str().unwrap(), out]);
-    let (code, told) = convert(cases.join("04-hf-rope-scaling/linear"), "out1");
-    assert_eq!(code, 3);
-    assert!(told.contains("`rope_parameters.rope_type` is \"linear\""), "{told}");
+    let linear = cases.join("04-hf-rope-scaling/linear");
+    let scaling = |dir: &Path| {
+        let text = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        serde_json::from_str::<Value>(&text).unwrap()["rope_parameters"].clone()
+    };
+    let (code, told) = convert(linear.clone(), "out1");
+    assert_eq!(code, 0, "{told}");
+    ok(f, &["convert", "neox-to-hf", "out1/global_step0", "back"]);
+    assert_eq!(scaling(&f.join("back")), scaling(&linear));
     let (code, told) = convert(cases.join("19-hf-other-weight-files/sharded"), "out2");
     assert_eq!(code, 0, "{told}");
     let (code, told) = convert(cases.join("19-hf-other-weight-files/pickled"), "out3");

@@ -37,7 +37,8 @@ fn an_argument_is_explained_in_either_spelling() {
     let (_, told, _) = explain("param_groups");
     assert!(told.contains("param_groups.lr_scale: What the learning rate"), "{told}");
     let (_, told, _) = explain("use_qk_layernorm");
-    let why = "Not yet (NX0104): attention does not normalise queries and keys.";
+    let why =
+        "Not yet (NX0104): GPT-NeoX normalises queries and keys with one weight for the heads";
     assert!(told.contains(why), "{told}");
     let (_, told, _) = explain("use_mup");
     assert!(told.contains("Not yet (NX0135): "), "{told}");
