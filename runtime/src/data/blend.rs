@@ -6,7 +6,7 @@ use crate::device::limits;
 
 /// The source of every sample, and which of its samples that is.
 ///
-/// What each source has given is kept before every [`APART`]-th sample; the samples between follow from it.
+/// What each source has given is kept before every 256th sample; the samples between follow from it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Blend {
     /// Shares that add up to 1.
