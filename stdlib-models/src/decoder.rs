@@ -162,7 +162,7 @@ pub fn parameters(a: &Arch, family: &dyn Family) -> Vec<(String, Option<usize>, 
             1 => "{layer}".to_string(),
             n => format!("{{layer*{n}+{position}}}"),
         };
-        let at = format!("{}layers.{number}.", family.prefix());
+        let at = format!("{}{}.{number}.", family.prefix(), family.layers());
         let params = family.of_layer(a, *kind).into_iter();
         params.map(move |p| (format!("{at}{}", p.name), Some(position), p))
     });

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 import make_goldens as common
+import reference
 
 # What all cases have; `intermediate_size` is three times the width, as GPT-NeoX takes a third where there is a gate.
 # Adam's eps is large, so that a gradient that is all rounding moves nothing: that of the key's bias where little rotates.
@@ -57,7 +58,23 @@ def olmo2(cfg):
     return transformers.Olmo2Config(**named_as_llama(cfg))
 
 
-CONFIGS = dict(mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2)
+def falcon(cfg):
+    shared = cfg["gpt_j_tied"]
+    return transformers.FalconConfig(
+        vocab_size=cfg["padded_vocab_size"], hidden_size=cfg["hidden_size"],
+        num_hidden_layers=cfg["num_layers"], num_attention_heads=cfg["num_attention_heads"],
+        num_kv_heads=cfg["num_kv_heads"], ffn_hidden_size=cfg["intermediate_size"],
+        new_decoder_architecture=not shared, multi_query=shared, num_ln_in_parallel_attn=1 if shared else 2,
+        layer_norm_epsilon=cfg["layernorm_epsilon"], max_position_embeddings=cfg["max_position_embeddings"],
+        rope_parameters=dict(rope_type="default", rope_theta=float(cfg["rotary_emb_base"])),
+        tie_word_embeddings=not cfg["no_weight_tying"], bias=cfg["use_bias_in_mlp"], bos_token_id=1, eos_token_id=2)
+
+
+CONFIGS = dict(mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2, falcon=falcon)
+# Layer norms with biases, and an MLP without a gate.
+FALCON = dict(
+    model_family="falcon", norm="layernorm", layernorm_epsilon=1e-5, activation="gelu", intermediate_size=48,
+    use_bias_in_norms=True, gpt_j_residual=True, no_weight_tying=False)
 # name: what differs from BASE; the family is `model_family`
 CASES = {
     "mistral": dict(model_family="mistral", sliding_window_width=3, num_attention_heads=4, num_kv_heads=2, hidden_size=24),
@@ -66,6 +83,10 @@ CASES = {
     "qwen3": dict(model_family="qwen3", qk_norm="head", head_dim=6, num_attention_heads=4, num_kv_heads=2),
     "olmo2": dict(model_family="olmo2", qk_norm="width", norm_place="after", num_attention_heads=6, num_kv_heads=3,
                   hidden_size=24, num_layers=1),
+    "falcon": FALCON | dict(gpt_j_tied=True),
+    "falcon_grouped": FALCON | dict(gpt_j_tied=False, num_attention_heads=4, num_kv_heads=2, hidden_size=24, num_layers=1),
+    "palm": dict(model_family="palm", norm="layernorm", layernorm_epsilon=1e-5, gpt_j_residual=True, gpt_j_tied=True,
+                 no_weight_tying=False, num_attention_heads=3, head_dim=8, embedding_scale=20**0.5),
 }
 
 
@@ -74,6 +95,52 @@ def hf_config(cfg):
     c._attn_implementation = "eager"
     c.use_cache = False
     return c
+
+
+class Palm:
+    """PaLM in plain PyTorch, after its paper (arXiv:2204.02311). Its embedding is √hidden_size times the parameter, and it
+    divides logits by that number (section 5, "weight initialization").
+    """
+
+    def __init__(self, cfg, params):
+        self.cfg, self.params = cfg, {n: p.detach().clone().requires_grad_() for n, p in params.items()}
+
+    @staticmethod
+    def shapes(cfg):
+        e, d, n, f = cfg["hidden_size"], cfg["head_dim"], cfg["num_attention_heads"], cfg["intermediate_size"] // 3
+        out = {"model.embed_tokens.weight": (cfg["padded_vocab_size"], e), "model.norm.weight": (e,)}
+        for i in range(cfg["num_layers"]):
+            at = f"model.layers.{i}."
+            out |= {at + "input_layernorm.weight": (e,), at + "self_attn.q_proj.weight": (n * d, e),
+                    at + "self_attn.k_proj.weight": (d, e), at + "self_attn.v_proj.weight": (d, e),
+                    at + "self_attn.o_proj.weight": (e, n * d), at + "mlp.gate_proj.weight": (f, e),
+                    at + "mlp.up_proj.weight": (f, e), at + "mlp.down_proj.weight": (e, f)}
+        return out
+
+    def logits(self, tokens):
+        p, cfg = self.params, self.cfg
+        batch, seq = tokens.shape
+        d, n = cfg["head_dim"], cfg["num_attention_heads"]
+
+        def norm(x, weight):
+            return torch.nn.functional.layer_norm(x, (x.shape[-1],), weight, None, cfg["layernorm_epsilon"])
+
+        embedding = p["model.embed_tokens.weight"] * cfg["hidden_size"]**0.5
+        x = embedding[tokens]
+        for i in range(cfg["num_layers"]):
+            at = f"model.layers.{i}."
+            y = norm(x, p[at + "input_layernorm.weight"])
+            q = (y @ p[at + "self_attn.q_proj.weight"].T).view(batch, seq, n, d).transpose(1, 2)
+            k = (y @ p[at + "self_attn.k_proj.weight"].T).view(batch, 1, seq, d)
+            v = (y @ p[at + "self_attn.v_proj.weight"].T).view(batch, 1, seq, d)
+            q, k = (reference.rotate(z, d, cfg["rotary_emb_base"]) for z in (q, k))
+            scores = q @ k.transpose(-1, -2) / d**0.5
+            future = torch.ones(seq, seq, dtype=torch.bool).triu(1)
+            mixed = scores.masked_fill(future, -torch.inf).softmax(-1) @ v
+            attended = mixed.transpose(1, 2).reshape(batch, seq, n * d) @ p[at + "self_attn.o_proj.weight"].T
+            gate = torch.nn.functional.silu(y @ p[at + "mlp.gate_proj.weight"].T)
+            x = x + attended + (gate * (y @ p[at + "mlp.up_proj.weight"].T)) @ p[at + "mlp.down_proj.weight"].T
+        return norm(x, p["model.norm.weight"]) @ embedding.T / cfg["hidden_size"]**0.5
 
 
 class HuggingFace:
@@ -92,7 +159,13 @@ class HuggingFace:
         return self.model(tokens).logits
 
 
+def model(cfg, params):
+    return (HuggingFace if cfg["model_family"] in CONFIGS else Palm)(cfg, params)
+
+
 def shapes(cfg):
+    if cfg["model_family"] not in CONFIGS:
+        return Palm.shapes(cfg)
     model = transformers.AutoModelForCausalLM.from_config(hf_config(cfg))
     return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
@@ -102,7 +175,8 @@ def random_params(cfg, gen):
     params = {}
     for name, shape in sorted(shapes(cfg).items()):
         p = torch.randn(shape, generator=gen) * 0.12
-        params[name] = p + 1 if name.endswith("norm.weight") else p
+        norm = name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight")
+        params[name] = p + 1 if norm else p
     return params
 
 
@@ -111,16 +185,19 @@ def make(name, change, seed):
     gen = torch.Generator().manual_seed(seed)
     params = random_params(cfg, gen)
     batch = common.random_batch(cfg, gen, "random")
-    values = common.backward(HuggingFace(cfg, params), *batch)
-    exact = common.backward(HuggingFace(cfg, common.double(params)), *batch)
-    errors = {"source": "transformers f32", "hf_f32_vs_hf_f64": common.apart(values, exact)}
-    assert errors["hf_f32_vs_hf_f64"] < 1e-5, errors
+    values = common.backward(model(cfg, params), *batch)
+    exact = common.backward(model(cfg, common.double(params)), *batch)
+    source, apart = "transformers f32", "hf_f32_vs_hf_f64"
+    if cfg["model_family"] not in CONFIGS:
+        source, apart = "PyTorch f32", "f32_vs_f64"
+    errors = {"source": source, apart: common.apart(values, exact)}
+    assert errors[apart] < 1e-5, errors
     tensors = {"param." + n: p for n, p in params.items()}
     tensors |= dict(tokens=batch[0], labels=batch[1], mask=batch[2], **values)
     # Four batches in turn, so that there is something to learn in twenty steps.
     four = common.random_batch(cfg, gen, "ones", lead=(4,))
     batches = [b.repeat(5, *[1] * (b.dim() - 1)) for b in four]
-    hf, hf64 = HuggingFace(cfg, params), HuggingFace(cfg, common.double(params))
+    hf, hf64 = model(cfg, params), model(cfg, common.double(params))
     losses, lrs, norms = common.train(hf, batches, cfg)
     exact_losses, _, _ = common.train(hf64, batches, cfg)
     worst = max(abs(a - b) for a, b in zip(losses, exact_losses))
@@ -140,11 +217,11 @@ def store(name, cfg, tensors, extra):
     path = common.HERE / f"{name}.safetensors"
     safetensors.torch.save_file({n: narrow(t) for n, t in tensors.items()}, path)
     path.chmod(0o644)
-    hf = hf_config(cfg).to_dict()
+    hf = hf_config(cfg).to_dict() if cfg["model_family"] in CONFIGS else {}
     hf = {k: v for k, v in hf.items() if k not in ("transformers_version", "_attn_implementation")}
     versions = dict(torch=torch.__version__, transformers=transformers.__version__,
                     safetensors=safetensors.__version__)
-    meta = dict(kind="family", neox=cfg, hf=hf, versions=versions, **extra)
+    meta = dict(kind="family", neox=cfg, hf=hf or None, versions=versions, **extra)
     (common.HERE / f"{name}.json").write_text(json.dumps(meta, indent=1) + "\n")
     print(name, path.stat().st_size, {k: v for k, v in extra.items() if k in ("errors", "loss")})
 

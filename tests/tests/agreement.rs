@@ -13,7 +13,10 @@ use proptest::prelude::*;
 /// Keys and values that make sense by themselves: usual ones, odd ones and the ends of ranges. The first is the usual one,
 /// and comes most often.
 const KEYS: &[(&str, &[&str])] = &[
-    ("model_family", &["null", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2"]),
+    (
+        "model_family",
+        &["null", "gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "falcon", "palm"],
+    ),
     ("num_layers", &["2", "1", "3", "6", "100000"]),
     ("hidden_size", &["24", "8", "48", "7", "65536", "1048576"]),
     ("num_attention_heads", &["2", "1", "3", "4", "8"]),

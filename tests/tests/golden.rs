@@ -274,7 +274,7 @@ fn llama_models() {
 /// The families beside GPT-NeoX and Llama, each with one step and with twenty steps of training.
 #[test]
 fn families_of_models() {
-    for name in ["mistral", "qwen2", "qwen3", "olmo2"] {
+    for name in ["mistral", "qwen2", "qwen3", "olmo2", "falcon", "falcon_grouped", "palm"] {
         let c = case(name);
         let plan = plan(&c);
         check_step_of(name, &c, &plan);

@@ -27,11 +27,27 @@ struct Case {
 }
 
 /// Models of families, by the keys that differ from a Llama whose heads are `heads`.
-const FAMILIES: [&[&str]; 4] = [
+const FAMILIES: [&[&str]; 7] = [
+    &["model_family=llama"],
     &["model_family=mistral", "sliding_window_width=5"],
     &["model_family=qwen2", "use_bias_in_attn_linear=true", "use_bias_in_attn_dense=false"],
     &["model_family=qwen3", "qk_norm=head", "head_dim=12"],
     &["model_family=olmo2", "qk_norm=width", "norm_place=after"],
+    &[
+        "model_family=falcon",
+        "norm=layernorm",
+        "activation=gelu",
+        "use_bias_in_norms=true",
+        "gpt_j_residual=true",
+        "bias_gelu_fusion=false",
+    ],
+    &[
+        "norm=layernorm",
+        "gpt_j_residual=true",
+        "gpt_j_tied=true",
+        "no_weight_tying=false",
+        "embedding_scale=4.0",
+    ],
 ];
 
 /// A model of one of the families in the place of GPT-NeoX's options; keys that come later win.

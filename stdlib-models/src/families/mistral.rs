@@ -11,7 +11,7 @@ use super::llama::config_json::{
 use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
-pub const MISTRAL: NamedAsLlama = NamedAsLlama { name: "mistral", format: &FORMAT, lacks };
+pub const MISTRAL: NamedAsLlama = NamedAsLlama { name: "mistral", format: Some(&FORMAT), lacks };
 
 /// How Hugging Face writes Mistral models.
 const FORMAT: Format = Format {

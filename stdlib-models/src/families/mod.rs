@@ -3,11 +3,13 @@
 //! A family says which parameters a model has and what they are called; what a layer computes comes from
 //! [`crate::blocks`], and the decoder around the layers is [`crate::decoder`].
 
+pub mod falcon;
 pub mod gpt_neox;
 pub mod hugging_face;
 pub mod llama;
 pub mod mistral;
 pub mod olmo2;
+pub mod palm;
 pub mod qwen2;
 pub mod qwen3;
 
@@ -27,6 +29,9 @@ pub trait Family: std::fmt::Debug + Sync {
 
     /// What stands before the names of a model's body: `gpt_neox.`, of which layer 3 is `gpt_neox.layers.3.`.
     fn prefix(&self) -> &'static str;
+
+    /// What a layer's number stands behind, after that prefix: `layers`.
+    fn layers(&self) -> &'static str;
 
     /// Parameters outside the layers, by their full names.
     fn outer(&self, a: &Arch) -> Vec<Param>;
@@ -96,6 +101,8 @@ pub const ALL: &[&dyn Family] = &[
     &qwen2::QWEN2,
     &qwen3::QWEN3,
     &olmo2::OLMO2,
+    &falcon::Falcon,
+    &palm::PALM,
 ];
 
 /// The families whose parameters are called as Llama's.

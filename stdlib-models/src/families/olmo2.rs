@@ -11,7 +11,7 @@ use super::llama::config_json::{
 use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
-pub const OLMO2: NamedAsLlama = NamedAsLlama { name: "olmo2", format: &FORMAT, lacks };
+pub const OLMO2: NamedAsLlama = NamedAsLlama { name: "olmo2", format: Some(&FORMAT), lacks };
 
 /// How Hugging Face writes OLMo 2 models.
 const FORMAT: Format = Format {

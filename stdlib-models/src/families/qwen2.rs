@@ -11,7 +11,7 @@ use super::llama::config_json::{
 use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
-pub const QWEN2: NamedAsLlama = NamedAsLlama { name: "qwen2", format: &FORMAT, lacks };
+pub const QWEN2: NamedAsLlama = NamedAsLlama { name: "qwen2", format: Some(&FORMAT), lacks };
 
 /// How Hugging Face writes Qwen 2 models.
 const FORMAT: Format = Format {

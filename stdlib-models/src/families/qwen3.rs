@@ -11,7 +11,7 @@ use super::llama::config_json::{
 use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
-pub const QWEN3: NamedAsLlama = NamedAsLlama { name: "qwen3", format: &FORMAT, lacks };
+pub const QWEN3: NamedAsLlama = NamedAsLlama { name: "qwen3", format: Some(&FORMAT), lacks };
 
 /// How Hugging Face writes Qwen 3 models.
 const FORMAT: Format = Format {

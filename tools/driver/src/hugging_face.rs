@@ -180,6 +180,79 @@ mod tests {
         }
     }
 
+    /// Every feature that a family has not is refused by name; the model without it is of the family.
+    #[test]
+    fn families_refuse_by_name_what_they_have_not() {
+        let common = "num_layers=2 num_attention_heads=4 hidden_size=32 seq_length=8 max_position_embeddings=16 \
+                      padded_vocab_size=43 pos_emb=rotary rotary_pct=1.0 norm=layernorm gpt_j_residual=true gpt_j_tied=true \
+                      hidden_dropout=0 attention_dropout=0 train_iters=1 train_micro_batch_size_per_gpu=1 \
+                      optimizer.params.lr=0.001 use_bias_in_attn_linear=false use_bias_in_mlp=false";
+        let falcon = "model_family=falcon activation=gelu num_kv_heads=1";
+        let palm = "model_family=palm activation=swiglu intermediate_size=96 num_kv_heads=1 use_bias_in_norms=false no_weight_tying=false";
+        let refusal = |family: &str, change: &str| {
+            let mut sets = vec![];
+            for set in [common, family, change].iter().flat_map(|keys| keys.split_whitespace()) {
+                let key = |set: &str| set.split('=').next().map(str::to_string);
+                sets.retain(|old: &String| key(old) != key(set));
+                sets.push(set.to_string());
+            }
+            let loaded = neoxc_frontend::load(&[], None, &sets);
+            let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.diagnostics));
+            is_of_family(&config, &lower_config::arch(&config)).err().map(|e| e.to_string())
+        };
+        for (family, changes) in [
+            (
+                falcon,
+                &[
+                    ("embedding_scale=2.0", "scale of the embedding"),
+                    ("zero_centred_norms=true", "norms with 1 + weight"),
+                    (
+                        "rope_scaling={\"type\":\"ntk\",\"factor\":2.0}",
+                        "rotary positions of the type ntk",
+                    ),
+                    ("activation=swiglu intermediate_size=96", "activations but gelu"),
+                    ("use_bias_in_mlp=true", "biases in some places only"),
+                ][..],
+            ),
+            (
+                palm,
+                &[
+                    ("zero_centred_norms=true", "norms with 1 + weight"),
+                    (
+                        "rope_scaling={\"type\":\"linear\",\"factor\":2.0}",
+                        "scaled rotary positions",
+                    ),
+                    ("num_kv_heads=2", "number of key-value heads but one"),
+                    ("gpt_j_tied=false", "residual but the parallel one with one norm"),
+                    ("no_weight_tying=true", "head but the embedding"),
+                ],
+            ),
+        ] {
+            assert_eq!(refusal(family, ""), None, "{family}");
+            let of_both = [
+                ("pos_emb=sinusoidal", "positions but rotary ones of whole heads"),
+                (
+                    "pos_emb=learned opt_pos_emb_offset=2",
+                    "positions but rotary ones of whole heads",
+                ),
+                ("rotary_pct=0.5", "positions but rotary ones of whole heads"),
+                ("norm=scalenorm", "norms but layer norms"),
+                ("norm=non_parametric_layernorm", "norms but layer norms"),
+                ("norm=rmsnorm qk_norm=head", "norms of queries and keys"),
+                ("norm_place=around gpt_j_tied=false", "norms after branches"),
+                ("sliding_window_width=3", "sliding windows"),
+                ("moe_num_experts=2 activation=gelu", "experts"),
+            ];
+            for (change, want) in changes.iter().chain(&of_both) {
+                let told = refusal(family, change).unwrap_or_default();
+                let named = told.contains(&format!("no {want}"));
+                assert!(named, "{family} with {change}: {told}");
+            }
+        }
+        let told = refusal(falcon, "head_dim=16").unwrap_or_default();
+        assert!(told.contains("heads of another width together than the model's"), "{told}");
+    }
+
     #[test]
     fn pieces_are_ranges_of_one_dim() {
         let piece = |start, size| Piece { name: String::new(), shape: vec![], dim: 1, start, size };

@@ -53,7 +53,8 @@ mod tests {
     use super::*;
 
     /// Parameters of published checkpoints: the sums of the shapes in their safetensors. GPT-NeoX-20B's is in its paper;
-    /// GPT-3's are 12·L·h² + 13·L·h + 2·h + (50257 + 2048)·h, which its paper's table D.1 rounds. Pythia's rows come
+    /// GPT-3's are 12·L·h² + 13·L·h + 2·h + (50257 + 2048)·h, which its paper's table D.1 rounds. PaLM's are
+    /// the sums of its matrices, which its paper gives as 8.63 and 540.35 billion. Pythia's rows come
     /// from the tokenizer and the tensor ranks that trained it.
     #[test]
     fn published_models_have_their_number_of_parameters() {
@@ -96,6 +97,17 @@ mod tests {
             ("codellama/34B", 1, 33_743_970_304),
             ("llemma/7B", 1, 6_738_546_688),
             ("llemma/34B", 1, 33_743_970_304),
+            ("mistral/7B", 1, 7_241_732_096),
+            ("qwen2/7B", 1, 7_615_616_512),
+            ("qwen3/0-6B", 1, 596_049_920),
+            ("qwen3/8B", 1, 8_190_735_360),
+            ("qwen3/32B", 1, 32_762_123_264),
+            ("olmo2/7B", 1, 7_298_617_344),
+            ("olmo2/13B", 1, 13_716_198_400),
+            ("falcon/7B", 1, 6_921_720_704),
+            ("falcon/40B", 1, 41_303_293_952),
+            ("palm/8B", 1, 8_632_012_800),
+            ("palm/540B", 1, 540_356_474_880),
         ] {
             let sets = ["train_micro_batch_size_per_gpu=1", "train_iters=1", "seq_length=64"];
             let mut sets = sets.map(String::from).to_vec();

@@ -59,6 +59,10 @@ impl Family for GptNeox {
         "gpt_neox."
     }
 
+    fn layers(&self) -> &'static str {
+        "layers"
+    }
+
     fn outer(&self, a: &Arch) -> Vec<Param> {
         let (e, v) = (("embed", a.embed), ("vocab", a.vocab));
         let std = || normal(a.init_std);

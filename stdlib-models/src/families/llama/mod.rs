@@ -26,15 +26,15 @@ use crate::param::{Param, Piece, normal};
 pub struct NamedAsLlama {
     /// The family's name, as Hugging Face's `model_type`.
     pub name: &'static str,
-    /// How Hugging Face writes its models.
-    pub format: &'static Format,
+    /// How Hugging Face writes its models, if it has them.
+    pub format: Option<&'static Format>,
     /// What of an architecture its models have not.
     pub lacks: fn(&Arch) -> Vec<&'static str>,
 }
 
 /// The family, in which a model may have more than Hugging Face's class.
 pub const LLAMA: NamedAsLlama =
-    NamedAsLlama { name: "llama", format: &config_json::FORMAT, lacks: |_| vec![] };
+    NamedAsLlama { name: "llama", format: Some(&config_json::FORMAT), lacks: |_| vec![] };
 
 /// The norms of a layer. The one after attention has the name that the one before the MLP has where there is none.
 fn norms(a: &Arch) -> Vec<Param> {
@@ -147,6 +147,10 @@ impl Family for NamedAsLlama {
         "model."
     }
 
+    fn layers(&self) -> &'static str {
+        "layers"
+    }
+
     fn outer(&self, a: &Arch) -> Vec<Param> {
         let (e, v) = (("embed", a.embed), ("vocab", a.vocab));
         let std = || normal(a.init_std);
@@ -192,6 +196,6 @@ impl Family for NamedAsLlama {
     }
 
     fn hugging_face(&self) -> Option<&'static Format> {
-        Some(self.format)
+        self.format
     }
 }
