@@ -172,7 +172,9 @@ impl Reader<'_> {
         };
         let micro = micro.or(global.map(|g| (g / accum / copies).max(1)));
         let Some(micro) = micro else {
-            if self.is_absent("train_micro_batch_size_per_gpu") {
+            // A size that is given and cannot be has been told already.
+            let of = ["train_micro_batch_size_per_gpu", "batch_size", "train_batch_size"];
+            if self.is_absent(of[0]) || of.iter().any(|key| self.place(key).is_some()) {
                 return None;
             }
             let hint = "`--set train_micro_batch_size_per_gpu=4`";

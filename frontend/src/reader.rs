@@ -237,7 +237,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The key called `name` with its value, where it is given, right or wrong.
-    fn place(&self, name: &str) -> Option<&'a (Key, Node)> {
+    pub(crate) fn place(&self, name: &str) -> Option<&'a (Key, Node)> {
         self.keys.iter().find(|(k, n)| k.name == name && n.value != Value::Null)
     }
 

@@ -738,6 +738,9 @@ fn parts_that_are_missing_are_told_as_parts() {
         "{told}"
     );
     assert_eq!(l.diagnostics.len(), 5, "{told}");
+    // One that is given and cannot be is told once, and not missing too.
+    let l = from_text(&[GOOD], &["train_micro_batch_size_per_gpu=1000000000"]);
+    assert_eq!(l.diagnostics.len(), 1);
 }
 
 #[test]
