@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The families of models, by the names that `model_family` may have: those of Hugging Face's `model_type`.
 pub const FAMILIES: &[&str] =
-    &["gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "falcon", "palm"];
+    &["gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma3_text", "falcon", "palm"];
 
 /// A kind of norm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,6 +102,8 @@ pub enum Activation {
     SwiGlu,
     /// The gate x · Φ(x).
     GeGlu,
+    /// The same by tanh.
+    GeGluTanh,
     /// The gate max(x, 0).
     ReGlu,
     /// The gate σ(x).
@@ -118,6 +120,7 @@ crate::words!(
     Mish = "mish",
     SwiGlu = "swiglu",
     GeGlu = "geglu",
+    GeGluTanh = "geglu_tanh",
     ReGlu = "reglu",
     Glu = "glu",
     Bilinear = "bilinear",
@@ -126,7 +129,7 @@ crate::words!(
 impl Activation {
     /// Whether it is the activation of a gate: the MLP has one more projection.
     pub fn gated(self) -> bool {
-        use Activation::{Bilinear, GeGlu, Glu, ReGlu, SwiGlu};
-        matches!(self, SwiGlu | GeGlu | ReGlu | Glu | Bilinear)
+        use Activation::{Bilinear, GeGlu, GeGluTanh, Glu, ReGlu, SwiGlu};
+        matches!(self, SwiGlu | GeGlu | GeGluTanh | ReGlu | Glu | Bilinear)
     }
 }

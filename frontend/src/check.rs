@@ -60,6 +60,7 @@ impl Reader<'_> {
         let (init, output) = (self.word("init_method"), self.word("output_layer_init_method"));
         let (layers, hidden, heads, seq) = (layers?, hidden?, heads?, seq?);
         let (attention, sliding_window) = self.attention(layers);
+        let sliding_rotary_emb_base = self.base_of_windows(&pos_emb, &attention);
         // Layers of another kind, which was told, need not divide their width among heads.
         let others = [mamba_layers::KIND.code, rwkv_layers::KIND.code];
         if self.diagnostics.iter().any(|d| others.contains(&d.kind.code)) {
@@ -82,6 +83,7 @@ impl Reader<'_> {
             num_kv_heads,
             head_dim: self.int("head_dim"),
             qk_norm: self.qk_norm(norm),
+            query_pre_attn_scalar: self.int("query_pre_attn_scalar"),
             intermediate_size,
             seq_length: seq,
             max_position_embeddings: positions.unwrap_or(seq + offset),
@@ -91,6 +93,7 @@ impl Reader<'_> {
             rotary_dims: rotary,
             rotary_emb_base: base,
             rope_scaling,
+            sliding_rotary_emb_base,
             opt_pos_emb_offset: offset,
             embedding_scale: self.float("embedding_scale"),
             norm,

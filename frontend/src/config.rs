@@ -111,6 +111,9 @@ pub struct Model {
     /// Norms of queries and keys.
     #[serde(default)]
     pub qk_norm: QkNorm,
+    /// Attention scores are divided by the root of this, if not of the dims of a head.
+    #[serde(default)]
+    pub query_pre_attn_scalar: Option<usize>,
     /// Width of the MLP.
     pub intermediate_size: usize,
     /// Tokens per sequence.
@@ -130,6 +133,9 @@ pub struct Model {
     /// How their frequencies are scaled, if they are.
     #[serde(default)]
     pub rope_scaling: Option<RopeScaling>,
+    /// The frequency base in layers with a sliding window, if it is another.
+    #[serde(default)]
+    pub sliding_rotary_emb_base: Option<f64>,
     /// Added to positions before a learned table is read.
     #[serde(default)]
     pub opt_pos_emb_offset: usize,

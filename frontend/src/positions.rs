@@ -1,7 +1,7 @@
 //! `rope_scaling`: how rotary positions are stretched to longer sequences, by Hugging Face's names.
 
 use neoxc_base::codes::{missing_key, not_supported, unknown_key, wrong_type};
-use neoxc_config::RopeScaling;
+use neoxc_config::{Attention, RopeScaling};
 
 use crate::reader::Reader;
 use crate::yaml::{Key, Node, Value};
@@ -63,6 +63,26 @@ impl Reader<'_> {
             self.both(message, "hidden_size", "pos_emb", "an even `hidden_size`");
         }
         offset
+    }
+
+    /// The base of the frequencies in layers with a sliding window, if it is another than that of layers without.
+    pub(crate) fn base_of_windows(&mut self, pos_emb: &str, kinds: &[Attention]) -> Option<f64> {
+        let base = self.int("sliding_rotary_emb_base")? as f64;
+        if pos_emb != "rotary" {
+            let message = "`sliding_rotary_emb_base` is about rotary positions, and there are none";
+            let hint = "`--set pos_emb=rotary`, or remove it";
+            self.both(message.into(), "sliding_rotary_emb_base", "pos_emb", hint);
+        }
+        let has = |kind| kinds.contains(&kind);
+        let lacks = match (has(Attention::Sliding), has(Attention::Global)) {
+            (true, true) => return Some(base),
+            (false, _) => "no layer has a sliding window",
+            (true, false) => "all layers have a sliding window",
+        };
+        let message = format!("{lacks}: `rotary_emb_base` is the base of all");
+        let hint = format!("`--set sliding_rotary_emb_base=null --set rotary_emb_base={base}`");
+        self.both(message, "sliding_rotary_emb_base", "attention_config", &hint);
+        None
     }
 
     /// How frequencies of rotary positions are scaled, if they are.

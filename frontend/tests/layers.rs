@@ -86,6 +86,11 @@ fn norms_and_added_positions_have_their_rules() {
             &["pos_emb=sinusoidal", "hidden_size=9", "num_attention_heads=1", "rotary_pct=1"],
             "9 dims cannot be as many sines",
         ),
+        (&["sliding_rotary_emb_base=100"], "no layer has a sliding window: `rotary_emb_base` is"),
+        (
+            &["sliding_rotary_emb_base=100", "sliding_window_width=3"],
+            "all layers have a sliding window: `rotary_emb_base` is",
+        ),
         (&["init_method=orthogonal"], "`init_method: orthogonal` is not supported yet"),
     ] {
         let l = from_text(GOOD, sets);

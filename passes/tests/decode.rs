@@ -99,6 +99,17 @@ fn tokens_one_by_one_are_the_whole_text() {
             "windows in every second layer",
             Arch { attention: vec![Attention::Sliding], window: Some(2), ..arch() },
         ),
+        (
+            "two rotary bases",
+            Arch {
+                attention: vec![Attention::Sliding],
+                window: Some(2),
+                sliding_base: Some(10.0),
+                query_scalar: Some(3),
+                zero_centred: true,
+                ..llama()
+            },
+        ),
         ("dropout", Arch { hidden_dropout: 0.5, attention_dropout: 0.5, ..arch() }),
     ];
     for (name, a) in variants {

@@ -9,7 +9,9 @@ use neoxc_ir::cluster::Machine;
 use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Module, text, verify};
-use neoxc_models::arch::{Arch, Capacity, Moe, Norm, NormPlace, Positions, QkNorm, Router};
+use neoxc_models::arch::{
+    Arch, Attention, Capacity, Moe, Norm, NormPlace, Positions, QkNorm, Router,
+};
 use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
 use neoxc_passes::assign_stages::Partition;
@@ -93,6 +95,18 @@ fn variants() -> Vec<(&'static str, Arch)> {
                 positions: Positions::Learned { rows: 11 },
                 position_offset: 3,
                 ..a.clone()
+            },
+        ),
+        (
+            "two rotary bases",
+            Arch {
+                attention: vec![Attention::Sliding],
+                window: Some(2),
+                sliding_base: Some(10.0),
+                query_scalar: Some(3),
+                norm_place: NormPlace::Around,
+                zero_centred: true,
+                ..llama()
             },
         ),
         ("softsign", Arch { activation: Activation::Softsign, ..a.clone() }),

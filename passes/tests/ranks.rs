@@ -9,7 +9,7 @@ use neoxc_ir::eval::{Tensor, run};
 use neoxc_ir::eval_ranks::{group, run_ranks};
 use neoxc_ir::target::Target;
 use neoxc_ir::{Attrs, Module, Output, TensorType, text, verify};
-use neoxc_models::arch::{Arch, Capacity, Moe, Norm, Positions};
+use neoxc_models::arch::{Arch, Attention, Capacity, Moe, Norm, Positions};
 use neoxc_models::blocks::activations::Activation;
 use neoxc_passes::PassCx;
 use neoxc_passes::pass::Degrees;
@@ -107,6 +107,10 @@ fn every_mesh_computes_the_same() {
             attention_dropout: [0.0, 0.4][pick(2)],
             // Ids go up to 10, so that the last part of 12 has some.
             vocab: [11, 12, 12][pick(3)],
+            // Layers without a window rotate by another base.
+            attention: vec![Attention::Sliding; pick(3)],
+            window: Some(2),
+            sliding_base: [None, Some(100.0)][pick(2)],
             ..arch()
         };
         let clip = [0.0, 0.5][pick(2)];

@@ -72,12 +72,17 @@ pub struct Arch {
     pub head_dim: usize,
     /// Norms of queries and keys.
     pub qk_norm: QkNorm,
+    /// Attention scores are divided by the root of this; none for the width of a head.
+    pub query_scalar: Option<usize>,
     /// Width of the MLP.
     pub ffn: usize,
     /// Rows of the embedding, padding included.
     pub vocab: usize,
     /// Positions.
     pub positions: Positions,
+    /// The frequency base of rotary positions in layers with a sliding window, whose frequencies are not scaled; none where
+    /// they rotate as the others do.
+    pub sliding_base: Option<f64>,
     /// Added to positions before a learned table is read.
     pub position_offset: usize,
     /// What the token embedding is multiplied by.
@@ -139,6 +144,11 @@ impl Arch {
     /// Query heads that share a key-value head.
     pub fn queries(&self) -> usize {
         self.heads / self.key_heads().max(1)
+    }
+
+    /// What attention scores are multiplied by.
+    pub fn score_scale(&self) -> f64 {
+        1.0 / (self.query_scalar.unwrap_or(self.head_dim) as f64).sqrt()
     }
 
     /// How many tokens before its own a token sees in a layer of the kind `kind`, if they are limited.

@@ -89,7 +89,7 @@ fn block(a: &Arch, family: &dyn Family, name: &str, what: Use) -> Result<Functio
     let mut own = vec![];
     for (position, (kind, parameters)) in period.iter().zip(&parameters).enumerate() {
         let names = names.as_ref().map(|n| n.at(position));
-        let (tables, past) = (&tables[..], past.get(position));
+        let (tables, past) = (positions::of_kind(a, &tables, *kind), past.get(position));
         let l = Layer { kind: *kind, parameters, tables, names: names.as_ref(), past, what };
         let made = family.layer(a, b, &l, x)?;
         x = made.0;

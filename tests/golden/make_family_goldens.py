@@ -70,7 +70,21 @@ def falcon(cfg):
         tie_word_embeddings=not cfg["no_weight_tying"], bias=cfg["use_bias_in_mlp"], bos_token_id=1, eos_token_id=2)
 
 
-CONFIGS = dict(mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2, falcon=falcon)
+def gemma3(cfg):
+    kinds = dict(zip(("sliding", "global"), ("sliding_attention", "full_attention")))
+    (names, repeats), = cfg["attention_config"]
+    keys = named_as_llama(cfg)
+    del keys["hidden_act"]
+    keys["rope_parameters"] = dict(
+        full_attention=cfg["rope_scaling"] | dict(rope_theta=float(cfg["rotary_emb_base"])),
+        sliding_attention=dict(rope_type="default", rope_theta=float(cfg["sliding_rotary_emb_base"])))
+    return transformers.Gemma3TextConfig(
+        **keys, hidden_activation="gelu_pytorch_tanh", head_dim=cfg["head_dim"],
+        query_pre_attn_scalar=cfg["query_pre_attn_scalar"], sliding_window=cfg["sliding_window_width"] + 1,
+        layer_types=[kinds[name] for name in names] * repeats)
+
+
+CONFIGS = dict(gemma3_text=gemma3, mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2, falcon=falcon)
 # Layer norms with biases, and an MLP without a gate.
 FALCON = dict(
     model_family="falcon", norm="layernorm", layernorm_epsilon=1e-5, activation="gelu", intermediate_size=48,
@@ -87,6 +101,12 @@ CASES = {
     "falcon_grouped": FALCON | dict(gpt_j_tied=False, num_attention_heads=4, num_kv_heads=2, hidden_size=24, num_layers=1),
     "palm": dict(model_family="palm", norm="layernorm", layernorm_epsilon=1e-5, gpt_j_residual=True, gpt_j_tied=True,
                  no_weight_tying=False, num_attention_heads=3, head_dim=8, embedding_scale=20**0.5),
+    "gemma3": dict(
+        model_family="gemma3_text", activation="geglu_tanh", qk_norm="head", norm_place="around", zero_centred_norms=True,
+        embedding_scale=12**0.5, query_pre_attn_scalar=9, num_attention_heads=4, num_kv_heads=2, head_dim=6, hidden_size=12,
+        num_layers=4, attention_config=[[["sliding", "global"], 2]], sliding_window_width=3, sliding_rotary_emb_base=100,
+        rotary_emb_base=1000000, rope_scaling=dict(rope_type="linear", factor=8.0), no_weight_tying=False, rms_norm_epsilon=1e-3,
+        intermediate_size=3 * 12),
 }
 
 
@@ -175,7 +195,8 @@ def random_params(cfg, gen):
     params = {}
     for name, shape in sorted(shapes(cfg).items()):
         p = torch.randn(shape, generator=gen) * 0.12
-        norm = name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight")
+        # Gemma's norms add 1 to their weights.
+        norm = not cfg.get("zero_centred_norms") and (name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight"))
         params[name] = p + 1 if norm else p
     return params
 

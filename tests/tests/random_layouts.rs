@@ -27,12 +27,23 @@ struct Case {
 }
 
 /// Models of families, by the keys that differ from a Llama whose heads are `heads`.
-const FAMILIES: [&[&str]; 7] = [
+const FAMILIES: [&[&str]; 8] = [
     &["model_family=llama"],
     &["model_family=mistral", "sliding_window_width=5"],
     &["model_family=qwen2", "use_bias_in_attn_linear=true", "use_bias_in_attn_dense=false"],
     &["model_family=qwen3", "qk_norm=head", "head_dim=12"],
     &["model_family=olmo2", "qk_norm=width", "norm_place=after"],
+    &[
+        "model_family=gemma3_text",
+        "qk_norm=head",
+        "norm_place=around",
+        "zero_centred_norms=true",
+        "activation=geglu_tanh",
+        "query_pre_attn_scalar=3",
+        "sliding_window_width=2",
+        "attention_config=[[[sliding,global],all]]",
+        "sliding_rotary_emb_base=100",
+    ],
     &[
         "model_family=falcon",
         "norm=layernorm",
@@ -68,7 +79,10 @@ fn of_family(family: &[&str], heads: usize) -> Vec<String> {
     let kv = format!("num_kv_heads={heads}");
     let twice =
         [format!("num_attention_heads={}", 2 * heads), format!("hidden_size={}", 16 * heads), kv];
-    llama.iter().chain(family).map(|k| k.to_string()).chain(twice).collect()
+    // The embedding's scale is the root of the width.
+    let root = family.contains(&"zero_centred_norms=true");
+    let scale = root.then(|| format!("embedding_scale={:?}", ((16 * heads) as f64).sqrt()));
+    llama.iter().chain(family).map(|k| k.to_string()).chain(twice).chain(scale).collect()
 }
 
 fn case() -> impl Strategy<Value = Case> {
@@ -126,6 +140,11 @@ fn case() -> impl Strategy<Value = Case> {
             model.extend(keys);
             model.retain(|k| !k.starts_with("intermediate_size"));
             model.push(format!("intermediate_size={}", 3 * tensor * (5 * columns + 2)));
+            // Layers are of two kinds in turn.
+            if model.iter().any(|k| k.starts_with("attention_config")) {
+                model.retain(|k| !k.starts_with("num_layers"));
+                model.push(format!("num_layers={}", 2 * (pipe * layers + more_layers)));
+            }
         }
         // Every token goes to every expert, and has room there: rounding has no choice to change.
         if experts > 0 {

@@ -42,6 +42,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
         .doc("Where a layer has norms: before attention and the MLP, after each of them (OLMo 2), or both (Gemma)."),
     word("qk_norm", "none", &["none", "head", "width"], &[]).ours()
         .doc("RMS norms of queries and of keys before rotary positions: over the dims of each `head` (Qwen 3), or over the `width` of all heads together (OLMo 2). Needs `norm: rmsnorm`, whose epsilon they have."),
+    int("query_pre_attn_scalar").between(1.0, 1_048_576.0).ours()
+        .doc("Attention scores are divided by the square root of this, by Hugging Face's name; without it by that of the dims of a head."),
     flag("use_qk_layernorm", false).not_yet("GPT-NeoX normalises queries and keys with one weight for the heads of a tensor rank, which is another model for each number of ranks", "`qk_norm: head` has a norm for queries and one for keys")
         .doc("Normalise queries and keys of each head before attention."),
     float("layernorm_epsilon").number(1e-5).between(0.0, 1.0).doc("Added to the variance in layer norms."),
@@ -59,8 +61,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("num_unique_layers").unread().doc("Layers with weights of their own; the others share them."),
     text("param_sharing_style").says("grouped").unread().doc("Which layers share weights where `num_unique_layers` is given."),
     int("make_vocab_size_divisible_by").number(128.0).between(1.0, 1_048_576.0).doc("The embedding has as many rows as the tokenizer has ids, rounded up to a multiple of this × tensor ranks."),
-    word("activation", "gelu", &["gelu", "geglu", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"], &[])
-        .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form. `swiglu`, `geglu`, `reglu`, `glu` and `bilinear` are gates: the MLP has one more projection, which is multiplied."),
+    word("activation", "gelu", &["gelu", "geglu", "geglu_tanh", "relu", "softsign", "swish", "mish", "silu", "reglu", "swiglu", "bilinear", "glu"], &[])
+        .doc("Activation of the MLP. `gelu` is the exact form with the error function; with `bias_gelu_fusion` the tanh form. `geglu_tanh`, which GPT-NeoX does not have, is `geglu` with the tanh form. `swiglu`, `geglu`, `reglu`, `glu` and `bilinear` are gates: the MLP has one more projection, which is multiplied."),
     flag("use_flashattn_swiglu", false).idle(FUSED).doc("Use FlashAttention's kernel for SwiGLU."),
     flag("scaled_upper_triang_masked_softmax_fusion", false).idle(FUSED).doc("Use a fused kernel for the causal softmax."),
     flag("scaled_masked_softmax_fusion", false).idle(FUSED).doc("Use a fused kernel for a masked softmax."),
@@ -76,6 +78,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     flag("attention_softmax_in_fp32", false).idle("the softmax is always computed in f32").doc("Compute the softmax of attention in f32."),
     float("rotary_pct").number(1.0).between(0.0, 1.0).doc("The fraction of a head's dims that `pos_emb: rotary` rotates; what it gives is rounded down and must be even."),
     int("rotary_emb_base").number(10_000.0).between(1.0, 1e12).doc("Base of the frequencies of rotary positions."),
+    int("sliding_rotary_emb_base").between(1.0, 1e12).ours().doc("Base of the frequencies of rotary positions in layers with a sliding window, where other layers have none (Gemma 3's `rope_local_base_freq`); `rope_scaling` leaves them alone then. Without it, all layers rotate alike."),
     dict("rope_scaling").ours().doc("Scaling of the frequencies of rotary positions for sequences that are longer than those of a first training, by Hugging Face's names."),
     flag("rotary_save_freqs_buffer", false).idle("frequencies are computed, and no checkpoint holds them").doc("Keep the frequencies of rotary positions in checkpoints."),
     word("init_method", "normal", INIT, OTHER_INIT)

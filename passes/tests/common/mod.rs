@@ -42,6 +42,8 @@ pub fn arch() -> Arch {
         zero_centred: false,
         position_offset: 0,
         embedding_scale: 1.0,
+        sliding_base: None,
+        query_scalar: None,
         norm_place: NormPlace::Before,
         eps: 1e-5,
         parallel_residual: true,

@@ -105,7 +105,7 @@ pub fn branch(
         k = b.one(OpKind::Rotary, &[k, cos, sin], Attrs::new())?;
     }
     b.at(&a.loc("num_attention_heads"));
-    let scale = 1.0 / (a.head_dim as f64).sqrt();
+    let scale = a.score_scale();
     let window = a.window_of(l.kind);
     let mixed = match l.past {
         Some(Past { keys, values, count }) => {

@@ -3,17 +3,61 @@
 use neoxc_ir::{Attr, Attrs, Builder, OpKind, TensorType, ValueId};
 
 use super::Result;
-use crate::arch::{Arch, Positions, RopeScaling};
+use crate::arch::{Arch, Attention, LayerKind, Positions, RopeScaling};
 use crate::param::Values;
 
-/// The rotary tables of `seq` places, name and type of each: cos and sin, [seq, rot].
+/// A way in which heads rotate, which has a table of cosines and one of sines.
+#[derive(Debug, Clone, Copy)]
+struct Rotation {
+    /// What layers have it; none for all.
+    of: Option<Attention>,
+    /// The names of its tables.
+    names: [&'static str; 2],
+    /// The key that it comes from.
+    key: &'static str,
+    /// Rotary dims per head, even.
+    dims: usize,
+    /// Frequency base.
+    base: f64,
+    /// How frequencies are scaled, if they are.
+    scaling: Option<RopeScaling>,
+}
+
+/// The rotations of a model's layers.
+fn rotations(a: &Arch) -> Vec<Rotation> {
+    let Positions::Rotary { dims, base, scaling } = a.positions else { return vec![] };
+    let key = if scaling.is_some() { "rope_scaling" } else { "rotary_pct" };
+    let names = ["rotary_cos", "rotary_sin"];
+    let of_all = Rotation { of: None, names, key, dims, base, scaling };
+    let Some(base) = a.sliding_base else { return vec![of_all] };
+    let of_windows = Rotation {
+        of: Some(Attention::Sliding),
+        names: ["sliding_cos", "sliding_sin"],
+        key: "sliding_rotary_emb_base",
+        base,
+        scaling: None,
+        ..of_all
+    };
+    let both = [Rotation { of: Some(Attention::Global), ..of_all }, of_windows];
+    let used = |r: &Rotation| a.kinds().iter().any(|kind| Some(kind.attention) == r.of);
+    both.into_iter().filter(used).collect()
+}
+
+/// The rotary tables of `seq` places, name and type of each: cos and sin, [seq, rot], of each rotation.
 pub fn table_types(a: &Arch, seq: usize) -> Vec<(&'static str, TensorType)> {
-    match a.positions {
-        Positions::Rotary { dims, .. } => {
-            let ty = TensorType::f32(&[("seq", seq), ("rot", dims / 2)]);
-            vec![("rotary_cos", ty.clone()), ("rotary_sin", ty)]
-        }
-        _ => vec![],
+    let types = |r: Rotation| {
+        let ty = TensorType::f32(&[("seq", seq), ("rot", r.dims / 2)]);
+        r.names.map(|name| (name, ty.clone()))
+    };
+    rotations(a).into_iter().flat_map(types).collect()
+}
+
+/// The two of the tables of [`table_types`] that a layer of the kind `kind` rotates by.
+pub fn of_kind<'t>(a: &Arch, tables: &'t [ValueId], kind: LayerKind) -> &'t [ValueId] {
+    let fits = |r: &Rotation| r.of.is_none_or(|of| of == kind.attention);
+    match rotations(a).iter().position(fits) {
+        Some(n) => &tables[2 * n..2 * n + 2],
+        None => &[],
     }
 }
 
@@ -22,16 +66,19 @@ pub fn tables(a: &Arch, b: &mut Builder<'_>) -> Result<Vec<ValueId>> {
     if a.positions == Positions::Sinusoidal {
         return Ok(vec![sinusoids(a, b)?]);
     }
-    let Positions::Rotary { dims, base, scaling } = a.positions else { return Ok(vec![]) };
-    b.at(&a.loc(if scaling.is_some() { "rope_scaling" } else { "rotary_pct" }));
-    let mut attrs = Attrs::new()
-        .with("seq_size", Attr::Int(a.seq as i64))
-        .with("rot", Attr::Int(dims as i64))
-        .with("base", Attr::Float(base));
-    if let Some(scaling) = scaling {
-        scale(&mut attrs, scaling);
+    let mut all = vec![];
+    for r in rotations(a) {
+        b.at(&a.loc(r.key));
+        let mut attrs = Attrs::new()
+            .with("seq_size", Attr::Int(a.seq as i64))
+            .with("rot", Attr::Int(r.dims as i64))
+            .with("base", Attr::Float(r.base));
+        if let Some(scaling) = r.scaling {
+            scale(&mut attrs, scaling);
+        }
+        all.extend(b.op(OpKind::RotaryTable, &[], attrs)?);
     }
-    b.op(OpKind::RotaryTable, &[], attrs)
+    Ok(all)
 }
 
 /// A scaling as attributes of `neox.rotary_table`.

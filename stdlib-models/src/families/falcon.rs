@@ -9,7 +9,7 @@ use neoxc_ir::{Builder, ValueId};
 use serde_json::{Map, Value, json};
 
 use super::Family;
-use super::hugging_face::{Format, Reader, Says, absent, decimal, rope};
+use super::hugging_face::{Format, OWN_SCALE, Reader, Says, TWO_BASES, absent, decimal, rope};
 use crate::arch::{Arch, LayerKind, Norm, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
 use crate::blocks::transformer::{self, Layer};
@@ -176,6 +176,8 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
             "heads that share a few keys without a parallel residual",
         ),
         (a.hidden_dropout > 0.0, "dropout of hidden states"),
+        (a.query_scalar.is_some(), OWN_SCALE),
+        (a.sliding_base.is_some(), TWO_BASES),
         (a.has_windows(), "sliding windows"),
         (a.moe.is_some(), "experts"),
     ])

@@ -46,6 +46,11 @@ pub struct Format {
     pub buffers: &'static [&'static str],
 }
 
+/// A scale of attention scores that is not that of a head's width, as something that a class has not.
+pub const OWN_SCALE: &str = "other scale of attention scores than that of its heads' width";
+/// Rotary positions with a base of their own in layers with windows, likewise.
+pub const TWO_BASES: &str = "second base of rotary positions";
+
 /// The names of what is absent.
 pub fn absent(of: &[(bool, &'static str)]) -> Vec<&'static str> {
     of.iter().filter(|(absent, _)| *absent).map(|(_, what)| *what).collect()
@@ -234,6 +239,25 @@ impl Reader<'_> {
         old_part: Option<&str>,
         defaults: (f64, f64),
     ) -> (f64, f64) {
+        let mut given = vec![];
+        for key in ["rope_scaling", "rope_parameters"] {
+            match self.get(key).map(Value::as_object) {
+                None => {}
+                Some(Some(inner)) => given.push((key, inner.clone())),
+                Some(None) => self.refuse(key, "a dictionary is expected"),
+            }
+        }
+        self.rotary_of(&given, old_base, old_part, defaults)
+    }
+
+    /// The same, of the dictionaries `given` with the paths of their keys.
+    pub fn rotary_of(
+        &mut self,
+        given: &[(&'static str, Map<String, Value>)],
+        old_base: &[&str],
+        old_part: Option<&str>,
+        defaults: (f64, f64),
+    ) -> (f64, f64) {
         // What was given, with the key that gives it.
         let (mut bases, mut parts) = (vec![], vec![]);
         for key in old_base {
@@ -245,12 +269,7 @@ impl Reader<'_> {
             parts.push((key.to_string(), self.number(key, defaults.1)));
         }
         let mut scalings = vec![];
-        for key in ["rope_scaling", "rope_parameters"] {
-            let Some(value) = self.get(key).cloned() else { continue };
-            let Some(inner) = value.as_object() else {
-                self.refuse(key, "a dictionary is expected");
-                continue;
-            };
+        for (key, inner) in given {
             let mut scaling = rope::Given { key, ..rope::Given::default() };
             for (name, value) in inner {
                 let path = format!("{key}.{name}");

@@ -4,6 +4,7 @@
 //! [`crate::blocks`], and the decoder around the layers is [`crate::decoder`].
 
 pub mod falcon;
+pub mod gemma3;
 pub mod gpt_neox;
 pub mod hugging_face;
 pub mod llama;
@@ -101,12 +102,13 @@ pub const ALL: &[&dyn Family] = &[
     &qwen2::QWEN2,
     &qwen3::QWEN3,
     &olmo2::OLMO2,
+    &gemma3::GEMMA3,
     &falcon::Falcon,
     &palm::PALM,
 ];
 
 /// The families whose parameters are called as Llama's.
-const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..6;
+const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..7;
 
 /// The family that a model belongs to: the one that the configuration names; GPT-NeoX where the model has nothing
 /// else than Hugging Face's GPT-NeoX; otherwise the first of those with Llama's names whose class has all of it, or

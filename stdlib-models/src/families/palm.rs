@@ -3,7 +3,7 @@
 //!
 //! Nobody has published its weights: names are Llama's, and Hugging Face has no class of it.
 
-use super::hugging_face::absent;
+use super::hugging_face::{OWN_SCALE, TWO_BASES, absent};
 use super::llama::NamedAsLlama;
 use crate::arch::{Arch, Norm, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
@@ -27,6 +27,8 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
         (biases, "biases"),
         (a.qk_norm != QkNorm::None, "norms of queries and keys"),
         (a.norm_place != NormPlace::Before, "norms after branches"),
+        (a.query_scalar.is_some(), OWN_SCALE),
+        (a.sliding_base.is_some(), TWO_BASES),
         (a.has_windows(), "sliding windows"),
         (a.moe.is_some(), "experts"),
     ])

@@ -31,6 +31,7 @@ pub fn arch(c: &Config) -> Arch {
         kv_heads: m.num_kv_heads,
         head_dim: m.head_dim(),
         qk_norm: m.qk_norm,
+        query_scalar: m.query_pre_attn_scalar,
         ffn: m.intermediate_size,
         vocab: m.padded_vocab_size,
         positions: match m.pos_emb.as_str() {
@@ -43,6 +44,7 @@ pub fn arch(c: &Config) -> Arch {
             "learned" => Positions::Learned { rows: m.max_position_embeddings },
             _ => Positions::None,
         },
+        sliding_base: m.sliding_rotary_emb_base,
         position_offset: m.opt_pos_emb_offset,
         embedding_scale: m.embedding_scale,
         max_positions: m.max_position_embeddings,
@@ -130,11 +132,12 @@ pub fn set_optimizer(c: &Config, m: &mut Module) -> Result<(), CompileError> {
     }
 }
 
-/// The function of an activation, or of a gate's. The tanh form is that of plain GELU only.
+/// The function of an activation, or of a gate's. `gelu_tanh` is about plain GELU only.
 fn activation(kind: config::Activation, gelu_tanh: bool) -> Activation {
     use config::Activation as Kind;
     match kind {
         Kind::Gelu if gelu_tanh => Activation::GeluTanh,
+        Kind::GeGluTanh => Activation::GeluTanh,
         Kind::Gelu | Kind::GeGlu => Activation::Gelu,
         Kind::Relu | Kind::ReGlu => Activation::Relu,
         Kind::Silu | Kind::SwiGlu => Activation::Silu,

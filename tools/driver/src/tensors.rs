@@ -54,7 +54,8 @@ mod tests {
 
     /// Parameters of published checkpoints: the sums of the shapes in their safetensors. GPT-NeoX-20B's is in its paper;
     /// GPT-3's are 12·L·h² + 13·L·h + 2·h + (50257 + 2048)·h, which its paper's table D.1 rounds. PaLM's are
-    /// the sums of its matrices, which its paper gives as 8.63 and 540.35 billion. Pythia's rows come
+    /// the sums of its matrices, which its paper gives as 8.63 and 540.35 billion; Gemma 3's from 4B on are those without
+    /// the images' part. Pythia's rows come
     /// from the tokenizer and the tensor ranks that trained it.
     #[test]
     fn published_models_have_their_number_of_parameters() {
@@ -108,6 +109,12 @@ mod tests {
             ("falcon/40B", 1, 41_303_293_952),
             ("palm/8B", 1, 8_632_012_800),
             ("palm/540B", 1, 540_356_474_880),
+            ("gemma3/270M", 1, 268_098_176),
+            ("gemma3/1B", 1, 999_885_952),
+            ("gemma3/4B", 1, 3_880_263_168),
+            ("gemma3/12B", 1, 11_766_034_176),
+            ("gemma3/27B", 1, 27_009_346_304),
+            ("llama3.1/405B", 1, 405_853_388_800),
         ] {
             let sets = ["train_micro_batch_size_per_gpu=1", "train_iters=1", "seq_length=64"];
             let mut sets = sets.map(String::from).to_vec();

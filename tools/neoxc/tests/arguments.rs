@@ -30,6 +30,8 @@ const BYTES: &[&str] = &["tokenizer_type=CharLevelTokenizer"];
 const EXPERTS: &[&str] = &["moe_num_experts=4"];
 const CHOSEN: &[&str] = &["moe_num_experts=4", "moe_router_type=topk"];
 const LIMITED: &[&str] = &["moe_num_experts=4", "moe_token_dropping=true"];
+const ALTERNATING: &[&str] =
+    &["sliding_window_width=3", "attention_config=[[[\"sliding\", \"global\"], \"all\"]]"];
 const SAVED: &[&str] = &["load=x"];
 
 const ROWS: &[Row] = &[
@@ -65,6 +67,8 @@ const ROWS: &[Row] = &[
     Row("scalenorm_epsilon", "0.001", &["norm=scalenorm"]),
     Row("zero_centred_norms", "true", &[]),
     Row("embedding_scale", "4.0", &[]),
+    Row("query_pre_attn_scalar", "5", &[]),
+    Row("sliding_rotary_emb_base", "100", ALTERNATING),
     Row("opt_pos_emb_offset", "2", &["pos_emb=learned", "max_position_embeddings=18"]),
     Row("activation", "mish", &[]),
     Row("seq_length", "8", &[]),

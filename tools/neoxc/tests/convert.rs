@@ -127,7 +127,7 @@ fn models_come_back_as_they_were() {
 fn families_come_back_as_they_were() {
     let at = tempfile::tempdir().unwrap();
     let f = at.path();
-    for name in ["mistral", "qwen2", "qwen3", "olmo2", "falcon", "falcon_grouped"] {
+    for name in ["mistral", "qwen2", "qwen3", "olmo2", "falcon", "falcon_grouped", "gemma3"] {
         let (dir, config, given) = folder(f, name);
         ok(f, &["convert", "hf-to-neox", "hf", name]);
         let (neox, back) = (format!("{name}/global_step0"), format!("{name}-back"));

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::arch::{Arch, Norm, Positions};
 use crate::blocks::activations::Activation;
-use crate::families::hugging_face::{Format, Reader, Says, absent, decimal, rope, rotary_part};
+use crate::families::hugging_face::{
+    Format, OWN_SCALE, Reader, Says, TWO_BASES, absent, decimal, rope, rotary_part,
+};
 
 /// How Hugging Face writes GPT-NeoX models.
 pub const FORMAT: Format = Format {
@@ -125,6 +127,8 @@ fn lacks(a: &Arch) -> Vec<&'static str> {
         (!a.mlp_bias, "MLP without biases"),
         (a.shared_norm, "norm that both branches share"),
         (a.moe.is_some(), "experts"),
+        (a.query_scalar.is_some(), OWN_SCALE),
+        (a.sliding_base.is_some(), TWO_BASES),
         (a.has_windows(), "sliding windows"),
     ])
 }

@@ -4,7 +4,9 @@ use serde_json::{Map, Value, json};
 
 use crate::arch::{Arch, Norm, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
-use crate::families::hugging_face::{Format, Key, Reader, Says, absent, decimal, rope};
+use crate::families::hugging_face::{
+    Format, Key, OWN_SCALE, Reader, Says, TWO_BASES, absent, decimal, rope,
+};
 
 /// How Hugging Face writes Llama models.
 pub const FORMAT: Format = Format {
@@ -81,14 +83,39 @@ const DEFAULTS: Defaults = Defaults {
 };
 
 /// What Hugging Face calls the activation of each gate that GPT-NeoX has.
-const GATES: [(Activation, &str, &str); 3] = [
+const GATES: [(Activation, &str, &str); 4] = [
     (Activation::Silu, "silu", "swiglu"),
     (Activation::Gelu, "gelu", "geglu"),
+    (Activation::GeluTanh, "gelu_pytorch_tanh", "geglu_tanh"),
     (Activation::Relu, "relu", "reglu"),
 ];
 
 /// Reads [`BODY`]; biases and the activation are the class's own.
 pub fn read_body(r: &mut Reader<'_>, d: &Defaults) {
+    read_sizes(r, d);
+    let (base, part) = r.rotary(&["rope_theta"], None, (10_000.0, 1.0));
+    set_rotary(r, base, part);
+    read_tied(r, false);
+}
+
+/// Sets rotary positions of whole heads.
+pub fn set_rotary(r: &mut Reader<'_>, base: f64, part: f64) {
+    if part != 1.0 {
+        r.refuse("rope_parameters", "all dims of a head rotate");
+    }
+    r.set("pos_emb", "rotary");
+    r.set("rotary_pct", "1.0");
+    r.set("rotary_emb_base", base as u64);
+}
+
+/// Reads whether the head is the embedding.
+pub fn read_tied(r: &mut Reader<'_>, default: bool) {
+    let tied = r.flag("tie_word_embeddings", default);
+    r.set("no_weight_tying", !tied);
+}
+
+/// Reads [`BODY`] without positions and head.
+pub fn read_sizes(r: &mut Reader<'_>, d: &Defaults) {
     for (key, ours, default) in [
         ("num_hidden_layers", "num_layers", d.layers),
         ("vocab_size", "padded_vocab_size", d.vocab),
@@ -115,29 +142,25 @@ pub fn read_body(r: &mut Reader<'_>, d: &Defaults) {
     let context = r.whole("max_position_embeddings", d.positions);
     r.set("seq_length", context);
     r.set("max_position_embeddings", context);
-    let (base, part) = r.rotary(&["rope_theta"], None, (10_000.0, 1.0));
-    if part != 1.0 {
-        r.refuse("rope_parameters", "all dims of a head rotate");
-    }
-    r.set("pos_emb", "rotary");
-    r.set("rotary_pct", "1.0");
-    r.set("rotary_emb_base", base as u64);
     r.set("norm", "rmsnorm");
     let eps = r.number("rms_norm_eps", d.eps);
     r.set("rms_norm_epsilon", decimal(eps));
     r.set("use_bias_in_norms", false);
-    let tied = r.flag("tie_word_embeddings", false);
-    r.set("no_weight_tying", !tied);
     let rate = r.number("attention_dropout", 0.0);
     r.set("attention_dropout", decimal(rate));
 }
 
 /// Reads the gate's activation.
 pub fn read_gate(r: &mut Reader<'_>) {
-    let act = r.text("hidden_act", "silu");
+    read_gate_of(r, "hidden_act", "silu");
+}
+
+/// Reads the gate's activation, which has the key `key`.
+pub fn read_gate_of(r: &mut Reader<'_>, key: &str, default: &str) {
+    let act = r.text(key, default);
     match GATES.iter().find(|(_, theirs, _)| *theirs == act) {
         Some((.., ours)) => r.set("activation", ours),
-        None => r.refuse("hidden_act", "silu, gelu or relu is expected"),
+        None => r.refuse(key, "silu, gelu, gelu_pytorch_tanh or relu is expected"),
     }
 }
 
@@ -204,7 +227,9 @@ pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
         (a.norm != Norm::RmsNorm, "norms but RMS norms"),
         (a.zero_centred, "norms with 1 + weight"),
         (a.embedding_scale != 1.0, "scale of the embedding"),
-        (!gate, "activations but swiglu, geglu and reglu"),
+        (a.query_scalar.is_some(), OWN_SCALE),
+        (a.sliding_base.is_some(), TWO_BASES),
+        (!gate, "activations but swiglu, geglu, geglu_tanh and reglu"),
         (qk == QkNorm::None && a.qk_norm != qk, "norms of queries and keys"),
         (qk != QkNorm::None && a.qk_norm != qk, "other norms of queries and keys than its own"),
         (a.norm_place != place, "norms in these places"),
