@@ -292,6 +292,15 @@ impl ShardRule {
         Self::by_dim(cx, |_| ShardEffect::Parallel)
     }
 
+    /// The dim that the attribute `name` names is whole; every other one is parallel.
+    pub fn whole_along(cx: &RuleCx<'_>, name: &str) -> Self {
+        let along = cx.attrs.str(name).unwrap_or_default();
+        Self::by_dim(cx, |dim| match dim == along {
+            true => ShardEffect::Whole,
+            false => ShardEffect::Parallel,
+        })
+    }
+
     /// All dims whole.
     pub fn whole(cx: &RuleCx<'_>) -> Self {
         Self::by_dim(cx, |_| ShardEffect::Whole)

@@ -543,6 +543,7 @@ fn every_file_of_an_op_is_registered() {
         "prelude",
         "docs",
         "decomposed",
+        "norms",
         "pointwise",
         "rows",
         "collective",

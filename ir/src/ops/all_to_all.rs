@@ -7,31 +7,17 @@ use super::prelude::*;
 pub struct AllToAll;
 
 impl OpDef for AllToAll {
-    fn name(&self) -> &'static str {
-        "all_to_all"
-    }
-    fn doc(&self) -> &'static str {
-        "`x`, which the `ranks` ranks along `axis` have divided along `from`, divided along `dim`: each rank gives every other one its part of what it has."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    collective::ATTRS[0],
-                    collective::ATTRS[1],
-                    collective::ATTRS[2],
-                    required("from", AttrKind::Str, "dim that is divided before"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Collective
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        all_to_all(x) -> (y),
+        "`x`, which the `ranks` ranks along `axis` have divided along `from`, divided along `dim`: each rank gives every other one its part of what it has.",
+        class Collective,
+        precision SAME,
+        attrs &[
+            collective::ATTRS[0],
+            collective::ATTRS[1],
+            collective::ATTRS[2],
+            required("from", AttrKind::Str, "dim that is divided before"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (from, ranks) = (cx.str("from")?, cx.size("ranks")?);
@@ -49,9 +35,7 @@ impl OpDef for AllToAll {
         }
         Ok(made)
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("collectives are inserted after differentiation"))
-    }
+    no_gradient!("collectives are inserted after differentiation");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let names = ["dim", "from"].map(|name| cx.attrs.str(name).unwrap_or_default());
         ShardRule::by_dim(cx, |dim| match names.contains(&dim) {

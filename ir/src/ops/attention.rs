@@ -60,24 +60,12 @@ pub(super) fn names(ty: &TensorType) -> Vec<String> {
 pub struct Attention;
 
 impl OpDef for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
-    }
-    fn doc(&self) -> &'static str {
-        "Causal `softmax(q kᵀ·scale) v`, of the `window` keys before a query's own and that one, if it is given; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least. With q [batch, heads, queries, seq, head_dim] so many query heads share each head of k and v: the results have `queries` behind `heads`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("q", Arity::One), ("k", Arity::One), ("v", Arity::One)],
-            results: &[("out", Arity::One), ("lse", Arity::One)],
-            attrs: &FORM,
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Low], results: &[Rounding::Low, Rounding::Exact] }
+    frame! {
+        attention(q, k, v) -> (out, lse),
+        "Causal `softmax(q kᵀ·scale) v`, of the `window` keys before a query's own and that one, if it is given; q, k, v [batch, heads, seq, head_dim] give [batch, seq, heads, head_dim] and the log-sum-exp of each row of scores [batch, heads, seq], in f32 at least. With q [batch, heads, queries, seq, head_dim] so many query heads share each head of k and v: the results have `queries` behind `heads`.",
+        class Special,
+        precision (Low) -> (Low, Exact),
+        attrs &FORM,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Form::of(cx.attrs)?;

@@ -72,48 +72,17 @@ impl Runs {
 pub struct AttentionGrad;
 
 impl OpDef for AttentionGrad {
-    fn name(&self) -> &'static str {
-        "attention_grad"
-    }
-    fn doc(&self) -> &'static str {
-        "With p = exp(q kᵀ·scale - lse) where a query sees a key and 0 elsewhere, δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`; dk and dv are sums over the query heads that share a head of k and v."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("q", Arity::One),
-                ("k", Arity::One),
-                ("v", Arity::One),
-                ("out", Arity::One),
-                ("lse", Arity::One),
-                ("dout", Arity::One),
-            ],
-            results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: const { &[FORM[0], FORM[1], KEYS, MEMBERS] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[
-                Rounding::Low,
-                Rounding::Low,
-                Rounding::Low,
-                Rounding::Low,
-                Rounding::Exact,
-                Rounding::Low,
-            ],
-            results: &[Rounding::Low],
-        }
+    frame! {
+        attention_grad(q, k, v, out, lse, dout) -> (dq, dk, dv),
+        "With p = exp(q kᵀ·scale - lse) where a query sees a key and 0 elsewhere, δ = Σ out·dout over head_dim: `dv = pᵀ dout`, `ds = p·(dout vᵀ - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`; dk and dv are sums over the query heads that share a head of k and v.",
+        class Special,
+        precision (Low, Low, Low, Low, Exact, Low) -> (Low),
+        attrs &[FORM[0], FORM[1], KEYS, MEMBERS],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         result_types(cx.operands, cx.attrs)
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         attention::sharding(cx)
     }

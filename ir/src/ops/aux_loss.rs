@@ -6,24 +6,12 @@ use super::prelude::*;
 pub struct AuxLoss;
 
 impl OpDef for AuxLoss {
-    fn name(&self) -> &'static str {
-        "aux_loss"
-    }
-    fn doc(&self) -> &'static str {
-        "`x`, unchanged. Its gradient is that of a loss to which `coefficient` · Σ aux was added: dx = dy and daux = `coefficient` (times the loss scale, where there is one), whatever dy is; so a loss of a layer needs no value that layers hand on. `coefficient` has the factor that the loss of one micro-batch enters the step's loss with."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("aux", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const { &[required("coefficient", AttrKind::Float, "weight of the sum of aux")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::View
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Same, Rounding::Exact], results: &[Rounding::Same] }
+    frame! {
+        aux_loss(x, aux) -> (y),
+        "`x`, unchanged. Its gradient is that of a loss to which `coefficient` · Σ aux was added: dx = dy and daux = `coefficient` (times the loss scale, where there is one), whatever dy is; so a loss of a layer needs no value that layers hand on. `coefficient` has the factor that the loss of one micro-batch enters the step's loss with.",
+        class View,
+        precision (Same, Exact) -> (Same),
+        attrs &[required("coefficient", AttrKind::Float, "weight of the sum of aux")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         cx.float("coefficient")?;

@@ -8,31 +8,12 @@ use super::qkv_split::{FORMS, attends, sharing};
 pub struct CachedAttention;
 
 impl OpDef for CachedAttention {
-    fn name(&self) -> &'static str {
-        "cached_attention"
-    }
-    fn doc(&self) -> &'static str {
-        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, or the last `window` of those, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]. As in `neox.attention`, q may have `queries`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("q", Arity::One),
-                ("k", Arity::One),
-                ("v", Arity::One),
-                ("keys", Arity::One),
-                ("values", Arity::One),
-                ("count", Arity::One),
-            ],
-            results: &[("out", Arity::One)],
-            attrs: &FORM,
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Low], results: &[Rounding::Low] }
+    frame! {
+        cached_attention(q, k, v, keys, values, count) -> (out),
+        "`softmax(q [keys; k]ᵀ·scale) [values; v]` for one token: of `keys` and `values` [batch, heads, past, head_dim] the first `count` rows, or the last `window` of those, and the token's own `k` and `v`; q, k, v [batch, heads, seq = 1, head_dim] give [batch, seq, heads, head_dim]. As in `neox.attention`, q may have `queries`.",
+        class Special,
+        precision (Low) -> (Low),
+        attrs &FORM,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [q, k, v, keys, values, count] = cx.operands else {
@@ -57,9 +38,7 @@ impl OpDef for CachedAttention {
         }
         Ok(vec![output(q)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("tokens are made one by one after training"))
-    }
+    no_gradient!("tokens are made one by one after training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::by_dim(cx, |dim| match dim {
             "batch" | "heads" => ShardEffect::Parallel,

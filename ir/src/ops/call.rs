@@ -1,11 +1,7 @@
 //! `func.call`: call of another function of the module.
 
-use crate::attrs::Attrs;
-use crate::build::Builder;
-use crate::eval::Tensor;
-use crate::module::{Function, ValueId};
-use crate::op::*;
-use crate::types::TensorType;
+use super::prelude::*;
+use crate::module::Function;
 
 /// `func.call`.
 pub struct Call;
@@ -37,33 +33,12 @@ pub fn body_cost(cx: &RuleCx<'_>) -> Cost {
 }
 
 impl OpDef for Call {
-    fn name(&self) -> &'static str {
-        "call"
-    }
-
-    fn doc(&self) -> &'static str {
-        "Calls the function `callee` (MLIR's `func.call`)."
-    }
-
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("args", Arity::Variadic)],
-            results: &[("results", Arity::Variadic)],
-            attrs: &[AttrSpec {
-                name: "callee",
-                kind: AttrKind::Symbol,
-                required: true,
-                doc: "the function",
-            }],
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Call
-    }
-
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        call(args: Variadic) -> (results: Variadic),
+        "Calls the function `callee` (MLIR's `func.call`).",
+        class Call,
+        precision SAME,
+        attrs &[required("callee", AttrKind::Symbol, "the function")],
     }
 
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -74,9 +49,7 @@ impl OpDef for Call {
         Ok(f.results.iter().map(|r| f.ty(*r).clone()).collect())
     }
 
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("calls are differentiated by the gradient pass, which builds the twin"))
-    }
+    no_gradient!("calls are differentiated by the gradient pass, which builds the twin");
 
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::whole(cx)

@@ -36,24 +36,12 @@ fn to_f16(x: f64) -> f64 {
 pub struct Cast;
 
 impl OpDef for Cast {
-    fn name(&self) -> &'static str {
-        "cast"
-    }
-    fn doc(&self) -> &'static str {
-        "`x` rounded to `dtype`, ties to even."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const { &[required("dtype", AttrKind::Str, "the dtype of the result")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Pointwise
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
+    frame! {
+        cast(x) -> (y),
+        "`x` rounded to `dtype`, ties to even.",
+        class Pointwise,
+        precision (Stored) -> (Exact),
+        attrs &[required("dtype", AttrKind::Str, "the dtype of the result")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let name = cx.str("dtype")?;

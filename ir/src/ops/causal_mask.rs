@@ -26,31 +26,17 @@ pub fn sees(window: Option<usize>, query: usize, key: usize) -> bool {
 pub struct CausalMask;
 
 impl OpDef for CausalMask {
-    fn name(&self) -> &'static str {
-        "causal_mask"
-    }
-    fn doc(&self) -> &'static str {
-        "`x` where the position along `key` is at most the position along `query`, and with `window` at most so many before it; else `value`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("query", AttrKind::Str, "dim of the queries"),
-                    required("key", AttrKind::Str, "dim of the keys"),
-                    required("value", AttrKind::Float, "what other keys get"),
-                    WINDOW,
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Pointwise
-    }
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+    frame! {
+        causal_mask(x) -> (y),
+        "`x` where the position along `key` is at most the position along `query`, and with `window` at most so many before it; else `value`.",
+        class Pointwise,
+        precision WIDE,
+        attrs &[
+            required("query", AttrKind::Str, "dim of the queries"),
+            required("key", AttrKind::Str, "dim of the keys"),
+            required("value", AttrKind::Float, "what other keys get"),
+            WINDOW,
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         for which in ["query", "key"] {

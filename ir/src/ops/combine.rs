@@ -7,32 +7,12 @@ use super::routing::{moves, place, rest, routed, row, whole_numbers};
 pub struct Combine;
 
 impl OpDef for Combine {
-    fn name(&self) -> &'static str {
-        "combine"
-    }
-    fn doc(&self) -> &'static str {
-        "For each token the sum over its choices, in their order, of what is at `position`, times `weights` [group, token, choice] where given; dropped choices count nothing: x [bin, group, slot, rest..] gives [group, token, rest..]. `source` is the inverse of `position`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("position", Arity::One),
-                ("source", Arity::One),
-                ("weights", Arity::Optional),
-            ],
-            results: &[("y", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[Rounding::Same, Rounding::Same, Rounding::Same, Rounding::Exact],
-            results: &[Rounding::Same],
-        }
+    frame! {
+        combine(x, position, source, weights: Optional) -> (y),
+        "For each token the sum over its choices, in their order, of what is at `position`, times `weights` [group, token, choice] where given; dropped choices count nothing: x [bin, group, slot, rest..] gives [group, token, rest..]. `source` is the inverse of `position`.",
+        class Special,
+        precision (Same, Same, Same, Exact) -> (Same),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, position, source) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);

@@ -1,6 +1,6 @@
 //! `neox.cross_entropy`: loss of each row of logits.
 
-use super::part::{self, AXIS, PART, RANKS};
+use super::part::{self, AXIS, RANKS};
 use super::prelude::*;
 use super::rows::{index, rows};
 
@@ -19,24 +19,12 @@ pub fn row_type(cx: &RuleCx<'_>) -> Result<TensorType, OpError> {
 pub struct CrossEntropy;
 
 impl OpDef for CrossEntropy {
-    fn name(&self) -> &'static str {
-        "cross_entropy"
-    }
-    fn doc(&self) -> &'static str {
-        "`lse - logits[label]` for each row along `dim`, and the log-sum-exp `lse` itself. Of logits that are part `part` of the rows, each of the `ranks` ranks along `axis` gets both."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("logits", Arity::One), ("labels", Arity::One), PART],
-            results: &[("loss", Arity::One), ("lse", Arity::One)],
-            attrs: const { &[required("dim", AttrKind::Str, "the dim of the classes"), AXIS, RANKS] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        cross_entropy(logits, labels, part: Optional) -> (loss, lse),
+        "`lse - logits[label]` for each row along `dim`, and the log-sum-exp `lse` itself. Of logits that are part `part` of the rows, each of the `ranks` ranks along `axis` gets both.",
+        class Special,
+        precision EXACT,
+        attrs &[required("dim", AttrKind::Str, "the dim of the classes"), AXIS, RANKS],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 2)?;

@@ -1,6 +1,6 @@
 //! `neox.cross_entropy_grad`: gradient of the logits.
 
-use super::part::{self, PART, own};
+use super::part::{self, own};
 use super::prelude::*;
 use super::rows::rows;
 
@@ -8,30 +8,12 @@ use super::rows::rows;
 pub struct CrossEntropyGrad;
 
 impl OpDef for CrossEntropyGrad {
-    fn name(&self) -> &'static str {
-        "cross_entropy_grad"
-    }
-    fn doc(&self) -> &'static str {
-        "`(exp(logits - lse) - onehot(label))·dloss`; of logits that are part `part` of the rows, that part."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("logits", Arity::One),
-                ("labels", Arity::One),
-                ("lse", Arity::One),
-                ("dloss", Arity::One),
-                PART,
-            ],
-            results: &[("dlogits", Arity::One)],
-            attrs: const { &[required("dim", AttrKind::Str, "the dim of the classes")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Exact], results: &[Rounding::Free] }
+    frame! {
+        cross_entropy_grad(logits, labels, lse, dloss, part: Optional) -> (dlogits),
+        "`(exp(logits - lse) - onehot(label))·dloss`; of logits that are part `part` of the rows, that part.",
+        class Special,
+        precision (Exact) -> (Free),
+        attrs &[required("dim", AttrKind::Str, "the dim of the classes")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 4)?;
@@ -41,9 +23,7 @@ impl OpDef for CrossEntropyGrad {
         }
         Ok(vec![cx.operands[0].clone()])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();
         ShardRule::by_dim(cx, |dim| match dim == along {

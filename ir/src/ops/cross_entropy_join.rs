@@ -7,24 +7,12 @@ use super::prelude::*;
 pub struct CrossEntropyJoin;
 
 impl OpDef for CrossEntropyJoin {
-    fn name(&self) -> &'static str {
-        "cross_entropy_join"
-    }
-    fn doc(&self) -> &'static str {
-        "From the `stats` (m, s, x) of all parts of each row: `lse = M + log(Σ s·exp(m - M))` with M the largest m, and the loss `lse - Σ x`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("stats", Arity::One)],
-            results: &[("loss", Arity::One), ("lse", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        cross_entropy_join(stats) -> (loss, lse),
+        "From the `stats` (m, s, x) of all parts of each row: `lse = M + log(Σ s·exp(m - M))` with M the largest m, and the loss `lse - Σ x`.",
+        class Special,
+        precision EXACT,
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let stats = &cx.operands[0];
@@ -37,9 +25,7 @@ impl OpDef for CrossEntropyJoin {
             _ => Err(OpError::new(format!("{stats} is not [rank, rows.., stat = {NUMBERS}]"))),
         }
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("parts are made after differentiation"))
-    }
+    no_gradient!("parts are made after differentiation");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let row = cx.results.first().cloned();
         ShardRule::by_dim(cx, |dim| match row.as_ref().is_some_and(|r| r.has(dim)) {

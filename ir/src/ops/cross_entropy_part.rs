@@ -12,24 +12,12 @@ pub const NUMBERS: usize = 3;
 pub struct CrossEntropyPart;
 
 impl OpDef for CrossEntropyPart {
-    fn name(&self) -> &'static str {
-        "cross_entropy_part"
-    }
-    fn doc(&self) -> &'static str {
-        "Three numbers for each row of a rank's part of the logits along `dim`: the largest, m; the sum of `exp(logits - m)`; the label's logit, 0 where another rank has it. [rank = 1, rows.., stat = 3]"
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("logits", Arity::One), ("labels", Arity::One), ("part", Arity::One)],
-            results: &[("stats", Arity::One)],
-            attrs: const { &[required("dim", AttrKind::Str, "the dim of the classes")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        cross_entropy_part(logits, labels, part) -> (stats),
+        "Three numbers for each row of a rank's part of the logits along `dim`: the largest, m; the sum of `exp(logits - m)`; the label's logit, 0 where another rank has it. [rank = 1, rows.., stat = 3]",
+        class Special,
+        precision EXACT,
+        attrs &[required("dim", AttrKind::Str, "the dim of the classes")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 2)?;
@@ -39,9 +27,7 @@ impl OpDef for CrossEntropyPart {
         dims.push(Dim::new("stat", NUMBERS));
         Ok(vec![TensorType::new(row.dtype, dims)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("parts are made after differentiation"))
-    }
+    no_gradient!("parts are made after differentiation");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let rows = cx.operands[1].clone();
         ShardRule::by_dim(cx, |dim| match rows.has(dim) {

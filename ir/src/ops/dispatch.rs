@@ -7,32 +7,12 @@ use super::routing::{moves, place, rest, routed, whole_numbers};
 pub struct Dispatch;
 
 impl OpDef for Dispatch {
-    fn name(&self) -> &'static str {
-        "dispatch"
-    }
-    fn doc(&self) -> &'static str {
-        "The token of each slot, times the weight of its choice where `weights` [group, token, choice] are given, zeros in empty slots: x [group, token, rest..] and `source` [bin, group, slot] give [bin, group, slot, rest..]. `position` is the inverse of `source`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("position", Arity::One),
-                ("source", Arity::One),
-                ("weights", Arity::Optional),
-            ],
-            results: &[("y", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[Rounding::Same, Rounding::Same, Rounding::Same, Rounding::Exact],
-            results: &[Rounding::Same],
-        }
+    frame! {
+        dispatch(x, position, source, weights: Optional) -> (y),
+        "The token of each slot, times the weight of its choice where `weights` [group, token, choice] are given, zeros in empty slots: x [group, token, rest..] and `source` [bin, group, slot] give [bin, group, slot, rest..]. `position` is the inverse of `source`.",
+        class Special,
+        precision (Same, Same, Same, Exact) -> (Same),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, position, source) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);

@@ -104,30 +104,12 @@ pub fn check_ids(ids: &[TensorType], large: &TensorType) -> Result<(), OpError> 
 pub struct Dropout;
 
 impl OpDef for Dropout {
-    fn name(&self) -> &'static str {
-        "dropout"
-    }
-    fn doc(&self) -> &'static str {
-        "`x / (1 - rate)` where the element is kept, else 0. What is kept depends on `seed`, `site` and the element's `place`, `layer`, `head` and `column` alone, which broadcast by dim name."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("place", Arity::One),
-                ("layer", Arity::One),
-                ("column", Arity::One),
-                ("head", Arity::Optional),
-            ],
-            results: &[("y", Arity::One)],
-            attrs: &ATTRS,
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Pointwise
-    }
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+    frame! {
+        dropout(x, place, layer, column, head: Optional) -> (y),
+        "`x / (1 - rate)` where the element is kept, else 0. What is kept depends on `seed`, `site` and the element's `place`, `layer`, `head` and `column` alone, which broadcast by dim name.",
+        class Pointwise,
+        precision WIDE,
+        attrs &ATTRS,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Mask::of(cx.attrs)?;

@@ -55,32 +55,12 @@ pub fn factors<'a>(
 pub struct DropoutAttention;
 
 impl OpDef for DropoutAttention {
-    fn name(&self) -> &'static str {
-        "dropout_attention"
-    }
-    fn doc(&self) -> &'static str {
-        "`neox.attention` whose weights go through `neox.dropout` between softmax and the matmul with v: place [batch, seq] is of the query, column [kv_seq] of the key. The log-sum-exp is of all scores."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("q", Arity::One),
-                ("k", Arity::One),
-                ("v", Arity::One),
-                ("place", Arity::One),
-                ("layer", Arity::One),
-                ("column", Arity::One),
-                ("head", Arity::One),
-            ],
-            results: &[("out", Arity::One), ("lse", Arity::One)],
-            attrs: &ATTRS,
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Low], results: &[Rounding::Low, Rounding::Exact] }
+    frame! {
+        dropout_attention(q, k, v, place, layer, column, head) -> (out, lse),
+        "`neox.attention` whose weights go through `neox.dropout` between softmax and the matmul with v: place [batch, seq] is of the query, column [kv_seq] of the key. The log-sum-exp is of all scores.",
+        class Special,
+        precision (Low) -> (Low, Exact),
+        attrs &ATTRS,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[3..], &cx.operands[0], cx.attrs)?;

@@ -9,63 +9,26 @@ use super::prelude::*;
 pub struct DropoutAttentionGrad;
 
 impl OpDef for DropoutAttentionGrad {
-    fn name(&self) -> &'static str {
-        "dropout_attention_grad"
-    }
-    fn doc(&self) -> &'static str {
-        "With p and δ as in `neox.attention_grad` and m the mask's factors: `dv = (p·m)ᵀ dout`, `ds = p·(m·(dout vᵀ) - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("q", Arity::One),
-                ("k", Arity::One),
-                ("v", Arity::One),
-                ("out", Arity::One),
-                ("lse", Arity::One),
-                ("dout", Arity::One),
-                ("place", Arity::One),
-                ("layer", Arity::One),
-                ("column", Arity::One),
-                ("head", Arity::One),
-            ],
-            results: &[("dq", Arity::One), ("dk", Arity::One), ("dv", Arity::One)],
-            attrs: const {
-                &[
-                    ATTRS[0],
-                    ATTRS[1],
-                    ATTRS[2],
-                    ATTRS[3],
-                    ATTRS[4],
-                    attention_grad::KEYS,
-                    attention_grad::MEMBERS,
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[
-                Rounding::Low,
-                Rounding::Low,
-                Rounding::Low,
-                Rounding::Low,
-                Rounding::Exact,
-                Rounding::Low,
-            ],
-            results: &[Rounding::Low],
-        }
+    frame! {
+        dropout_attention_grad(q, k, v, out, lse, dout, place, layer, column, head) -> (dq, dk, dv),
+        "With p and δ as in `neox.attention_grad` and m the mask's factors: `dv = (p·m)ᵀ dout`, `ds = p·(m·(dout vᵀ) - δ)·scale`, `dq = ds k`, `dk = dsᵀ q`.",
+        class Special,
+        precision (Low, Low, Low, Low, Exact, Low) -> (Low),
+        attrs &[
+            ATTRS[0],
+            ATTRS[1],
+            ATTRS[2],
+            ATTRS[3],
+            ATTRS[4],
+            attention_grad::KEYS,
+            attention_grad::MEMBERS,
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         check(&cx.operands[6..], &cx.operands[0], cx.attrs)?;
         attention_grad::result_types(&cx.operands[..6], cx.attrs)
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         attention::sharding(cx)
     }

@@ -17,24 +17,12 @@ pub(super) fn sharding(cx: &RuleCx<'_>, group: ShardEffect) -> ShardRule {
 }
 
 impl OpDef for ExpandRows {
-    fn name(&self) -> &'static str {
-        "expand_rows"
-    }
-    fn doc(&self) -> &'static str {
-        "The vector of the expert that has each row, zeros in rows that none has: v [owner, local, n] gives [owner, group, row = rows, n]. Ranges are as in `grouped_matmul`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("v", Arity::One), ("starts", Arity::One), ("counts", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const { &[required("rows", AttrKind::Int, "rows of an owner and group")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        expand_rows(v, starts, counts) -> (y),
+        "The vector of the expert that has each row, zeros in rows that none has: v [owner, local, n] gives [owner, group, row = rows, n]. Ranges are as in `grouped_matmul`.",
+        class Special,
+        precision SAME,
+        attrs &[required("rows", AttrKind::Int, "rows of an owner and group")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [v, starts, counts] = cx.operands else { return Err(OpError::new("takes three")) };

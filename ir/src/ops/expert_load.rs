@@ -8,24 +8,12 @@ use super::rows::index;
 pub struct ExpertLoad;
 
 impl OpDef for ExpertLoad {
-    fn name(&self) -> &'static str {
-        "expert_load"
-    }
-    fn doc(&self) -> &'static str {
-        "The fraction of a group's choices that name each expert: i32 [group, token, choice] gives f32 [group, experts]."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("indices", Arity::One)],
-            results: &[("load", Arity::One)],
-            attrs: const { &[required("experts", AttrKind::Int, "number of experts")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        expert_load(indices) -> (load),
+        "The fraction of a group's choices that name each expert: i32 [group, token, choice] gives f32 [group, experts].",
+        class Special,
+        precision EXACT,
+        attrs &[required("experts", AttrKind::Int, "number of experts")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];

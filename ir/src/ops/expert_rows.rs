@@ -8,34 +8,15 @@ use super::rows::index;
 pub struct ExpertRows;
 
 impl OpDef for ExpertRows {
-    fn name(&self) -> &'static str {
-        "expert_rows"
-    }
-    fn doc(&self) -> &'static str {
-        "Gives every choice a row among those of its expert's owner; owner o has experts o · local … (o + 1) · local - 1, local = experts / owners. Its rows of a group (as many as the group has choices, if it got all) are sorted by expert, then by token and choice, and stand at the front. `position` [group, token, choice] is owner · rows + row; `source` [owner, group, row] is token · choices + choice, -1 where empty; expert e has `counts` rows from `starts` on [owner, group, local]."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("indices", Arity::One)],
-            results: &[
-                ("position", Arity::One),
-                ("source", Arity::One),
-                ("starts", Arity::One),
-                ("counts", Arity::One),
-            ],
-            attrs: const {
-                &[
-                    required("owners", AttrKind::Int, "number of owners"),
-                    required("experts", AttrKind::Int, "number of experts"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        expert_rows(indices) -> (position, source, starts, counts),
+        "Gives every choice a row among those of its expert's owner; owner o has experts o · local … (o + 1) · local - 1, local = experts / owners. Its rows of a group (as many as the group has choices, if it got all) are sorted by expert, then by token and choice, and stand at the front. `position` [group, token, choice] is owner · rows + row; `source` [owner, group, row] is token · choices + choice, -1 where empty; expert e has `counts` rows from `starts` on [owner, group, local].",
+        class Special,
+        precision EXACT,
+        attrs &[
+            required("owners", AttrKind::Int, "number of owners"),
+            required("experts", AttrKind::Int, "number of experts"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
@@ -50,9 +31,7 @@ impl OpDef for ExpertRows {
         let local = of(Dim::new("local", experts / owners));
         Ok(vec![x.clone(), rows, local.clone(), local])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("places are whole numbers"))
-    }
+    no_gradient!("places are whole numbers");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         by_group(cx)
     }

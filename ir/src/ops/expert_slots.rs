@@ -8,29 +8,15 @@ use super::rows::index;
 pub struct ExpertSlots;
 
 impl OpDef for ExpertSlots {
-    fn name(&self) -> &'static str {
-        "expert_slots"
-    }
-    fn doc(&self) -> &'static str {
-        "Gives choices places in their experts, first come first served: all first choices in the order of tokens, then all second ones, …; an expert takes `capacity` of each group. `position` [group, token, choice] is expert · capacity + slot, -1 where dropped; `source` [experts, group, capacity] is token · choices + choice, -1 where empty."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("indices", Arity::One)],
-            results: &[("position", Arity::One), ("source", Arity::One)],
-            attrs: const {
-                &[
-                    required("experts", AttrKind::Int, "number of experts"),
-                    required("capacity", AttrKind::Int, "slots of an expert and group"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        expert_slots(indices) -> (position, source),
+        "Gives choices places in their experts, first come first served: all first choices in the order of tokens, then all second ones, …; an expert takes `capacity` of each group. `position` [group, token, choice] is expert · capacity + slot, -1 where dropped; `source` [experts, group, capacity] is token · choices + choice, -1 where empty.",
+        class Special,
+        precision EXACT,
+        attrs &[
+            required("experts", AttrKind::Int, "number of experts"),
+            required("capacity", AttrKind::Int, "slots of an expert and group"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
@@ -42,9 +28,7 @@ impl OpDef for ExpertSlots {
         ];
         Ok(vec![x.clone(), TensorType::new(DType::I32, dims)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("places are whole numbers"))
-    }
+    no_gradient!("places are whole numbers");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         by_group(cx)
     }

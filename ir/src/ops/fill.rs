@@ -18,31 +18,17 @@ pub fn type_of(cx: &RuleCx<'_>, dtype: DType) -> Result<TensorType, OpError> {
 pub struct Fill;
 
 impl OpDef for Fill {
-    fn name(&self) -> &'static str {
-        "fill"
-    }
-    fn doc(&self) -> &'static str {
-        "A tensor whose elements are all `value`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dims", AttrKind::Strs, "dim names"),
-                    required("sizes", AttrKind::Ints, "dim sizes"),
-                    required("value", AttrKind::Float, "the value"),
-                    required("dtype", AttrKind::Str, "the dtype"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Pointwise
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        fill() -> (y),
+        "A tensor whose elements are all `value`.",
+        class Pointwise,
+        precision SAME,
+        attrs &[
+            required("dims", AttrKind::Strs, "dim names"),
+            required("sizes", AttrKind::Ints, "dim sizes"),
+            required("value", AttrKind::Float, "the value"),
+            required("dtype", AttrKind::Str, "the dtype"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let name = cx.str("dtype")?;

@@ -1,31 +1,19 @@
 //! `neox.gather`: rows of a table (an embedding).
 
-use super::part::{self, PART, own};
+use super::part::{self, own};
 use super::prelude::*;
 
 /// The op of this file.
 pub struct Gather;
 
 impl OpDef for Gather {
-    fn name(&self) -> &'static str {
-        "gather"
-    }
-    fn doc(&self) -> &'static str {
-        "Row `ids[i]` of `table`, whose first dim is indexed: [rows, rest..] and [idx..] give [idx.., rest..]. A table that is part `part` of a larger one gives zeros for rows of other parts."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("table", Arity::One), ("ids", Arity::One), PART],
-            results: &[("y", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
+    frame! {
+        gather(table, ids, part: Optional) -> (y),
+        "Row `ids[i]` of `table`, whose first dim is indexed: [rows, rest..] and [idx..] give [idx.., rest..]. A table that is part `part` of a larger one gives zeros for rows of other parts.",
+        class Special,
         // A table has many more rows than are looked up: these are rounded, if they are, and not the table.
-        Precision { operands: &[Rounding::Stored], results: &[Rounding::Stored] }
+        precision (Stored) -> (Stored),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (table, ids) = (&cx.operands[0], &cx.operands[1]);

@@ -39,20 +39,12 @@ pub const ATTRS: &[AttrSpec] = &[required(
 )];
 
 impl OpDef for Gelu {
-    fn name(&self) -> &'static str {
-        "gelu"
-    }
-    fn doc(&self) -> &'static str {
-        "Gaussian error linear unit, exact (erf) or in its tanh form."
-    }
-    fn signature(&self) -> Signature {
-        Signature { operands: &[("x", Arity::One)], results: &[("y", Arity::One)], attrs: ATTRS }
-    }
-    fn class(&self) -> Class {
-        Class::Pointwise
-    }
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+    frame! {
+        gelu(x) -> (y),
+        "Gaussian error linear unit, exact (erf) or in its tanh form.",
+        class Pointwise,
+        precision WIDE,
+        attrs ATTRS,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         is_tanh(cx.attrs)?;

@@ -11,33 +11,19 @@ pub struct GeluGrad;
 const DENSITY: f64 = 0.398_942_280_401_432_7;
 
 impl OpDef for GeluGrad {
-    fn name(&self) -> &'static str {
-        "gelu_grad"
-    }
-    fn doc(&self) -> &'static str {
+    frame! {
+        gelu_grad(x, dy) -> (dx),
         "Gradient of gelu: erf form `(Φ(x) + x·φ(x))·dy` with the normal distribution Φ and density φ; \
-         tanh form by the chain rule."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("dy", Arity::One)],
-            results: &[("dx", Arity::One)],
-            attrs: ATTRS,
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Pointwise
-    }
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+         tanh form by the chain rule.",
+        class Pointwise,
+        precision WIDE,
+        attrs ATTRS,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         is_tanh(cx.attrs)?;
         pointwise::infer(cx)
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::parallel(cx)
     }

@@ -17,29 +17,12 @@ pub fn sides(w: &TensorType, attrs: &Attrs) -> Result<(usize, usize), OpError> {
 }
 
 impl OpDef for GroupedMatmul {
-    fn name(&self) -> &'static str {
-        "grouped_matmul"
-    }
-    fn doc(&self) -> &'static str {
-        "Each row of x [owner, group, row, contract] times the matrix of the expert that has it, `w` [owner, local, two dims], summed over `contract`; zeros in rows that no expert has; 16-bit operands give f32. Expert e has `counts` rows from `starts` on [owner, group, local]; ranges do not overlap and follow one after the other from row 0 on."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("w", Arity::One),
-                ("starts", Arity::One),
-                ("counts", Arity::One),
-            ],
-            results: &[("y", Arity::One)],
-            attrs: const { &[required("contract", AttrKind::Str, "the dim summed over")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Low], results: &[Rounding::Low] }
+    frame! {
+        grouped_matmul(x, w, starts, counts) -> (y),
+        "Each row of x [owner, group, row, contract] times the matrix of the expert that has it, `w` [owner, local, two dims], summed over `contract`; zeros in rows that no expert has; 16-bit operands give f32. Expert e has `counts` rows from `starts` on [owner, group, local]; ranges do not overlap and follow one after the other from row 0 on.",
+        class Special,
+        precision (Low) -> (Low),
+        attrs &[required("contract", AttrKind::Str, "the dim summed over")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [x, w, starts, counts] = cx.operands else { return Err(OpError::new("takes four")) };

@@ -8,29 +8,12 @@ use super::routing::{each_row, ranges};
 pub struct GroupedWeight;
 
 impl OpDef for GroupedWeight {
-    fn name(&self) -> &'static str {
-        "grouped_weight"
-    }
-    fn doc(&self) -> &'static str {
-        "Σ over groups and the rows that an expert has of a[row, m] · b[row, n]: [owner, group, row, m] and [owner, group, row, n] give [owner, local, m, n]. Ranges are as in `grouped_matmul`. 16-bit operands give f32."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("a", Arity::One),
-                ("b", Arity::One),
-                ("starts", Arity::One),
-                ("counts", Arity::One),
-            ],
-            results: &[("dw", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Low], results: &[Rounding::Exact] }
+    frame! {
+        grouped_weight(a, b, starts, counts) -> (dw),
+        "Σ over groups and the rows that an expert has of a[row, m] · b[row, n]: [owner, group, row, m] and [owner, group, row, n] give [owner, local, m, n]. Ranges are as in `grouped_matmul`. 16-bit operands give f32.",
+        class Special,
+        precision (Low) -> (Exact),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [a, b, starts, counts] = cx.operands else { return Err(OpError::new("takes four")) };
@@ -42,9 +25,7 @@ impl OpDef for GroupedWeight {
         let dims = [&a.dims[0], &starts.dims[2], &a.dims[3], &b.dims[3]].map(Clone::clone);
         Ok(vec![TensorType::new(a.dtype.wide(), dims.to_vec())])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::by_dim(cx, |dim| match dim {
             "row" | "local" => ShardEffect::Whole,

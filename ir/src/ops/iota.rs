@@ -6,29 +6,15 @@ use super::prelude::*;
 pub struct Iota;
 
 impl OpDef for Iota {
-    fn name(&self) -> &'static str {
-        "iota"
-    }
-    fn doc(&self) -> &'static str {
-        "The integers 0, 1, … below `size` along `dim`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "name of the only dim"),
-                    required("size", AttrKind::Int, "its size"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        iota() -> (y),
+        "The integers 0, 1, … below `size` along `dim`.",
+        class Special,
+        precision EXACT,
+        attrs &[
+            required("dim", AttrKind::Str, "name of the only dim"),
+            required("size", AttrKind::Int, "its size"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let size = cx.size("size")?;

@@ -1,5 +1,6 @@
 //! `neox.layer_norm` (Ba et al. 2016, arXiv:1607.06450).
 
+use super::norms;
 use super::prelude::*;
 use super::rows::rows;
 
@@ -7,37 +8,20 @@ use super::rows::rows;
 pub struct LayerNorm;
 
 impl OpDef for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer_norm"
-    }
-    fn doc(&self) -> &'static str {
-        "`(x - mean)·rstd·weight + bias` over `dim`, rstd = 1/√(variance + eps); also gives mean and rstd, which lack `dim`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("weight", Arity::One), ("bias", Arity::Optional)],
-            results: &[("y", Arity::One), ("mean", Arity::One), ("rstd", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "the dim that is normalised"),
-                    required("eps", AttrKind::Float, "added to the variance"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Free], results: &[Rounding::Free, Rounding::Exact] }
+    frame! {
+        layer_norm(x, weight, bias: Optional) -> (y, mean, rstd),
+        "`(x - mean)·rstd·weight + bias` over `dim`, rstd = 1/√(variance + eps); also gives mean and rstd, which lack `dim`.",
+        class Special,
+        precision (Free) -> (Free, Exact),
+        attrs &[
+            required("dim", AttrKind::Str, "the dim that is normalised"),
+            required("eps", AttrKind::Float, "added to the variance"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;
         let x = &cx.operands[0];
-        let Some(size) = x.size(dim) else {
-            return Err(OpError::new(format!("{x} has no dim `{dim}`")));
-        };
-        let want = TensorType::new(x.dtype, vec![Dim::new(dim, size)]);
+        let want = norms::weight(x, dim)?;
         if cx.operands[1..].iter().any(|t| *t != want) {
             return Err(OpError::new(format!("weight and bias must be {want}")));
         }
@@ -49,17 +33,12 @@ impl OpDef for LayerNorm {
         }
         let dy = cx.dy()?;
         let (x, weight, mean, rstd) = (cx.operand(0), cx.operand(1), cx.result(1), cx.result(2));
-        let dim = Attrs::new()
-            .with("dim", Attr::Str(cx.op.attrs.str("dim").unwrap_or_default().to_string()));
-        let out = cx.b.op(OpKind::LayerNormGrad, &[x, weight, mean, rstd, dy], dim)?;
+        let out =
+            cx.b.op(OpKind::LayerNormGrad, &[x, weight, mean, rstd, dy], norms::dim_of(cx.op))?;
         grads(&out[..cx.op.operands.len()])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
+        ShardRule::whole_along(cx, "dim")
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 8.0 * cx.operands[0].elements() as f64)

@@ -1,77 +1,37 @@
 //! `neox.layer_norm_grad`: gradients of a layer norm's input, weight and bias.
 
+use super::norms;
 use super::prelude::*;
 use super::rows::rows;
-use super::sum_runs::{ROWS, run_type, sums};
+use super::sum_runs::{ROWS, sums};
 
 /// The op of this file.
 pub struct LayerNormGrad;
 
 impl OpDef for LayerNormGrad {
-    fn name(&self) -> &'static str {
-        "layer_norm_grad"
-    }
-    fn doc(&self) -> &'static str {
-        "With n = (x - mean)·rstd and g = dy·weight: dx = `rstd·(g - mean(g) - n·mean(g·n))` over `dim`, dweight = Σ dy·n and dbias = Σ dy over all rows; with `rows`, the sums of each run of so many rows, as `sum_runs` makes them."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("weight", Arity::One),
-                ("mean", Arity::One),
-                ("rstd", Arity::One),
-                ("dy", Arity::One),
-            ],
-            results: &[("dx", Arity::One), ("dweight", Arity::One), ("dbias", Arity::One)],
-            attrs: const { &[required("dim", AttrKind::Str, "the dim that was normalised"), ROWS] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[
-                Rounding::Free,
-                Rounding::Free,
-                Rounding::Exact,
-                Rounding::Exact,
-                Rounding::Free,
-            ],
-            results: &[Rounding::Free, Rounding::Exact],
-        }
+    frame! {
+        layer_norm_grad(x, weight, mean, rstd, dy) -> (dx, dweight, dbias),
+        "With n = (x - mean)·rstd and g = dy·weight: dx = `rstd·(g - mean(g) - n·mean(g·n))` over `dim`, dweight = Σ dy·n and dbias = Σ dy over all rows; with `rows`, the sums of each run of so many rows, as `sum_runs` makes them.",
+        class Special,
+        precision (Free, Free, Exact, Exact, Free) -> (Free, Exact),
+        attrs &[required("dim", AttrKind::Str, "the dim that was normalised"), ROWS],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, dy) = (&cx.operands[0], &cx.operands[4]);
         let dim = cx.str("dim")?;
-        let Some(size) = x.size(dim) else {
-            return Err(OpError::new(format!("{x} has no dim `{dim}`")));
-        };
-        let (weight, row) = (TensorType::new(x.dtype, vec![Dim::new(dim, size)]), x.without(dim));
+        let (weight, row) = (norms::weight(x, dim)?, x.without(dim));
         let [_, w, mean, rstd, _] = cx.operands else {
             return Err(OpError::new("takes five operands"));
         };
         if x != dy || *w != weight || *mean != row || *rstd != row {
             return Err(OpError::new(format!("operands do not fit {x} normalised over `{dim}`")));
         }
-        let sum = match cx.attrs.get(ROWS.name) {
-            Some(_) => run_type(x, dim, cx.size(ROWS.name)?)?,
-            None => weight,
-        };
+        let sum = norms::gradient_of(cx, x, weight)?;
         Ok(vec![x.clone(), sum.clone(), sum])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        // Runs are counted over all rows.
-        let runs = cx.attrs.get(ROWS.name).is_some();
-        ShardRule::by_dim(cx, |dim| match runs || dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
+        norms::gradient_sharding(cx)
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 15.0 * cx.operands[0].elements() as f64)
@@ -85,10 +45,7 @@ impl OpDef for LayerNormGrad {
         let mut dx = x.clone();
         let sum = &cx.rule.results[1];
         let (mut dw, mut db) = (Tensor::fill(sum.clone(), 0.0), Tensor::fill(sum.clone(), 0.0));
-        let run = match cx.rule.attrs.get(ROWS.name) {
-            Some(_) => cx.rule.size(ROWS.name)?,
-            None => bases.len().max(1),
-        };
+        let run = norms::run(&cx.rule, bases.len())?;
         for (row, base) in bases.into_iter().enumerate() {
             let normal = |o: usize| (x.data[base + o] - mean.data[row]) * rstd.data[row];
             let g = |i: usize, o: usize| dy.data[base + o] * weight.data[i];

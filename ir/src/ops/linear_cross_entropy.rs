@@ -1,6 +1,6 @@
 //! `neox.linear_cross_entropy`: head and loss in one, without storing all logits.
 
-use super::part::{self, AXIS, PART, RANKS};
+use super::part::{self, AXIS, RANKS};
 use super::prelude::*;
 
 /// Checks x, w and labels; gives the type of a row value.
@@ -51,27 +51,12 @@ pub fn shard(cx: &RuleCx<'_>) -> ShardRule {
 pub struct LinearCrossEntropy;
 
 impl OpDef for LinearCrossEntropy {
-    fn name(&self) -> &'static str {
-        "linear_cross_entropy"
-    }
-    fn doc(&self) -> &'static str {
-        "`cross_entropy(x wᵀ, labels)`: x [.., embed], w [vocab, embed], labels [..]; gives loss and log-sum-exp [..]. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets both."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("w", Arity::One), ("labels", Arity::One), PART],
-            results: &[("loss", Arity::One), ("lse", Arity::One)],
-            attrs: &[AXIS, RANKS],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[Rounding::Low, Rounding::Low, Rounding::Exact],
-            results: &[Rounding::Exact],
-        }
+    frame! {
+        linear_cross_entropy(x, w, labels, part: Optional) -> (loss, lse),
+        "`cross_entropy(x wᵀ, labels)`: x [.., embed], w [vocab, embed], labels [..]; gives loss and log-sum-exp [..]. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets both.",
+        class Special,
+        precision (Low, Low, Exact) -> (Exact),
+        attrs &[AXIS, RANKS],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 3)?;

@@ -3,41 +3,19 @@
 use super::linear_cross_entropy::{
     grad_over_vocab, matmul_flops, row_type, shard, weight_gradient,
 };
-use super::part::{self, PART};
+use super::part::{self};
 use super::prelude::*;
 
 /// The op of this file.
 pub struct LinearCrossEntropyGrad;
 
 impl OpDef for LinearCrossEntropyGrad {
-    fn name(&self) -> &'static str {
-        "linear_cross_entropy_grad"
-    }
-    fn doc(&self) -> &'static str {
-        "With dlogits = cross_entropy_grad(x wᵀ, labels, lse, dloss): `dx = dlogits w`, `dw = dlogitsᵀ x`; of a w that is part `part` of the vocabulary, that part of dw and its share of dx."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("w", Arity::One),
-                ("labels", Arity::One),
-                ("lse", Arity::One),
-                ("dloss", Arity::One),
-                PART,
-            ],
-            results: &[("dx", Arity::One), ("dw", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[Rounding::Low, Rounding::Low, Rounding::Exact],
-            results: &[Rounding::Low, Rounding::Exact],
-        }
+    frame! {
+        linear_cross_entropy_grad(x, w, labels, lse, dloss, part: Optional) -> (dx, dw),
+        "With dlogits = cross_entropy_grad(x wᵀ, labels, lse, dloss): `dx = dlogits w`, `dw = dlogitsᵀ x`; of a w that is part `part` of the vocabulary, that part of dw and its share of dx.",
+        class Special,
+        precision (Low, Low, Exact) -> (Low, Exact),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check(cx, 5)?;
@@ -47,9 +25,7 @@ impl OpDef for LinearCrossEntropyGrad {
         }
         Ok(vec![cx.operands[0].clone(), weight_gradient(cx)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         shard(cx)
     }

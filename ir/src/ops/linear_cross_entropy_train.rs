@@ -3,45 +3,19 @@
 use super::linear_cross_entropy::{
     grad_over_vocab, matmul_flops, over_vocab, row_type, shard, weight_gradient,
 };
-use super::part::{self, AXIS, PART, RANKS};
+use super::part::{self, AXIS, RANKS};
 use super::prelude::*;
 
 /// The op of this file.
 pub struct LinearCrossEntropyTrain;
 
 impl OpDef for LinearCrossEntropyTrain {
-    fn name(&self) -> &'static str {
-        "linear_cross_entropy_train"
-    }
-    fn doc(&self) -> &'static str {
-        "linear_cross_entropy and its gradient at once, for a `dloss` that is known beforehand: three matmuls instead of four. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets loss and lse, that part of dw and its share of dx."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[
-                ("x", Arity::One),
-                ("w", Arity::One),
-                ("labels", Arity::One),
-                ("dloss", Arity::One),
-                PART,
-            ],
-            results: &[
-                ("loss", Arity::One),
-                ("lse", Arity::One),
-                ("dx", Arity::One),
-                ("dw", Arity::One),
-            ],
-            attrs: &[AXIS, RANKS],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[Rounding::Low, Rounding::Low, Rounding::Exact],
-            results: &[Rounding::Exact, Rounding::Exact, Rounding::Low, Rounding::Exact],
-        }
+    frame! {
+        linear_cross_entropy_train(x, w, labels, dloss, part: Optional) -> (loss, lse, dx, dw),
+        "linear_cross_entropy and its gradient at once, for a `dloss` that is known beforehand: three matmuls instead of four. Of a w that is part `part` of the vocabulary, each of the `ranks` ranks along `axis` gets loss and lse, that part of dw and its share of dx.",
+        class Special,
+        precision (Low, Low, Exact) -> (Exact, Exact, Low, Exact),
+        attrs &[AXIS, RANKS],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         part::check_meeting(cx, 4)?;
@@ -51,9 +25,7 @@ impl OpDef for LinearCrossEntropyTrain {
         }
         Ok(vec![row.clone(), row, cx.operands[0].clone(), weight_gradient(cx)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         shard(cx).settled(&[0, 1])
     }

@@ -49,34 +49,16 @@ fn check_body(f: &Function, operands: usize, results: usize) -> Result<(), OpErr
 }
 
 impl OpDef for Map {
-    fn name(&self) -> &'static str {
-        "map"
-    }
-
-    fn doc(&self) -> &'static str {
+    frame! {
+        map(args: Variadic) -> (results: Variadic),
         "Applies `callee`, a function of f32 scalars, to every element: operands are tensors of one type, or \
-         scalars that all elements share; each result is a tensor of that type."
-    }
-
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("args", Arity::Variadic)],
-            results: &[("results", Arity::Variadic)],
-            attrs: const {
-                &[
-                    required("callee", AttrKind::Symbol, "the function of one element"),
-                    required("results", AttrKind::Int, "number of results"),
-                ]
-            },
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Special
-    }
-
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+         scalars that all elements share; each result is a tensor of that type.",
+        class Special,
+        precision EXACT,
+        attrs &[
+            required("callee", AttrKind::Symbol, "the function of one element"),
+            required("results", AttrKind::Int, "number of results"),
+        ],
     }
 
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -87,9 +69,7 @@ impl OpDef for Map {
         Ok(vec![ty; results])
     }
 
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("it is made of the function's own ops where a gradient is wanted"))
-    }
+    no_gradient!("it is made of the function's own ops where a gradient is wanted");
 
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::parallel(cx)

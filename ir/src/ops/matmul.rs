@@ -2,12 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::attrs::Attrs;
-use crate::build::Builder;
-use crate::eval::Tensor;
-use crate::module::ValueId;
-use crate::op::*;
-use crate::types::{Dim, TensorType};
+use super::prelude::*;
 
 /// `neox.matmul`.
 pub struct Matmul;
@@ -62,35 +57,14 @@ pub fn roles(a: &TensorType, b: &TensorType, attrs: &Attrs) -> Result<Roles, OpE
 }
 
 impl OpDef for Matmul {
-    fn name(&self) -> &'static str {
-        "matmul"
-    }
-
-    fn doc(&self) -> &'static str {
+    frame! {
+        matmul(a, b) -> (result),
         "Contraction over the comma-separated dims `contract`. Dims that both operands have and that \
          are not contracted are batch dims; the result has batch dims, then the free dims of `a`, \
-         then those of `b`. 16-bit operands give f32, the precision of the sum."
-    }
-
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("a", Arity::One), ("b", Arity::One)],
-            results: &[("result", Arity::One)],
-            attrs: &[AttrSpec {
-                name: "contract",
-                kind: AttrKind::Str,
-                required: true,
-                doc: "dims summed over, comma-separated",
-            }],
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Contraction
-    }
-
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Low], results: &[Rounding::Low] }
+         then those of `b`. 16-bit operands give f32, the precision of the sum.",
+        class Contraction,
+        precision (Low) -> (Low),
+        attrs &[required("contract", AttrKind::Str, "dims summed over, comma-separated")],
     }
 
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -9,6 +9,7 @@ pub mod pointwise;
 
 mod collective;
 pub(crate) mod decomposed;
+mod norms;
 mod part;
 mod prelude;
 mod routing;

@@ -6,30 +6,16 @@ use super::prelude::*;
 pub struct Pad;
 
 impl OpDef for Pad {
-    fn name(&self) -> &'static str {
-        "pad"
-    }
-    fn doc(&self) -> &'static str {
-        "`x` with `before` zeros in front and `after` zeros at the end along `dim`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "the dim"),
-                    required("before", AttrKind::Int, "zeros in front"),
-                    required("after", AttrKind::Int, "zeros at the end"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        pad(x) -> (y),
+        "`x` with `before` zeros in front and `after` zeros at the end along `dim`.",
+        class Movement,
+        precision SAME,
+        attrs &[
+            required("dim", AttrKind::Str, "the dim"),
+            required("before", AttrKind::Int, "zeros in front"),
+            required("after", AttrKind::Int, "zeros at the end"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;
@@ -58,12 +44,7 @@ impl OpDef for Pad {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
-        .sums(Sums::Together)
+        ShardRule::whole_along(cx, "dim").sums(Sums::Together)
     }
 
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {

@@ -7,9 +7,6 @@
 use super::prelude::*;
 use super::rows::index;
 
-/// The operand as every op declares it.
-pub const PART: (&str, Arity) = ("part", Arity::Optional);
-
 /// The attributes of an op that meets the other ranks itself: both or none, and only with a `part`.
 pub const AXIS: AttrSpec =
     AttrSpec { name: "axis", kind: AttrKind::Str, required: false, doc: "mesh axis of the parts" };

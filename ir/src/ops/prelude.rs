@@ -58,6 +58,70 @@ macro_rules! pointwise_op {
     };
 }
 
+/// The frame of an op, as a table: its name with operands and results as in a call, documentation, class,
+/// precision and attributes. An operand or result is one value unless it says `Optional` or `Variadic`. Precision is one
+/// word for all, or a [`Rounding`] for each operand and result, of which the last stands for all that follow. Every row
+/// is required, as every method of [`OpDef`] is.
+macro_rules! frame {
+    ($name:ident($($operand:ident $(: $many:ident)?),*) -> ($($result:ident $(: $several:ident)?),*),
+     $doc:literal,
+     class $class:ident,
+     precision $reads:tt $(-> $rounds:tt)?,
+     attrs $attrs:expr,) => {
+        fn name(&self) -> &'static str {
+            stringify!($name)
+        }
+        fn doc(&self) -> &'static str {
+            $doc
+        }
+        fn signature(&self) -> Signature {
+            Signature {
+                operands: &[$((stringify!($operand), arity!($($many)?))),*],
+                results: &[$((stringify!($result), arity!($($several)?))),*],
+                attrs: const { $attrs },
+            }
+        }
+        fn class(&self) -> Class {
+            Class::$class
+        }
+        fn precision(&self) -> Precision {
+            precision!($reads $(-> $rounds)?)
+        }
+    };
+}
+
+/// The precision in a row of [`frame!`]: one for all, or those of operands and of results in order.
+macro_rules! precision {
+    ($all:ident) => {
+        Precision::$all
+    };
+    (($($operand:ident),*) -> ($($result:ident),*)) => {
+        Precision {
+            operands: &[$(Rounding::$operand),*],
+            results: &[$(Rounding::$result),*],
+        }
+    };
+}
+
+/// How many values a row of [`frame!`] stands for.
+macro_rules! arity {
+    () => {
+        Arity::One
+    };
+    ($arity:ident) => {
+        Arity::$arity
+    };
+}
+
+/// The gradient of an op that has none, and why.
+macro_rules! no_gradient {
+    ($why:literal) => {
+        fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
+            Ok(Gradient::None($why))
+        }
+    };
+}
+
 /// The decomposition of a primitive: none.
 macro_rules! primitive {
     () => {
@@ -72,7 +136,7 @@ macro_rules! primitive {
     };
 }
 
-pub(super) use {pointwise_op, primitive};
+pub(super) use {arity, frame, no_gradient, pointwise_op, precision, primitive};
 
 /// A required attribute.
 pub const fn required(name: &'static str, kind: AttrKind, doc: &'static str) -> AttrSpec {

@@ -7,29 +7,15 @@ use super::rows::index;
 pub struct PutChoices;
 
 impl OpDef for PutChoices {
-    fn name(&self) -> &'static str {
-        "put_choices"
-    }
-    fn doc(&self) -> &'static str {
-        "Adds each of `values` [rows.., choice] into element `indices` of its row of zeros [rows.., dim = size], in the order of choices."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("values", Arity::One), ("indices", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "name of the dim that was chosen from"),
-                    required("size", AttrKind::Int, "its size"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        put_choices(values, indices) -> (y),
+        "Adds each of `values` [rows.., choice] into element `indices` of its row of zeros [rows.., dim = size], in the order of choices.",
+        class Special,
+        precision EXACT,
+        attrs &[
+            required("dim", AttrKind::Str, "name of the dim that was chosen from"),
+            required("size", AttrKind::Int, "its size"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (v, i) = (&cx.operands[0], &cx.operands[1]);

@@ -7,24 +7,12 @@ use super::qkv_split::{FORMS, FUSED, QUERIES, attends, sharing};
 pub struct QkvMerge;
 
 impl OpDef for QkvMerge {
-    fn name(&self) -> &'static str {
-        "qkv_merge"
-    }
-    fn doc(&self) -> &'static str {
-        "Three tensors [batch, heads, seq, head_dim] to [batch, seq, heads, qkv = 3, head_dim]; of queries [batch, heads, queries, seq, head_dim], which come first, to qkv = queries + 2."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("q", Arity::One), ("k", Arity::One), ("v", Arity::One)],
-            results: &[("qkv", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        qkv_merge(q, k, v) -> (qkv),
+        "Three tensors [batch, heads, seq, head_dim] to [batch, seq, heads, qkv = 3, head_dim]; of queries [batch, heads, queries, seq, head_dim], which come first, to qkv = queries + 2.",
+        class Movement,
+        precision SAME,
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [q, k, v] = cx.operands else { return Err(OpError::new("takes q, k and v")) };

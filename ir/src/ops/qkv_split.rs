@@ -31,24 +31,12 @@ pub(super) const FORMS: &str = "k and v must be [batch, heads, seq, head_dim] al
 pub struct QkvSplit;
 
 impl OpDef for QkvSplit {
-    fn name(&self) -> &'static str {
-        "qkv_split"
-    }
-    fn doc(&self) -> &'static str {
-        "[batch, seq, heads, qkv = 3, head_dim] to three tensors [batch, heads, seq, head_dim] (GPT-NeoX's interleaving); with more than three, the first qkv - 2 are queries that share a key and a value: [batch, heads, queries, seq, head_dim]."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("qkv", Arity::One)],
-            results: &[("q", Arity::One), ("k", Arity::One), ("v", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        qkv_split(qkv) -> (q, k, v),
+        "[batch, seq, heads, qkv = 3, head_dim] to three tensors [batch, heads, seq, head_dim] (GPT-NeoX's interleaving); with more than three, the first qkv - 2 are queries that share a key and a value: [batch, heads, queries, seq, head_dim].",
+        class Movement,
+        precision SAME,
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];

@@ -7,24 +7,12 @@ use crate::eval::{advance, offset};
 pub struct ReduceMax;
 
 impl OpDef for ReduceMax {
-    fn name(&self) -> &'static str {
-        "reduce_max"
-    }
-    fn doc(&self) -> &'static str {
-        "Maximum over the dims named by `dims`, which the result lacks; NaN if any element is."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("max", Arity::One)],
-            attrs: const { &[required("dims", AttrKind::Strs, "dims that are reduced")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Reduction
-    }
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+    frame! {
+        reduce_max(x) -> (max),
+        "Maximum over the dims named by `dims`, which the result lacks; NaN if any element is.",
+        class Reduction,
+        precision WIDE,
+        attrs &[required("dims", AttrKind::Strs, "dims that are reduced")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let mut ty = cx.operands[0].clone();
@@ -36,11 +24,9 @@ impl OpDef for ReduceMax {
         }
         Ok(vec![ty])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None(
-            "a maximum over dims only steadies exponentials, whose value does not depend on it",
-        ))
-    }
+    no_gradient!(
+        "a maximum over dims only steadies exponentials, whose value does not depend on it"
+    );
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::by_dim(cx, |dim| match cx.results[0].has(dim) {
             true => ShardEffect::Parallel,

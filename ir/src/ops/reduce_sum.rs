@@ -1,43 +1,18 @@
 //! `neox.reduce_sum`: sum over named dims.
 
-use crate::attrs::Attrs;
-use crate::build::Builder;
-use crate::eval::{Tensor, advance, offset};
-use crate::module::ValueId;
-use crate::op::*;
-use crate::types::TensorType;
+use super::prelude::*;
+use crate::eval::{advance, offset};
 
 /// `neox.reduce_sum`.
 pub struct ReduceSum;
 
 impl OpDef for ReduceSum {
-    fn name(&self) -> &'static str {
-        "reduce_sum"
-    }
-
-    fn doc(&self) -> &'static str {
-        "Sum over the dims named by `dims`, which the result lacks."
-    }
-
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("sum", Arity::One)],
-            attrs: &[AttrSpec {
-                name: "dims",
-                kind: AttrKind::Strs,
-                required: true,
-                doc: "dims that are summed",
-            }],
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Reduction
-    }
-
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+    frame! {
+        reduce_sum(x) -> (sum),
+        "Sum over the dims named by `dims`, which the result lacks.",
+        class Reduction,
+        precision WIDE,
+        attrs &[required("dims", AttrKind::Strs, "dims that are summed")],
     }
 
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {

@@ -6,29 +6,15 @@ use super::prelude::*;
 pub struct Rename;
 
 impl OpDef for Rename {
-    fn name(&self) -> &'static str {
-        "rename"
-    }
-    fn doc(&self) -> &'static str {
-        "`x` with the dim `from` called `to`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("from", AttrKind::Str, "old name"),
-                    required("to", AttrKind::Str, "new name"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::View
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        rename(x) -> (y),
+        "`x` with the dim `from` called `to`.",
+        class View,
+        precision SAME,
+        attrs &[
+            required("from", AttrKind::Str, "old name"),
+            required("to", AttrKind::Str, "new name"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (from, to) = (cx.str("from")?, cx.str("to")?);

@@ -3,13 +3,9 @@
 //! Layers, micro-batches and chunks are loops, so no pass ever sees them unrolled.
 
 use super::call::{body_cost, callee};
-use crate::attrs::{Attr, Attrs};
-use crate::build::Builder;
-use crate::eval::Tensor;
+use super::prelude::*;
 use crate::keys;
-use crate::module::{Op, ValueId};
-use crate::op::*;
-use crate::types::{Dim, TensorType};
+use crate::module::Op;
 
 /// `neox.repeat`.
 pub struct Repeat;
@@ -111,32 +107,16 @@ pub fn shape(cx: &RuleCx<'_>) -> Result<Shape, OpError> {
 }
 
 impl OpDef for Repeat {
-    fn name(&self) -> &'static str {
-        "repeat"
-    }
-
-    fn doc(&self) -> &'static str {
+    frame! {
+        repeat(args: Variadic) -> (results: Variadic),
         "Calls `callee` `count` times. Operands: `carried` values handed on, then `sliced` values of \
          which iteration i sees slice i of the leading dim `dim`, then invariants. The callee \
          returns the carried values and per-step values; the latter come out stacked along `dim`. \
          `reverse` walks from the last slice to the first, `first` leaves out the slices before it. Of an \
-         operand that `next` names, an iteration sees the slice of the next one, and the last one that of the first."
-    }
-
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("args", Arity::Variadic)],
-            results: &[("results", Arity::Variadic)],
-            attrs: ATTRS,
-        }
-    }
-
-    fn class(&self) -> Class {
-        Class::Call
-    }
-
-    fn precision(&self) -> Precision {
-        Precision::SAME
+         operand that `next` names, an iteration sees the slice of the next one, and the last one that of the first.",
+        class Call,
+        precision SAME,
+        attrs ATTRS,
     }
 
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
@@ -177,9 +157,7 @@ impl OpDef for Repeat {
         Ok(out)
     }
 
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("loops are differentiated by the gradient pass, which builds the twin"))
-    }
+    no_gradient!("loops are differentiated by the gradient pass, which builds the twin");
 
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::whole(cx)

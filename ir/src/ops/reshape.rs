@@ -35,29 +35,15 @@ fn outermost(x: &TensorType, y: &TensorType) -> Vec<(Arc<str>, Arc<str>)> {
 }
 
 impl OpDef for Reshape {
-    fn name(&self) -> &'static str {
-        "reshape"
-    }
-    fn doc(&self) -> &'static str {
-        "The same elements in the same order, seen with other dims."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dims", AttrKind::Strs, "dim names"),
-                    required("sizes", AttrKind::Ints, "dim sizes"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::View
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        reshape(x) -> (y),
+        "The same elements in the same order, seen with other dims.",
+        class View,
+        precision SAME,
+        attrs &[
+            required("dims", AttrKind::Strs, "dim names"),
+            required("sizes", AttrKind::Ints, "dim sizes"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];

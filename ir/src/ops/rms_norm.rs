@@ -1,5 +1,6 @@
 //! `neox.rms_norm` (Zhang & Sennrich 2019, arXiv:1910.07467).
 
+use super::norms;
 use super::prelude::*;
 use super::rows::rows;
 
@@ -7,37 +8,20 @@ use super::rows::rows;
 pub struct RmsNorm;
 
 impl OpDef for RmsNorm {
-    fn name(&self) -> &'static str {
-        "rms_norm"
-    }
-    fn doc(&self) -> &'static str {
-        "`x·rstd·weight` over `dim`, rstd = 1/√(mean(x²) + eps); also gives rstd, which lacks `dim`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("weight", Arity::One)],
-            results: &[("y", Arity::One), ("rstd", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "the dim that is normalised"),
-                    required("eps", AttrKind::Float, "added to the mean square"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Free], results: &[Rounding::Free, Rounding::Exact] }
+    frame! {
+        rms_norm(x, weight) -> (y, rstd),
+        "`x·rstd·weight` over `dim`, rstd = 1/√(mean(x²) + eps); also gives rstd, which lacks `dim`.",
+        class Special,
+        precision (Free) -> (Free, Exact),
+        attrs &[
+            required("dim", AttrKind::Str, "the dim that is normalised"),
+            required("eps", AttrKind::Float, "added to the mean square"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;
         let x = &cx.operands[0];
-        let Some(size) = x.size(dim) else {
-            return Err(OpError::new(format!("{x} has no dim `{dim}`")));
-        };
-        let want = TensorType::new(x.dtype, vec![Dim::new(dim, size)]);
+        let want = norms::weight(x, dim)?;
         if cx.operands[1] != want {
             return Err(OpError::new(format!("weight must be {want}")));
         }
@@ -49,17 +33,11 @@ impl OpDef for RmsNorm {
         }
         let dy = cx.dy()?;
         let (x, weight, rstd) = (cx.operand(0), cx.operand(1), cx.result(1));
-        let dim = Attrs::new()
-            .with("dim", Attr::Str(cx.op.attrs.str("dim").unwrap_or_default().to_string()));
-        let out = cx.b.op(OpKind::RmsNormGrad, &[x, weight, rstd, dy], dim)?;
+        let out = cx.b.op(OpKind::RmsNormGrad, &[x, weight, rstd, dy], norms::dim_of(cx.op))?;
         grads(&out)
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
+        ShardRule::whole_along(cx, "dim")
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 4.0 * cx.operands[0].elements() as f64)

@@ -6,27 +6,12 @@ use super::prelude::*;
 pub struct Rotary;
 
 impl OpDef for Rotary {
-    fn name(&self) -> &'static str {
-        "rotary"
-    }
-    fn doc(&self) -> &'static str {
-        "Of the first 2h elements of `head_dim` (h = size of `rot`): `y₁ = x₁·cos - x₂·sin`, `y₂ = x₂·cos + x₁·sin` with x₁ the first h and x₂ the next h; the rest passes."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("cos", Arity::One), ("sin", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision {
-            operands: &[Rounding::Same, Rounding::Exact, Rounding::Exact],
-            results: &[Rounding::Same],
-        }
+    frame! {
+        rotary(x, cos, sin) -> (y),
+        "Of the first 2h elements of `head_dim` (h = size of `rot`): `y₁ = x₁·cos - x₂·sin`, `y₂ = x₂·cos + x₁·sin` with x₁ the first h and x₂ the next h; the rest passes.",
+        class Special,
+        precision (Same, Exact, Exact) -> (Same),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];

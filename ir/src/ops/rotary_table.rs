@@ -62,37 +62,23 @@ fn frequencies(cx: &RuleCx<'_>) -> Result<Vec<f64>, OpError> {
 }
 
 impl OpDef for RotaryTable {
-    fn name(&self) -> &'static str {
-        "rotary_table"
-    }
-    fn doc(&self) -> &'static str {
-        "cos and sin of `position·base^(-2i/rot)`, [seq = seq_size, rot = rot/2] (Su et al. 2021, arXiv:2104.09864). With `scaling`, frequencies are scaled for longer sequences: `linear` divides all by `factor`; `ntk` takes the base·factor^(rot/(rot-2)); `yarn` (arXiv:2309.00071) and `llama3` (arXiv:2407.21783) divide those that turn fewer than `slow` times within `original` positions, keep those that turn more than `fast` times, and mix between."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[],
-            results: &[("cos", Arity::One), ("sin", Arity::One)],
-            attrs: const {
-                &[
-                    required("seq_size", AttrKind::Int, "positions"),
-                    required("rot", AttrKind::Int, "rotary dims per head, even"),
-                    required("base", AttrKind::Float, "frequency base"),
-                    may("scaling", AttrKind::Str, "`linear`, `ntk`, `yarn` or `llama3`"),
-                    may("factor", AttrKind::Float, "how much longer sequences are"),
-                    may("original", AttrKind::Float, "positions of a sequence before"),
-                    may("fast", AttrKind::Float, "turns from which on a frequency stays"),
-                    may("slow", AttrKind::Float, "turns up to which it is divided"),
-                    may("truncate", AttrKind::Bool, "whether yarn's ramp ends at whole dims"),
-                    may("amplitude", AttrKind::Float, "a factor of both tables; 1 without it"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        rotary_table() -> (cos, sin),
+        "cos and sin of `position·base^(-2i/rot)`, [seq = seq_size, rot = rot/2] (Su et al. 2021, arXiv:2104.09864). With `scaling`, frequencies are scaled for longer sequences: `linear` divides all by `factor`; `ntk` takes the base·factor^(rot/(rot-2)); `yarn` (arXiv:2309.00071) and `llama3` (arXiv:2407.21783) divide those that turn fewer than `slow` times within `original` positions, keep those that turn more than `fast` times, and mix between.",
+        class Special,
+        precision EXACT,
+        attrs &[
+            required("seq_size", AttrKind::Int, "positions"),
+            required("rot", AttrKind::Int, "rotary dims per head, even"),
+            required("base", AttrKind::Float, "frequency base"),
+            may("scaling", AttrKind::Str, "`linear`, `ntk`, `yarn` or `llama3`"),
+            may("factor", AttrKind::Float, "how much longer sequences are"),
+            may("original", AttrKind::Float, "positions of a sequence before"),
+            may("fast", AttrKind::Float, "turns from which on a frequency stays"),
+            may("slow", AttrKind::Float, "turns up to which it is divided"),
+            may("truncate", AttrKind::Bool, "whether yarn's ramp ends at whole dims"),
+            may("amplitude", AttrKind::Float, "a factor of both tables; 1 without it"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (seq, rot) = (cx.size("seq_size")?, cx.size("rot")?);

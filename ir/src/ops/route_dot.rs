@@ -7,24 +7,12 @@ use super::routing::{place, rest, routed, row};
 pub struct RouteDot;
 
 impl OpDef for RouteDot {
-    fn name(&self) -> &'static str {
-        "route_dot"
-    }
-    fn doc(&self) -> &'static str {
-        "For each choice the dot product of its token in x [group, token, rest..] with what is at `position` in y [bin, group, slot, rest..]; 0 where it was dropped. Gives [group, token, choice]."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("y", Arity::One), ("position", Arity::One)],
-            results: &[("dots", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
+    frame! {
+        route_dot(x, y, position) -> (dots),
+        "For each choice the dot product of its token in x [group, token, rest..] with what is at `position` in y [bin, group, slot, rest..]; 0 where it was dropped. Gives [group, token, choice].",
+        class Special,
+        precision (Stored) -> (Exact),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, y, position) = (&cx.operands[0], &cx.operands[1], &cx.operands[2]);
@@ -34,9 +22,7 @@ impl OpDef for RouteDot {
         }
         Ok(vec![position.with_dtype(x.dtype.wide())])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("second derivatives are not needed for training"))
-    }
+    no_gradient!("second derivatives are not needed for training");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let inner: Vec<&str> = rest(&cx.operands[0], 2).iter().map(|d| &*d.name).collect();
         ShardRule::by_dim(cx, |dim| match dim {

@@ -1,35 +1,21 @@
 //! `neox.scatter_add`: sums rows by id (gradient of a gather).
 
-use super::part::{self, PART, own};
+use super::part::{self, own};
 use super::prelude::*;
 
 /// The op of this file.
 pub struct ScatterAdd;
 
 impl OpDef for ScatterAdd {
-    fn name(&self) -> &'static str {
-        "scatter_add"
-    }
-    fn doc(&self) -> &'static str {
-        "Adds row i of `updates` into row `ids[i]` of a zero tensor [dim = size, rest..], in the order of i. If that tensor is part `part` of a larger one, rows of other parts are left out."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("ids", Arity::One), ("updates", Arity::One), PART],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "name of the rows"),
-                    required("size", AttrKind::Int, "number of rows"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
+    frame! {
+        scatter_add(ids, updates, part: Optional) -> (y),
+        "Adds row i of `updates` into row `ids[i]` of a zero tensor [dim = size, rest..], in the order of i. If that tensor is part `part` of a larger one, rows of other parts are left out.",
+        class Special,
+        precision (Stored) -> (Exact),
+        attrs &[
+            required("dim", AttrKind::Str, "name of the rows"),
+            required("size", AttrKind::Int, "number of rows"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (ids, updates) = (&cx.operands[0], &cx.operands[1]);

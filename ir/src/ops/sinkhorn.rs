@@ -17,24 +17,12 @@ pub const TOLERANCE: f64 = 1e-4;
 pub const ITERATIONS: usize = 256;
 
 impl OpDef for Sinkhorn {
-    fn name(&self) -> &'static str {
-        "sinkhorn"
-    }
-    fn doc(&self) -> &'static str {
-        "Per group, with c = exp(logits) [token, experts], a = 1 and b = 1: repeat `a = 1 / (tokens · (Σ_experts b·c + 1e-8))`, `b = 1 / (experts · (Σ_tokens a·c + 1e-8))` until the mean of |b - b before| is at most 1e-4, 256 times at most; gives a·b·c. With `rounds`, b begins as 1 / (experts · Σ_tokens c), and it ends after so many rounds, or after the first one that moves b by *more* than 1e-4, as GPT-NeoX's does. It only serves to choose experts."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("logits", Arity::One)],
-            results: &[("scores", Arity::One)],
-            attrs: const { &[ROUNDS] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        sinkhorn(logits) -> (scores),
+        "Per group, with c = exp(logits) [token, experts], a = 1 and b = 1: repeat `a = 1 / (tokens · (Σ_experts b·c + 1e-8))`, `b = 1 / (experts · (Σ_tokens a·c + 1e-8))` until the mean of |b - b before| is at most 1e-4, 256 times at most; gives a·b·c. With `rounds`, b begins as 1 / (experts · Σ_tokens c), and it ends after so many rounds, or after the first one that moves b by *more* than 1e-4, as GPT-NeoX's does. It only serves to choose experts.",
+        class Special,
+        precision EXACT,
+        attrs &[ROUNDS],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
@@ -43,9 +31,7 @@ impl OpDef for Sinkhorn {
         }
         Ok(vec![x.clone()])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("its result only chooses experts"))
-    }
+    no_gradient!("its result only chooses experts");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         by_group(cx)
     }

@@ -6,30 +6,16 @@ use super::prelude::*;
 pub struct Slice;
 
 impl OpDef for Slice {
-    fn name(&self) -> &'static str {
-        "slice"
-    }
-    fn doc(&self) -> &'static str {
-        "Elements `start .. start + size` along `dim`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "the dim"),
-                    required("start", AttrKind::Int, "first element"),
-                    required("size", AttrKind::Int, "number of elements"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        slice(x) -> (y),
+        "Elements `start .. start + size` along `dim`.",
+        class Movement,
+        precision SAME,
+        attrs &[
+            required("dim", AttrKind::Str, "the dim"),
+            required("start", AttrKind::Int, "first element"),
+            required("size", AttrKind::Int, "number of elements"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (dim, size) = (cx.str("dim")?, cx.size("size")?);
@@ -56,12 +42,7 @@ impl OpDef for Slice {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
-        .sums(Sums::Together)
+        ShardRule::whole_along(cx, "dim").sums(Sums::Together)
     }
 
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {

@@ -6,24 +6,12 @@ use super::prelude::*;
 pub struct Softmax;
 
 impl OpDef for Softmax {
-    fn name(&self) -> &'static str {
-        "softmax"
-    }
-    fn doc(&self) -> &'static str {
-        "`exp(x - max) / Σ exp(x - max)` over `dim`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const { &[required("dim", AttrKind::Str, "the dim that sums to 1")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        softmax(x) -> (y),
+        "`exp(x - max) / Σ exp(x - max)` over `dim`.",
+        class Special,
+        precision EXACT,
+        attrs &[required("dim", AttrKind::Str, "the dim that sums to 1")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let dim = cx.str("dim")?;
@@ -43,11 +31,7 @@ impl OpDef for Softmax {
         grads(&[dx])
     }
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
+        ShardRule::whole_along(cx, "dim")
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         super::pointwise::cost(cx, 18.0)

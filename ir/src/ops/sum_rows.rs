@@ -7,24 +7,12 @@ use super::routing::{each_row, ranges};
 pub struct SumRows;
 
 impl OpDef for SumRows {
-    fn name(&self) -> &'static str {
-        "sum_rows"
-    }
-    fn doc(&self) -> &'static str {
-        "Σ over groups and the rows that an expert has, in this order: x [owner, group, row, n] gives [owner, local, n]. Ranges are as in `grouped_matmul`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("starts", Arity::One), ("counts", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision { operands: &[Rounding::Stored], results: &[Rounding::Exact] }
+    frame! {
+        sum_rows(x, starts, counts) -> (y),
+        "Σ over groups and the rows that an expert has, in this order: x [owner, group, row, n] gives [owner, local, n]. Ranges are as in `grouped_matmul`.",
+        class Special,
+        precision (Stored) -> (Exact),
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let [x, starts, counts] = cx.operands else { return Err(OpError::new("takes three")) };

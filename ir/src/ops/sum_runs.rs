@@ -49,36 +49,20 @@ pub(super) fn run_type(x: &TensorType, dim: &str, rows: usize) -> Result<TensorT
 }
 
 impl OpDef for SumRuns {
-    fn name(&self) -> &'static str {
-        "sum_runs"
-    }
-    fn doc(&self) -> &'static str {
-        "x as rows along `dim`, in their order: the sum of each run of `rows` of them. The last run may be shorter."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("sums", Arity::One)],
-            attrs: const {
-                &[
-                    required("dim", AttrKind::Str, "the dim along which rows lie"),
-                    required("rows", AttrKind::Int, "rows of a run"),
-                ]
-            },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::WIDE
+    frame! {
+        sum_runs(x) -> (sums),
+        "x as rows along `dim`, in their order: the sum of each run of `rows` of them. The last run may be shorter.",
+        class Special,
+        precision WIDE,
+        attrs &[
+            required("dim", AttrKind::Str, "the dim along which rows lie"),
+            required("rows", AttrKind::Int, "rows of a run"),
+        ],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Ok(vec![run_type(&cx.operands[0], cx.str("dim")?, cx.size("rows")?)?])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("it belongs to gradients of norms"))
-    }
+    no_gradient!("it belongs to gradients of norms");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let along = cx.attrs.str("dim").unwrap_or_default();
         // Runs are counted over all rows.

@@ -6,27 +6,17 @@ use super::prelude::*;
 pub struct SumSquares;
 
 impl OpDef for SumSquares {
-    fn name(&self) -> &'static str {
-        "sum_squares"
-    }
-    fn doc(&self) -> &'static str {
-        "`Σ x²` over all elements, a scalar."
-    }
-    fn signature(&self) -> Signature {
-        Signature { operands: &[("x", Arity::One)], results: &[("sum", Arity::One)], attrs: &[] }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        sum_squares(x) -> (sum),
+        "`Σ x²` over all elements, a scalar.",
+        class Special,
+        precision EXACT,
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         Ok(vec![TensorType::scalar(cx.operands[0].dtype)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("it belongs to the optimizer"))
-    }
+    no_gradient!("it belongs to the optimizer");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         ShardRule::by_dim(cx, |_| ShardEffect::Partial)
     }

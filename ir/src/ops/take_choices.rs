@@ -16,24 +16,12 @@ pub(super) fn sharding(cx: &RuleCx<'_>, indices: &TensorType) -> ShardRule {
 }
 
 impl OpDef for TakeChoices {
-    fn name(&self) -> &'static str {
-        "take_choices"
-    }
-    fn doc(&self) -> &'static str {
-        "Elements `indices` of each row: [rows.., n] and i32 [rows.., choice] give [rows.., choice]."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One), ("indices", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: &[],
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        take_choices(x, indices) -> (y),
+        "Elements `indices` of each row: [rows.., n] and i32 [rows.., choice] give [rows.., choice].",
+        class Special,
+        precision EXACT,
+        attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, i) = (&cx.operands[0], &cx.operands[1]);

@@ -7,37 +7,19 @@ use super::prelude::*;
 pub struct TakePart;
 
 impl OpDef for TakePart {
-    fn name(&self) -> &'static str {
-        "take_part"
-    }
-    fn doc(&self) -> &'static str {
-        "Of `x`, which all `ranks` ranks along `axis` have, the rank's own part along `dim`. Nothing is sent."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: collective::ATTRS,
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Collective
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        take_part(x) -> (y),
+        "Of `x`, which all `ranks` ranks along `axis` have, the rank's own part along `dim`. Nothing is sent.",
+        class Collective,
+        precision SAME,
+        attrs collective::ATTRS,
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         collective::smaller(cx)
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("collectives are inserted after differentiation"))
-    }
+    no_gradient!("collectives are inserted after differentiation");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
-        let along = cx.attrs.str("dim").unwrap_or_default();
-        ShardRule::by_dim(cx, |dim| match dim == along {
-            true => ShardEffect::Whole,
-            false => ShardEffect::Parallel,
-        })
+        ShardRule::whole_along(cx, "dim")
     }
     fn cost(&self, cx: &RuleCx<'_>) -> Cost {
         Cost::streaming(cx, 0.0)

@@ -6,24 +6,12 @@ use super::prelude::*;
 pub struct TopK;
 
 impl OpDef for TopK {
-    fn name(&self) -> &'static str {
-        "top_k"
-    }
-    fn doc(&self) -> &'static str {
-        "Indices along the last dim of its `k` largest elements, the largest first and the lower index first among equals: [rows.., n] gives i32 [rows.., choice = k]."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("indices", Arity::One)],
-            attrs: const { &[required("k", AttrKind::Int, "how many are chosen")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Special
-    }
-    fn precision(&self) -> Precision {
-        Precision::EXACT
+    frame! {
+        top_k(x) -> (indices),
+        "Indices along the last dim of its `k` largest elements, the largest first and the lower index first among equals: [rows.., n] gives i32 [rows.., choice = k].",
+        class Special,
+        precision EXACT,
+        attrs &[required("k", AttrKind::Int, "how many are chosen")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let (x, k) = (&cx.operands[0], cx.size("k")?);
@@ -36,9 +24,7 @@ impl OpDef for TopK {
         let dims = [rows, &[Dim::new("choice", k)]].concat();
         Ok(vec![TensorType::new(DType::I32, dims)])
     }
-    fn gradient(&self, _cx: &mut GradCx<'_, '_>) -> Result<Gradient, OpError> {
-        Ok(Gradient::None("indices are whole numbers"))
-    }
+    no_gradient!("indices are whole numbers");
     fn sharding(&self, cx: &RuleCx<'_>) -> ShardRule {
         let rows = &cx.operands[0].dims;
         let rows = &rows[..rows.len().saturating_sub(1)];

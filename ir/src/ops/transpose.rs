@@ -6,24 +6,12 @@ use super::prelude::*;
 pub struct Transpose;
 
 impl OpDef for Transpose {
-    fn name(&self) -> &'static str {
-        "transpose"
-    }
-    fn doc(&self) -> &'static str {
-        "`x` with its dims in the order of `dims`."
-    }
-    fn signature(&self) -> Signature {
-        Signature {
-            operands: &[("x", Arity::One)],
-            results: &[("y", Arity::One)],
-            attrs: const { &[required("dims", AttrKind::Strs, "every dim of x, in the new order")] },
-        }
-    }
-    fn class(&self) -> Class {
-        Class::Movement
-    }
-    fn precision(&self) -> Precision {
-        Precision::SAME
+    frame! {
+        transpose(x) -> (y),
+        "`x` with its dims in the order of `dims`.",
+        class Movement,
+        precision SAME,
+        attrs &[required("dims", AttrKind::Strs, "every dim of x, in the new order")],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
         let x = &cx.operands[0];
