@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use neoxc_base::codes::command_line;
 use neoxc_plan::Plan;
 
 use crate::RuntimeError;
@@ -71,7 +72,7 @@ pub fn parse<C: clap::Parser>() -> Result<C, ExitCode> {
             false => text.to_string(),
         };
         match is_error {
-            true => say::err(format_args!("{text}")),
+            true => say::err(format_args!("{}", command_line::coded(&text))),
             false => say::out(format_args!("{text}")),
         }
         match say::failed() {

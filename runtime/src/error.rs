@@ -147,6 +147,19 @@ impl From<PlanError> for RuntimeError {
     }
 }
 
+/// What helps where the system refused a file; nothing where its reason says all.
+fn what_to_do(kind: std::io::ErrorKind) -> &'static str {
+    use std::io::ErrorKind::{NotFound, PermissionDenied, StorageFull};
+    match kind {
+        NotFound => "check the name; a relative one is looked for from the current folder",
+        PermissionDenied => {
+            "the user who runs neoxc needs leave for that on the file and its folder"
+        }
+        StorageFull => "make room there, or give a folder on another disk",
+        _ => "",
+    }
+}
+
 impl RuntimeError {
     /// Says at which instruction the rank waited, if it was for a lost one.
     pub fn at(self, instruction: &str) -> Self {
@@ -184,7 +197,7 @@ impl RuntimeError {
     pub fn diagnostic(&self) -> Diagnostic {
         match self {
             RuntimeError::Io { action, path, source } => {
-                codes::io::io(action, &path.display(), source, "")
+                codes::io::io(action, &path.display(), source, what_to_do(source.kind()))
             }
             RuntimeError::Plan(e) => plan(e),
             RuntimeError::Exists(path) if checkpoint::step_of(path).is_some() => {

@@ -322,3 +322,49 @@ fn no_function_is_longer_than_a_hundred_lines() {
     none(&problems);
     assert!(count > 3_000, "the walk found {count} functions");
 }
+
+/// A merge that was not finished leaves a line for each side: seven of one sign, and a name.
+fn marks_a_conflict(line: &str) -> bool {
+    ['<', '|', '>'].iter().any(|sign| {
+        let rest = line.trim_start_matches(*sign);
+        line.len() - rest.len() == 7 && rest.starts_with(' ')
+    })
+}
+
+#[test]
+fn no_file_has_the_marks_of_a_merge() {
+    let (mut count, mut problems) = (0, vec![]);
+    for path in tree() {
+        let Ok(text) = std::fs::read_to_string(root().join(&path)) else { continue };
+        count += 1;
+        let marked = text.lines().enumerate().filter(|(_, l)| marks_a_conflict(l));
+        problems.extend(marked.map(|(n, l)| format!("{}:{}: {l}", path.display(), n + 1)));
+    }
+    none(&problems);
+    assert!(count > 700, "the walk found {count} files");
+    let signs = |sign: &str| format!("{} side", sign.repeat(7));
+    assert!(["<", "|", ">"].iter().all(|s| marks_a_conflict(&signs(s))));
+    assert!(!marks_a_conflict("| a table | with rows |") && !marks_a_conflict(&"<".repeat(7)));
+}
+
+/// Errors are diagnostics: the one place that draws them writes the code behind `error`.
+#[test]
+fn no_message_begins_as_an_error_without_a_code() {
+    let (mut count, mut problems) = (0, vec![]);
+    for (path, source) in sources(&tree()) {
+        if !path.components().any(|c| c.as_os_str() == "src") {
+            continue;
+        }
+        let code = source.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+        for (at, text, string) in comments_and_strings(code) {
+            count += usize::from(string);
+            let inner = text.trim_start_matches(['"', '#', 'r', 'b']);
+            if string && (inner.starts_with("error: ") || inner.starts_with("Error: ")) {
+                let line = code[..at].matches('\n').count() + 1;
+                problems.push(format!("{}:{line}: {text}", path.display()));
+            }
+        }
+    }
+    none(&problems);
+    assert!(count > 5_000, "the walk found {count} strings");
+}

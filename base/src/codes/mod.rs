@@ -51,6 +51,7 @@ codes![
     unready_module,
     unknown_name,
     unknown_parameter,
+    command_line,
     io,
     exists,
     held,

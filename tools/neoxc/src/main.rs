@@ -11,6 +11,7 @@ mod render;
 use std::process::ExitCode;
 
 use cli::{Cli, Command};
+use neoxc_base::diag::{Diagnostic, Sources};
 
 /// What a command failed with, and the exit code that goes with it.
 pub struct Failure {
@@ -19,9 +20,21 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure with a documented exit code.
-    pub fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+    /// What a diagnostic tells; `sources` has the lines that it marks. The exit code is its kind's.
+    pub fn of(d: &Diagnostic, sources: &Sources) -> Self {
+        Self { code: d.kind.exit, message: render::diagnostic(d, sources).trim_end().to_string() }
+    }
+
+    /// A failure whose diagnostics are printed already.
+    pub fn told(code: u8) -> Self {
+        Self { code, message: String::new() }
+    }
+
+    /// Several failures, with the exit code of the first.
+    pub fn all(failures: Vec<Failure>) -> Self {
+        let code = failures.first().map_or(1, |f| f.code);
+        let messages: Vec<String> = failures.into_iter().map(|f| f.message).collect();
+        Self { code, message: messages.join("\n") }
     }
 }
 

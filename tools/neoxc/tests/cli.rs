@@ -307,6 +307,16 @@ fn from_text_to_a_sample() {
     assert_eq!(ok(f, &["opt", "s.mlir", "--passes", "assign-layouts"]), scheduled);
     let told = ok(f, &["explain", "--plan", "plan", "@train_step%0"]);
     assert!(told.contains("bytes at grads+0"), "{told}");
+    for (args, near) in [
+        (&["explain", "--plan", "plan", "@train_stop"][..], "did you mean `train_step`?"),
+        (&["explain", "--plan", "plan", "@train_step%x"], "its values are %0 to %"),
+        (&["explain", "--plan", "plan", "%99999"], "its values are %0 to %"),
+        (&["dump", "--plan", "plan", "--phase", "model", "--function", "los"], "`loss`?"),
+        (&["dump", "--plan", "plan", "--phase", "kernels", "--function", "nothing"], "there are "),
+    ] {
+        let told = fails(f, 2, args);
+        assert!(told.starts_with("error[NX0208]: ") && told.contains(near), "{args:?}: {told}");
+    }
     assert!(ok(f, &["dump", "--plan", "plan", "--phase", "kernels"]).contains("llvm.intr.fma"));
 
     // Every launch of a step is in the trace of the last one, and counted.

@@ -81,6 +81,49 @@ fn every_refusal_of_a_module_or_a_folder_has_a_code_and_a_hint() {
 }
 
 #[test]
+fn every_command_tells_a_wrong_command_line_with_a_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    std::fs::write(f.join("empty.yml"), "").unwrap();
+    for (line, exit, code) in [
+        ("frobnicate", 2, "NX0211"),
+        ("compile --nope", 2, "NX0211"),
+        ("compile", 2, "NX0211"),
+        ("compile empty -o p", 3, "NX0105"),
+        ("compile none -o p", 3, "NX0110"),
+        ("check", 2, "NX0211"),
+        ("check empty --set", 2, "NX0211"),
+        ("check none", 3, "NX0110"),
+        ("run", 2, "NX0211"),
+        ("run --plan none", 5, "NXR0001"),
+        ("run --plan none --threads 0", 2, "NX0211"),
+        ("dump --plan none --phase model", 5, "NXR0001"),
+        ("explain NX9999", 2, "NX0208"),
+        ("explain seq-lenght", 2, "NX0208"),
+        ("explain --plan none @step", 5, "NXR0001"),
+        ("opt none.mlir --passes none", 5, "NXR0001"),
+        ("tokenizer train none.jsonl -o t.json --vocab-size 300", 5, "NXR0001"),
+        ("data preprocess none.jsonl --vocab-file none.json -o d", 5, "NXR0001"),
+        ("generate --prompt a", 2, "NX0211"),
+        ("generate --plan none --prompt a", 5, "NXR0001"),
+        ("generate --checkpoint none --prompt a", 5, "NXR0001"),
+        ("generate --plan none --prompt a --temperature -1", 2, "NX0211"),
+        ("convert neox-to-hf none out", 5, "NXR0001"),
+        ("completions csh", 2, "NX0211"),
+        ("inspect checkpoint none", 5, "NXR0001"),
+        ("profile --plan none", 5, "NXR0001"),
+        ("tune --plan none", 5, "NXR0001"),
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        let (got, text) = told(f, &args);
+        assert!(text.starts_with(&format!("error[{code}]: ")), "{line}: {got:?} {text}");
+        assert_eq!(got, Some(exit), "{line}: {text}");
+        assert!(text.contains("hint: ") || text.contains("--help"), "{line}: {text}");
+    }
+    assert_eq!(std::fs::read_dir(f).unwrap().count(), 1, "something was written");
+}
+
+#[test]
 fn a_group_of_parameters_that_has_none_is_refused_and_another_is_in_the_dump() {
     let folder = tempfile::tempdir().unwrap();
     let f = folder.path();

@@ -27,7 +27,7 @@ pub struct Checked {
 pub fn load(path: &Path, config: &Config, mut sources: Sources) -> Result<Checked, Failure> {
     let loaded = load_cluster(path, &mut sources);
     render::report(&loaded.diagnostics, &sources);
-    let cluster = loaded.cluster.clone().ok_or_else(|| Failure::new(3, ""))?;
+    let cluster = loaded.cluster.clone().ok_or_else(|| Failure::told(3))?;
     let dtype = config.model.precision.name();
     let checked = Checked { cluster, dtype, loaded, sources };
     let p = &config.parallel;
@@ -64,7 +64,7 @@ impl Checked {
         }
         let d = does_not_fit::does_not_fit(message, &places, hint);
         render::report(&[d], &self.sources);
-        Err(Failure::new(3, ""))
+        Err(Failure::told(3))
     }
 
     /// What each class of ranks needs; refuses a plan that takes more memory than a rank has.

@@ -3,7 +3,9 @@
 use std::io::Write;
 
 use clap::CommandFactory;
+use neoxc_base::codes::io::io;
 
+use super::told;
 use crate::Failure;
 use crate::cli::{Cli, Completions};
 
@@ -16,5 +18,5 @@ pub fn run(a: &Completions) -> Result<(), Failure> {
     clap_complete::generate(a.shell, &mut Cli::command(), "neoxc", &mut script);
     std::io::stdout()
         .write_all(&script)
-        .map_err(|e| Failure::new(5, format!("error: cannot write the script: {e}")))
+        .map_err(|e| told(&io("write", &"the script", &e, "stdout takes no more")))
 }

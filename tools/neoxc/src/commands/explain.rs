@@ -1,12 +1,13 @@
 //! `neoxc explain`.
 
-use neoxc_base::codes;
+use neoxc_base::codes::{self, unknown_name};
 use neoxc_driver::Phase;
 use neoxc_frontend::{arguments, lints};
 use neoxc_ir::Function;
 use neoxc_ir::keys;
 use neoxc_plan::Plan;
 
+use super::{dump, told};
 use crate::Failure;
 use crate::cli::Explain;
 
@@ -40,15 +41,12 @@ fn code_or_key(what: &str) -> Result<(), Failure> {
         Some(near) => format!("did you mean `{near}`?"),
         None => "docs/arguments.md lists all arguments, and docs/lints.md all lints".to_string(),
     };
-    let message = format!("error: no code, argument or lint is called `{what}`\n  = hint: {hint}");
-    Err(Failure::new(2, message))
+    Err(told(&unknown_name::unexplained(what, hint)))
 }
 
 /// Tells of `%12`, `@function%12` or `@kernel`: what makes it, from which line, where it lives.
 fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
-    let text = super::dump::text(plan, Phase::Scheduled)?;
-    let module =
-        neoxc_ir::text::parse(&text).map_err(|e| Failure::new(3, format!("error: {e}")))?;
+    let module = dump::module(plan, Phase::Scheduled)?;
     let (function, value) = match what.split_once('%') {
         Some((f, v)) => (f.trim_start_matches('@'), Some(v)),
         None => (what.trim_start_matches('@'), None),
@@ -59,9 +57,7 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
         (true, true) => "train_step",
         (true, false) => "train_forward",
     };
-    let f = module
-        .function(name)
-        .ok_or_else(|| Failure::new(3, format!("error: the plan has no function @{name}")))?;
+    let f = dump::function(&module, name)?;
     let Some(value) = value else {
         println!("@{name}, from {}", neoxc_ir::Loc::fuse(f.ops.iter().map(|o| &o.loc)));
         choices(f, None);
@@ -69,13 +65,10 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
         print!("{}", neoxc_ir::text::print_function(f));
         return Ok(());
     };
-    let number: usize = value.split('#').next().and_then(|v| v.parse().ok()).ok_or_else(|| {
-        Failure::new(2, format!("error: `%{value}` is not a value number such as %12"))
-    })?;
-    let op = f
-        .ops
-        .get(number)
-        .ok_or_else(|| Failure::new(3, format!("error: @{name} has no value %{number}")))?;
+    let number = value.split('#').next().and_then(|v| v.parse::<usize>().ok());
+    let (number, op) = number
+        .and_then(|n| f.ops.get(n).map(|op| (n, op)))
+        .ok_or_else(|| told(&unknown_name::unknown_value(name, value, f.ops.len())))?;
     println!("%{number} of @{name}: {} at {}", op.kind.full_name(), op.loc);
     for (r, place) in op.results.iter().zip(op.attrs.strs(keys::PLACE).unwrap_or_default()) {
         println!("  {}, {} bytes at {place}", f.ty(*r), f.ty(*r).bytes());
@@ -94,7 +87,7 @@ fn value(plan: &Plan, what: &str) -> Result<(), Failure> {
 
 /// Tells how a matmul is divided into tasks, which its kernel's text notes.
 fn cut(plan: &Plan, kernel: &str) {
-    let text = super::dump::text(plan, Phase::Kernels).unwrap_or_default();
+    let text = dump::text(plan, Phase::Kernels).unwrap_or_default();
     let start = format!("func.func @{kernel}(");
     let found = text.split_inclusive("\n}\n").find(|m| m.contains(&start));
     if let Some(note) = found.and_then(|m| m.lines().find_map(|l| l.trim().strip_prefix("// "))) {

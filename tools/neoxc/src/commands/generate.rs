@@ -3,38 +3,43 @@
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
+use neoxc_base::codes::checkpoint::checkpoint as damaged;
+use neoxc_base::codes::command_line::incomplete;
+use neoxc_base::codes::settings::settings as settings_of;
 use neoxc_plan::Plan;
 use neoxc_runtime::checkpoint;
 use neoxc_runtime::generate::{Sampling, generate};
 use neoxc_runtime::ranks::Ranks;
 use neoxc_runtime::text::TextTokenizer;
 
-use super::threads;
+use super::{threads, told};
 use crate::Failure;
 use crate::cli::Generate;
+
+/// What helps where no checkpoint is found.
+const HINT: &str = "give --checkpoint FOLDER";
 
 /// Samples text.
 pub fn run(a: &Generate) -> Result<(), Failure> {
     let plan = match (&a.plan, &a.checkpoint) {
         (Some(folder), _) => Plan::open_to_run(folder, a.trust_plan)?,
         (None, Some(folder)) => compile_checkpoint(folder)?,
-        (None, None) => return Err(Failure::new(2, "error: give --plan or --checkpoint")),
+        (None, None) => {
+            let hint = "give --plan PLAN or --checkpoint FOLDER";
+            return Err(told(&incomplete("nothing says which model makes the text", hint)));
+        }
     };
     let settings = neoxc_runtime::train::settings(&plan)?;
     let folder = match &a.checkpoint {
         Some(folder) => folder.clone(),
         None => {
-            let save = settings.run.save.as_ref().ok_or_else(|| {
-                Failure::new(3, "error: the plan saves no checkpoints\n  = hint: give --checkpoint")
-            })?;
+            let save =
+                settings.run.save.as_ref().ok_or_else(|| {
+                    told(&settings_of("the plan saves no checkpoints").hint(HINT))
+                })?;
             checkpoint::latest(Path::new(save))?.ok_or_else(|| {
                 let looked = "as the plan's `save` names it from this folder";
-                Failure::new(
-                    3,
-                    format!(
-                        "error: no checkpoint in {save}, {looked}\n  = hint: give --checkpoint"
-                    ),
-                )
+                told(&settings_of(&format!("no checkpoint in {save}, {looked}")).hint(HINT))
             })?
         }
     };
@@ -78,7 +83,7 @@ pub fn run(a: &Generate) -> Result<(), Failure> {
 fn compile_checkpoint(folder: &std::path::Path) -> Result<Plan, Failure> {
     let manifest = checkpoint::manifest(folder)?;
     let config = serde_json::from_value(manifest.config).map_err(|e| {
-        Failure::new(3, format!("error: {}: the configuration inside: {e}", folder.display()))
+        told(&damaged(&folder.display(), &format!("the configuration inside: {e}")))
     })?;
     let target =
         crate::cli::TargetArgs { target: vec![neoxc_ir::target::Target::X86Native], cache: None };

@@ -18,6 +18,7 @@ pub mod tune;
 
 use std::path::PathBuf;
 
+use neoxc_base::codes::command_line::incomplete;
 use neoxc_driver::{CompileError, Compiled, Options};
 use neoxc_frontend::Config;
 use neoxc_ir::cluster::Machine;
@@ -43,11 +44,12 @@ pub fn load(a: &ConfigArgs) -> Result<Config, Failure> {
 /// As [`load`], with the text of the files for further diagnostics.
 pub fn load_with_sources(a: &ConfigArgs) -> Result<(Config, Sources), Failure> {
     if a.configs.is_empty() && a.sets.is_empty() {
-        return Err(Failure::new(2, "error: give configuration files, or --plan PLAN"));
+        let hint = "give configuration files, or a plan where the command takes --plan";
+        return Err(told(&incomplete("nothing says which model it is", hint)));
     }
     let loaded = neoxc_frontend::load(&a.configs, a.dir.as_deref(), &a.sets);
     render::report(&loaded.diagnostics, &loaded.sources);
-    let config = loaded.config.ok_or_else(|| Failure::new(3, ""))?;
+    let config = loaded.config.ok_or_else(|| Failure::told(3))?;
     Ok((config, loaded.sources))
 }
 
@@ -92,7 +94,7 @@ pub fn told(d: &Diagnostic) -> Failure {
             sources.add(name, &text);
         }
     }
-    Failure::new(d.kind.exit, render::diagnostic(d, &sources).trim_end())
+    Failure::of(d, &sources)
 }
 
 /// Prints what a rank allocates, each line behind `indent`.

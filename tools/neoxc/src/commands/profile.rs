@@ -4,7 +4,7 @@ use neoxc_base::codes::internal_error::internal_error;
 use neoxc_plan::Plan;
 use neoxc_runtime::profile::{Options, Profile, profile};
 
-use super::threads;
+use super::{threads, told};
 use crate::Failure;
 use crate::cli::Profile as Args;
 
@@ -20,7 +20,7 @@ pub fn run(a: &Args) -> Result<(), Failure> {
     let p = profile(&plan, &options)?;
     if a.json {
         let text = serde_json::to_string_pretty(&p)
-            .map_err(|e| Failure::new(1, internal_error(&e.to_string(), &[], None).to_string()))?;
+            .map_err(|e| told(&internal_error(&e.to_string(), &[], None)))?;
         println!("{text}");
     } else {
         match a.tokens {

@@ -16,6 +16,6 @@ pub fn run(a: &Run) -> Result<(), Failure> {
     match command::run(&plan, &a.run)? {
         0 => Ok(()),
         // It has said why.
-        code => Err(Failure::new(code, "")),
+        code => Err(Failure::told(code)),
     }
 }

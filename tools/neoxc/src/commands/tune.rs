@@ -1,6 +1,8 @@
 //! `neoxc tune`.
 
+use neoxc_base::codes::command_line::incomplete;
 use neoxc_base::codes::io::io;
+use neoxc_base::codes::plan::plan as refused;
 use neoxc_driver::{Phase, tune};
 use neoxc_ir::target::Target;
 use neoxc_plan::Plan;
@@ -19,24 +21,16 @@ const MARGIN: f64 = 0.98;
 pub fn run(a: &Tune) -> Result<(), Failure> {
     let plan = Plan::open_to_run(&a.plan, a.trust_plan)?;
     if plan.tables.target != Target::X86Native.name() {
-        let message = format!(
-            "error: the plan is for {}, whose machines are not this one",
-            plan.tables.target
-        );
-        return Err(Failure::new(
-            3,
-            format!("{message}; compile it for {}", Target::X86Native.name()),
-        ));
+        let what = format!("the plan is for {}, not for this machine", plan.tables.target);
+        let hint = format!("compile it with `--target {}`", Target::X86Native.name());
+        return Err(told(&refused(&what, &hint)));
     }
     neoxc_runtime::device::check_processor(&plan)?;
     let cache = kernel_cache(a.cache.clone()).ok_or_else(|| {
-        Failure::new(
-            2,
-            "error: nowhere to keep what is measured: give --cache, NEOXC_CACHE or HOME",
-        )
+        let hint = "give --cache DIR, or set NEOXC_CACHE or HOME";
+        told(&incomplete("there is no folder for what is measured", hint))
     })?;
-    let text = super::dump::text(&plan, Phase::Scheduled)?;
-    let m = neoxc_ir::text::parse(&text).map_err(|e| Failure::new(3, format!("error: {e}")))?;
+    let m = super::dump::module(&plan, Phase::Scheduled)?;
     let failed = |e: neoxc_driver::CodegenError| internal(&e.into());
     let matmuls = tune::matmuls(&m).map_err(failed)?;
     let (count, mut changed, mut rows) = (matmuls.len(), 0, vec![]);

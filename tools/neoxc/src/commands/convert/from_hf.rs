@@ -94,10 +94,8 @@ fn config(dir: &Path) -> Result<Config, Failure> {
     let path = dir.join("config.json");
     let text = read::text(&path, read::SETTINGS).map_err(reading(&path))?;
     let json: serde_json::Value = serde_json::from_str(&text).map_err(|e| bad(&path, e))?;
-    let described = hugging_face::read(&json).map_err(|problems| {
-        let all: Vec<_> = problems.iter().map(|p| bad(&path, p).message).collect();
-        Failure::new(3, all.join("\n"))
-    })?;
+    let described = hugging_face::read(&json)
+        .map_err(|problems| Failure::all(problems.iter().map(|p| bad(&path, p)).collect()))?;
     let mut sets: Vec<String> =
         described.sets.iter().map(|(key, value)| format!("{key}={value}")).collect();
     sets.extend([
