@@ -43,9 +43,20 @@ pub struct Moe {
     /// Rounds of Sinkhorn's iteration, as GPT-NeoX's main branch makes them; without, until it has settled.
     #[serde(default)]
     pub sinkhorn_rounds: Option<usize>,
+    /// The weights of a token's choices are divided by their sum.
+    #[serde(default)]
+    pub normalize: bool,
+    /// Width of an expert, if not that of the MLP of other layers.
+    #[serde(default)]
+    pub ffn: Option<usize>,
 }
 
 impl Moe {
+    /// Whether a layer has experts in the place of the MLP.
+    pub fn in_layer(&self, layer: usize) -> bool {
+        layer.is_multiple_of(self.interval.max(1))
+    }
+
     /// Whether layers compute something else in training than in evaluation.
     pub fn trains_apart(&self) -> bool {
         let factors = self.capacity.is_some_and(|c| c.train_factor != c.eval_factor);

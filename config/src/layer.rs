@@ -3,8 +3,19 @@
 use serde::{Deserialize, Serialize};
 
 /// The families of models, by the names that `model_family` may have: those of Hugging Face's `model_type`.
-pub const FAMILIES: &[&str] =
-    &["gpt_neox", "llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma3_text", "falcon", "palm"];
+pub const FAMILIES: &[&str] = &[
+    "gpt_neox",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "olmo2",
+    "gemma3_text",
+    "mixtral",
+    "qwen3_moe",
+    "falcon",
+    "palm",
+];
 
 /// A kind of norm.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -73,7 +73,8 @@ impl Reader<'_> {
         let num_kv_heads = self.key_heads(heads);
         let (activation, intermediate_size) = self.mlp(hidden, moe.is_some());
         let experts = moe.as_ref().map_or(1, |m| m.experts);
-        self.counted_parameters(layers, hidden, intermediate_size, experts);
+        let widest = moe.and_then(|m| m.ffn).unwrap_or(0).max(intermediate_size);
+        self.counted_parameters(layers, hidden, widest, experts);
         let padded = padded?;
         let mut model = Model {
             model_family: self.text("model_family"),

@@ -221,7 +221,7 @@ impl Model {
 
     /// Layers in the shortest run that all layers repeat: the body of the loop over layers.
     pub fn period(&self) -> usize {
-        let experts = |layer: usize| self.moe.is_some_and(|m| layer.is_multiple_of(m.interval));
+        let experts = |layer: usize| self.moe.is_some_and(|m| m.in_layer(layer));
         let attention = |layer: usize| self.attention.get(layer).copied().unwrap_or_default();
         let kinds: Vec<_> = (0..self.num_layers).map(|l| (attention(l), experts(l))).collect();
         neoxc_ir::period::shortest(&kinds).max(1)

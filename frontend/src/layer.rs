@@ -1,6 +1,6 @@
 //! What a layer is made of: norms, key-value heads, activation and width of the MLP.
 
-use neoxc_base::codes::{conflict, not_supported};
+use neoxc_base::codes::conflict;
 
 use crate::config::{Activation, Norm, NormPlace, QkNorm, Start};
 use crate::reader::Reader;
@@ -114,18 +114,8 @@ impl Reader<'_> {
         }
         let size = given.unwrap_or((hidden as f64 * factor) as usize);
         let multiple = self.whole("mlp_multiple_of");
-        if experts {
-            if activation.gated()
-                && let Some((_, node)) = self.find("activation").cloned()
-            {
-                let d = not_supported::not_supported(
-                    &format!("the gated activation `{name}` in experts"),
-                    "an expert has two projections",
-                    &node.span,
-                    "use an activation without a gate, such as `silu`",
-                );
-                self.tell(d);
-            }
+        // Upstream rounds the width of no expert; it has none with a gate.
+        if experts && !activation.gated() {
             return (activation, size);
         }
         let (first, second) = widths(size, multiple, activation.gated());

@@ -7,7 +7,7 @@ use crate::reader::Reader;
 use crate::yaml::Value;
 
 /// Keys that only say something of experts.
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 11] = [
     "moe_expert_interval",
     "moe_top_k",
     "moe_router_type",
@@ -17,6 +17,8 @@ const KEYS: [&str; 9] = [
     "moe_min_capacity",
     "moe_loss_coeff",
     "moe_sinkhorn_rounds",
+    "moe_norm_topk_prob",
+    "moe_intermediate_size",
 ];
 
 impl Reader<'_> {
@@ -69,7 +71,35 @@ impl Reader<'_> {
             let hint = "`--set moe_router_type=sinkhorn`, or remove it";
             self.both(message, "moe_sinkhorn_rounds", "moe_router_type", hint);
         }
-        Some(Moe { experts, interval, top_k, router, capacity, loss_coeff, sinkhorn_rounds })
+        Some(Moe {
+            experts,
+            interval,
+            top_k,
+            router,
+            capacity,
+            loss_coeff,
+            sinkhorn_rounds,
+            normalize: self.normalized_weights(router, top_k),
+            ffn: self.int("moe_intermediate_size"),
+        })
+    }
+
+    /// Whether the weights of a token's experts are made to sum to 1.
+    fn normalized_weights(&mut self, router: Router, top_k: usize) -> bool {
+        let normalize = self.bool("moe_norm_topk_prob");
+        if normalize && router == Router::Sinkhorn {
+            let message =
+                "a router of type sinkhorn does not divide weights by their sum".to_string();
+            let hint = "`--set moe_router_type=topk`, or `--set moe_norm_topk_prob=false`";
+            self.both(message, "moe_norm_topk_prob", "moe_router_type", hint);
+        } else if normalize && top_k == 1 {
+            let message =
+                "the weight of a token's only expert would always be 1, and its router never learn"
+                    .to_string();
+            let hint = "`--set moe_top_k=2`, or `--set moe_norm_topk_prob=false`";
+            self.both(message, "moe_norm_topk_prob", "moe_top_k", hint);
+        }
+        normalize
     }
 
     /// Warns of keys that need experts.

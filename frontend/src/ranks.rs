@@ -123,10 +123,16 @@ impl Reader<'_> {
     /// Tensor ranks divide heads and the MLP; they need not divide the vocabulary.
     fn tensor_shards(&mut self, m: &Model, tensor: usize) {
         let (heads, whose) = heads(m);
+        let divided = m.moe.filter(|_| self.bool("enable_expert_tensor_parallelism"));
+        let expert = divided.and_then(|e| e.ffn);
+        let expert = expert.map(|n| ("moe_intermediate_size", n, "columns of an expert"));
         for (key, size, what) in [
             (heads, m.key_heads(), whose),
             ("intermediate_size", m.intermediate_size, "columns of the MLP"),
-        ] {
+        ]
+        .into_iter()
+        .chain(expert)
+        {
             if !size.is_multiple_of(tensor) {
                 let message = format!("{tensor} tensor ranks do not divide {size} {what}");
                 self.both(message, "model_parallel_size", key, "choose a divisor");

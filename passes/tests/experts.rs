@@ -13,21 +13,25 @@ use neoxc_models::blocks::activations::Activation;
 use neoxc_models::blocks::experts::{Experts, mlp};
 use neoxc_passes::{PassCx, pass, pipeline};
 
-/// x, router, up, up bias, down, down bias.
-const NAMES: [&str; 6] = ["x", "router", "up", "up_bias", "down", "down_bias"];
+/// The layer's operands; the last two are of experts with a gate.
+const NAMES: [&str; 8] = ["x", "router", "up", "up_bias", "down", "down_bias", "gate", "gate_bias"];
 
 fn types(a: &Arch, m: &Moe) -> Vec<TensorType> {
     let (x, e, f) = (("experts", m.experts), ("embed", a.embed), ("ffn", a.ffn));
-    [
+    let mut types = [
         &[("batch", a.batch), ("seq", a.seq), e][..],
         &[x, e],
         &[x, f, e],
         &[x, f],
         &[x, e, f],
         &[x, e],
+        &[x, f, e],
+        &[x, f],
     ]
     .map(TensorType::f32)
-    .to_vec()
+    .to_vec();
+    types.truncate(if a.gated { 8 } else { 6 });
+    types
 }
 
 /// @loss = Σ c · layer(x): its gradients, and its value.
@@ -45,6 +49,8 @@ fn by_ops(a: &Arch, m: &Moe, values: &[Vec<f64>], c: &[f64]) -> (Vec<Vec<f64>>, 
         router: ids[1],
         up: ids[2],
         up_bias: Some(ids[3]),
+        gate: ids.get(6).copied(),
+        gate_bias: ids.get(7).copied(),
         down: ids[4],
         down_bias: Some(ids[5]),
     };
@@ -161,17 +167,23 @@ fn by_loops(a: &Arch, m: &Moe, v: &[Vec<f64>], c: &[f64], seen: &mut Seen) -> (f
                     continue;
                 }
                 load[e] += 1;
+                let project = |weight: usize, j: usize| {
+                    let w = &v[weight][(e * f + j) * d..(e * f + j + 1) * d];
+                    let s: f64 = w.iter().zip(row(t)).map(|(w, x)| w * x).sum();
+                    s + v[weight + 1][e * f + j]
+                };
                 let wide: Vec<f64> = (0..f)
-                    .map(|j| {
-                        let w = &v[2][(e * f + j) * d..(e * f + j + 1) * d];
-                        let s: f64 = w.iter().zip(row(t)).map(|(w, x)| w * x).sum();
-                        gelu(s + v[3][e * f + j])
+                    .map(|j| match a.gated {
+                        true => gelu(project(6, j)) * project(2, j),
+                        false => gelu(project(2, j)),
                     })
                     .collect();
+                let sum: f64 = of_token.iter().map(|e| p[t][*e]).sum();
+                let weight = p[t][e] / if m.normalize { sum } else { 1.0 };
                 for i in 0..d {
                     let w = &v[4][(e * d + i) * f..(e * d + i + 1) * f];
                     let s: f64 = w.iter().zip(&wide).map(|(w, x)| w * x).sum();
-                    value += c[(g * tokens + t) * d + i] * p[t][e] * (s + v[5][e * d + i]);
+                    value += c[(g * tokens + t) * d + i] * weight * (s + v[5][e * d + i]);
                 }
             }
         }
@@ -204,6 +216,7 @@ fn a_layer_of_experts_is_what_plain_loops_make() {
             router,
             capacity: [None, Some(tight)][pick(2)],
             loss_coeff: if router == Router::TopK { 0.7 } else { 0.0 },
+            normalize: router == Router::TopK && top_k > 1 && seed % 2 == 0,
             ..moe()
         };
         let a = Arch {
@@ -211,6 +224,7 @@ fn a_layer_of_experts_is_what_plain_loops_make() {
             groups,
             seq: 3 + pick(3),
             activation: Activation::GeluTanh,
+            gated: pick(2) == 1,
             ..arch()
         };
         let values: Vec<Vec<f64>> =

@@ -161,11 +161,16 @@ impl Arch {
         self.kinds().iter().any(|kind| self.window_of(*kind).is_some())
     }
 
+    /// Width of an expert.
+    pub fn expert_ffn(&self) -> usize {
+        self.moe.and_then(|m| m.ffn).unwrap_or(self.ffn)
+    }
+
     /// The kind of each layer.
     pub fn kinds(&self) -> Vec<LayerKind> {
         let kind = |layer: usize| LayerKind {
             attention: self.attention.get(layer).copied().unwrap_or_default(),
-            experts: self.moe.is_some_and(|m| layer.is_multiple_of(m.interval.max(1))),
+            experts: self.moe.is_some_and(|m| m.in_layer(layer)),
         };
         (0..self.layers).map(kind).collect()
     }

@@ -13,7 +13,7 @@ use neoxc_ir::{Attr, Attrs, DType, Dim, TensorType, ValueId, keys};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Piece {
     /// The tensor's name, of a parameter of a layer within that layer.
-    pub name: &'static str,
+    pub name: String,
     /// The dim of which it has a range, by its number among the parameter's dims.
     pub dim: usize,
     /// First element of the range.
@@ -87,7 +87,7 @@ impl Param {
             tensor_if_even: vec![],
             experts: None,
             before_layers: false,
-            pieces: vec![Piece { name, dim: 0, start: 0, size: whole }],
+            pieces: vec![Piece { name: name.into(), dim: 0, start: 0, size: whole }],
         }
     }
 
@@ -144,9 +144,15 @@ impl Param {
         TensorType::new(DType::F32, self.dims.clone())
     }
 
-    /// The shape that published checkpoints have, of the parameter or of a piece of it.
+    /// The shape that published checkpoints have, of the parameter or of a piece of it. One expert's tensor has no dim
+    /// of experts.
     pub fn shape_of(&self, piece: Option<&Piece>) -> Vec<usize> {
         let mut sizes: Vec<usize> = self.dims.iter().map(|d| d.size).collect();
+        let of_one = |p: &&Piece| p.size == 1 && self.experts == Some(&*self.dims[p.dim].name);
+        if let Some(p) = piece.filter(of_one) {
+            sizes.remove(p.dim);
+            return sizes;
+        }
         if let Some(p) = piece {
             sizes[p.dim] = p.size;
         }

@@ -37,6 +37,9 @@ def write(case, folder):
     maker = makers.get(meta["hf"]["model_type"], make_family_goldens)
     if meta["kind"] == "sampled":
         params = {n: hashed.parameter(n, s) for n, s in maker.shapes(cfg).items()}
+    elif maker is make_family_goldens:
+        named = {n.removeprefix("param."): t for n, t in tensors.items() if n.startswith("param.")}
+        params = maker.from_published(cfg, named)
     else:
         params = {n: tensors["param." + n] for n in maker.shapes(cfg)}
     maker.HuggingFace(cfg, params).model.save_pretrained(folder)

@@ -8,6 +8,7 @@ f32 explains.
 """
 import json
 import sys
+import tempfile
 
 import safetensors
 import safetensors.torch
@@ -84,7 +85,21 @@ def gemma3(cfg):
         layer_types=[kinds[name] for name in names] * repeats)
 
 
-CONFIGS = dict(gemma3_text=gemma3, mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2, falcon=falcon)
+def mixtral(cfg):
+    return transformers.MixtralConfig(
+        **named_as_llama(cfg), sliding_window=None, num_local_experts=cfg["moe_num_experts"],
+        num_experts_per_tok=cfg["moe_top_k"])
+
+
+def qwen3_moe(cfg):
+    return transformers.Qwen3MoeConfig(
+        **named_as_llama(cfg), head_dim=cfg["head_dim"], num_experts=cfg["moe_num_experts"],
+        num_experts_per_tok=cfg["moe_top_k"], moe_intermediate_size=cfg["moe_intermediate_size"],
+        norm_topk_prob=cfg.get("moe_norm_topk_prob", False))
+
+
+CONFIGS = dict(gemma3_text=gemma3, mistral=mistral, qwen2=qwen2, qwen3=qwen3, olmo2=olmo2, falcon=falcon,
+               mixtral=mixtral, qwen3_moe=qwen3_moe)
 # Layer norms with biases, and an MLP without a gate.
 FALCON = dict(
     model_family="falcon", norm="layernorm", layernorm_epsilon=1e-5, activation="gelu", intermediate_size=48,
@@ -107,12 +122,32 @@ CASES = {
         num_layers=4, attention_config=[[["sliding", "global"], 2]], sliding_window_width=3, sliding_rotary_emb_base=100,
         rotary_emb_base=1000000, rope_scaling=dict(rope_type="linear", factor=8.0), no_weight_tying=False, rms_norm_epsilon=1e-3,
         intermediate_size=3 * 12),
+    "mixtral": dict(model_family="mixtral", num_attention_heads=4, num_kv_heads=2, hidden_size=16,
+                    intermediate_size=3 * 10, moe_num_experts=4, moe_top_k=2, moe_router_type="topk",
+                    moe_norm_topk_prob=True),
+    "qwen3_moe": dict(model_family="qwen3_moe", qk_norm="head", head_dim=6, num_attention_heads=4, num_kv_heads=2,
+                      hidden_size=16, moe_num_experts=5, moe_top_k=3, moe_router_type="topk", moe_intermediate_size=7),
 }
+# Scores that choose experts and are nearer to each other than this could turn by rounding to f32.
+MARGIN = 2e-5
+
+
+class TooClose(Exception):
+    """A token's last choice among experts and the first one that was not chosen have nearly one score."""
+
+
+def apart_enough(gate, args, _):
+    """A hook behind each router: chosen experts are the most probable by more than rounding."""
+    scores = torch.nn.functional.linear(args[0].detach().flatten(0, -2), gate.weight.detach()).softmax(-1)
+    ranked = scores.sort(-1, descending=True).values
+    if (ranked[:, gate.top_k - 1] - ranked[:, gate.top_k]).min() < MARGIN:
+        raise TooClose
 
 
 def hf_config(cfg):
     c = CONFIGS[cfg["model_family"]](cfg)
     c._attn_implementation = "eager"
+    c._experts_implementation = "eager"
     c.use_cache = False
     return c
 
@@ -169,6 +204,9 @@ class HuggingFace:
     def __init__(self, cfg, params):
         dtype = next(iter(params.values())).dtype
         self.model = transformers.AutoModelForCausalLM.from_config(hf_config(cfg)).to(dtype).train()
+        for module in self.model.modules():
+            if hasattr(module, "experts"):
+                module.gate.register_forward_hook(apart_enough)
         self.params = dict(self.model.named_parameters())
         assert self.params.keys() == params.keys(), self.params.keys() ^ params.keys()
         with torch.no_grad():
@@ -190,11 +228,48 @@ def shapes(cfg):
     return {n: tuple(p.shape) for n, p in model.named_parameters()}
 
 
+def published(cfg, tensors):
+    """Tensors by the names that checkpoints have: in memory all experts' matrices are one parameter."""
+    family, out = cfg["model_family"], {}
+    for name, t in tensors.items():
+        at, _, what = name.partition(".mlp.")
+        mlp = at + (".block_sparse_moe." if family == "mixtral" else ".mlp.")
+        gate, up, down = ("w1", "w3", "w2") if family == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+        if what == "experts.gate_up_proj":
+            for i, both in enumerate(t):
+                out[f"{mlp}experts.{i}.{gate}.weight"], out[f"{mlp}experts.{i}.{up}.weight"] = both.chunk(2)
+        elif what == "experts.down_proj":
+            out |= {f"{mlp}experts.{i}.{down}.weight": one for i, one in enumerate(t)}
+        elif what:
+            out[mlp + what] = t
+        else:
+            out[name] = t
+    return out
+
+
+def from_published(cfg, tensors):
+    """Parameters by the names that the class has in memory."""
+    params = {name: torch.empty(shape) for name, shape in shapes(cfg).items()}
+    for name, part in published(cfg, params).items():
+        part.copy_(tensors[name])
+    return params
+
+
+def names_are_right(cfg, params):
+    """`published` makes what Hugging Face saves."""
+    with tempfile.TemporaryDirectory() as folder:
+        HuggingFace(cfg, params).model.save_pretrained(folder)
+        saved = safetensors.torch.load_file(folder + "/model.safetensors")
+    ours = published(cfg, params)
+    assert saved.keys() == ours.keys(), saved.keys() ^ ours.keys()
+    assert all(torch.equal(ours[name], t) for name, t in saved.items())
+
+
 def random_params(cfg, gen):
     """Far from a training initialisation on purpose: every bias and norm has to matter."""
     params = {}
     for name, shape in sorted(shapes(cfg).items()):
-        p = torch.randn(shape, generator=gen) * 0.12
+        p = torch.randn(shape, generator=gen) * (0.8 if name.endswith("mlp.gate.weight") else 0.12)
         # Gemma's norms add 1 to their weights.
         norm = not cfg.get("zero_centred_norms") and (name.endswith("norm.weight") or ".ln_" in name and name.endswith("weight"))
         params[name] = p + 1 if norm else p
@@ -211,9 +286,13 @@ def make(name, change, seed):
     source, apart = "transformers f32", "hf_f32_vs_hf_f64"
     if cfg["model_family"] not in CONFIGS:
         source, apart = "PyTorch f32", "f32_vs_f64"
+    else:
+        names_are_right(cfg, params)
     errors = {"source": source, apart: common.apart(values, exact)}
     assert errors[apart] < 1e-5, errors
-    tensors = {"param." + n: p for n, p in params.items()}
+    tensors = {"param." + n: p for n, p in published(cfg, params).items()}
+    grads = {n.removeprefix("grad."): values.pop(n) for n in list(values) if n.startswith("grad.")}
+    tensors |= {"grad." + n: g for n, g in published(cfg, grads).items()}
     tensors |= dict(tokens=batch[0], labels=batch[1], mask=batch[2], **values)
     # Four batches in turn, so that there is something to learn in twenty steps.
     four = common.random_batch(cfg, gen, "ones", lead=(4,))
@@ -225,7 +304,7 @@ def make(name, change, seed):
     errors |= {"losses_f32_vs_f64_absolute": worst, "final_f32_vs_f64": common.apart(hf.params, hf64.params)}
     assert worst < 5e-5 and errors["final_f32_vs_f64"] < 5e-5, errors
     assert losses[-1] < losses[0] and max(norms) > cfg["gradient_clipping"], norms
-    tensors |= {"final." + n: p.detach() for n, p in hf.params.items()}
+    tensors |= {"final." + n: p.detach() for n, p in published(cfg, hf.params).items()}
     tensors |= {"train." + n: b for n, b in zip(("tokens", "labels", "mask"), batches)}
     store(name, cfg, tensors, dict(
         seed=seed, loss=values["loss"].item(), losses=losses, lrs=lrs, grad_norms=norms, errors=errors))
@@ -239,7 +318,7 @@ def store(name, cfg, tensors, extra):
     safetensors.torch.save_file({n: narrow(t) for n, t in tensors.items()}, path)
     path.chmod(0o644)
     hf = hf_config(cfg).to_dict() if cfg["model_family"] in CONFIGS else {}
-    hf = {k: v for k, v in hf.items() if k not in ("transformers_version", "_attn_implementation")}
+    hf = {k: v for k, v in hf.items() if k not in ("transformers_version", "_attn_implementation", "_experts_implementation")}
     versions = dict(torch=torch.__version__, transformers=transformers.__version__,
                     safetensors=safetensors.__version__)
     meta = dict(kind="family", neox=cfg, hf=hf or None, versions=versions, **extra)
@@ -252,7 +331,12 @@ def main():
     wanted = sys.argv[1:]
     for seed, (name, change) in enumerate(CASES.items(), start=401):
         if not wanted or name in wanted:
-            make(name, change, seed)
+            for seed in range(seed, seed + 100_000, 1000):
+                try:
+                    make(name, change, seed)
+                    break
+                except TooClose:
+                    pass
 
 
 if __name__ == "__main__":

@@ -279,8 +279,8 @@ fn llama_models() {
 /// The families beside GPT-NeoX and Llama, each with one step and with twenty steps of training.
 #[test]
 fn families_of_models() {
-    for name in ["mistral", "qwen2", "qwen3", "olmo2", "falcon", "falcon_grouped", "palm", "gemma3"]
-    {
+    let names = ["mistral", "qwen2", "qwen3", "olmo2", "falcon", "falcon_grouped", "palm"];
+    for name in names.into_iter().chain(["gemma3", "mixtral", "qwen3_moe"]) {
         let c = case(name);
         let plan = plan(&c);
         check_step_of(name, &c, &plan);

@@ -27,7 +27,7 @@ struct Case {
 }
 
 /// Models of families, by the keys that differ from a Llama whose heads are `heads`.
-const FAMILIES: [&[&str]; 8] = [
+const FAMILIES: [&[&str]; 10] = [
     &["model_family=llama"],
     &["model_family=mistral", "sliding_window_width=5"],
     &["model_family=qwen2", "use_bias_in_attn_linear=true", "use_bias_in_attn_dense=false"],
@@ -58,6 +58,23 @@ const FAMILIES: [&[&str]; 8] = [
         "gpt_j_tied=true",
         "no_weight_tying=false",
         "embedding_scale=4.0",
+    ],
+    &[
+        "model_family=mixtral",
+        "moe_num_experts=2",
+        "moe_top_k=2",
+        "moe_router_type=topk",
+        "moe_norm_topk_prob=true",
+        "moe_loss_coeff=0.01",
+    ],
+    &[
+        "model_family=qwen3_moe",
+        "qk_norm=head",
+        "head_dim=12",
+        "moe_num_experts=2",
+        "moe_top_k=2",
+        "moe_router_type=topk",
+        "moe_intermediate_size=12",
     ],
 ];
 
@@ -99,11 +116,14 @@ fn case() -> impl Strategy<Value = Case> {
     (mesh, shape, flags, layout, more).prop_map(|(mesh, shape, flags, layout, more)| {
         let (dropout, experts, expert_tensor, family) = more;
         let (pipe, data, expert, context, tensor) = mesh;
-        // Every other model without experts is of a family.
-        let family = FAMILIES.get(family).filter(|_| expert == 1);
-        let experts = if family.is_some() { 0 } else { experts };
-        // Only experts can be divided over expert ranks.
-        let experts = if expert > 1 { experts.max(1) } else { experts };
+        // Every other model is of a family; only experts can be divided over expert ranks.
+        let has_experts = |f: &&&[&str]| f.iter().any(|k| k.starts_with("moe_num_experts"));
+        let family = FAMILIES.get(family).filter(|f| expert == 1 || has_experts(f));
+        let experts = match family {
+            Some(_) => 0,
+            None if expert > 1 => experts.max(1),
+            None => experts,
+        };
         let (layers, per_rank, columns, tokens, batch, steps) = shape;
         let (parallel, tied, tanh, checkpoint, positions) = flags;
         let (zero, sequence, schedule, method, uneven) = layout;
@@ -168,7 +188,7 @@ fn case() -> impl Strategy<Value = Case> {
             format!("sequence_parallel={sequence}"),
             format!("pipe_schedule={}", schedules[if pipe > 1 { schedule } else { 0 }]),
         ];
-        if experts > 0 {
+        if experts > 0 || family.as_ref().is_some_and(has_experts) {
             layout.push(format!("moe_expert_parallel_size={expert}"));
             layout.push(format!("enable_expert_tensor_parallelism={expert_tensor}"));
         }

@@ -7,6 +7,8 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("moe_num_experts").number(1.0).between(1.0, 65_536.0).doc("Experts of a layer; with 1 every layer has a plain MLP."),
     int("moe_expert_interval").number(1.0).between(1.0, 100_000.0).doc("Every so many layers one has experts, from the first layer on; a divisor of `num_layers`."),
     int("moe_top_k").number(1.0).between(1.0, 65_536.0).doc("Experts that a token goes to."),
+    flag("moe_norm_topk_prob", false).ours().doc("The weights of a token's experts are divided by their sum, as in Mixtral; with `moe_top_k` above 1 and a `topk` router."),
+    int("moe_intermediate_size").between(1.0, 1e9).ours().doc("The width of an expert, also of a gated one; without it, that of the MLP of a layer without experts."),
     word("moe_router_type", "sinkhorn", &["sinkhorn", "topk"], &[]).doc("How a router chooses: by probability (`topk`), or in training so that experts get equal shares (`sinkhorn`)."),
     int("moe_sinkhorn_rounds").between(1.0, 256.0).ours().doc("Rounds of a `sinkhorn` router's iteration, made as GPT-NeoX's main branch makes its three; without it, as many as it takes to settle."),
     flag("moe_token_dropping", false).ours().doc("Experts have a limited number of slots; tokens beyond it are passed by."),

@@ -54,6 +54,7 @@ lints![
     cosine_past_its_end,
     dropout_without_biases,
     equal_micro_batches,
+    gated_experts,
     gated_width,
     labels_of_one_set,
     learned_padding,

@@ -129,6 +129,8 @@ pub fn moe() -> Moe {
         capacity: None,
         loss_coeff: 0.0,
         sinkhorn_rounds: None,
+        normalize: false,
+        ffn: None,
     }
 }
 

@@ -8,14 +8,17 @@
 //! - *dropless* (MegaBlocks, arXiv:2211.15841): rows sorted by expert, and matmuls of as many rows as
 //!   each expert has.
 //!
-//! The weight of a choice is its probability; weights are not made to sum to 1.
+//! The weight of a choice is its probability; where the configuration says so, a token's weights are divided by
+//! their sum (Mixtral, arXiv:2401.04088).
+//!
+//! An expert is an MLP as [`super::mlp`] has it, plain or gated.
 
 use neoxc_ir::{Attr, Attrs, Builder, Dim, OpKind, ValueId};
 
 use super::{Result, linear};
 use crate::arch::{Arch, Moe, Router};
 
-/// The experts' parameters: first and second projection.
+/// The parameters of a router and its experts.
 #[derive(Clone, Copy)]
 pub struct Experts {
     /// [experts, embed].
@@ -24,6 +27,10 @@ pub struct Experts {
     pub up: ValueId,
     /// [experts, ffn].
     pub up_bias: Option<ValueId>,
+    /// [experts, ffn, embed], of experts with a gate.
+    pub gate: Option<ValueId>,
+    /// [experts, ffn].
+    pub gate_bias: Option<ValueId>,
     /// [experts, embed, ffn].
     pub down: ValueId,
     /// [experts, embed].
@@ -81,7 +88,12 @@ fn route(
     };
     b.at(&a.loc("moe_top_k"));
     let indices = b.one(OpKind::TopK, &[scores], Attrs::new().with("k", int(m.top_k)))?;
-    let weights = b.one(OpKind::TakeChoices, &[probabilities, indices], Attrs::new())?;
+    let mut weights = b.one(OpKind::TakeChoices, &[probabilities, indices], Attrs::new())?;
+    if m.normalize {
+        b.at(&a.loc("moe_norm_topk_prob"));
+        let sum = b.reduce_sum(weights, &["choice"])?;
+        weights = b.div(weights, sum)?;
+    }
     let mut x = x;
     if training && m.loss_coeff > 0.0 {
         b.at(&a.loc("moe_loss_coeff"));
@@ -146,9 +158,25 @@ pub fn mlp(
     b.reshape(y, &stream.dims)
 }
 
-fn activation(b: &mut Builder<'_>, a: &Arch, x: ValueId) -> Result<ValueId> {
+/// `down(f(up(x)))` or `down(f(gate(x)) · up(x))`, where `linear` gives rows their expert's projection.
+fn expert(
+    b: &mut Builder<'_>,
+    a: &Arch,
+    e: Experts,
+    rows: ValueId,
+    linear: impl Fn(&mut Builder<'_>, ValueId, ValueId, Option<ValueId>, &str) -> Result<ValueId>,
+) -> Result<ValueId> {
+    b.at(&a.loc("moe_num_experts"));
+    let up = linear(b, rows, e.up, e.up_bias, "embed")?;
+    let wide = match e.gate {
+        Some(gate) => linear(b, rows, gate, e.gate_bias, "embed")?,
+        None => up,
+    };
     b.at(&a.loc("activation"));
-    a.activation.apply(b, x)
+    let active = a.activation.apply(b, wide)?;
+    let active = if e.gate.is_some() { b.mul(active, up)? } else { active };
+    b.at(&a.loc("moe_num_experts"));
+    linear(b, active, e.down, e.down_bias, "ffn")
 }
 
 fn limited(
@@ -164,11 +192,7 @@ fn limited(
     let attrs = Attrs::new().with("experts", int(m.experts)).with("capacity", int(slots));
     let places = b.op(OpKind::ExpertSlots, &[r.indices], attrs)?;
     let rows = b.one(OpKind::Dispatch, &[x, places[0], places[1]], Attrs::new())?;
-    b.at(&a.loc("moe_num_experts"));
-    let wide = linear(b, rows, e.up, e.up_bias, &["embed"])?;
-    let active = activation(b, a, wide)?;
-    b.at(&a.loc("moe_num_experts"));
-    let out = linear(b, active, e.down, e.down_bias, &["ffn"])?;
+    let out = expert(b, a, e, rows, |b, x, w, bias, contract| linear(b, x, w, bias, &[contract]))?;
     b.at(&a.loc("moe_token_dropping"));
     b.one(OpKind::Combine, &[out, places[0], places[1], r.weights], Attrs::new())
 }
@@ -193,7 +217,7 @@ fn dropless(
         dims.extend_from_slice(&b.ty(w).dims[1..]);
         b.reshape(w, &dims)
     };
-    let linear = |b: &mut Builder<'_>, x, w, bias: Option<ValueId>, contract: &str| {
+    let linear = |b: &mut Builder<'_>, x: ValueId, w, bias: Option<ValueId>, contract: &str| {
         let w = owned(b, w)?;
         let attrs = Attrs::new().with("contract", Attr::Str(contract.into()));
         let y = b.one(OpKind::GroupedMatmul, &[x, w, starts, counts], attrs)?;
@@ -204,9 +228,6 @@ fn dropless(
         let bias = b.one(OpKind::ExpandRows, &[bias, starts, counts], attrs)?;
         b.add(y, bias)
     };
-    let wide = linear(b, rows, e.up, e.up_bias, "embed")?;
-    let active = activation(b, a, wide)?;
-    b.at(&a.loc("moe_num_experts"));
-    let out = linear(b, active, e.down, e.down_bias, "ffn")?;
+    let out = expert(b, a, e, rows, linear)?;
     b.one(OpKind::Combine, &[out, places[0], places[1], r.weights], Attrs::new())
 }

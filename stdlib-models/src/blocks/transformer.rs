@@ -79,6 +79,8 @@ fn of_experts(
         router: p.need("router.weight")?,
         up: p.need("experts.up.weight")?,
         up_bias: p.get("experts.up.bias"),
+        gate: a.gated.then(|| p.need("experts.gate.weight")).transpose()?,
+        gate_bias: p.get("experts.gate.bias"),
         down: p.need("experts.down.weight")?,
         down_bias: p.get("experts.down.bias"),
     };

@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::experts;
 use super::hugging_face::{Format, Key, OWN_SCALE, Reader, Says, TWO_BASES, absent, decimal};
 use super::llama::NamedAsLlama;
 use super::llama::config_json::{
@@ -15,7 +16,8 @@ use crate::arch::{Arch, Attention, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
 
 /// The family.
-pub const GEMMA3: NamedAsLlama = NamedAsLlama { name: "gemma3_text", format: Some(&FORMAT), lacks };
+pub const GEMMA3: NamedAsLlama =
+    NamedAsLlama { name: "gemma3_text", format: Some(&FORMAT), lacks, experts: &experts::GPT_NEOX };
 
 /// Keys beside those of [`BODY`].
 const OWN: &[Key] = &[

@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::experts;
 use super::hugging_face::{Format, Reader, Says, absent};
 use super::llama::NamedAsLlama;
 use super::llama::config_json::{
@@ -11,7 +12,8 @@ use super::llama::config_json::{
 use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
-pub const MISTRAL: NamedAsLlama = NamedAsLlama { name: "mistral", format: Some(&FORMAT), lacks };
+pub const MISTRAL: NamedAsLlama =
+    NamedAsLlama { name: "mistral", format: Some(&FORMAT), lacks, experts: &experts::GPT_NEOX };
 
 /// How Hugging Face writes Mistral models.
 const FORMAT: Format = Format {

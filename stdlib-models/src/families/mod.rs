@@ -3,23 +3,26 @@
 //! A family says which parameters a model has and what they are called; what a layer computes comes from
 //! [`crate::blocks`], and the decoder around the layers is [`crate::decoder`].
 
+pub mod experts;
 pub mod falcon;
 pub mod gemma3;
 pub mod gpt_neox;
 pub mod hugging_face;
 pub mod llama;
 pub mod mistral;
+pub mod mixtral;
 pub mod olmo2;
 pub mod palm;
 pub mod qwen2;
 pub mod qwen3;
+pub mod qwen3_moe;
 
 use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
 use crate::arch::{Arch, LayerKind, Norm};
 use crate::blocks::transformer::Layer;
-use crate::param::{Param, normal};
+use crate::param::Param;
 
 /// A family of models. Parameters are asked for by role (see [`Param::role`]); the decoder needs
 /// `embed.weight`, `final_norm.weight`, `head.weight` where the head is not the embedding, and
@@ -71,29 +74,6 @@ fn norm(a: &Arch, roles: [&'static str; 2], names: [&'static str; 2]) -> Vec<Par
     }
 }
 
-/// A router and experts in the place of the MLP, by GPT-NeoX's names; none of Hugging Face's classes has them so.
-fn experts(a: &Arch, count: usize) -> Vec<Param> {
-    let (x, e, f) = (("experts", count), ("embed", a.embed), ("ffn", a.ffn));
-    let (up, down) = (normal(a.init_std), normal(a.output_init_std));
-    // The router looks at all experts: no rank has a part of it.
-    let mut p = vec![Param::weight("router.weight", "mlp.router.weight", &[x, e], 1, up.clone())];
-    let name = "mlp.experts.dense_h_to_4h.weight";
-    let weight = Param::weight("experts.up.weight", name, &[x, f, e], 2, up);
-    p.push(weight.of_experts("experts").divided("ffn"));
-    if a.mlp_bias {
-        let bias = Param::bias("experts.up.bias", "mlp.experts.dense_h_to_4h.bias", &[x, f]);
-        p.push(bias.of_experts("experts").divided("ffn"));
-    }
-    let name = "mlp.experts.dense_4h_to_h.weight";
-    let weight = Param::weight("experts.down.weight", name, &[x, e, f], 2, down);
-    p.push(weight.of_experts("experts").divided("ffn"));
-    if a.mlp_bias {
-        let bias = Param::bias("experts.down.bias", "mlp.experts.dense_4h_to_h.bias", &[x, e]);
-        p.push(bias.of_experts("experts"));
-    }
-    p.into_iter().map(|p| p.published_as(vec![])).collect()
-}
-
 /// All families, those with Llama's names in the order in which features choose them.
 pub const ALL: &[&dyn Family] = &[
     &gpt_neox::GptNeox,
@@ -103,12 +83,14 @@ pub const ALL: &[&dyn Family] = &[
     &qwen3::QWEN3,
     &olmo2::OLMO2,
     &gemma3::GEMMA3,
+    &mixtral::MIXTRAL,
+    &qwen3_moe::QWEN3_MOE,
     &falcon::Falcon,
     &palm::PALM,
 ];
 
 /// The families whose parameters are called as Llama's.
-const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..7;
+const NAMED_AS_LLAMA: std::ops::Range<usize> = 1..9;
 
 /// The family that a model belongs to: the one that the configuration names; GPT-NeoX where the model has nothing
 /// else than Hugging Face's GPT-NeoX; otherwise the first of those with Llama's names whose class has all of it, or

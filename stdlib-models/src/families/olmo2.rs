@@ -3,6 +3,7 @@
 
 use serde_json::{Map, Value};
 
+use super::experts;
 use super::hugging_face::{Format, Reader, Says, absent};
 use super::llama::NamedAsLlama;
 use super::llama::config_json::{
@@ -11,7 +12,8 @@ use super::llama::config_json::{
 use crate::arch::{Arch, NormPlace, QkNorm};
 
 /// The family.
-pub const OLMO2: NamedAsLlama = NamedAsLlama { name: "olmo2", format: Some(&FORMAT), lacks };
+pub const OLMO2: NamedAsLlama =
+    NamedAsLlama { name: "olmo2", format: Some(&FORMAT), lacks, experts: &experts::GPT_NEOX };
 
 /// How Hugging Face writes OLMo 2 models.
 const FORMAT: Format = Format {

@@ -3,13 +3,15 @@
 //!
 //! Nobody has published its weights: names are Llama's, and Hugging Face has no class of it.
 
+use super::experts;
 use super::hugging_face::{OWN_SCALE, TWO_BASES, absent};
 use super::llama::NamedAsLlama;
 use crate::arch::{Arch, Norm, NormPlace, Positions, QkNorm};
 use crate::blocks::activations::Activation;
 
 /// The family.
-pub const PALM: NamedAsLlama = NamedAsLlama { name: "palm", format: None, lacks };
+pub const PALM: NamedAsLlama =
+    NamedAsLlama { name: "palm", format: None, lacks, experts: &experts::GPT_NEOX };
 
 fn lacks(a: &Arch) -> Vec<&'static str> {
     let whole = matches!(a.positions, Positions::Rotary { dims, .. } if dims == a.head_dim);

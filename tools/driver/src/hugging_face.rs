@@ -115,8 +115,9 @@ pub fn tied_head(config: &Config) -> Option<[String; 2]> {
     }
     a.tied = false;
     let outer = families::of(&a).outer(&a);
-    let named = |role: &str| outer.iter().find(|p| p.role == role)?.pieces.first().map(|p| p.name);
-    Some([named("head.weight")?.to_string(), named("embed.weight")?.to_string()])
+    let named =
+        |role: &str| outer.iter().find(|p| p.role == role)?.pieces.first().map(|p| p.name.clone());
+    Some([named("head.weight")?, named("embed.weight")?])
 }
 
 /// The `config.json` of a configuration's model, without special ids and dtype.

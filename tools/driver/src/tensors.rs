@@ -115,6 +115,9 @@ mod tests {
             ("gemma3/12B", 1, 11_766_034_176),
             ("gemma3/27B", 1, 27_009_346_304),
             ("llama3.1/405B", 1, 405_853_388_800),
+            ("mixtral/8x7B", 1, 46_702_792_704),
+            ("mixtral/8x22B", 1, 140_620_634_112),
+            ("qwen3/30B-A3B", 1, 30_532_122_624),
         ] {
             let sets = ["train_micro_batch_size_per_gpu=1", "train_iters=1", "seq_length=64"];
             let mut sets = sets.map(String::from).to_vec();

@@ -98,6 +98,8 @@ const ROWS: &[Row] = &[
     Row("moe_expert_interval", "2", EXPERTS),
     Row("moe_top_k", "2", EXPERTS),
     Row("moe_router_type", "topk", EXPERTS),
+    Row("moe_norm_topk_prob", "true", &[CHOSEN[0], CHOSEN[1], "moe_top_k=2"]),
+    Row("moe_intermediate_size", "20", EXPERTS),
     Row("moe_sinkhorn_rounds", "3", EXPERTS),
     Row("moe_token_dropping", "true", EXPERTS),
     Row("moe_train_capacity_factor", "2.0", LIMITED),

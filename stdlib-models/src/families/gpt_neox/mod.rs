@@ -101,7 +101,7 @@ impl Family for GptNeox {
         }
         p.extend(attention(a));
         p.extend(match a.moe.filter(|_| kind.experts) {
-            Some(m) => super::experts(a, m.experts),
+            Some(m) => super::experts::GPT_NEOX.parameters(a, &m),
             None => mlp(a),
         });
         p

@@ -216,9 +216,14 @@ fn write(a: &Arch) -> Map<String, Value> {
     out
 }
 
-/// What of an architecture no class has that [`BODY`] is of, besides norms of queries and keys and the places of
-/// norms, which a class has in one way.
+/// What of an architecture no class without experts has that [`BODY`] is of, besides norms of queries and keys and the
+/// places of norms, which a class has in one way.
 pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
+    [lacks_dense(a, qk, place), absent(&[(a.moe.is_some(), "experts")])].concat()
+}
+
+/// The same of any class, of everything but experts.
+pub fn lacks_dense(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
     let whole = matches!(a.positions, Positions::Rotary { dims, .. } if dims == a.head_dim);
     let gate = a.gated && GATES.iter().any(|(ours, ..)| *ours == a.activation);
     absent(&[
@@ -235,7 +240,6 @@ pub fn lacks_body(a: &Arch, qk: QkNorm, place: NormPlace) -> Vec<&'static str> {
         (a.norm_place != place, "norms in these places"),
         (a.parallel_residual, "parallel residual"),
         (a.hidden_dropout > 0.0, "dropout of hidden states"),
-        (a.moe.is_some(), "experts"),
         (a.has_windows(), WINDOWS),
     ])
 }

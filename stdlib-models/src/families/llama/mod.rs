@@ -16,7 +16,7 @@ use neoxc_ir::op::OpError;
 use neoxc_ir::{Builder, ValueId};
 
 use super::hugging_face::Format;
-use super::{Family, norm};
+use super::{Family, experts, norm};
 use crate::arch::{Arch, LayerKind, Positions, QkNorm};
 use crate::blocks::transformer::{self, Layer};
 use crate::param::{Param, Piece, normal};
@@ -30,11 +30,17 @@ pub struct NamedAsLlama {
     pub format: Option<&'static Format>,
     /// What of an architecture its models have not.
     pub lacks: fn(&Arch) -> Vec<&'static str>,
+    /// What it calls a router and its experts.
+    pub experts: &'static experts::Names,
 }
 
 /// The family, in which a model may have more than Hugging Face's class.
-pub const LLAMA: NamedAsLlama =
-    NamedAsLlama { name: "llama", format: Some(&config_json::FORMAT), lacks: |_| vec![] };
+pub const LLAMA: NamedAsLlama = NamedAsLlama {
+    name: "llama",
+    format: Some(&config_json::FORMAT),
+    lacks: |_| vec![],
+    experts: &experts::GPT_NEOX,
+};
 
 /// The norms of a layer. The one after attention has the name that the one before the MLP has where there is none.
 fn norms(a: &Arch) -> Vec<Param> {
@@ -83,7 +89,7 @@ fn qk_norms(a: &Arch) -> Vec<Param> {
 /// Queries, keys and values as ranges of dim 1 of the fused parameter.
 fn pieces(a: &Arch, names: [&'static str; 3]) -> Vec<Piece> {
     let queries = a.queries();
-    let piece = |name, start, size| Piece { name, dim: 1, start, size };
+    let piece = |name: &str, start, size| Piece { name: name.into(), dim: 1, start, size };
     vec![piece(names[0], 0, queries), piece(names[1], queries, 1), piece(names[2], queries + 1, 1)]
 }
 
@@ -175,7 +181,7 @@ impl Family for NamedAsLlama {
         let mut p = norms(a);
         p.extend(attention(a));
         p.extend(match a.moe.filter(|_| kind.experts) {
-            Some(m) => super::experts(a, m.experts),
+            Some(m) => self.experts.parameters(a, &m),
             None => mlp(a),
         });
         p
