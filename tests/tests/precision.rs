@@ -107,9 +107,16 @@ fn experts_train_with_bf16_on_one_and_several_ranks() {
     let ranks =
         ["world_size=2", "moe_expert_parallel_size=2", "train_micro_batch_size_per_gpu=1", BF16];
     let divided = run(&made(&ranks), &at("divided"), 3, 2, false);
-    for (got, name) in [(narrow, "one rank"), (divided, "expert ranks")] {
+    // What an expert gave is not kept then, and the gradient of its weight reads what is made again.
+    let again = run(&made(&[BF16, "checkpoint_activations=true"]), &at("again"), 3, 2, false);
+    for (got, name) in [(narrow, "one rank"), (divided, "expert ranks"), (again, "made again")] {
         for (a, b) in want.iter().zip(&got) {
             assert!((a.loss - b.loss).abs() < 0.02 * a.loss, "{name}: {} {}", a.loss, b.loss);
+        }
+    }
+    for kind in [&["moe_router_type=sinkhorn", "moe_top_k=1"][..], &["moe_token_dropping=true"]] {
+        for narrow in [BF16, "fp16.enabled=true"] {
+            made(&[&[narrow, "checkpoint_activations=true"], kind].concat());
         }
     }
 }

@@ -11,7 +11,7 @@ impl OpDef for RouteDot {
         route_dot(x, y, position) -> (dots),
         "For each choice the dot product of its token in x [group, token, rest..] with what is at `position` in y [bin, group, slot, rest..]; 0 where it was dropped. Gives [group, token, choice].",
         class Special,
-        precision (Stored) -> (Exact),
+        precision (Same, Same, Stored) -> (Exact),
         attrs &[],
     }
     fn infer(&self, cx: &RuleCx<'_>) -> Result<Vec<TensorType>, OpError> {
