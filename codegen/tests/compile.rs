@@ -126,6 +126,13 @@ fn another_kernel_or_target_is_another_entry() {
     assert_eq!(cached(bias(), Target::X86V4), 0);
     assert_eq!(cached(column_sum(), Target::X86V3), 0);
     assert_eq!(cached(bias(), Target::X86V3), 1);
+    // A file that is renamed or indented anew has the kernels that it had, and nothing in them would differ.
+    let mut elsewhere = bias();
+    elsewhere.mlir = elsewhere.mlir.replace("\"14M.yml\":14:5", "\"mine (2).yml\":15:7");
+    assert_ne!(elsewhere.mlir, bias().mlir);
+    let alone = |k: &Kernel| x86::compile(std::slice::from_ref(k), Target::X86V3, None).unwrap().so;
+    assert_eq!(alone(&elsewhere), alone(&bias()));
+    assert_eq!(cached(elsewhere, Target::X86V3), 1);
     assert!(matmul().unrolled && !bias().unrolled);
     let other_passes = Kernel { unrolled: true, ..bias() };
     assert_eq!(cached(other_passes, Target::X86V3), 0);

@@ -116,7 +116,7 @@ pub fn compile(
     let parts: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()
         .map(|k| {
-            let key = cache.as_ref().map(|c| (c, c.key([&k.mlir])));
+            let key = cache.as_ref().map(|c| (c, c.key_of_kernel("", &k.mlir)));
             if let Some((c, key)) = &key
                 && let Some(bytes) = c.get(key)
             {

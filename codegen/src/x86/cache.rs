@@ -56,6 +56,15 @@ impl Cache {
         hex(&h.finalize())
     }
 
+    /// Key of what `passes` make of a kernel's text. The places in files that its lines came from are no part of it, as
+    /// nothing that is compiled has them: a file that is renamed or indented anew has the kernels that it had.
+    pub fn key_of_kernel(&self, passes: &str, mlir: &str) -> String {
+        let place = |line: &'_ str| line.rfind(" loc(").filter(|_| line.ends_with(')'));
+        let lines = mlir.lines().map(|line| &line[..place(line).unwrap_or(line.len())]);
+        let text: String = lines.flat_map(|line| [line, "\n"]).collect();
+        self.key([passes, &text])
+    }
+
     fn path(&self, key: &str) -> PathBuf {
         self.folder.join(&key[..2]).join(key)
     }

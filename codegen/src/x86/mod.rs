@@ -146,7 +146,7 @@ pub fn compile(
     let objects: Vec<(Vec<u8>, bool)> = kernels
         .par_iter()
         .map(|k| {
-            let key = cache.as_ref().map(|c| c.key([passes(k), &k.mlir]));
+            let key = cache.as_ref().map(|c| c.key_of_kernel(passes(k), &k.mlir));
             if let (Some(c), Some(key)) = (&cache, &key)
                 && let Some(bytes) = c.get(key)
             {
