@@ -107,6 +107,9 @@ pub struct Run {
     /// Whether the run takes their weights only, and begins at step 0.
     #[serde(default)]
     pub finetune: bool,
+    /// Whether the run takes their weights and steps, and the optimizer begins anew.
+    #[serde(default)]
+    pub no_load_optim: bool,
     /// The run ends after a step that is a multiple of this.
     #[serde(default)]
     pub exit_interval: Option<u64>,

@@ -190,7 +190,7 @@ impl Reader<'_> {
         let data = self.data();
         let log = self.word("checkpoint_scale") == "log";
         let factor = self.checkpoint_factor(log);
-        let (iteration, finetune) = self.start();
+        let (iteration, finetune, no_load_optim) = self.start();
         Some(Run {
             micro_batch: micro,
             grad_accum: accum,
@@ -203,6 +203,7 @@ impl Reader<'_> {
             load: self.text("load"),
             iteration,
             finetune,
+            no_load_optim,
             exit_interval: self.int("exit_interval").map(|n| n as u64),
             checkpoint_factor: factor,
             checkpoint_log: log,
@@ -314,12 +315,18 @@ impl Reader<'_> {
         steps
     }
 
-    /// Which of the checkpoints that `load` names a run goes on from, and whether it takes the weights only.
-    fn start(&mut self) -> (Option<u64>, bool) {
+    /// Which of the checkpoints that `load` names a run goes on from, and whether it takes the weights only, or all
+    /// but the optimizer's state.
+    fn start(&mut self) -> (Option<u64>, bool, bool) {
         let iteration = self.int("iteration").map(|n| n as u64);
-        let finetune = self.bool("finetune");
+        let (finetune, no_load_optim) = (self.bool("finetune"), self.bool("no_load_optim"));
         if self.find("load").is_none() {
-            for (key, asks) in [("iteration", iteration.is_some()), ("finetune", finetune)] {
+            let asked = [
+                ("iteration", iteration.is_some()),
+                ("finetune", finetune),
+                ("no_load_optim", no_load_optim),
+            ];
+            for (key, asks) in asked {
                 if asks {
                     let message =
                         format!("`{key}` is about what `load` names, and it names nothing");
@@ -327,6 +334,6 @@ impl Reader<'_> {
                 }
             }
         }
-        (iteration, finetune)
+        (iteration, finetune, no_load_optim)
     }
 }

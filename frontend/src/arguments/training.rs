@@ -28,7 +28,7 @@ pub(super) static ARGUMENTS: &[Argument] = &[
     int("keep_last_n_checkpoints").between(1.0, 1e12).doc("Checkpoints to keep: older ones are removed after a new one is whole."),
     flag("no_save_optim", false).unread().doc("Leave the optimizer's state out of checkpoints."),
     flag("no_save_rng", false).idle(RNG).doc("Leave the state of random numbers out of checkpoints."),
-    flag("no_load_optim", false).not_yet("a run resumes with the optimizer's state", "`finetune: true` takes the weights only, and begins at step 0").doc("Resume without the optimizer's state."),
+    flag("no_load_optim", false).doc("Go on from the checkpoint that `load` names without the optimizer's state, which begins anew; `--resume` takes all."),
     flag("no_load_rng", false).idle(RNG).doc("Resume without the state of random numbers."),
     flag("finetune", false).doc("Take only weights from the checkpoint that `load` names, and start at step 0."),
     int("iteration").between(0.0, 1e12).doc("Step of the checkpoint to take of those that `load` names; the newest without it."),

@@ -221,18 +221,23 @@ impl<'a> Trainer<'a> {
                 self.ranks.load_model(folder)?;
                 return Ok(0);
             }
-            Start::At(folder) => folder,
+            Start::At(folder) | Start::Step(folder) => folder,
         };
         let m = checkpoint::manifest(folder)?;
         if let Some(warning) = compare(folder, &m, self.settings.run.seed, draws, allow_changes)? {
             watch.warn(&warning);
         }
-        let manifest = self.ranks.load(folder)?;
-        self.cursor = manifest.samples;
-        if let Some(saved) = manifest.scaling {
-            self.scaler.resume(saved);
+        if let Start::Step(_) = start {
+            self.ranks.load_model(folder)?;
+            self.scaler.begin_anew(m.step, m.scaling);
+        } else {
+            self.ranks.load(folder)?;
+            if let Some(saved) = m.scaling {
+                self.scaler.resume(saved);
+            }
         }
-        Ok(manifest.step)
+        self.cursor = m.samples;
+        Ok(m.step)
     }
 
     /// Reads `count` sequences from `position` on into the batch buffers; gives where they are from.
@@ -313,8 +318,9 @@ impl<'a> Trainer<'a> {
         let counted = self.scaler.counted(step);
         let lr = learning_rate(&self.settings.rate, counted);
         let loss_scale = self.scaler.scale();
+        let corrected = self.scaler.corrected(step);
         for (name, formula) in &self.plan.tables.scalars {
-            let value = formula.value(Given { step: counted, lr, loss_scale }) as f32;
+            let value = formula.value(Given { step: corrected, lr, loss_scale }) as f32;
             self.ranks.put("train_step", name, &value.to_le_bytes())?;
         }
         self.ranks.run("train_step")?;

@@ -25,6 +25,13 @@ pub struct ScaleState {
     pub skipped: u64,
     /// Of these, the ones since the last step that counted.
     pub in_a_row: u64,
+    /// Steps that counted before the optimizer's state began, where it is not that of the whole run.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub before_state: u64,
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Why a run cannot go on after an overflow.
@@ -51,7 +58,14 @@ impl Scaler {
             Some(LossScaling::Fixed(scale)) => (scale, 1),
             Some(LossScaling::Dynamic(d)) => (d.initial, d.patience()),
         };
-        let state = ScaleState { scale, since_overflow: 1, patience, skipped: 0, in_a_row: 0 };
+        let state = ScaleState {
+            scale,
+            since_overflow: 1,
+            patience,
+            skipped: 0,
+            in_a_row: 0,
+            before_state: 0,
+        };
         Scaler { rule, state }
     }
 
@@ -59,15 +73,24 @@ impl Scaler {
     pub fn resume(&mut self, saved: ScaleState) {
         self.state.skipped = saved.skipped;
         self.state.in_a_row = saved.in_a_row;
+        self.state.before_state = saved.before_state;
         if let Some(LossScaling::Dynamic(d)) = self.rule {
             let patience = saved.patience.clamp(1, d.patience());
             self.state = ScaleState { patience, ..saved };
         }
     }
 
+    /// Goes on behind step `step` of another run with fresh state of the optimizer: the schedule goes on, and what
+    /// corrects young moments begins anew, as does the loss scale.
+    pub fn begin_anew(&mut self, step: u64, saved: Option<ScaleState>) {
+        self.state.skipped = saved.map_or(0, |s| s.skipped);
+        self.state.before_state = step.saturating_sub(self.state.skipped);
+    }
+
     /// What a checkpoint keeps; nothing of a run whose steps all count.
     pub fn state(&self) -> Option<ScaleState> {
-        (self.rule.is_some() || self.state.skipped > 0).then_some(self.state)
+        let s = &self.state;
+        (self.rule.is_some() || s.skipped > 0 || s.before_state > 0).then_some(*s)
     }
 
     /// Whether overflows are to be expected.
@@ -88,6 +111,11 @@ impl Scaler {
     /// Step `step`'s number among those that count.
     pub fn counted(&self, step: u64) -> u64 {
         step.saturating_sub(self.state.skipped).max(1)
+    }
+
+    /// Its number among those that the optimizer's state has seen, from which the corrections of its moments follow.
+    pub fn corrected(&self, step: u64) -> u64 {
+        self.counted(step).saturating_sub(self.state.before_state).max(1)
     }
 
     /// Takes note of a step that counted.
@@ -272,8 +300,14 @@ mod tests {
     fn a_run_without_scaling_goes_on_where_one_with_it_left_the_schedule() {
         let mut s = Scaler::new(None);
         assert_eq!((s.scale(), s.state(), s.counted(9)), (1.0, None, 9));
-        let saved =
-            ScaleState { scale: 64.0, since_overflow: 4, patience: 1, skipped: 3, in_a_row: 0 };
+        let saved = ScaleState {
+            scale: 64.0,
+            since_overflow: 4,
+            patience: 1,
+            skipped: 3,
+            in_a_row: 0,
+            before_state: 0,
+        };
         s.resume(saved);
         assert_eq!((s.scale(), s.counted(9)), (1.0, 6));
         // A fixed scale is the configuration's, too.
@@ -282,5 +316,12 @@ mod tests {
         assert_eq!((s.scale(), s.skipped()), (8.0, 3));
         s.good();
         assert!(s.state().is_some_and(|s| s.skipped == 3));
+        // With fresh state the schedule goes on at step 10, and corrections begin at 1; so they do when that is resumed.
+        let mut s = Scaler::new(None);
+        s.begin_anew(9, Some(saved));
+        assert_eq!((s.counted(10), s.corrected(10), s.corrected(12)), (7, 1, 3));
+        let mut again = Scaler::new(None);
+        again.resume(s.state().expect("steps do not all count"));
+        assert_eq!((again.counted(12), again.corrected(12)), (9, 3));
     }
 }

@@ -15,6 +15,8 @@ pub enum Start {
     New,
     /// Where the run that wrote this checkpoint was.
     At(PathBuf),
+    /// There too, with fresh state of the optimizer.
+    Step(PathBuf),
     /// With this checkpoint's weights, at step 0.
     Weights(PathBuf),
 }
@@ -40,7 +42,8 @@ pub fn start(
         Some(load) => loaded(s, load.as_ref(), save, watch)?,
         None => Start::New,
     };
-    let goes_on = matches!(&begins, Start::At(folder) if same(folder.parent(), save));
+    let goes_on =
+        matches!(&begins, Start::At(folder) | Start::Step(folder) if same(folder.parent(), save));
     if goes_on || o.force {
         return Ok(begins);
     }
@@ -66,6 +69,7 @@ fn loaded(
     let place = load.display();
     match found {
         Some(folder) if s.run.finetune => Ok(Start::Weights(folder)),
+        Some(folder) if s.run.no_load_optim => Ok(Start::Step(folder)),
         Some(folder) => Ok(Start::At(folder)),
         // The first run of a configuration that goes on from what it saves itself.
         None if s.run.iteration.is_none() && same(Some(load), save) => {
@@ -134,6 +138,9 @@ mod tests {
         assert_eq!(begin(Some("old"), "new", &fifth).0, Ok(Start::At(five)));
         let tune = |s: &mut Settings, _: &mut Options| s.run.finetune = true;
         assert_eq!(begin(Some("old"), "new", &tune).0, Ok(Start::Weights(ten.clone())));
+        let anew = |s: &mut Settings, _: &mut Options| s.run.no_load_optim = true;
+        assert_eq!(begin(Some("old"), "new", &anew).0, Ok(Start::Step(ten.clone())));
+        assert_eq!(begin(Some("old"), "old", &anew).0, Ok(Start::Step(ten.clone())));
         let forced = |_: &mut Settings, o: &mut Options| o.force = true;
         assert_eq!(begin(None, "old", &forced).0, Ok(Start::New));
         let resumed = |_: &mut Settings, o: &mut Options| o.resume = true;

@@ -139,6 +139,7 @@ const ROWS: &[Row] = &[
     Row("load", "x", &[]),
     Row("iteration", "5", SAVED),
     Row("finetune", "true", SAVED),
+    Row("no_load_optim", "true", SAVED),
     Row("checkpoint_factor", "5", &[]),
     Row("checkpoint_scale", "log", &["checkpoint_factor=2"]),
     Row("extra_save_iters", "[3]", &[]),

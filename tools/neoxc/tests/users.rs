@@ -91,7 +91,7 @@ fn load_is_honoured_and_nothing_is_replaced() {
             text.lines().count(),
         )
     };
-    run(f, &["save=whole"], &["--metrics", "whole.jsonl"]);
+    run(f, &["save=whole", "extra_save_iters=[2]"], &["--metrics", "whole.jsonl"]);
     let first = run(f, &["save=out", "load=out"], &["--steps", "2"]);
     assert!(first.contains("no checkpoint in out yet"), "{first}");
     run(f, &["save=out", "load=out"], &["--metrics", "loaded.jsonl"]);
@@ -102,6 +102,18 @@ fn load_is_honoured_and_nothing_is_replaced() {
     run(f, &[&other[..], &["finetune=true"]].concat(), &["--metrics", "tuned.jsonl"]);
     assert_eq!(last("tuned.jsonl").2, 4);
     assert!(last("tuned.jsonl").1 != whole.1);
+    // With the optimizer's state begun anew behind step 2: other numbers, which a resumed run comes to as well, as its
+    // checkpoints say since when the state is; and another optimizer may go on.
+    let anew = ["load=whole", "iteration=2", "no_load_optim=true"];
+    run(f, &[&anew[..], &["save=anew"]].concat(), &["--metrics", "anew.jsonl"]);
+    run(f, &[&anew[..], &["save=cut"]].concat(), &["--steps", "3"]);
+    run(f, &[&anew[..], &["save=cut"]].concat(), &["--resume", "--metrics", "cut.jsonl"]);
+    assert_eq!((last("anew.jsonl").0, last("anew.jsonl").2, last("cut.jsonl").2), (4, 2, 1));
+    assert_eq!(last("anew.jsonl").1, last("cut.jsonl").1);
+    assert!(last("anew.jsonl").1 != whole.1);
+    let lion = ["optimizer.type=Lion", "save=lion"];
+    run(f, &[&anew[..], &lion].concat(), &["--metrics", "lion.jsonl"]);
+    assert_eq!(last("lion.jsonl").2, 2);
     for (sets, more, code, why) in [
         (&["save=out"][..], &[][..], 5, "out/global_step4 exists already"),
         (&["save=out"], &["--resume", "--force"], 2, "cannot be used with"),
