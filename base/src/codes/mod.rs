@@ -52,6 +52,7 @@ codes![
     unknown_name,
     unknown_parameter,
     command_line,
+    undivided_state,
     io,
     exists,
     held,

@@ -39,12 +39,14 @@ pub mod report;
 mod resume;
 pub mod tensors;
 pub mod tune;
+mod undivided;
 
 use std::path::PathBuf;
 use std::time::Instant;
 
 pub use error::CompileError;
 use neoxc_base::codes::no_main_target::no_main_target;
+use neoxc_base::diag::Diagnostic;
 pub use neoxc_codegen::CodegenError;
 pub use neoxc_codegen::kernels::Cut;
 use neoxc_codegen::kernels::{Choice, Tuned};
@@ -91,6 +93,8 @@ pub struct Compiled {
     pub bubble: f64,
     /// Distinct kernels, launches in the programs' text, and cache hits.
     pub kernels: KernelCounts,
+    /// What of the configuration the plan does another way than was asked for.
+    pub warnings: Vec<Diagnostic>,
 }
 
 /// Kernel numbers.
@@ -163,14 +167,16 @@ pub fn phases(
     resume::go_on(m, &cx, last, seen)
 }
 
-/// Says whether a checked configuration compiles: runs every phase but the kernels', which no configuration fails.
+/// Says whether a checked configuration compiles: runs every phase but the kernels', which no configuration fails. Gives
+/// what the plan does another way than was asked for.
 ///
 /// # Errors
 /// What only the built model shows, or a mistake of neoxc.
-pub fn check(config: &Config, o: &Options) -> Result<(), CompileError> {
+pub fn check(config: &Config, o: &Options) -> Result<Vec<Diagnostic>, CompileError> {
     let main = main_target(o)?;
     let last = Phase::Scheduled;
-    phases(config, main, o.machine, o.overlap, last, &mut |_, _, _, _| {}).map(|_| ())
+    let m = phases(config, main, o.machine, o.overlap, last, &mut |_, _, _, _| {})?;
+    Ok(undivided::warning(config, &m).into_iter().collect())
 }
 
 /// Compiles a checked configuration.
@@ -295,5 +301,6 @@ fn emit(
             Schedule::train(cx.schedule, s.stages.len(), s.chunks(), micro).bubble()
         }
     };
-    Ok(Compiled { plan, phases_ms, notes, program_flops, bubble, kernels })
+    let warnings = undivided::warning(config, m).into_iter().collect();
+    Ok(Compiled { plan, phases_ms, notes, program_flops, bubble, kernels, warnings })
 }

@@ -123,6 +123,28 @@ fn every_command_tells_a_wrong_command_line_with_a_code() {
     assert_eq!(std::fs::read_dir(f).unwrap().count(), 1, "something was written");
 }
 
+/// ZeRO divides along one dim: ranks that divide none of a parameter's keep its state whole, and are told of it.
+#[test]
+fn state_that_zero_leaves_whole_is_told_with_its_share() {
+    let folder = tempfile::tempdir().unwrap();
+    let f = folder.path();
+    let model = "{num_layers: 2, hidden_size: 12, num_attention_heads: 2, seq_length: 8, padded_vocab_size: 35, \
+                 pos_emb: none, train_micro_batch_size_per_gpu: 1, train_iters: 1,\
+                 optimizer: {type: Adam, params: {lr: 0.1}},\nzero_optimization: {stage: 1}}";
+    std::fs::write(f.join("a.yml"), model).unwrap();
+    let check = |ranks: &str| told(f, &["check", "a.yml", "--set", &format!("world_size={ranks}")]);
+    for divided in ["1", "2", "3"] {
+        let (code, text) = check(divided);
+        assert!(code == Some(0) && !text.contains("NX0212"), "{divided}: {text}");
+    }
+    // Of 4,212 parameters 5 ranks divide the 420 of the vocabulary's table.
+    let (code, text) = check("5");
+    assert_eq!(code, Some(0), "{text}");
+    let told = "warning[NX0212]: ZeRO leaves 90 % of the optimizer's state whole on each of 5 data ranks\n \
+                --> a.yml:2:1";
+    assert!(text.contains(told), "{text}");
+}
+
 #[test]
 fn a_group_of_parameters_that_has_none_is_refused_and_another_is_in_the_dump() {
     let folder = tempfile::tempdir().unwrap();

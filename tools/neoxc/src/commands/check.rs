@@ -6,17 +6,18 @@ use neoxc_frontend::fix::fixed;
 use neoxc_ir::target::Target;
 use neoxc_runtime::files::write_bytes;
 
-use super::{internal, load, options};
+use super::{internal, load_with_sources, options};
 use crate::cli::{Check, ConfigArgs, TargetArgs};
 use crate::{Failure, render};
 
 /// Says all that is wrong with a configuration.
 pub fn run(a: &Check) -> Result<(), Failure> {
     let config = if a.fix { written(&a.config)? } else { None };
-    let c = load(config.as_ref().unwrap_or(&a.config))?;
+    let (c, sources) = load_with_sources(config.as_ref().unwrap_or(&a.config))?;
     // What only the built model shows: whatever is fine here compiles.
     let options = options(&TargetArgs::default(), Target::X86Native, None, true);
-    neoxc_driver::check(&c, &options).map_err(|e| internal(&e))?;
+    let warnings = neoxc_driver::check(&c, &options).map_err(|e| internal(&e))?;
+    render::report(&warnings, &sources);
     println!(
         "ok: {} layers, width {}, {} heads, {} tokens × {} sequences × {} micro-batches per step",
         c.model.num_layers,

@@ -12,8 +12,8 @@ use neoxc_runtime::files::write_bytes;
 
 use super::opt::{read_module, settings};
 use super::{cluster, internal, load_with_sources, options};
-use crate::Failure;
 use crate::cli::Compile;
+use crate::{Failure, render};
 
 /// Compiles, writes the plan, prints a summary (or JSON).
 pub fn run(a: Compile) -> Result<(), Failure> {
@@ -29,7 +29,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
             (neoxc_driver::config(module).map_err(|e| internal(&e))?, Sources::default())
         }
     };
-    let cluster = a.cluster.as_ref().map(|path| cluster::load(path, &config, sources));
+    let cluster = a.cluster.as_ref().map(|path| cluster::load(path, &config, sources.clone()));
     let cluster = cluster.transpose()?;
     let machine = cluster.as_ref().map(|c| c.cluster.machine(c.dtype));
     let usual = match (&a.from, &from) {
@@ -44,6 +44,7 @@ pub fn run(a: Compile) -> Result<(), Failure> {
     }
     let limit = cluster.as_ref().and_then(|c| c.cluster.memory);
     let compiled = compiled(&config, from.as_ref(), options, limit)?;
+    render::report(&compiled.warnings, &sources);
     // A plan that does not fit is refused before anything is written.
     let classes = cluster.as_ref().map(|c| c.classes(&config, &compiled)).transpose()?;
     let on_cluster = cluster.as_ref().zip(classes.as_deref());

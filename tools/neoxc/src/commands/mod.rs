@@ -36,12 +36,8 @@ pub fn dialect() -> Result<(), Failure> {
     Ok(())
 }
 
-/// Loads and checks a configuration; diagnostics go to stderr.
-pub fn load(a: &ConfigArgs) -> Result<Config, Failure> {
-    load_with_sources(a).map(|(config, _)| config)
-}
-
-/// As [`load`], with the text of the files for further diagnostics.
+/// Loads and checks a configuration, with the text of its files for further diagnostics; those that there are already
+/// go to stderr.
 pub fn load_with_sources(a: &ConfigArgs) -> Result<(Config, Sources), Failure> {
     if a.configs.is_empty() && a.sets.is_empty() {
         let hint = "give configuration files, or a plan where the command takes --plan";

@@ -3,15 +3,20 @@
 use neoxc_plan::Plan;
 use neoxc_runtime::command;
 
-use super::{compile_config, load};
-use crate::Failure;
+use super::{compile_config, load_with_sources};
 use crate::cli::Run;
+use crate::{Failure, render};
 
 /// Trains a plan, compiling it first if configuration files are given.
 pub fn run(a: &Run) -> Result<(), Failure> {
     let plan = match &a.plan {
         Some(folder) => Plan::open_to_run(folder, a.trust_plan)?,
-        None => compile_config(&load(&a.config)?, &a.target)?.plan,
+        None => {
+            let (config, sources) = load_with_sources(&a.config)?;
+            let compiled = compile_config(&config, &a.target)?;
+            render::report(&compiled.warnings, &sources);
+            compiled.plan
+        }
     };
     match command::run(&plan, &a.run)? {
         0 => Ok(()),
