@@ -177,9 +177,13 @@ impl Walk<'_> {
     /// What the collective sends that `op` waits for, if it waits for one. Collectives of a loop's iterations
     /// send what the iterations give back.
     fn sent(f: &Function, op: &Op) -> Vec<ValueId> {
+        Self::sent_by(&|v| f.ops.iter().find(|o| o.results.contains(&v)), op)
+    }
+
+    /// The same, where `maker` finds the op that makes a value.
+    fn sent_by<'f>(maker: &dyn Fn(ValueId) -> Option<&'f Op>, op: &Op) -> Vec<ValueId> {
         let waited = op.operands.first().filter(|_| op.kind == OpKind::Wait);
-        let maker = waited.and_then(|v| f.ops.iter().find(|o| o.results.contains(v)));
-        match maker {
+        match waited.and_then(|v| maker(*v)) {
             Some(o) if o.kind == OpKind::Repeat => {
                 o.results[o.attrs.int("carried").unwrap_or(0) as usize..].to_vec()
             }
@@ -191,16 +195,24 @@ impl Walk<'_> {
     /// Whether an op behind `i` needs the buffer of `root`: reads it, or waits for a collective that does,
     /// unless that is `i` itself.
     fn used_behind(f: &Function, root: ValueId, i: usize) -> bool {
+        // Searching the function for each operand would take the cube of its length.
+        let made = f.definitions();
+        let maker = |v: ValueId| made[v.index()].map(|n| &f.ops[n]);
         f.ops[i + 1..].iter().any(|o| {
-            let mut sent = Self::sent(f, o);
+            let mut sent = Self::sent_by(&maker, o);
             sent.retain(|_| !f.ops[i].results.contains(&o.operands[0]));
-            o.operands.iter().chain(&sent).any(|v| Self::root(f, *v) == root)
+            o.operands.iter().chain(&sent).any(|v| Self::root_by(&maker, *v) == root)
         })
     }
 
     /// The value behind views.
-    fn root(f: &Function, mut v: ValueId) -> ValueId {
-        while let Some(op) = f.ops.iter().find(|op| op.results.contains(&v)) {
+    fn root(f: &Function, v: ValueId) -> ValueId {
+        Self::root_by(&|v| f.ops.iter().find(|op| op.results.contains(&v)), v)
+    }
+
+    /// The same, where `maker` finds the op that makes a value.
+    fn root_by<'f>(maker: &dyn Fn(ValueId) -> Option<&'f Op>, mut v: ValueId) -> ValueId {
+        while let Some(op) = maker(v) {
             if op.kind.def().class() != Class::View {
                 break;
             }
@@ -278,11 +290,13 @@ impl Walk<'_> {
     fn may_take(f: &Function, v: ValueId, params: &[Spot], target: &Spot, m: &Module) -> bool {
         let Some(i) = f.ops.iter().position(|op| op.results.contains(&v)) else { return false };
         let op = &f.ops[i];
+        let made = f.definitions();
+        let maker = |v: ValueId| made[v.index()].map(|n| &f.ops[n]);
         for (p, s) in f.params.iter().zip(params) {
             if s != target {
                 continue;
             }
-            let uses_it = |v: &ValueId| Self::root(f, *v) == *p;
+            let uses_it = |v: &ValueId| Self::root_by(&maker, *v) == *p;
             if Self::used_behind(f, *p, i) || f.results.iter().any(uses_it) {
                 return false;
             }
@@ -352,9 +366,11 @@ impl Walk<'_> {
 
     /// Whether nothing after op `i` reads any value that shares `v`'s buffer.
     fn dies(f: &Function, v: ValueId, i: usize) -> bool {
-        let root = Self::root(f, v);
+        let made = f.definitions();
+        let maker = |v: ValueId| made[v.index()].map(|n| &f.ops[n]);
+        let root = Self::root_by(&maker, v);
         !f.params.contains(&root)
-            && !f.results.iter().any(|r| Self::root(f, *r) == root)
+            && !f.results.iter().any(|r| Self::root_by(&maker, *r) == root)
             && !Self::used_behind(f, root, i)
     }
 
