@@ -1,8 +1,11 @@
 //! What `neoxc check` calls fine, `neoxc compile` compiles: random configurations, of which many are refused, none is an
-//! internal error, and those that are fine become plans. `NEOXC_CONFIGS=N` (make agreement) takes N of them.
+//! internal error, and those that are fine become plans. So do files that users of GPT-NeoX have. `NEOXC_CONFIGS=N`
+//! (make agreement) takes N random ones, and all files.
 #![allow(clippy::unwrap_used)] // helper functions of tests
 
 mod common;
+
+use std::path::{Path, PathBuf};
 
 use common::kernels;
 use neoxc_driver::{Options, check, compile};
@@ -169,4 +172,36 @@ fn what_check_calls_fine_compile_compiles() {
         s.refused, s.late, s.fine, s.compiled
     );
     assert!(s.refused > 0 && s.fine > 0 && s.compiled == compiles.min(s.fine));
+}
+
+/// The files of GPT-NeoX's users that the frontend takes, alone and together, compile: `../shared/upstream`, where it
+/// is. Some of them each time, and all with NEOXC_CONFIGS.
+#[test]
+fn files_of_users_compile() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let upstream = root.join("../../shared/upstream");
+    if !upstream.exists() {
+        eprintln!("skipped: there is no ../shared/upstream");
+        return;
+    }
+    // What the frontend says of each is held by a test of its own, whose file this is.
+    let answers = root.join("../frontend/tests/snapshots/upstream.txt");
+    let answers = std::fs::read_to_string(answers).unwrap();
+    let fine: Vec<&str> = answers.lines().filter_map(|l| l.strip_suffix(": exit 0")).collect();
+    assert!(fine.len() > 50, "{} files", fine.len());
+    let all = std::env::var_os("NEOXC_CONFIGS").is_some();
+    let now = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().subsec_nanos() as usize;
+    let (stride, first) = if all { (1, 0) } else { (10, now / 1000 % 10) };
+    for names in fine.iter().skip(first).step_by(stride) {
+        let files: Vec<PathBuf> = names.split(' ').map(|name| upstream.join(name)).collect();
+        let config = load(&files, None, &[]).config.unwrap_or_else(|| panic!("{names}"));
+        let options = Options {
+            targets: vec![Target::X86Native],
+            cache: None,
+            threads: 2,
+            machine: None,
+            overlap: true,
+        };
+        check(&config, &options).unwrap_or_else(|e| panic!("{names}: {e}"));
+    }
 }
