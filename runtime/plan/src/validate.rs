@@ -2,6 +2,7 @@
 
 mod events;
 mod matching;
+mod order;
 mod parameters;
 mod sequence;
 mod slots;
@@ -207,7 +208,8 @@ fn schedule(plan: &Plan, s: &Schedule) -> Result<(), PlanError> {
     }
     handed_as_taken(s, &counts)?;
     matching::check(plan, s, &rounds)?;
-    slots::check(plan, s, &rounds)
+    slots::check(plan, s, &rounds)?;
+    order::check(plan, s, &rounds)
 }
 
 /// What a stage gives, another one takes, as often.
@@ -436,9 +438,9 @@ mod tests {
                 s.stages = texts.map(str::to_string).to_vec();
             }
         };
-        stages(&mut plan, ["1*(forward, finish)", "1*(forward) 1*(finish)"]);
+        stages(&mut plan, ["2*(forward, send y) 1*(finish)", "2*(receive x, forward) 1*(finish)"]);
         assert!(validate(&plan).is_ok());
-        stages(&mut plan, ["1*(forward, finish)", "1*(forward)"]);
+        stages(&mut plan, ["2*(forward, send y) 1*(finish)", "2*(receive x, forward)"]);
         let told = validate(&plan).expect_err("stage 1 does not come").to_string();
         assert!(told.contains("rank 0 makes") && told.contains("rank 2 none"), "{told}");
         wrong(&|s| {
