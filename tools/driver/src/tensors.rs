@@ -60,6 +60,7 @@ mod tests {
     #[test]
     fn published_models_have_their_number_of_parameters() {
         let configs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../configs");
+        let table = std::fs::read_to_string(configs.join("README.md")).expect("the table");
         for (file, tensor, want) in [
             ("pythia/14M", 1, 14_067_712),
             ("pythia/31M", 1, 30_494_720),
@@ -132,6 +133,13 @@ mod tests {
             let all = weights(&config).expect(&told);
             let count: u64 = all.iter().map(|w| w.layers * w.elements).sum();
             assert_eq!(count, want, "{file}");
+            // The table for people says the same, with commas.
+            let digits = count.to_string();
+            let comma = |i: usize| i > 0 && (digits.len() - i).is_multiple_of(3);
+            let digit = |(i, d): (usize, char)| [comma(i).then_some(','), Some(d)];
+            let shown: String = digits.chars().enumerate().flat_map(digit).flatten().collect();
+            let row = format!("| `{file}.yml` | {shown} |");
+            assert!(table.contains(&row), "configs/README.md has no row {row}");
         }
     }
 }
