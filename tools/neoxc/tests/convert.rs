@@ -247,4 +247,23 @@ fn cases_of_users() {
     let (code, told) = convert(cases.join("19-hf-other-weight-files/pickled"), "out3");
     assert_eq!(code, 3);
     assert!(told.contains("pytorch_model.bin: is a pickle"), "{told}");
+    // What ends a text, and the tokenizer, come along from a run's checkpoint.
+    let case = f.join("06");
+    for dir in [&f.join("common"), &case] {
+        std::fs::create_dir(dir).unwrap();
+    }
+    for file in std::fs::read_dir(cases.join("common")).unwrap().flatten() {
+        if file.path().is_file() {
+            std::fs::copy(file.path(), f.join("common").join(file.file_name())).unwrap();
+        }
+    }
+    let files = ["model", "run", "data"].map(|name| format!("../common/{name}.yml"));
+    let run = [&["run"], &files.each_ref().map(String::as_str)[..]].concat();
+    ok(&case, &[&run[..], &["--set", "train_iters=1", "--save", "out"]].concat());
+    ok(&case, &["convert", "neox-to-hf", "out/global_step1", "hf"]);
+    let config = std::fs::read_to_string(case.join("hf/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!((&config["bos_token_id"], &config["eos_token_id"]), (&json!(0), &json!(0)));
+    let tokenizer = std::fs::read(f.join("common/tokenizer.json")).unwrap();
+    assert_eq!(std::fs::read(case.join("hf/tokenizer.json")).unwrap(), tokenizer);
 }
