@@ -78,7 +78,7 @@ mod pipeline;
 mod precision;
 mod rope;
 mod run;
-mod start;
+pub mod start;
 
 pub use data::{Packing, Source};
 pub use experts::{Capacity, Moe, Router};

@@ -1,6 +1,6 @@
 //! Start values of weights.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// What the weights of a matrix start as. A rank's part of a matrix starts as that part of the whole: GPT-NeoX's Xavier
 /// values depend on how many ranks divide it.
@@ -13,6 +13,23 @@ pub enum Start {
     XavierNormal,
     /// Evenly spread around 0, with the same variance.
     XavierUniform,
+}
+
+/// A start value as checkpoints have it: those written before 2026-12 have a deviation alone.
+///
+/// # Errors
+/// It is neither.
+pub fn written<'de, D: Deserializer<'de>>(from: D) -> Result<Start, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Written {
+        Deviation(f64),
+        Start(Start),
+    }
+    Ok(match Written::deserialize(from)? {
+        Written::Deviation(deviation) => deviation.into(),
+        Written::Start(start) => start,
+    })
 }
 
 impl From<f64> for Start {

@@ -183,8 +183,10 @@ pub struct Model {
     /// The head is the embedding.
     pub tied: bool,
     /// What weights start as.
+    #[serde(deserialize_with = "neoxc_config::start::written")]
     pub init_std: Start,
     /// The same of weights that write into the residual stream.
+    #[serde(deserialize_with = "neoxc_config::start::written")]
     pub output_init_std: Start,
     /// The part of the embedding and of both branches' outputs that training drops.
     #[serde(default)]

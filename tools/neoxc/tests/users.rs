@@ -217,3 +217,30 @@ fn every_command_counts_a_vocabulary_alike() {
         assert_eq!(load(&sets).config.is_some(), ends, "{kind} {text}");
     }
 }
+
+/// A checkpoint that the last version of format 3 wrote (of 0bc8945's parent): a run goes on from it with the losses that
+/// that version came to, and `inspect` reads it.
+#[test]
+fn a_run_goes_on_from_a_checkpoint_of_format_3() {
+    let temporary = tempfile::tempdir().unwrap();
+    let f = temporary.path();
+    prepare(f);
+    let (from, to) = ("tests/format-3/global_step2", f.join("old/global_step2"));
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(from);
+    std::fs::create_dir_all(&to).unwrap();
+    for file in ["manifest.json", "rank-00000.safetensors"] {
+        std::fs::copy(from.join(file), to.join(file)).unwrap();
+    }
+    assert!(std::fs::read_to_string(to.join("manifest.json")).unwrap().contains("\"format\": 3"));
+    run(f, &["load=old"], &["--metrics", "m.jsonl"]);
+    let text = std::fs::read_to_string(f.join("m.jsonl")).unwrap();
+    let losses = text.lines().map(|line| {
+        serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap()
+    });
+    for (got, want) in losses.zip([4.916381, 4.6697073]) {
+        assert!((got - want).abs() < 1e-5, "{got} {want}");
+    }
+    assert_eq!(text.lines().count(), 2);
+    let out = neoxc(f, &["inspect", "checkpoint", "old/global_step2"]);
+    assert!(out.status.success() && told(&out).contains("48 tensors"), "{}", told(&out));
+}
