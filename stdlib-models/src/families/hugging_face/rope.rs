@@ -94,9 +94,9 @@ impl Reader<'_> {
         }
         const ORIGINAL: &str = "original_max_position_embeddings";
         if fields.contains(&ORIGINAL) && !said.iter().any(|(name, _)| name == ORIGINAL) {
-            // What Hugging Face takes where it is left out.
-            let context = self.whole("max_position_embeddings", 2048);
-            said.push((ORIGINAL.into(), context.to_string()));
+            // What Hugging Face takes where it is left out: the positions, which every class has read by now.
+            let positions = self.sets.iter().find(|(key, _)| key == "max_position_embeddings");
+            said.push((ORIGINAL.into(), positions.map_or(String::new(), |(_, n)| n.clone())));
         }
         if known.is_some() {
             let said: String =
