@@ -455,14 +455,15 @@ fn meetings(f: &Function, layouts: &[Option<Layout>]) -> HashMap<ValueId, Layout
     let mut out = HashMap::new();
     let parameter = |v: &ValueId| f.params.iter().position(|p| p == v);
     for op in f.ops.iter().filter(|op| op.operands.len() > 1) {
-        let divided = op.operands.iter().find_map(|o| {
+        // Of several, the one that is divided most: ZeRO divides moments over more axes than weights.
+        let count = |l: &Layout| l.dims.iter().flatten().count();
+        let all = op.operands.iter().filter_map(|o| {
             let layout = layouts[parameter(o)?].as_ref()?;
             layout.is_divided().then(|| (*o, layout.clone()))
         });
+        let divided = all.reduce(|a, b| if count(&b.1) > count(&a.1) { b } else { a });
         let Some((with, layout)) = divided else { continue };
         for o in op.operands.iter().filter(|o| f.ty(**o).dims == f.ty(with).dims) {
-            // Of several, the one that is divided most.
-            let count = |l: &Layout| l.dims.iter().flatten().count();
             let slot = out.entry(*o).or_insert_with(|| layout.clone());
             if count(&layout) > count(slot) {
                 *slot = layout.clone();
