@@ -143,6 +143,12 @@ fn state_that_zero_leaves_whole_is_told_with_its_share() {
     let told = "warning[NX0212]: ZeRO leaves 90 % of the optimizer's state whole on each of 5 data ranks\n \
                 --> a.yml:2:1";
     assert!(text.contains(told), "{text}");
+    // Weights without state are not divided, whatever the number of ranks.
+    let frozen = ["--set", "zero_optimization.stage=3", "--set", "freeze=[\"*.mlp.*\"]"];
+    let check = [&["check", "a.yml", "--set", "world_size=2"], &frozen[..]].concat();
+    let (code, text) = crate::told(f, &check);
+    assert_eq!(code, Some(0), "{text}");
+    assert!(text.contains("ZeRO leaves 58 % of the weights whole on each of 2"), "{text}");
 }
 
 #[test]
