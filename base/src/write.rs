@@ -75,8 +75,13 @@ impl Draft {
     fn folder_of_mode(target: &Path, mode: u32) -> Result<Draft> {
         Self::new(target, |at| {
             DirBuilder::new().mode(mode).create(at)?;
-            open_link_free(at).inspect_err(|_| {
+            open_link_free(at).map_err(|e| {
                 let _ = fs::remove_dir(at);
+                match e.kind() {
+                    // Somebody has swept it already: another name is tried, as for one that is taken.
+                    std::io::ErrorKind::NotFound => std::io::ErrorKind::AlreadyExists.into(),
+                    _ => e,
+                }
             })
         })
     }
@@ -115,8 +120,11 @@ impl Draft {
                 .disable_cleanup(true)
                 .make_in(folder_of(target), &mut make)?;
             let (file, at) = made.keep().map_err(|e| e.error)?;
-            // Where a file system has no locks, nobody will take a draft for one that was left behind either.
-            let _ = file.try_lock();
+            // Where a file system has no locks, nobody will take a draft for one that was left behind either. Who has this
+            // one's lock is sweeping it.
+            if let Err(TryLockError::WouldBlock) = file.try_lock() {
+                continue;
+            }
             // Between its making and its lock somebody may have swept it.
             let draft = Draft { at, target: target.to_path_buf(), file, placed: false };
             if is_same(&draft.file, &draft.at) {
@@ -223,7 +231,6 @@ fn is_same(file: &File, path: &Path) -> bool {
     matches!((file.metadata().map(id), fs::symlink_metadata(path).map(id)), (Ok(a), Ok(b)) if a == b)
 }
 
-/// Removes a file, or a folder with what is in it. Where that fails, the next sweep tries again.
 /// Whether a name is one that the kernel gives to devices and open files, rather than a user to a file.
 fn is_of_the_kernel(path: &Path) -> bool {
     fs::canonicalize(folder_of(path)).is_ok_and(|folder| {
@@ -232,6 +239,7 @@ fn is_of_the_kernel(path: &Path) -> bool {
     })
 }
 
+/// Removes a file, or a folder with what is in it. Where that fails, the next sweep tries again.
 fn remove(path: &Path) {
     let is_folder = fs::symlink_metadata(path).is_ok_and(|m| m.is_dir());
     let _ = if is_folder { fs::remove_dir_all(path) } else { fs::remove_file(path) };
@@ -306,6 +314,27 @@ mod tests {
             assert!(told.contains("no file"), "{device}: {told}");
         }
         assert_eq!(names(folder.path()), ["a.json"]);
+    }
+
+    /// Many begin the same file and folder at once, and each sweeps what the others have not locked yet.
+    #[test]
+    fn drafts_that_are_begun_at_once_are_all_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        let dir = Draft::own_folder(&at("dir")).unwrap();
+                        fs::write(dir.path().join("a"), "a").unwrap();
+                        let mut file = Draft::file(&at("file")).unwrap();
+                        file.open().write_all(b"a").unwrap();
+                        assert!(file.path().exists() && dir.path().join("a").exists());
+                    }
+                });
+            }
+        });
+        assert!(names(folder.path()).is_empty());
     }
 
     #[test]
