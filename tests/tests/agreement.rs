@@ -134,7 +134,8 @@ fn agree(sets: &[String], compiles: usize, seen: &mut Seen) -> Result<(), TestCa
         return Ok(());
     }
     seen.fine += 1;
-    if seen.compiled < compiles {
+    // Kernels of attention whose heads are tens of thousands wide take LLVM minutes.
+    if seen.compiled < compiles && config.model.hidden_size < 1024 {
         let compiled = compile(&config, &options);
         let told = compiled.as_ref().err().map(ToString::to_string);
         prop_assert!(told.is_none(), "{told:?}");
